@@ -1,0 +1,34 @@
+"""Swap Adam for a learned optimizer: one line changes."""
+
+import argparse
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from learned_opt import LearnedOptimizer
+
+
+def train(make_optimizer, steps):
+    torch.manual_seed(0)
+    digits = load_digits()
+    images = torch.tensor(digits.data, dtype=torch.float32) / 16
+    labels = torch.tensor(digits.target)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 10))
+    optimizer = make_optimizer(model.parameters())
+    for _ in range(steps):
+        rows = torch.randint(len(images), (128,))
+        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return nn.functional.cross_entropy(model(images), labels).item()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100)
+    steps = parser.parse_args().steps
+    print("Adam, default rate ", train(torch.optim.Adam, steps))
+    print("Adam, rate 0.05    ", train(lambda p: torch.optim.Adam(p, lr=0.05), steps))
+    print("learned            ", train(LearnedOptimizer, steps))

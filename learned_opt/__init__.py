@@ -1,0 +1,29 @@
+"""Optimizers that are neural networks, for PyTorch: use one in place of Adam.
+
+>>> optimizer = learned_opt.LearnedOptimizer(model.parameters())
+"""
+
+from learned_opt.monitor import GateMonitor
+from learned_opt.optimizer import LearnedOptimizer
+from learned_opt.rules import UpdateRule, create_rule, list_rules
+from learned_opt.weights import (
+    from_pretrained,
+    list_pretrained,
+    load_card,
+    load_rule,
+    save_rule,
+)
+
+__all__ = [
+    "GateMonitor",
+    "LearnedOptimizer",
+    "UpdateRule",
+    "create_rule",
+    "from_pretrained",
+    "list_pretrained",
+    "list_rules",
+    "load_card",
+    "load_rule",
+    "save_rule",
+]
+__version__ = "0.1.0"

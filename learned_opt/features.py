@@ -1,0 +1,63 @@
+"""From gradients to network inputs: pure functions, safe to differentiate at zero."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_sign(value: Tensor, p: float) -> Tensor:
+    """Split a number of any magnitude into a bounded logarithm and a sign.
+
+    (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x): Andrychowicz et al. 2016
+    (arXiv 1606.04474), appendix A. Continuous at |x| = e^-p, and linear through zero.
+
+    Args:
+        value: `[*shape]`.
+        p: how many e-foldings below 1 still count as logarithmic.
+
+    Returns:
+        `[*shape, 2]`.
+    """
+    threshold = math.exp(-p)
+    magnitude = value.abs()
+    large = magnitude >= threshold
+    logarithm = torch.where(large, magnitude, torch.ones_like(magnitude)).log() / p
+    first = torch.where(large, logarithm, -torch.ones_like(value))
+    second = torch.where(large, value.sign(), value * math.exp(p))
+    return torch.stack([first, second], dim=-1)
+
+
+def safe_sqrt(value: Tensor) -> Tensor:
+    """Square root with derivative 0, not infinity, at 0.
+
+    A coordinate that never saw a gradient has a second moment of exactly 0; `sqrt` would turn its
+    meta-gradient into NaN (0 * inf).
+    """
+    zero = value == 0
+    return torch.where(zero, torch.ones_like(value), value).sqrt().masked_fill(zero, 0)
+
+
+def moving_average(average: Tensor, value: Tensor, beta: float) -> Tensor:
+    """One step of an exponential moving average: beta * average + (1 - beta) * value."""
+    return beta * average + (1 - beta) * value
+
+
+def moving_square(average: Tensor, value: Tensor, beta: float) -> Tensor:
+    """The same of the square: beta * average + (1 - beta) * value^2.
+
+    Multiplied from the left, so that it overflows no sooner than torch.optim's does.
+    """
+    return beta * average + (1 - beta) * value * value
+
+
+def bias_correction(step: Tensor, beta: float) -> Tensor:
+    """The factor 1 - beta^step by which an average that started at 0 falls short.
+
+    Through `expm1`, since 1 - 0.999**1 in float32 keeps four digits only.
+    """
+    if beta == 0:
+        return torch.ones_like(step)
+    return -torch.expm1(step * math.log(beta))

@@ -1,0 +1,80 @@
+"""What every driver does around a rule, written once.
+
+    theta' = theta - lr * weight_decay * theta + lr * delta
+
+with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). The in-place optimizer,
+the unroll of `meta_train` and the bridge to `higher` all call the functions here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.base import Context, State, UpdateRule
+
+
+def apply_rule(
+    rule: UpdateRule,
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    states: Sequence[State],
+    context: Context,
+    *,
+    lr: float | Tensor,
+    weight_decay: float | Tensor = 0.0,
+    maximize: bool = False,
+) -> tuple[list[Tensor], list[State]]:
+    """Take one step without changing anything, differentiably.
+
+    Args:
+        rule: the update rule.
+        gradients: real tensors, `[*param]` each.
+        parameters: tensors of the same shapes.
+        states: one state per tensor (`UpdateRule.init_state`).
+        context: see `Context`.
+        lr: the factor on the whole update, 0-dim or float.
+        weight_decay: decoupled weight decay, 0-dim or float.
+        maximize: ascend instead of descending.
+
+    Returns:
+        New parameters in the dtypes of the old ones, and new states.
+    """
+    deltas, new_states = propose(rule, gradients, parameters, states, context, maximize=maximize)
+    moved = [
+        move(parameter, delta, lr, weight_decay)
+        for parameter, delta in zip(parameters, deltas, strict=True)
+    ]
+    return moved, new_states
+
+
+def propose(
+    rule: UpdateRule,
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    states: Sequence[State],
+    context: Context,
+    *,
+    maximize: bool = False,
+) -> tuple[list[Tensor], list[State]]:
+    """Ask the rule for its deltas, with gradients and loss negated where `maximize` says so."""
+    if maximize:
+        gradients = [-gradient for gradient in gradients]
+        loss = None if context.loss is None else -context.loss
+        context = replace(context, loss=loss)
+    deltas, new_states = rule(gradients, parameters, states, context)
+    return deltas, new_states
+
+
+def move(
+    parameter: Tensor, delta: Tensor, lr: float | Tensor, weight_decay: float | Tensor = 0.0
+) -> Tensor:
+    """Add a scaled delta and decay the weights, in the wider of both dtypes, and cast once."""
+    wide = parameter.to(torch.promote_types(parameter.dtype, delta.dtype))
+    moved = wide + lr * delta
+    if isinstance(weight_decay, Tensor) or weight_decay != 0:
+        moved = moved - lr * weight_decay * wide
+    return moved.to(parameter.dtype)

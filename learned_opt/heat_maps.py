@@ -1,0 +1,136 @@
+"""Heat maps of gate values: sampled coordinates by steps, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats: TypeAlias = NDArray[np.float32]
+
+Column: TypeAlias = dict[tuple[str, str], Floats]
+"""What a heat map keeps of one step: `[rows]` by tensor and gate."""
+
+
+class HeatMaps:
+    """The gates of a few coordinates per tensor over steps, in bounded memory.
+
+    Args:
+        max_columns: how many steps to keep at most.
+    """
+
+    def __init__(self, max_columns: int) -> None:
+        self.max_columns = max_columns
+        self._columns: dict[int, Column] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self._columns.clear()
+        self.last_step = -1
+        self.observed = 0
+        self._stride = 1
+
+    def column(self, step: int) -> Column | None:
+        """Where to put the rows of a step; None where it is thinned out."""
+        if step != self.last_step:
+            if self.observed % self._stride == 0:
+                self._columns[step] = {}
+            if len(self._columns) > self.max_columns:
+                for dropped in list(self._columns)[1::2]:
+                    del self._columns[dropped]
+                self._stride *= 2
+            self.last_step = step
+            self.observed += 1
+        return self._columns.get(step)
+
+    def steps(self) -> list[int]:
+        """The steps in memory of which anything was seen."""
+        return [step for step, column in self._columns.items() if column]
+
+    def tensors(self) -> list[str]:
+        """Names of the tensors in memory, in the order of the parameters."""
+        return list(dict.fromkeys(name for col in self._columns.values() for name, _ in col))
+
+    def gates(self) -> list[str]:
+        """Names of the gates in memory."""
+        return list(dict.fromkeys(gate for col in self._columns.values() for _, gate in col))
+
+    def figure(
+        self, gates: Sequence[str] | None = None, tensors: Sequence[str] | None = None
+    ) -> Figure:
+        """Draw the heat maps: a column per gate, a band per tensor, a row per sampled coordinate.
+
+        Rows are sorted by their mean over the steps; each gate has its own scale of colours.
+
+        Args:
+            gates: which, from left to right; by default all that were observed.
+            tensors: which, from top to bottom; by default all, in the order of the parameters.
+
+        Raises:
+            ValueError: nothing was observed of a gate or tensor.
+        """
+        from matplotlib.figure import Figure
+
+        gates = self.gates() if gates is None else gates
+        tensors = self.tensors() if tensors is None else tensors
+        for chosen, known in ((gates, self.gates()), (tensors, self.tensors())):
+            if not chosen or set(chosen) - set(known):
+                raise ValueError(f"only {known} were observed, got {list(chosen)}")
+        size = 1.0 + 4.4 * len(gates), min(1.0 + 0.75 * len(tensors), 20.0)
+        figure = Figure(size, dpi=120, layout="constrained")
+        panels = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
+        for axes, gate in zip(panels, gates, strict=True):
+            self._draw(axes, gate, tensors)
+        panels[0].invert_yaxis()
+        panels[0].set_yticks(np.arange(len(tensors)) + 0.46, tensors)
+        figure.supylabel("sampled coordinates, by parameter tensor", fontsize="medium")
+        return figure
+
+    def _draw(self, axes: Axes, gate: str, tensors: Sequence[str]) -> None:
+        """One gate: bands of height 1, each with a white gap after it."""
+        from matplotlib.ticker import ScalarFormatter
+
+        steps = self.steps()
+        values, heights = [], [0.0]
+        for tensor in tensors:
+            band = self._band(steps, tensor, gate)
+            values += [band, np.full((1, len(steps)), np.nan, np.float32)]
+            heights += [0.92 / len(band)] * len(band) + [0.08]
+        image = np.concatenate(values)
+        # Outliers saturate the colour; a gate that never moves still needs a scale.
+        finite = image[np.isfinite(image)]
+        low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
+        pad = max(0.0, 1e-5 - (high - low)) / 2
+        drawn = axes.pcolorfast(
+            _edges(steps), np.cumsum(heights), image, vmin=low - pad, vmax=high + pad
+        )
+        axes.set_title(f"{gate.replace('_', ' ')} gate")
+        axes.set_xlabel("step")
+        axes.tick_params(axis="y", length=0)
+        axes.spines[:].set_visible(False)
+        digits = ScalarFormatter(useOffset=False)
+        axes.figure.colorbar(drawn, ax=axes, extend="both", format=digits, aspect=30, pad=0.02)
+
+    def _band(self, steps: Sequence[int], tensor: str, gate: str) -> Floats:
+        """Rows of one tensor, `[rows, steps]`, sorted by their mean; NaN where not observed."""
+        kept = [self._columns[step].get((tensor, gate)) for step in steps]
+        rows = max((len(column) for column in kept if column is not None), default=1)
+        unseen = np.full(rows, np.nan, np.float32)
+        band = np.stack([unseen if column is None else column for column in kept], axis=1)
+        ordered: Floats = band[np.nansum(-band, axis=1).argsort()]
+        return ordered
+
+
+def _edges(centres: Sequence[int]) -> NDArray[np.float64]:
+    """Borders half-way between neighbours, `[n]` to `[n + 1]`."""
+    padded = np.array([centres[0], *centres, centres[-1]], dtype=np.float64)
+    padded[0] -= padded[2] - padded[1] if len(centres) > 1 else 1
+    padded[-1] += padded[-2] - padded[-3] if len(centres) > 1 else 1
+    return (padded[1:] + padded[:-1]) / 2

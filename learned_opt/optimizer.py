@@ -1,0 +1,300 @@
+"""The drop-in optimizer: a rule under `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+from torch.utils.hooks import RemovableHandle
+
+from learned_opt import optimizer_state, sharding
+from learned_opt.chunks import pack, slice_up
+from learned_opt.functional import move, propose
+from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.weights import from_pretrained, rule_digest
+
+DEFAULT_PRETRAINED = "digits-lstm"
+
+
+@dataclass(frozen=True)
+class PendingUpdate:
+    """What a step is about to do to one parameter tensor.
+
+    Attributes:
+        parameter: the tensor (as real numbers where it is complex, `[*param, 2]`; the part of it
+            that is in this process where it is sharded).
+        gradient: its gradient, same shape, not negated by `maximize`.
+        state: the rule's state before the step.
+        group: the parameter group, with `lr` and the other options.
+        name: the name from `named_parameters()`, else the position: "0.3" is the fourth of group 0.
+    """
+
+    parameter: Tensor
+    gradient: Tensor
+    state: State
+    group: dict[str, Any]
+    name: str
+
+
+UpdateHook = Callable[["LearnedOptimizer", list[PendingUpdate], Context], None]
+
+
+class LearnedOptimizer(Optimizer):
+    """An update rule, learned or hand-designed, as a `torch.optim` optimizer.
+
+        optimizer = LearnedOptimizer(model.parameters())
+
+    Args:
+        params: parameters, named parameters, or parameter groups.
+        lr: factor on the whole update; by default the rule's own.
+        rule: an `UpdateRule`, the name of a bundled one, or the path of a weights file. The rule is
+            held by reference: optimizers can share one.
+        weight_decay: decoupled: each step takes `lr * weight_decay * parameter` away.
+        maximize: ascend.
+        total_steps: the planned number of steps, for rules that want to know it.
+        chunk_size: at most so many coordinates are stepped at once; bounds the memory that a step
+            needs besides the state. Only for rules that treat coordinates alone.
+        differentiable: refused; see `learned_opt.differentiable` and `meta_train.unroll`.
+
+    Raises:
+        ValueError: an argument out of range, an unknown name, a damaged weights file.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | None = None,
+        *,
+        rule: UpdateRule | str | PathLike[str] = DEFAULT_PRETRAINED,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        total_steps: int | None = None,
+        chunk_size: int = 1 << 16,
+        differentiable: bool = False,
+    ) -> None:
+        if not isinstance(rule, UpdateRule):
+            rule = from_pretrained(rule)
+        lr = rule.default_lr if lr is None else lr
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
+        if isinstance(lr, Tensor):
+            lr = lr.reshape(())
+        elif not lr >= 0:
+            raise ValueError(f"lr must be at least 0, got {lr}")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+        if differentiable:
+            raise ValueError(
+                "differentiable=True is not supported: to differentiate through steps use "
+                "higher.innerloop_ctx (after `import learned_opt.differentiable`) or "
+                "meta_train.unroll"
+            )
+        if "total_steps" in rule.required_context() and total_steps is None:
+            raise ValueError(f"rule {type(rule).__name__} needs total_steps")
+        self._set_rule(rule, chunk_size)
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "total_steps": total_steps,
+            "rule": rule_digest(rule),
+        }
+        super().__init__(params, defaults)
+
+    def _set_rule(self, rule: UpdateRule, chunk_size: int) -> None:
+        # An attribute, not an entry of the groups: those are deep-copied and saved.
+        self.rule = rule
+        self.chunk_size = chunk_size
+        self._rules_elsewhere: dict[torch.device, tuple[list[int], UpdateRule]] = {}
+        self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; a tensor `lr` is cloned, so that groups can be scheduled apart.
+
+        Raises:
+            RuntimeError: flattened by FSDP1, or sharded in a way that the rule cannot step.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for parameter in group["params"]:
+            sharding.check_parameter(parameter, self.rule)
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].clone()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: re-evaluates the model, calls `backward()` and returns the loss. Rules that
+                read the loss need it; `step(lambda: loss)` serves after a usual backward pass.
+
+        Returns:
+            What the closure returned, else None.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+            ValueError: the rule reads the loss and there is no closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        by_call: dict[tuple[torch.device, bool, int | None], list[PendingUpdate]] = {}
+        for update in self._pending_updates():
+            group = update.group
+            key = (update.parameter.device, group["maximize"], group["total_steps"])
+            by_call.setdefault(key, []).append(update)
+        with ExitStack() as stack:
+            for device_type in {device.type for device, _, _ in by_call}:
+                if torch.amp.is_autocast_available(device_type):
+                    stack.enter_context(torch.autocast(device_type, enabled=False))
+            for (device, maximize, total_steps), updates in by_call.items():
+                seen_loss = 0.0 if loss is None and self._only_makes_state(updates) else loss
+                context = _context(seen_loss, total_steps, device)
+                for hook in list(self._update_hooks.values()):
+                    hook(self, updates, context)
+                self._apply(updates, context, maximize)
+        return loss
+
+    def _only_makes_state(self, updates: list[PendingUpdate]) -> bool:
+        """Whether this is the step by which torch.distributed.checkpoint makes optimizer state.
+
+        It steps once without a closure, at a rate of zero: no loss is needed to move nothing.
+        """
+        if "loss" not in self.rule.required_context():
+            return False
+        return all(float(update.group["lr"]) == 0 for update in updates)
+
+    def _pending_updates(self) -> Iterator[PendingUpdate]:
+        for index, group in enumerate(self.param_groups):
+            names = group.get("param_names")
+            for position, parameter in enumerate(group["params"]):
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                if gradient.is_sparse:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+                state = self._state_of(parameter)
+                name = names[position] if names else f"{index}.{position}"
+                gradient = sharding.local_gradient(gradient, parameter)
+                state = sharding.local_state(state, parameter)
+                yield PendingUpdate(sharding.local(parameter), gradient, state, group, name)
+
+    def _state_of(self, parameter: Tensor) -> State:
+        return optimizer_state.ready(self.state[parameter], self.rule, parameter)
+
+    def init_state(self) -> None:
+        """Make the state of every parameter now; it is else made at a parameter's first gradient.
+
+        Ranks that save and load together must agree on what there is to save.
+        """
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    self._state_of(parameter)
+
+    def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
+        rule = self._rule_on(updates[0].parameter.device)
+        if isinstance(rule, CoordinateRule):
+            pieces = [piece for update in updates for piece in self._pieces(update, rule)]
+            batches = pack(pieces, [piece.gradient.numel() for piece in pieces], self.chunk_size)
+        else:
+            batches = iter([updates])
+        steps: dict[int, tuple[Tensor, Tensor]] = {}
+        for batch in batches:
+            deltas, new_states = propose(
+                rule,
+                [update.gradient for update in batch],
+                [update.parameter for update in batch],
+                [update.state for update in batch],
+                context,
+                maximize=maximize,
+            )
+            for update, delta, new_state in zip(batch, deltas, new_states, strict=True):
+                lr, weight_decay = update.group["lr"], update.group["weight_decay"]
+                update.parameter.copy_(move(update.parameter, delta, lr, weight_decay))
+                # The pieces of a tensor share its step, so it moves after the last of them.
+                step = new_state.pop("step")
+                steps[id(update.state["step"])] = (update.state["step"], step)
+                for key, value in new_state.items():
+                    update.state[key].copy_(value)
+        for old, new in steps.values():
+            old.copy_(new)
+
+    def _pieces(self, update: PendingUpdate, rule: CoordinateRule) -> Iterator[PendingUpdate]:
+        for index in slice_up(update.parameter.shape, self.chunk_size):
+            state = {key: update.state[key][index] for key in rule.coordinate_state()}
+            state["step"] = update.state["step"]
+            yield PendingUpdate(
+                update.parameter[index], update.gradient[index], state, update.group, update.name
+            )
+
+    def _rule_on(self, device: torch.device) -> UpdateRule:
+        """The rule on `device`: itself, or a copy that follows it when its weights change."""
+        if device == self.rule.device:
+            return self.rule
+        versions = [weight._version for weight in self.rule.parameters()]
+        kept = self._rules_elsewhere.get(device)
+        if kept is None or kept[0] != versions:
+            kept = (versions, optimizer_state.copy_rule(self.rule, device))
+            self._rules_elsewhere[device] = kept
+        return kept[1]
+
+    def register_update_hook(self, hook: UpdateHook) -> RemovableHandle:
+        """Call `hook(optimizer, updates, context)` in each step, before anything moves.
+
+        It sees what the rule will read: gradients, parameters, states and the closure's loss.
+        A step calls it once per device and set of options. It must change nothing.
+        """
+        handle = RemovableHandle(self._update_hooks)
+        self._update_hooks[handle.id] = hook
+        return handle
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; recurrent state keeps its own dtype whatever the parameter's.
+
+        Raises:
+            ValueError: another number or size of parameters, or a state that another rule made.
+                Nothing has changed then.
+        """
+        # Last of the pre-hooks, whatever users registered before or after.
+        handle = self.register_load_state_dict_pre_hook(optimizer_state.check_and_shelter)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the rule too: without it the optimizer cannot step."""
+        return {**super().__getstate__(), "rule": self.rule, "chunk_size": self.chunk_size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from a pickle, or take what `load_state_dict` read."""
+        state = dict(state)
+        if "rule" in state:
+            self._set_rule(state.pop("rule"), state.pop("chunk_size"))
+        super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # the base class puts it in; we have no such key
+        optimizer_state.unwrap(self)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+
+def _context(loss: Any, total_steps: int | None, device: torch.device) -> Context:
+    seen = None if loss is None else torch.as_tensor(loss, device=device).detach()
+    planned = None if total_steps is None else torch.full((), float(total_steps), device=device)
+    return Context(loss=seen, total_steps=planned)

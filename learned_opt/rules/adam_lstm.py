@@ -1,0 +1,162 @@
+"""An LSTM per coordinate that steers Adam's direction: how far, and bent which way.
+
+A learned optimizer is only as safe as what it does where it has learned nothing. This one starts as
+Adam with a step that decays in time, and its LSTM can scale each coordinate's step by a bounded
+factor and add a bounded correction, from inputs that hardly depend on the scale of the loss. The
+inputs follow RNNprop (Lv et al. 2017, arXiv 1703.03633: momentum and gradient over their root mean
+square) and the many time-scales of Wichrowska et al. 2017 (arXiv 1703.04813).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from learned_opt.features import bias_correction, moving_average, moving_square, safe_sqrt
+from learned_opt.lstm import LSTMCell, record_gates
+from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+
+AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
+"""The step t is read as t / (t + scale) for each of these."""
+
+
+class AdamLSTM(CoordinateRule):
+    """delta_t = -exp(a_t) (d_t + direction_gain * b_t) / (1 + t / decay_steps).
+
+    d is Adam's direction, m_hat / sqrt(v_hat). (a, b) are read off an LSTM: a = log_range *
+    tanh(log_gain * w_a h / log_range + bias), so that exp(a) is within e^+-log_range; b = w_b h.
+    With w_a = w_b = 0 it is Adam with a decaying rate.
+
+    The LSTM reads, per coordinate: momenta of several decays over the fast root mean square;
+    gradient and Adam's momentum over the slow one (the first clamped to +-3); the logarithm of
+    the ratio of both mean squares; log |g| and the slow log mean square, weakly scaled; the age t.
+
+    Args:
+        hidden_size: units of the LSTM.
+        betas: decays of the momenta; the one nearest 0.9 gives Adam's direction.
+        fast_beta: decay of the fast mean square.
+        slow_beta: decay of the slow mean square, Adam's v.
+        log_range: bound on |a|.
+        log_gain: factor on the head's output for a.
+        direction_gain: factor on the head's output for b.
+        decay_steps: the step is halved after so many steps; infinity for none.
+        differentiate_inputs: where second derivatives are taken, let them pass through all that the
+            LSTM reads. By default they pass through the momenta only: through logarithms and
+            normalisers of small gradients they explode.
+    """
+
+    default_lr = 0.03
+    idle_key = "slow"
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 12,
+        betas: Sequence[float] = (0.5, 0.9, 0.99),
+        fast_beta: float = 0.95,
+        slow_beta: float = 0.999,
+        log_range: float = 1.0,
+        log_gain: float = 5.0,
+        direction_gain: float = 1.5,
+        decay_steps: float = 100.0,
+        differentiate_inputs: bool = False,
+    ) -> None:
+        betas = tuple(betas)
+        super().__init__(
+            hidden_size=hidden_size,
+            betas=betas,
+            fast_beta=fast_beta,
+            slow_beta=slow_beta,
+            log_range=log_range,
+            log_gain=log_gain,
+            direction_gain=direction_gain,
+            decay_steps=decay_steps,
+            differentiate_inputs=differentiate_inputs,
+        )
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
+        if not betas:
+            raise ValueError("betas must not be empty")
+        for name, value in [*(("betas", b) for b in betas), ("fast_beta", fast_beta)]:
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if not 0 <= slow_beta < 1:
+            raise ValueError(f"slow_beta must be in [0, 1), got {slow_beta}")
+        for name, value in (("log_range", log_range), ("decay_steps", decay_steps)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.betas = betas
+        self.main = min(range(len(betas)), key=lambda k: abs(betas[k] - 0.9))
+        self.fast_beta = fast_beta
+        self.slow_beta = slow_beta
+        self.log_range = log_range
+        self.log_gain = log_gain
+        self.direction_gain = direction_gain
+        self.decay_steps = decay_steps
+        self.differentiate_inputs = differentiate_inputs
+        self.hidden_size = hidden_size
+        self.lstm = LSTMCell(len(betas) + 5 + len(AGE_SCALES), hidden_size)
+        self.head = nn.Linear(hidden_size, 2, dtype=torch.float32)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def coordinate_state(self) -> dict[str, tuple[int, ...]]:
+        """`h` and `c`, the momenta `m`, the mean squares `fast` and `slow`."""
+        size = self.hidden_size
+        return {"h": (size,), "c": (size,), "m": (len(self.betas),), "fast": (), "slow": ()}
+
+    def update_coordinates(
+        self,
+        gradient: Tensor,
+        parameter: Tensor,
+        state: State,
+        context: Context,
+        gates: Gates | None = None,
+    ) -> tuple[Tensor, State]:
+        """See the class."""
+        step = state["step"]
+        seen_gradient = gradient if self.differentiate_inputs else gradient.detach()
+        fast = moving_square(state["fast"], seen_gradient, self.fast_beta)
+        slow = moving_square(state["slow"], seen_gradient, self.slow_beta)
+        momenta = [
+            moving_average(state["m"][..., k], gradient, beta) for k, beta in enumerate(self.betas)
+        ]
+        corrected = [
+            m / bias_correction(step, beta) for m, beta in zip(momenta, self.betas, strict=True)
+        ]
+        per_fast, log_fast = _inverse_root(fast / bias_correction(step, self.fast_beta))
+        per_slow, log_slow = _inverse_root(slow / bias_correction(step, self.slow_beta))
+        direction = corrected[self.main] * per_slow
+
+        seen = (slow > 0).to(gradient.dtype)
+        features = torch.stack(
+            [
+                *(m * per_fast for m in corrected),
+                (seen_gradient * per_slow).clamp(-3, 3),
+                direction if self.differentiate_inputs else direction.detach(),
+                0.25 * (log_fast - log_slow),
+                seen * (1 + 0.2 * (seen_gradient.abs() + 1e-9).log()),
+                seen * (1 + 0.1 * log_slow),
+                *(seen * (step / (step + scale)) for scale in AGE_SCALES),
+            ],
+            dim=-1,
+        )
+        h, c, values = self.lstm(features, state["h"], state["c"])
+        if gates is not None:
+            record_gates(gates, "lstm", values)
+        scale, bend = self.head(h).unbind(-1)
+        factor = torch.exp(self.log_range * torch.tanh(self.log_gain * scale / self.log_range))
+        size = factor / (1 + step / self.decay_steps)
+        delta = -size * (direction + self.direction_gain * bend)
+        return delta, {"h": h, "c": c, "m": torch.stack(momenta, -1), "fast": fast, "slow": slow}
+
+
+def _inverse_root(mean_square: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / sqrt(v), 0 where v is 0 (no gradient ever), and log v, bounded below."""
+    root = safe_sqrt(mean_square)
+    seen = root > 0
+    inverse = torch.where(seen, 1 / (torch.where(seen, root, 1.0) + 1e-12), 0.0)
+    return inverse, torch.where(seen, (mean_square + 1e-24).log(), math.log(1e-24))

@@ -1,0 +1,296 @@
+"""The contract that every update rule keeps, and the bases that make keeping it short.
+
+An update rule is a pure, differentiable function
+
+    (gradients, parameters, states, context) -> (deltas, new states)
+
+over the whole list of parameter tensors, in the manner of optax. It changes nothing in place,
+copies nothing to the host and takes no branch that depends on a value, so the same code runs under
+autograd, `torch.func.vmap`, `torch.compile` and a plain loop. The drivers (`learned_opt.functional`
+for the differentiable ones, `learned_opt.optimizer` for the in-place one) own everything else:
+`parameter + lr * delta`, weight decay, `maximize`, chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+State: TypeAlias = dict[str, Tensor]
+"""The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
+
+Gates: TypeAlias = dict[str, Tensor]
+"""Gate values by name: `[*param]` or `[*param, H]`, each entry in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may know besides gradients, parameters and its own state.
+
+    Attributes:
+        loss: the inner loss at `parameters`, 0-dim and detached, or None where nobody gave one.
+        total_steps: the planned number of steps, 0-dim, or None where nobody gave one.
+    """
+
+    loss: Tensor | None = None
+    total_steps: Tensor | None = None
+
+
+class UpdateRule(nn.Module):
+    """A step of optimisation as a module whose weights are the meta-parameters.
+
+    A subclass implements `init_tensor_state` and `update`. The base counts steps: every state
+    carries `step`, the number of steps that this tensor has taken (0-dim, in the rule's dtype).
+
+    Args:
+        **settings: the arguments that the rule was built with, kept for saving and comparing.
+    """
+
+    default_lr: ClassVar[float] = 1.0
+    """The step size that a driver multiplies `delta` with if the user gives none."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `Context` that the rule cannot work without."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+        self._anchor: Tensor
+        # Has no elements: it makes `.to(device, dtype)` reach rules that have no weights at all.
+        self.register_buffer("_anchor", torch.empty(0, dtype=torch.float32), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights, state and deltas (float32 unless the rule was cast)."""
+        return self._anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rule's weights live."""
+        return self._anchor.device
+
+    def required_context(self) -> frozenset[str]:
+        """The fields of `Context` that the rule needs at its present settings."""
+        return self.needs
+
+    def init_state(self, parameter: Tensor) -> State:
+        """Make the state of a tensor that has taken no step: zeros, on the parameter's device."""
+        step = torch.zeros((), dtype=self.dtype, device=parameter.device)
+        return {"step": step, **self.init_tensor_state(parameter)}
+
+    def init_tensor_state(self, parameter: Tensor) -> State:
+        """Make the rule's own part of the state of one fresh tensor."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context | None = None,
+    ) -> tuple[list[Tensor], list[State]]:
+        """Compute one step for a list of tensors.
+
+        Args:
+            gradients: real tensors, `[*param]` each.
+            parameters: tensors of the same shapes.
+            states: as `init_state` makes them and this function returns them.
+            context: loss and planned steps; needed where `required_context` says so.
+
+        Returns:
+            The deltas, `[*param]` each in the rule's dtype, to be scaled by the learning rate and
+            added to the parameters, and the new states.
+
+        Raises:
+            ValueError: the context lacks a field that the rule needs.
+        """
+        context = context or Context()
+        for field in sorted(self.required_context()):
+            if getattr(context, field) is None:
+                raise ValueError(f"rule {type(self).__name__} needs {_SAY_HOW[field]}")
+        advanced = [{**state, "step": state["step"] + 1} for state in states]
+        return self.update(
+            [gradient.to(self.dtype) for gradient in gradients],
+            [parameter.to(self.dtype) for parameter in parameters],
+            advanced,
+            context,
+        )
+
+    def update(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> tuple[list[Tensor], list[State]]:
+        """Compute deltas and new states; `step` counts from 1 and is already advanced."""
+        raise NotImplementedError
+
+    def gates(
+        self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
+    ) -> Gates:
+        """Say what the rule's gates would be in the step from `state`; empty if it has none."""
+        return {}
+
+    def extra_repr(self) -> str:
+        """Show the settings, as `torch.nn` modules do."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
+
+
+_SAY_HOW: Mapping[str, str] = {
+    "loss": "the loss: call step(closure) with a closure that returns it "
+    "(after a usual backward pass, step(lambda: loss) is enough)",
+    "total_steps": "the planned number of steps: build the optimizer with total_steps=...",
+}
+
+
+class CoordinateRule(UpdateRule):
+    """A rule that treats every coordinate alike and alone.
+
+    A subclass declares its state in `coordinate_state` and implements `update_coordinates` on
+    flat arrays; this base concatenates the coordinates of all tensors into one array (few large
+    operations instead of many small ones), and splits the result.
+
+    **Idle coordinates do not move.** A coordinate whose gradient is zero and whose state is still
+    as made (a dead unit, a black pixel, the zero-gradient step by which torch.distributed's
+    checkpoint makes optimizer state) keeps its value and its state. Rules for which this does not
+    hold by itself name in `idle_key` the state tensor that is all zero only while fresh.
+    """
+
+    idle_key: ClassVar[str | None] = None
+
+    def coordinate_state(self) -> dict[str, tuple[int, ...]]:
+        """The state per coordinate: names and trailing shapes, `{"h": (20,), "m": ()}` say."""
+        raise NotImplementedError
+
+    def update_coordinates(
+        self,
+        gradient: Tensor,
+        parameter: Tensor,
+        state: State,
+        context: Context,
+        gates: Gates | None = None,
+    ) -> tuple[Tensor, State]:
+        """Step `N` coordinates.
+
+        Args:
+            gradient: `[N]`.
+            parameter: `[N]`.
+            state: per coordinate, `[N, *trailing]`; `step` is `[N]` and counts from 1.
+            context: see `Context`; the loss is 0-dim or `[N]`.
+            gates: where given, the rule writes its gate values into it, `[N]` or `[N, H]`.
+
+        Returns:
+            The delta, `[N]`, and the new state without `step`.
+        """
+        raise NotImplementedError
+
+    def init_tensor_state(self, parameter: Tensor) -> State:
+        """Make zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`."""
+        return {
+            key: torch.zeros(
+                (*parameter.shape, *trailing), dtype=self.dtype, device=parameter.device
+            )
+            for key, trailing in self.coordinate_state().items()
+        }
+
+    def state_bytes_per_parameter(self) -> int:
+        """Bytes of state that one coordinate costs (the 0-dim `step` of each tensor apart)."""
+        elements = sum(math.prod(trailing) for trailing in self.coordinate_state().values())
+        return elements * self.dtype.itemsize
+
+    def update(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> tuple[list[Tensor], list[State]]:
+        """Flatten, step all coordinates at once, keep the idle ones still, split.
+
+        Several runs can share one call without `vmap`: where `step` (and the loss) has leading axes
+        `[*runs]`, so have the tensors, `[*runs, *param]`.
+        """
+        if not gradients:
+            return [], []
+        if context.loss is not None and context.loss.dim():
+            loss = _join([_per_coordinate(context.loss, tensor) for tensor in gradients])
+            context = replace(context, loss=loss)
+        gradient = _join([tensor.reshape(-1) for tensor in gradients])
+        parameter = _join([tensor.reshape(-1) for tensor in parameters])
+        state = self._flatten(gradients, states)
+        delta, new_state = self.update_coordinates(gradient, parameter, state, context)
+        if self.idle_key is not None:
+            idle = (gradient == 0) & _all_zero(state[self.idle_key])
+            delta = delta.masked_fill(idle, 0)
+            # All of a fresh coordinate's state is zero, so that zeroing is keeping.
+            new_state = {
+                key: value.masked_fill(_like(idle, value), 0) for key, value in new_state.items()
+            }
+
+        sizes = [tensor.numel() for tensor in gradients]
+        deltas = [
+            part.reshape(tensor.shape)
+            for part, tensor in zip(delta.split(sizes), gradients, strict=True)
+        ]
+        new_states: list[State] = [{"step": state["step"]} for state in states]
+        for key, trailing in self.coordinate_state().items():
+            for target, part, tensor in zip(
+                new_states, new_state[key].split(sizes), gradients, strict=True
+            ):
+                target[key] = part.reshape((*tensor.shape, *trailing))
+        return deltas, new_states
+
+    def gates(
+        self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
+    ) -> Gates:
+        """Gate values of the step from `state`: `[*param]` or `[*param, H]` by name."""
+        recorded: Gates = {}
+        gradient = gradient.to(self.dtype)
+        advanced = {**state, "step": state["step"] + 1}
+        self.update_coordinates(
+            gradient.reshape(-1),
+            parameter.to(self.dtype).reshape(-1),
+            self._flatten([gradient], [advanced]),
+            context or Context(),
+            gates=recorded,
+        )
+        shape = gradient.shape
+        return {key: value.reshape((*shape, *value.shape[1:])) for key, value in recorded.items()}
+
+    def _flatten(self, tensors: Sequence[Tensor], states: Sequence[State]) -> State:
+        """Join states per coordinate; the step of each tensor is repeated over its coordinates."""
+        flat = {
+            key: _join([state[key].reshape(-1, *trailing) for state in states])
+            for key, trailing in self.coordinate_state().items()
+        }
+        steps = [
+            _per_coordinate(state["step"], tensor)
+            for state, tensor in zip(states, tensors, strict=True)
+        ]
+        return {"step": _join(steps), **flat}
+
+
+def _per_coordinate(value: Tensor, tensor: Tensor) -> Tensor:
+    """Repeat a value per run, `[*runs]`, over the coordinates of `[*runs, *param]`: `[N]`."""
+    ones = [1] * (tensor.dim() - value.dim())
+    return value.reshape((*value.shape, *ones)).expand(tensor.shape).reshape(-1)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _all_zero(state: Tensor) -> Tensor:
+    """Which coordinates, `[N]`, have a state `[N, *trailing]` of nothing but zeros."""
+    return (state == 0).flatten(1).all(-1) if state.dim() > 1 else state == 0
+
+
+def _like(mask: Tensor, value: Tensor) -> Tensor:
+    """Give the mask `[N]` the trailing dimensions that let it broadcast over `value`."""
+    return mask.reshape(-1, *([1] * (value.dim() - 1)))

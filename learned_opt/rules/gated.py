@@ -1,0 +1,233 @@
+"""Gradient descent read as an LSTM, whose gates are learned.
+
+Ravi & Larochelle 2017, "Optimization as a model for few-shot learning" (ICLR): the cell state of an
+LSTM is updated as c' = f c + i z; take c = theta and z = -gradient, and the update of a parameter
+is a cell whose forget gate shrinks it and whose input gate is its learning rate. The variant with
+momentum puts such a cell on top of another that stores past gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from learned_opt.features import log_sign
+from learned_opt.lstm import LSTMCell, record_gates
+from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+
+
+class GatePair(nn.Module):
+    """A forget and an input gate that see features, the cell's value and their own last values.
+
+    f = sigmoid(W_F [features, cell, f_last] + b_F), i likewise (Ravi & Larochelle 2017, eq. 3-4).
+    It starts as slow gradient descent: b_F ~ U(4, 5), b_I ~ U(-5, -4), weights U(+-0.01).
+
+    Args:
+        features: how many features each coordinate has.
+        recurrence: what a gate sees of its last step: "value" (the paper) or "logit" (the value
+            before the sigmoid, as in the released code).
+    """
+
+    def __init__(self, features: int, recurrence: str) -> None:
+        super().__init__()
+        if recurrence not in ("value", "logit"):
+            raise ValueError(f"recurrence must be 'value' or 'logit', got {recurrence!r}")
+        self.recurrence = recurrence
+        # Two columns, f and i; the last row weighs the gate's own last value.
+        self.weight = nn.Parameter(
+            torch.empty(features + 2, 2, dtype=torch.float32).uniform_(-0.01, 0.01)
+        )
+        self.bias = nn.Parameter(torch.stack([_uniform(4.0, 5.0), _uniform(-5.0, -4.0)]))
+
+    def forward(
+        self, features: Tensor, cell: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute both gates.
+
+        Args:
+            features: `[N, features]`.
+            cell: `[N]`, the value that the gates act on.
+            last: `[N, 2]`, what this function returned last at its end.
+
+        Returns:
+            f `[N]`, f - 1 `[N]` (exact where f rounds to 1), i `[N]`, and `last` for the next call.
+        """
+        seen = torch.cat([features, cell.unsqueeze(-1)], dim=-1)
+        logits = torch.addmm(self.bias, seen, self.weight[:-1]) + last * self.weight[-1]
+        gates = logits.sigmoid()
+        f, i = gates.unbind(-1)
+        shrink = -torch.sigmoid(-logits[..., 0])
+        return f, shrink, i, gates if self.recurrence == "value" else logits
+
+
+class GatedLSTM(CoordinateRule):
+    """theta' = f theta - i g (Ravi & Larochelle 2017, section 3).
+
+    A plain LSTM reads the preprocessed gradient and loss, and its output with theta drives the
+    gates f and i. With `hidden_size=0` the gates see the preprocessed numbers directly, as in the
+    paper's equations.
+
+    Args:
+        hidden_size: units of the first LSTM.
+        p: the preprocessing constant of Andrychowicz et al. 2016.
+        use_loss: let it read the loss (as in the paper; a driver must then give it).
+        recurrence: see `GatePair`.
+    """
+
+    default_lr = 1.0
+    idle_key = "gates"
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 20,
+        p: float = 10.0,
+        use_loss: bool = True,
+        recurrence: str = "value",
+    ) -> None:
+        super().__init__(hidden_size=hidden_size, p=p, use_loss=use_loss, recurrence=recurrence)
+        _check_reader(hidden_size, p)
+        self.p = p
+        self.use_loss = use_loss
+        self.hidden_size = hidden_size
+        self.reader = _reader(4 if use_loss else 2, hidden_size)
+        self.gate_pair = GatePair(hidden_size or (4 if use_loss else 2), recurrence)
+
+    def required_context(self) -> frozenset[str]:
+        """The loss, unless `use_loss=False`."""
+        return frozenset({"loss"}) if self.use_loss else frozenset()
+
+    def coordinate_state(self) -> dict[str, tuple[int, ...]]:
+        """`h`, `c` of the reading LSTM, and the last `gates` (f, i)."""
+        return {**_reader_state("", self.hidden_size), "gates": (2,)}
+
+    def update_coordinates(
+        self,
+        gradient: Tensor,
+        parameter: Tensor,
+        state: State,
+        context: Context,
+        gates: Gates | None = None,
+    ) -> tuple[Tensor, State]:
+        """See the class."""
+        inputs = _preprocess(gradient, context.loss if self.use_loss else None, self.p)
+        features, new_state = _read(self.reader, "", inputs, state, gates)
+        f, shrink, i, last = self.gate_pair(features, parameter, state["gates"])
+        if gates is not None:
+            gates.update({"forget": f, "input": i})
+        return shrink * parameter - i * gradient, {**new_state, "gates": last}
+
+
+class MomentumGatedLSTM(CoordinateRule):
+    """Two gated cells: the first stores past gradients, the second applies them.
+
+    m' = f_m m - i_m g;  theta' = f theta + i m'. Each pair of gates is driven by an LSTM of its
+    own: the first reads g, the second m'. Gradient descent with momentum is the special case of
+    constant gates (f_m = momentum, i_m = 1, f = 1, i = learning rate). The two-layer "gradient
+    descent as LSTM" of H.-y. Lee's lectures on meta-learning (2019), with the gates and the
+    start of Ravi & Larochelle 2017.
+
+    Args:
+        hidden_size: units of each LSTM; 0 lets the gates see the preprocessed numbers directly.
+        p: the preprocessing constant of Andrychowicz et al. 2016.
+        use_loss: let both LSTMs read the loss as well; a driver must then give it.
+        recurrence: see `GatePair`.
+    """
+
+    default_lr = 1.0
+    idle_key = "gates"
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 20,
+        p: float = 10.0,
+        use_loss: bool = False,
+        recurrence: str = "value",
+    ) -> None:
+        super().__init__(hidden_size=hidden_size, p=p, use_loss=use_loss, recurrence=recurrence)
+        _check_reader(hidden_size, p)
+        self.p = p
+        self.use_loss = use_loss
+        self.hidden_size = hidden_size
+        inputs = 4 if use_loss else 2
+        self.memory_reader = _reader(inputs, hidden_size)
+        self.memory_gates = GatePair(hidden_size or inputs, recurrence)
+        self.reader = _reader(inputs, hidden_size)
+        self.gate_pair = GatePair(hidden_size or inputs, recurrence)
+
+    def required_context(self) -> frozenset[str]:
+        """The loss, if `use_loss=True`."""
+        return frozenset({"loss"}) if self.use_loss else frozenset()
+
+    def coordinate_state(self) -> dict[str, tuple[int, ...]]:
+        """The memory `m`, `h` and `c` of both LSTMs, the last gates of both pairs."""
+        return {
+            "m": (),
+            **_reader_state("m_", self.hidden_size),
+            **_reader_state("", self.hidden_size),
+            "m_gates": (2,),
+            "gates": (2,),
+        }
+
+    def update_coordinates(
+        self,
+        gradient: Tensor,
+        parameter: Tensor,
+        state: State,
+        context: Context,
+        gates: Gates | None = None,
+    ) -> tuple[Tensor, State]:
+        """See the class."""
+        loss = context.loss if self.use_loss else None
+        inputs = _preprocess(gradient, loss, self.p)
+        features, memory_state = _read(self.memory_reader, "m_", inputs, state, gates)
+        f_m, _, i_m, last_m = self.memory_gates(features, state["m"], state["m_gates"])
+        m = f_m * state["m"] - i_m * gradient
+
+        inputs = _preprocess(m, loss, self.p)
+        features, new_state = _read(self.reader, "", inputs, state, gates)
+        f, shrink, i, last = self.gate_pair(features, parameter, state["gates"])
+        if gates is not None:
+            gates.update({"memory_forget": f_m, "memory_input": i_m, "forget": f, "input": i})
+        kept = {"m": m, **memory_state, **new_state, "m_gates": last_m, "gates": last}
+        return shrink * parameter + i * m, kept
+
+
+def _uniform(low: float, high: float) -> Tensor:
+    return torch.empty((), dtype=torch.float32).uniform_(low, high)
+
+
+def _check_reader(hidden_size: int, p: float) -> None:
+    if hidden_size < 0:
+        raise ValueError(f"hidden_size must be at least 0, got {hidden_size}")
+    if not p > 0:
+        raise ValueError(f"p must be positive, got {p}")
+
+
+def _reader(inputs: int, hidden_size: int) -> LSTMCell | None:
+    return LSTMCell(inputs, hidden_size) if hidden_size else None
+
+
+def _reader_state(prefix: str, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}h": (hidden_size,), f"{prefix}c": (hidden_size,)} if hidden_size else {}
+
+
+def _preprocess(value: Tensor, loss: Tensor | None, p: float) -> Tensor:
+    """`[N, 2]`, or `[N, 4]` with the loss (0-dim, or `[N]` where runs have their own)."""
+    features = log_sign(value, p)
+    if loss is None:
+        return features
+    shared = log_sign(loss.to(value.dtype), p)
+    return torch.cat([features, shared.expand(*value.shape, 2)], dim=-1)
+
+
+def _read(
+    reader: LSTMCell | None, prefix: str, inputs: Tensor, state: State, gates: Gates | None
+) -> tuple[Tensor, State]:
+    if reader is None:
+        return inputs, {}
+    h, c, values = reader(inputs, state[f"{prefix}h"], state[f"{prefix}c"])
+    if gates is not None:
+        record_gates(gates, f"{prefix}lstm", values)
+    return h, {f"{prefix}h": h, f"{prefix}c": c}

@@ -1,0 +1,143 @@
+"""Parameters that are spread over processes: each one steps the part that it holds.
+
+FSDP2's `fully_shard` and tensor parallelism make parameters `DTensor`s. A rule that treats every
+coordinate alone needs no whole tensor, so it steps local parts; its state, `[*param, *trailing]`,
+is a DTensor placed like its parameter, so that torch.distributed.checkpoint saves every part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.base import CoordinateRule, State, UpdateRule
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(tensor: object) -> TypeGuard[DTensor]:
+    """Whether a tensor is a DTensor, without importing what makes them (a second and more)."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def check_parameter(parameter: Tensor, rule: UpdateRule) -> None:
+    """Refuse parameters whose parts the rule cannot step, or whose state could not be saved.
+
+    Raises:
+        RuntimeError: flattened by FSDP1; or a DTensor that is complex, or not yet reduced, or that
+            meets a rule for whole tensors.
+    """
+    if getattr(parameter, "_fsdp_flattened", False):
+        raise RuntimeError(
+            "FullyShardedDataParallel (FSDP1) flattens parameters, and its optim_state_dict cannot "
+            "save state of more dimensions than its parameter, as learned optimizers have: "
+            "use torch.distributed.fsdp.fully_shard (FSDP2)"
+        )
+    if not is_sharded(parameter):
+        return
+    if parameter.is_complex():
+        raise RuntimeError("complex DTensor parameters are not supported")
+    if any(placement.is_partial() for placement in parameter.placements):
+        raise RuntimeError(f"cannot step a DTensor parameter that is placed {parameter.placements}")
+    if not isinstance(rule, CoordinateRule):
+        raise RuntimeError(
+            f"rule {type(rule).__name__} steps whole tensors, not the local parts of DTensors"
+        )
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, sharing its memory, as real numbers."""
+    if is_sharded(tensor):
+        tensor = tensor.to_local()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def local_gradient(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a gradient that belongs to this process's part of the parameter.
+
+    Raises:
+        RuntimeError: the parameter is a DTensor and the gradient is none.
+    """
+    if is_sharded(parameter):
+        if not is_sharded(gradient):
+            raise RuntimeError("a DTensor parameter needs a gradient that is a DTensor")
+        if gradient.placements != parameter.placements:
+            gradient = gradient.redistribute(parameter.device_mesh, parameter.placements)
+    # A lazily conjugated gradient has no real view; a parameter never is one.
+    return local(gradient).resolve_conj() if is_sharded(gradient) else local(gradient.resolve_conj())
+
+
+def local_state(state: State, parameter: Tensor) -> State:
+    """The local parts of a state, sharing its memory; the state itself if nothing is sharded."""
+    if not is_sharded(parameter):
+        return state
+    return {key: local(value) for key, value in state.items()}
+
+
+def init_state(rule: UpdateRule, parameter: Tensor) -> State:
+    """Make the state of a parameter, sharded like it; `step` is a plain tensor on every process.
+
+    Raises:
+        RuntimeError: see `check_parameter`.
+    """
+    check_parameter(parameter, rule)
+    state = rule.init_state(local(parameter.detach()))
+    if not is_sharded(parameter):
+        return state
+    return {
+        key: value if key == "step" else _assemble(value, parameter) for key, value in state.items()
+    }
+
+
+def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
+    """Declare `part`, `[*local_param, *trailing]`, to be this process's part of a whole tensor."""
+    from torch.distributed.tensor import DTensor
+
+    shape = torch.Size((*parameter.shape, *part.shape[parameter.dim() :]))
+    whole = DTensor.from_local(
+        part,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=shape,
+        stride=torch.empty(shape, device="meta").stride(),
+    )
+    # Where parameters are offloaded, they are not on their mesh's device.
+    return whole.to(part.device)
+
+
+def check_state(key: object, state: Mapping[str, Any], parameter: Tensor) -> None:
+    """Check that a loaded state can be placed like its parameter.
+
+    Raises:
+        ValueError: sharded for a parameter that is not, or over other processes.
+    """
+    for name, value in state.items():
+        if not is_sharded(value):
+            continue
+        if not is_sharded(parameter) or value.device_mesh != parameter.device_mesh:
+            raise ValueError(
+                f"the loaded state of parameter {key} has {name!r} sharded over "
+                f"{value.device_mesh}, unlike the parameter: load it with "
+                "torch.distributed.checkpoint, which shards anew"
+            )
+
+
+def place_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Place a state tensor, whole or sharded, like its parameter; it may share memory with it."""
+    if not is_sharded(parameter):
+        return value
+    if is_sharded(value):
+        return value.redistribute(parameter.device_mesh, parameter.placements)
+    from torch.distributed.tensor import distribute_tensor
+
+    # Every process loaded the same value: nothing is sent.
+    return distribute_tensor(
+        value, parameter.device_mesh, parameter.placements, src_data_rank=None
+    )

@@ -1,0 +1,1 @@
+"""Meta-train learned optimizers by differentiating through training."""

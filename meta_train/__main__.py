@@ -1,0 +1,7 @@
+"""Entry point of `python -m meta_train`."""
+
+import sys
+
+from meta_train.cli import main
+
+sys.exit(main())

@@ -1,0 +1,103 @@
+"""The main job's configuration: one dataclass that is command line, config file and record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learned_opt.names import look_up
+from learned_opt.rules import RULES
+from meta_train.settings import TrainSettings
+from meta_train.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of the comparison with tuned hand-designed optimizers.
+
+    Attributes:
+        steps: inner steps in the family; one more column has ten times as many.
+        seeds: problems per column.
+        first_seed: the seeds are this and the following ones.
+        workers: processes to share the work; 0 is one for each core, four at most.
+    """
+
+    steps: int = 100
+    seeds: int = 8
+    first_seed: int = 1000
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ValueError: names the setting and the value.
+        """
+        for name in ("steps", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class MainConfig:
+    """What to meta-train, on what, and how to judge it.
+
+    Attributes:
+        task: the family of inner problems.
+        task_settings: settings of the task, as in {"hidden": [32, 32]}.
+        rule: the update rule.
+        rule_settings: settings of the rule, as in {"hidden_size": 8}.
+        train: meta-training.
+        evaluate: the comparison afterwards.
+        device: "cpu", "cuda", ...; by default the GPU where there is one.
+        threads: of torch, per process. More than one helps wide inner problems on an idle machine,
+            and slows small ones down.
+        out: the run folder; by default a new one under runs/.
+        resume: go on with the run in `out` from its newest checkpoint.
+        progress: show progress bars.
+    """
+
+    task: str = "digits-mlp"
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    rule: str = "adam-lstm"
+    rule_settings: dict[str, Any] = field(default_factory=dict)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    device: str = "auto"
+    threads: int = 1
+    out: Path | None = None
+    resume: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ValueError: names the setting and the value.
+        """
+        look_up("task", self.task, TASKS)
+        look_up("rule", self.rule, RULES)
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.resume and self.out is None:
+            raise ValueError("resume needs out=FOLDER, the run to go on with")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the accelerator where there is one, else the CPU.
+
+    Raises:
+        ValueError: torch does not know the name or has no such device.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from None
+    return device

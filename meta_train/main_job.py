@@ -1,0 +1,150 @@
+"""The main job: meta-train a rule, compare it with tuned optimizers, leave a run folder."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from learned_opt.rules import UpdateRule, create_rule
+from learned_opt.weights import save_rule
+from meta_train import report
+from meta_train.config import EvaluateSettings, MainConfig, choose_device
+from meta_train.evaluate import BASELINES, Column, compare, total_steps, train_curves
+from meta_train.seeding import derive_seed
+from meta_train.tasks import Task, create_task
+from meta_train.trainer import MetaTrainer
+
+
+def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
+    """Run the job.
+
+    Args:
+        config: see `MainConfig`.
+        write_config: is given a path to record the configuration at.
+
+    Returns:
+        The run folder: config.yaml, weights.safetensors, table.json, curves.png, checkpoints/ and
+        tensorboard/.
+
+    Raises:
+        ValueError: unknown names, a damaged checkpoint.
+        FileExistsError: the folder holds a run and `resume` was not asked for.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
+    """
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    task = create_task(config.task, **config.task_settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.train.seed, "rule"))
+        rule = create_rule(config.rule, **config.rule_settings)
+    folder = _run_folder(config)
+    trainer = MetaTrainer(
+        rule,
+        task,
+        config.train,
+        folder=folder,
+        device=device,
+        validate=_validator(task.validation(), config.evaluate.steps, device),
+    )
+    if config.resume and not trainer.resume():
+        raise ValueError(f"there is no checkpoint to resume from in {folder / 'checkpoints'}")
+    write_config(folder / "config.yaml")
+    _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder})")
+
+    began = time.monotonic()
+    trained = trainer.train(progress=config.progress)
+    minutes = trainer.seconds / 60
+    _say(
+        f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
+        f"{minutes:.1f} min, {trainer.diverged} diverged runs, {trainer.skipped} skipped steps"
+    )
+    columns = columns_for(task, config.evaluate)
+    table = evaluate(trained, columns, config.evaluate, device, progress=config.progress)
+    data = {
+        "task": config.task,
+        "rule": config.rule,
+        "seed": config.train.seed,
+        "meta_training": {
+            "outer_steps": trainer.outer_step,
+            "minutes": round(minutes, 2),
+            "diverged_runs": trainer.diverged,
+            "skipped_steps": trainer.skipped,
+        },
+        "baselines_tuned_over": {b.label: list(b.rates) for b in BASELINES},
+        "columns": report.as_json(table, columns),
+    }
+    report.write_table(folder / "table.json", data)
+    report.draw_curves(folder / "curves.png", table, columns)
+    save_rule(trained, folder / "weights.safetensors", card=data)
+    print(report.render_table(table, columns))
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
+    print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
+    return folder
+
+
+def columns_for(task: Task, settings: EvaluateSettings) -> list[Column]:
+    """The held-out tasks of a task, and its family at ten times the horizon."""
+    steps = settings.steps
+    held_out = task.held_out()
+    columns = [
+        Column(f"column{k}" if k else "family", title, held, steps, patience=2 * steps)
+        for k, (title, held) in enumerate(held_out.items())
+    ]
+    family = next(iter(held_out.values()))
+    return [*columns, Column("long", "same family, 10 x the steps", family, 10 * steps, 0)]
+
+
+def evaluate(
+    rule: UpdateRule,
+    columns: list[Column],
+    settings: EvaluateSettings,
+    device: torch.device,
+    *,
+    progress: bool = True,
+) -> Any:
+    """Compare a rule with the baselines in all columns, with a progress bar."""
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    total = total_steps(columns)
+    with tqdm(
+        total=total, desc="evaluation", unit="step", dynamic_ncols=True, disable=not progress
+    ) as bar:
+        workers = settings.workers or (min(os.cpu_count() or 1, 4) if device.type == "cpu" else 1)
+        return compare(
+            rule, columns, seeds=seeds, device=device, workers=workers, on_steps=bar.update
+        )
+
+
+def _validator(task: Task, steps: int, device: torch.device) -> Callable[[UpdateRule], float]:
+    """Mean log loss over four validation problems: blind to scale, hard on a bad end."""
+
+    def validate(rule: UpdateRule) -> float:
+        curves = train_curves(copy.deepcopy(rule), task, seeds=range(4), steps=steps, device=device)
+        return float(curves.losses.clamp_min(1e-8).log().mean())
+
+    return validate
+
+
+def _run_folder(config: MainConfig) -> Path:
+    if config.out is None:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder = Path("runs") / f"{stamp}_{config.task}_{config.rule}_seed{config.train.seed}"
+    else:
+        folder = config.out
+        if not config.resume and (folder / "checkpoints").exists():
+            raise FileExistsError(
+                f"{folder} already holds a run: add --resume true, or give another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stdout)

@@ -1,0 +1,23 @@
+"""Random numbers that depend on what they are for, not on what was drawn before.
+
+Every draw of meta-training has a generator of its own, seeded from a path such as
+(run seed, "episode", 12, "task", 3). So nothing about generators needs saving, a resumed run draws
+what the unbroken one would have drawn, and a task draws the same whichever process runs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def derive_seed(*path: int | str) -> int:
+    """A 63-bit seed for `path`; equal paths give equal seeds, others unrelated ones."""
+    text = "/".join(repr(part) for part in path)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(*path: int | str) -> torch.Generator:
+    """A CPU generator seeded for `path`."""
+    return torch.Generator().manual_seed(derive_seed(*path))

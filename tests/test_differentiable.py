@@ -1,0 +1,106 @@
+"""`higher` with learned optimizers, as a user would call it."""
+
+import higher
+import pytest
+import torch
+from conftest import make_model, make_rule, model_loss, same, train
+
+import learned_opt.differentiable  # noqa: F401
+from learned_opt import LearnedOptimizer
+from learned_opt.differentiable import DifferentiableLearnedOptimizer
+
+
+def test_innerloop_ctx_takes_any_rule_and_gradients_reach_its_weights(rule):
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    before = [p.detach().clone() for p in model.parameters()]
+    with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+        assert isinstance(diffopt, DifferentiableLearnedOptimizer)
+        for _ in range(3):
+            diffopt.step(model_loss(fast))
+        loss = model_loss(fast)
+        loss.backward() if loss.requires_grad else None
+    assert all(w.grad is not None and w.grad.isfinite().all() for w in rule.parameters())
+    assert any(w.grad.abs().max() > 0 for w in rule.parameters()) or not list(rule.parameters())
+    assert same([p.detach() for p in model.parameters()], before)
+    assert loss < model_loss(model) or list(rule.parameters())
+
+
+def test_the_inner_loop_starts_from_the_optimizers_state(rule):
+    model = make_model(torch.float64)
+    rule.double()
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    train(model, optimizer, 3)
+    with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+        for _ in range(2):
+            diffopt.step(model_loss(fast, torch.float64))
+        after = [p.detach() for p in fast.parameters()]
+        assert [int(diffopt.state[0][k]["step"]) for k in range(4)] == [5] * 4
+    assert all(optimizer.state[p]["step"] == 3 for p in model.parameters())
+    train(model, optimizer, 2)
+    expected = [p.detach() for p in model.parameters()]
+    torch.testing.assert_close(after, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_rule_that_reads_the_loss_is_given_it():
+    moved = []
+    for scale in (1.0, 1.0 + 1e-3):
+        model = make_model()
+        rule = make_rule("gated-lstm", spread=0.3)
+        optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+        with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+            loss = model_loss(fast)
+            # The same gradients, another loss.
+            diffopt.step(loss + (scale - 1) * 1e4)
+            moved.append([p.detach() for p in fast.parameters()])
+    assert not same(*moved)
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"maximize": True}])
+def test_options_of_the_groups_are_honoured(rule, options):
+    rule.double()
+    results = []
+    for differentiable in (False, True):
+        model = make_model(torch.float64)
+        groups = [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[2].parameters()}]
+        optimizer = LearnedOptimizer(groups, lr=0.1, rule=rule, **options)
+        if differentiable:
+            with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+                for _ in range(3):
+                    diffopt.step(model_loss(fast, torch.float64))
+                results.append([p.detach() for p in fast.parameters()])
+        else:
+            train(model, optimizer, 3)
+            results.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_an_lr_that_is_being_learned_gets_its_gradient(rule):
+    lr = torch.tensor(0.1, requires_grad=True)
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    with higher.innerloop_ctx(model, optimizer, override={"lr": [lr]}) as (fast, diffopt):
+        diffopt.step(model_loss(fast))
+        (gradient,) = torch.autograd.grad(model_loss(fast), lr)
+    assert gradient != 0
+
+
+def test_frozen_and_unused_parameters_stay(rule):
+    model = make_model()
+    model[0].weight.requires_grad_(False)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+        diffopt.step(model_loss(fast))
+        assert same(fast[0].weight.detach(), model[0].weight.detach())
+        assert not same(fast[2].weight.detach(), model[2].weight.detach())
+
+
+def test_without_tracking_no_graph_is_kept_from_step_to_step(rule):
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    context = higher.innerloop_ctx(model, optimizer, track_higher_grads=False)
+    with context as (fast, diffopt):
+        for _ in range(2):
+            diffopt.step(model_loss(fast))
+        states = [value for k in range(4) for value in diffopt.state[0][k].values()]
+    assert not any(value.requires_grad for value in states)

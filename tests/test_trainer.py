@@ -1,0 +1,211 @@
+"""The outer loop: it learns, resumes bitwise, survives bad luck."""
+
+import math
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from learned_opt import create_rule
+from meta_train.checkpoint import list_checkpoints
+from meta_train.evaluate import train_curves
+from meta_train.settings import TrainSettings
+from meta_train.stopping import Interrupted
+from meta_train.tasks import ModuleTask, create_task
+from meta_train.tasks.base import Problem, Task
+from meta_train.trainer import MetaTrainer
+
+SETTINGS = {
+    "outer_steps": 6,
+    "runs": 3,
+    "horizons": (4, 8),
+    "window": 4,
+    "validate_every": 3,
+    "checkpoint_every": 2,
+    "max_minutes": 60.0,
+}
+
+
+def make_trainer(folder=None, task=None, seed=0, validate=None, **settings):
+    torch.manual_seed(seed)
+    rule = create_rule("adam-lstm", hidden_size=4)
+    task = task or create_task("quadratic", dimensions=4)
+    settings = TrainSettings(**{**SETTINGS, **settings})
+    return MetaTrainer(rule, task, settings, folder=folder, validate=validate)
+
+
+def weights(trainer):
+    return [weight.detach().clone() for weight in trainer.rule.parameters()]
+
+
+def test_meta_training_lowers_the_loss_on_problems_it_has_not_seen():
+    trainer = make_trainer(outer_steps=60, horizons=(8,), window=8, unit_spread=0.0, runs=4)
+
+    def mean_loss(rule):
+        curves = train_curves(rule, trainer.runs.task, seeds=range(16), steps=8)
+        return float(curves.losses.log().mean())
+
+    before = mean_loss(trainer.rule)
+    trainer.train(progress=False)
+    assert mean_loss(trainer.average) < before - 0.1
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_resumed_run_equals_the_unbroken_one_bitwise(tmp_path, stop_at):
+    unbroken = make_trainer(tmp_path / "a")
+    unbroken.train(progress=False)
+
+    class Enough(Exception):
+        pass
+
+    broken = make_trainer(tmp_path / "b")
+    after_step = broken._after_step
+
+    def stop_after(*arguments):
+        after_step(*arguments)
+        if broken.outer_step == stop_at + 1:  # one step past the checkpoint is lost and redone
+            raise Enough
+
+    broken._after_step = stop_after
+    with pytest.raises(Enough):
+        broken.train(progress=False)
+
+    resumed = make_trainer(tmp_path / "b")
+    assert resumed.resume()
+    assert resumed.outer_step == stop_at
+    resumed.train(progress=False)
+    for one, other in zip(weights(resumed), weights(unbroken), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(resumed.average.parameters(), unbroken.average.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_resume_refuses_a_checkpoint_of_another_rule(tmp_path):
+    make_trainer(tmp_path).train(progress=False)
+    with pytest.raises(ValueError, match="other initial weights"):
+        make_trainer(tmp_path, seed=1).resume()
+
+
+def test_resume_names_a_damaged_checkpoint(tmp_path):
+    make_trainer(tmp_path).train(progress=False)
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(ValueError, match=newest.name):
+        make_trainer(tmp_path).resume()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
+    assert not make_trainer(tmp_path).resume()
+    assert not make_trainer(None).resume()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_leaves_a_checkpoint_of_the_step_in_hand(tmp_path, number):
+    trainer = make_trainer(tmp_path, outer_steps=10_000, checkpoint_every=10_000)
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    with pytest.raises(Interrupted, match=signal.Signals(number).name):
+        trainer.train(progress=False)
+    resumed = make_trainer(tmp_path, outer_steps=10_000, checkpoint_every=10_000)
+    assert resumed.resume()
+    assert resumed.outer_step == trainer.outer_step
+    for one, other in zip(weights(resumed), weights(trainer), strict=True):
+        assert torch.equal(one, other)
+
+
+class SometimesExplodes(Task):
+    """Every other problem's loss is infinite from its third batch on."""
+
+    def __init__(self):
+        self.count = 0
+
+    def sample(self, generator, device):
+        self.count += 1
+        bad = self.count % 2 == 0
+        calls = [0]
+
+        def draw(_):
+            calls[0] += 1
+            return torch.tensor(math.inf if bad and calls[0] > 2 else 1.0)
+
+        return Problem({"theta": torch.ones(3)}, {}, self.loss, draw, lambda: torch.ones(()))
+
+    @staticmethod
+    def loss(parameters, buffers, batch):
+        return parameters["theta"].square().sum() * batch, buffers
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_diverging_runs_are_counted_replaced_and_kept_out(second_order):
+    trainer = make_trainer(
+        task=SometimesExplodes(), runs=4, unit_spread=0.0, second_order=second_order
+    )
+    trainer.train(progress=False)
+    assert trainer.diverged > 0
+    assert trainer.outer_step == 6
+    assert all(torch.isfinite(weight).all() for weight in weights(trainer))
+    if not second_order:
+        assert trainer.skipped == 0
+
+
+def test_the_best_average_on_validation_is_returned():
+    values = iter([1.0, 5.0])
+    seen = []
+
+    def validate(rule):
+        seen.append([weight.clone() for weight in rule.parameters()])
+        return next(values)
+
+    best = make_trainer(validate=validate).train(progress=False)
+    assert len(seen) == 2
+    for kept, first in zip(best.parameters(), seen[0], strict=True):
+        assert torch.equal(kept, first)
+
+
+def test_time_limit_stops_the_run(capsys):
+    trainer = make_trainer(outer_steps=100_000, max_minutes=1 / 600)
+    trainer.train(progress=False)
+    assert 0 < trainer.outer_step < 100_000
+    assert "minutes are over" in capsys.readouterr().out
+
+
+def test_outlier_gradients_are_skipped():
+    trainer = make_trainer()
+    for _ in range(5):
+        assert not trainer._is_outlier(1.0)
+    assert trainer._is_outlier(100.0)
+    assert trainer._is_outlier(math.nan)
+
+
+def test_batch_norm_buffers_are_trained_through():
+    def make_module():
+        return torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)
+        )
+
+    data = torch.randn(40, 3), torch.randn(40, 1)
+    task = ModuleTask(make_module, torch.nn.functional.mse_loss, data, batch_size=8)
+    trainer = make_trainer(task=task, horizons=(8,))
+    before = trainer.runs.inner.buffers["1.running_mean"].clone()
+    trainer._take_outer_step()
+    assert trainer.skipped == 0
+    assert not torch.equal(before, trainer.runs.inner.buffers["1.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("objective", "lgo"),
+        ("runs", 0),
+        ("window", 0),
+        ("horizons", ()),
+        ("lr", -1.0),
+        ("lr", math.nan),
+        ("averaging", 1.5),
+        ("outer_steps", -1),
+    ],
+)
+def test_bad_settings_name_themselves(name, value):
+    with pytest.raises(ValueError, match=name):
+        TrainSettings(**{name: value})

@@ -1,0 +1,205 @@
+import json
+import os
+
+import pytest
+import torch
+from conftest import make_rule, same
+from safetensors.torch import save_file
+
+import learned_opt.files
+import learned_opt.weights
+from learned_opt import (
+    LearnedOptimizer,
+    UpdateRule,
+    from_pretrained,
+    list_pretrained,
+    load_card,
+    load_rule,
+    save_rule,
+)
+from learned_opt.weights import rule_digest
+
+SETTINGS = {
+    "momentum": {"momentum": 0.5, "nesterov": True},
+    "adam": {"betas": (0.8, 0.95), "eps": 1e-3},
+    "lstm": {"hidden_sizes": (5, 3), "p": 7.0},
+    "gated-lstm": {"hidden_size": 0, "recurrence": "logit", "use_loss": False},
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "rule.safetensors"
+
+
+@pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["defaults", "settings"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rule_survives_the_round_trip_bitwise(rule_name, settings, dtype, path):
+    rule = make_rule(rule_name, dtype, **settings.get(rule_name, {}))
+    save_rule(rule, path)
+    loaded = load_rule(path)
+    assert type(loaded) is type(rule)
+    assert loaded.settings == rule.settings
+    assert [type(v) for v in loaded.settings.values()] == [type(v) for v in rule.settings.values()]
+    assert same(dict(loaded.state_dict()), dict(rule.state_dict()))
+    assert loaded.dtype == dtype or not list(rule.parameters())
+    assert rule_digest(loaded) == rule_digest(rule)
+
+
+def test_digests_tell_rules_settings_and_weights_apart():
+    rules = [
+        make_rule("adam"),
+        make_rule("adam", eps=1e-3),
+        make_rule("rmsprop"),
+        make_rule("lstm"),
+        make_rule("lstm", seed=1),
+        make_rule("lstm", output_scale=0.01),
+    ]
+    assert len({rule_digest(rule) for rule in rules}) == len(rules)
+
+
+def test_the_card_survives_and_holds_what_was_given(rule, path):
+    card = {"trained_on": "digits", "loss": 0.25, "seeds": [1, 2]}
+    save_rule(rule, path, card)
+    assert load_card(path) == card
+    save_rule(rule, path)
+    assert load_card(path) == {}
+
+
+def test_loading_touches_no_random_numbers_and_no_device_context(rule, path):
+    save_rule(rule, path)
+    before = torch.get_rng_state()
+    with torch.device("meta"):
+        loaded = load_rule(path)
+    assert same(torch.get_rng_state(), before)
+    assert loaded.device.type == "cpu"
+    assert same(dict(loaded.state_dict()), dict(rule.state_dict()))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 50, 0.5, -1])
+def test_a_truncated_file_is_called_damaged(path, kept):
+    save_rule(make_rule("lstm"), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(ValueError, match=r"rule\.safetensors is damaged"):
+        load_rule(path)
+
+
+def test_garbage_is_called_damaged(path):
+    path.write_bytes(os.urandom(4096))
+    with pytest.raises(ValueError, match=r"rule\.safetensors is damaged"):
+        LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule=path)
+
+
+def header(**changes):
+    rule = make_rule("adam")
+    return {
+        "format": learned_opt.weights.FORMAT,
+        "version": "1",
+        "rule": "adam",
+        "settings": json.dumps(rule.settings),
+        "card": "{}",
+    } | changes
+
+
+FOREIGN = {
+    "no header": (None, "format"),
+    "another format": (header(format="other"), "format"),
+    "newer": (header(version="2"), "newer version"),
+    "version": (header(version="two"), "two|version"),
+    "unknown rule": (header(rule="adma"), "did you mean 'adam'"),
+    "no rule": ({k: v for k, v in header().items() if k != "rule"}, "rule"),
+    "settings": (header(settings="{"), "property name"),
+    "settings of another type": (header(settings="[1]"), "settings|mapping"),
+    "unknown setting": (header(settings='{"epz": 1}'), "did you mean 'eps'"),
+    "refused setting": (header(settings='{"eps": -1}'), "eps must be at least 0"),
+    "weights of another rule": (header(rule="lstm", settings="{}"), "layers.0.weight"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_file_is_refused_in_one_line_that_names_it(case, path):
+    metadata, message = FOREIGN[case]
+    save_file({}, path, metadata=metadata)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rule(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("card", ["{", "3"])
+def test_a_damaged_card_is_refused_in_one_line_that_names_the_file(card, path):
+    save_file({}, path, metadata=header(card=card))
+    with pytest.raises(ValueError) as caught:
+        load_card(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+        load_rule(tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match=r"absent\.safetensors"):
+        from_pretrained(tmp_path / "absent.safetensors")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one(monkeypatch, path):
+    monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"digits-lstm": path})
+    with pytest.raises(ValueError, match=r"'digit-lstm'; did you mean 'digits-lstm'\?"):
+        LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule="digit-lstm")
+
+
+def test_a_bundled_rule_is_read_once_and_frozen(monkeypatch, path, rule):
+    save_rule(rule, path)
+    monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"mine": path})
+    first = from_pretrained("mine")
+    assert from_pretrained("mine") is first
+    assert not any(weight.requires_grad for weight in first.parameters())
+    assert from_pretrained(str(path)) is first
+
+
+def test_a_rule_read_from_a_path_is_the_callers_own(rule, path):
+    save_rule(rule, path)
+    first, second = from_pretrained(path), from_pretrained(str(path))
+    assert first is not second
+    assert all(weight.requires_grad for weight in first.parameters())
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_bundled_rules_load_and_say_where_they_come_from(name):
+    assert isinstance(from_pretrained(name), UpdateRule)
+    assert load_card(name)
+
+
+@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "tempfile.mkstemp"])
+def test_a_failed_write_leaves_the_old_file_whole_and_nothing_else(path, function, monkeypatch):
+    save_rule(make_rule("adam"), path)
+    before = path.read_bytes()
+    module, name = function.split(".")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(getattr(learned_opt.files, module), name, full)
+    with pytest.raises(OSError, match=r"rule\.safetensors: No space left on device"):
+        save_rule(make_rule("lstm"), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"absent/rule\.safetensors"):
+        save_rule(make_rule("adam"), tmp_path / "absent" / "rule.safetensors")
+
+
+def test_other_users_may_read_what_was_saved(path):
+    save_rule(make_rule("adam"), path)
+    assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_a_rule_that_nobody_could_load_is_not_saved(path):
+    class Mine(UpdateRule):
+        pass
+
+    with pytest.raises(ValueError, match="Mine.*not registered"):
+        save_rule(Mine(), path)
+    assert not path.exists()
