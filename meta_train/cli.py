@@ -56,7 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = MainConfig(**{key: settings[key] for key in MainConfig.__dataclass_fields__})
         run(config, write_config)
     except Interrupted as stop:
-        print(f"\n{stop}; go on with --resume true --out FOLDER", file=sys.stderr)
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nstopped; with --resume true the comparison starts anew", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)

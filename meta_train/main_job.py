@@ -19,6 +19,7 @@ from meta_train import report
 from meta_train.config import EvaluateSettings, MainConfig, choose_device
 from meta_train.evaluate import BASELINES, Column, compare, total_steps, train_curves
 from meta_train.seeding import derive_seed
+from meta_train.stopping import Interrupted
 from meta_train.tasks import Task, create_task
 from meta_train.trainer import MetaTrainer
 
@@ -60,7 +61,10 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
     _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder})")
 
     began = time.monotonic()
-    trained = trainer.train(progress=config.progress)
+    try:
+        trained = trainer.train(progress=config.progress)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with --out {folder} --resume true") from None
     minutes = trainer.seconds / 60
     _say(
         f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "

@@ -124,16 +124,12 @@ def write_table(path: Path, data: Mapping[str, Any]) -> None:
 
 def draw_curves(path: Path, table: Mapping[str, Sequence[Row]], columns: Sequence[Column]) -> None:
     """Draw training loss against steps, one panel per column, with a band over seeds."""
-    import matplotlib
-
-    matplotlib.use("agg", force=False)
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     width = min(2, len(columns))
     height = -(-len(columns) // width)
-    figure, axes = plt.subplots(
-        height, width, figsize=(4.6 * width, 3.5 * height), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.6 * width, 3.5 * height), layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat[len(columns) :]:
         axis.set_visible(False)
     for axis, column in zip(axes.flat, columns, strict=False):
@@ -155,14 +151,13 @@ def draw_curves(path: Path, table: Mapping[str, Sequence[Row]], columns: Sequenc
         axis.set_ylabel("training loss")
     axes[0][0].legend(frameon=False, fontsize=9, loc="lower left")
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def _smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
     """A trailing mean over `width` steps (fewer at the start), `[seeds, steps]`."""
     if width == 1:
         return curve
-    total = curve.cumsum(-1)
+    total = curve.double().cumsum(-1)
     shifted = torch.nn.functional.pad(total, (width, 0))[..., :-width]
     count = torch.arange(1, curve.shape[-1] + 1).clamp_max(width)
     return (total - shifted) / count

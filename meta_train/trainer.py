@@ -28,6 +28,9 @@ from meta_train.tasks import Task
 from meta_train.tasks.reparametrized import Reparametrized
 from meta_train.unroll import InnerLoop
 
+LOG_EVERY = 10
+"""Outer steps from one TensorBoard entry to the next."""
+
 
 class MetaTrainer:
     """Meta-trains a rule on a task by truncated backpropagation through training.
@@ -83,6 +86,7 @@ class MetaTrainer:
         self.skipped = 0
         self.recent_norms: deque[float] = deque(maxlen=41)
         self.smooth_loss = math.nan
+        self.logged_at: float | None = None
         self.monitor: GateMonitor | None = None
 
     def train(self, *, progress: bool = True) -> UpdateRule:
@@ -181,7 +185,7 @@ class MetaTrainer:
 
     def _after_step(self, estimate: Estimate, norm: float, writer: SummaryWriter | None) -> None:
         step, settings = self.outer_step, self.settings
-        if writer is not None and (step % 10 == 0 or step == 1):
+        if writer is not None and step % LOG_EVERY == 0:
             scalars = {
                 "meta/loss": float(estimate.meta_loss),
                 "meta/mean_inner_loss": float(estimate.mean_loss),
@@ -189,8 +193,11 @@ class MetaTrainer:
                 "meta/lr": self.meta_optimizer.param_groups[0]["lr"],
                 "meta/diverged": self.diverged,
                 "meta/skipped": self.skipped,
-                "meta/inner_steps_per_second": step * estimate.inner_steps / self.seconds,
             }
+            since, self.logged_at = self.logged_at, self.seconds
+            if since is not None:
+                inner_steps = LOG_EVERY * estimate.inner_steps
+                scalars["meta/inner_steps_per_second"] = inner_steps / (self.seconds - since)
             for name, value in scalars.items():
                 writer.add_scalar(name, value, step)
         if self.monitor is not None and step % settings.gates_every == 0:
