@@ -70,7 +70,7 @@ def measure(rule_name, size, turns):
     fused = make_step(torch.optim.AdamW(make_parameters(size), lr=1e-3, fused=True))
     learned(), fused()  # makes the state
     # A single small step is too short to time.
-    repeats = max(1, 10**6 // size)
+    repeats = max(1, min(20, 10**6 // size))
     pairs = []
     for turn in range(turns):
         times = {}

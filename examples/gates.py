@@ -14,36 +14,29 @@ from torch import nn
 
 from learned_opt import LearnedOptimizer, UpdateRule, create_rule
 from learned_opt.monitor import GateMonitor
+from meta_train.device import choose_device
+from meta_train.settings import TrainSettings
 from meta_train.tasks import create_task
-from meta_train.unroll import InnerLoop, stack, start
+from meta_train.trainer import MetaTrainer
 
 
-def meta_train(rule: UpdateRule, outer_steps: int = 100, unroll: int = 40, runs: int = 4) -> None:
+def meta_train(rule: UpdateRule, device: str) -> UpdateRule:
     task = create_task("digits-mlp", activation="tanh", batch_size=8)
-    outer = torch.optim.Adam(rule.parameters(), lr=0.03)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(outer_steps):
-        problems = [task.sample(generator, torch.device("cpu")) for _ in range(runs)]
-        loop = InnerLoop(rule, problems[0].loss, vectorize=True)
-        inner = start(rule, problems, vectorize=True)
-        outer.zero_grad()
-        total = torch.zeros(())
-        for _ in range(unroll):
-            inner, losses = loop.step(inner, stack([p.draw(generator) for p in problems]))
-            total = total + losses.mean() / unroll
-        total.backward()
-        nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
-        outer.step()
+    settings = TrainSettings(
+        outer_steps=100, horizons=(40,), window=40, objective="sum", unit_spread=0.0, lr=0.03
+    )
+    return MetaTrainer(rule, task, settings, device=device).train(progress=False)
 
 
-def main(out: str, log_dir: str, steps: int) -> None:
+def main(out: str, log_dir: str, steps: int, device: str) -> None:
     torch.manual_seed(0)
     rule = create_rule("gated-lstm", hidden_size=0)  # gates as in the paper's equations 3 and 4
-    meta_train(rule)
-    images, labels = map(torch.from_numpy, load_digits(return_X_y=True))
+    rule = meta_train(rule, device)
+    device = choose_device(device)
+    images, labels = (torch.from_numpy(x).to(device) for x in load_digits(return_X_y=True))
     images = images.float() / 16
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh())
-    model.append(nn.Linear(32, 10))
+    model.append(nn.Linear(32, 10)).to(device)
     optimizer = LearnedOptimizer(model.named_parameters(), rule=rule)
     with GateMonitor(log_dir, every=1) as monitor:
         monitor.attach(optimizer)
@@ -63,4 +56,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="gates.png", help="where the figure goes")
     parser.add_argument("--log-dir", default="runs/gates", help="where TensorBoard's events go")
     parser.add_argument("--steps", type=int, default=150, help="steps to watch")
+    parser.add_argument("--device", default="auto", help="by default the GPU where there is one")
     main(**vars(parser.parse_args()))

@@ -9,12 +9,12 @@ from torch import nn
 from learned_opt import LearnedOptimizer
 
 
-def train(make_optimizer, steps):
+def train(make_optimizer, steps, device):
     torch.manual_seed(0)
     digits = load_digits()
-    images = torch.tensor(digits.data, dtype=torch.float32) / 16
-    labels = torch.tensor(digits.target)
-    model = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 10))
+    images = torch.tensor(digits.data, dtype=torch.float32, device=device) / 16
+    labels = torch.tensor(digits.target, device=device)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 10)).to(device)
     optimizer = make_optimizer(model.parameters())
     for _ in range(steps):
         rows = torch.randint(len(images), (128,))
@@ -28,7 +28,8 @@ def train(make_optimizer, steps):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
-    steps = parser.parse_args().steps
-    print("Adam, default rate ", train(torch.optim.Adam, steps))
-    print("Adam, rate 0.05    ", train(lambda p: torch.optim.Adam(p, lr=0.05), steps))
-    print("learned            ", train(LearnedOptimizer, steps))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    setting = vars(parser.parse_args())
+    print("Adam, default rate ", train(torch.optim.Adam, **setting))
+    print("Adam, rate 0.05    ", train(lambda p: torch.optim.Adam(p, lr=0.05), **setting))
+    print("learned            ", train(LearnedOptimizer, **setting))

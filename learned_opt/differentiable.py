@@ -59,13 +59,14 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
 
     def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
         for index, (group, grads) in enumerate(zip(self.param_groups, grouped_grads, strict=True)):
-            chosen = [k for k, grad in enumerate(grads) if grad is not None]
-            if not chosen:
+            present = {k: grad for k, grad in enumerate(grads) if grad is not None}
+            if not present:
                 continue
+            chosen = list(present)
             parameters = [group["params"][k] for k in chosen]
-            gradients = [grads[k] for k in chosen]
+            gradients = list(present.values())
             if not self.second_order:
-                gradients = [grad.detach() for grad in gradients if grad is not None]
+                gradients = [gradient.detach() for gradient in gradients]
             states = [self._state_of(index, k, group["params"][k]) for k in chosen]
             total_steps = group["total_steps"]
             context = Context(
@@ -74,7 +75,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
             )
             moved, new_states = apply_rule(
                 self.rule,
-                [gradient for gradient in gradients if gradient is not None],
+                gradients,
                 parameters,
                 states,
                 context,

@@ -23,21 +23,28 @@ class LSTMCell(nn.Module):
     Args:
         input_size: features per row.
         hidden_size: units.
-        forget_bias: added to the initial bias of the forget gate.
+        forget_bias: initial bias of the forget gate; the others start at 0.
+        init_range: initial weights are uniform in +-this; by default 1 / sqrt(hidden_size).
 
     Attributes:
         weight: `[input_size + hidden_size, 4 * hidden_size]`, columns in the order i, f, o, z.
         bias: `[4 * hidden_size]`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, forget_bias: float = 1.0) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        forget_bias: float = 1.0,
+        init_range: float | None = None,
+    ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.weight = nn.Parameter(
             torch.empty(input_size + hidden_size, 4 * hidden_size, dtype=torch.float32)
         )
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size, dtype=torch.float32))
-        bound = 1 / math.sqrt(hidden_size)
+        bound = 1 / math.sqrt(hidden_size) if init_range is None else init_range
         nn.init.uniform_(self.weight, -bound, bound)
         with torch.no_grad():
             self.bias[hidden_size : 2 * hidden_size] += forget_bias
@@ -90,7 +97,10 @@ class _LSTMCellFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, *_: Any) -> Any:
         if torch.is_grad_enabled():  # create_graph=True; once_differentiable can miss it
-            raise RuntimeError("the network of a rule can be differentiated once only")
+            raise RuntimeError(
+                "the network of a rule can be differentiated once only: use backward() or "
+                "torch.autograd.grad without create_graph"
+            )
         joined, c, weight, gates, candidate, squashed = ctx.saved_tensors
         if grad_h is None and grad_c is None:
             return None, None, None, None

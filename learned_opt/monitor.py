@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from learned_opt.heat_maps import Column, Floats, HeatMaps
-from learned_opt.optimizer import LearnedOptimizer, PendingUpdate
+from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.updates import PendingUpdate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

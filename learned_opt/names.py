@@ -39,7 +39,11 @@ def create(
     for setting in settings:
         if setting not in known:
             raise ValueError(unknown(f"setting of {kind} {name!r}", setting, known))
-    return constructor(**settings)
+    try:
+        return constructor(**settings)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        raise ValueError(f"settings of {kind} {name!r} do not fit: {given} ({error})") from error
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

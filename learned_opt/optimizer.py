@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -15,32 +14,14 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from learned_opt import optimizer_state, sharding
-from learned_opt.chunks import pack, slice_up
+from learned_opt.chunks import pack
 from learned_opt.functional import move, propose
+from learned_opt.guard import UpdateGuard
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.updates import PendingUpdate
 from learned_opt.weights import from_pretrained, rule_digest
 
 DEFAULT_PRETRAINED = "digits-lstm"
-
-
-@dataclass(frozen=True)
-class PendingUpdate:
-    """What a step is about to do to one parameter tensor.
-
-    Attributes:
-        parameter: the tensor (as real numbers where it is complex, `[*param, 2]`; the part of it
-            that is in this process where it is sharded).
-        gradient: its gradient, same shape, not negated by `maximize`.
-        state: the rule's state before the step.
-        group: the parameter group, with `lr` and the other options.
-        name: the name from `named_parameters()`, else the position: "0.3" is the fourth of group 0.
-    """
-
-    parameter: Tensor
-    gradient: Tensor
-    state: State
-    group: dict[str, Any]
-    name: str
 
 
 UpdateHook = Callable[["LearnedOptimizer", list[PendingUpdate], Context], None]
@@ -65,6 +46,7 @@ class LearnedOptimizer(Optimizer):
 
     Raises:
         ValueError: an argument out of range, an unknown name, a damaged weights file.
+        RuntimeError: parameters flattened by FSDP1 (use `fully_shard`), complex DTensors.
     """
 
     def __init__(
@@ -118,6 +100,7 @@ class LearnedOptimizer(Optimizer):
         self.chunk_size = chunk_size
         self._rules_elsewhere: dict[torch.device, tuple[list[int], UpdateRule]] = {}
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
+        self._guard = UpdateGuard()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters; a tensor `lr` is cloned, so that groups can be scheduled apart.
@@ -136,9 +119,15 @@ class LearnedOptimizer(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
 
+        A tensor whose update is not finite is skipped: parameter and state stay as they are, bit
+        for bit, `skipped_updates` counts it, and the first time a RuntimeWarning names it. The
+        gradient is judged whole, what the rule makes of it in pieces of `chunk_size`: where only
+        this overflows, other pieces of the same tensor may move.
+
         Args:
             closure: re-evaluates the model, calls `backward()` and returns the loss. Rules that
-                read the loss need it; `step(lambda: loss)` serves after a usual backward pass.
+                read the loss need it; `step(lambda: loss)` serves after a usual backward pass. With
+                several processes it must return the same loss in all, the mean over them say.
 
         Returns:
             What the closure returned, else None.
@@ -167,7 +156,16 @@ class LearnedOptimizer(Optimizer):
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
                 self._apply(updates, context, maximize)
+        self._guard.warn()
         return loss
+
+    @property
+    def skipped_updates(self) -> int:
+        """How many tensors' updates were skipped because they were not finite; see `step`.
+
+        Counted from the construction on, not saved. Reading it waits for the devices.
+        """
+        return self._guard.skipped
 
     def _only_makes_state(self, updates: list[PendingUpdate]) -> bool:
         """Whether this is the step by which torch.distributed.checkpoint makes optimizer state.
@@ -187,11 +185,16 @@ class LearnedOptimizer(Optimizer):
                     continue
                 if gradient.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-                state = self._state_of(parameter)
                 name = names[position] if names else f"{index}.{position}"
-                gradient = sharding.local_gradient(gradient, parameter)
-                state = sharding.local_state(state, parameter)
-                yield PendingUpdate(sharding.local(parameter), gradient, state, group, name)
+                yield PendingUpdate(
+                    # Detached, or its pieces would be views that autograd forbids to compile.
+                    sharding.local(parameter.detach()),
+                    sharding.local_gradient(gradient, parameter),
+                    sharding.local_state(self._state_of(parameter), parameter),
+                    group,
+                    name,
+                    sharding.mesh_of(parameter),
+                )
 
     def _state_of(self, parameter: Tensor) -> State:
         return optimizer_state.ready(self.state[parameter], self.rule, parameter)
@@ -208,39 +211,28 @@ class LearnedOptimizer(Optimizer):
 
     def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
         rule = self._rule_on(updates[0].parameter.device)
+        tensors = self._guard.open(updates)
         if isinstance(rule, CoordinateRule):
-            pieces = [piece for update in updates for piece in self._pieces(update, rule)]
-            batches = pack(pieces, [piece.gradient.numel() for piece in pieces], self.chunk_size)
+            keys = rule.coordinate_state()
+            pieces = [(t, piece) for t in tensors for piece in t.update.cut(self.chunk_size, keys)]
+            batches = pack(pieces, [piece.gradient.numel() for _, piece in pieces], self.chunk_size)
         else:
-            batches = iter([updates])
-        steps: dict[int, tuple[Tensor, Tensor]] = {}
+            batches = iter([[(tensor, tensor.update) for tensor in tensors]])
         for batch in batches:
             deltas, new_states = propose(
                 rule,
-                [update.gradient for update in batch],
-                [update.parameter for update in batch],
-                [update.state for update in batch],
+                [piece.gradient for _, piece in batch],
+                [piece.parameter for _, piece in batch],
+                [piece.state for _, piece in batch],
                 context,
                 maximize=maximize,
             )
-            for update, delta, new_state in zip(batch, deltas, new_states, strict=True):
-                lr, weight_decay = update.group["lr"], update.group["weight_decay"]
-                update.parameter.copy_(move(update.parameter, delta, lr, weight_decay))
-                # The pieces of a tensor share its step, so it moves after the last of them.
-                step = new_state.pop("step")
-                steps[id(update.state["step"])] = (update.state["step"], step)
-                for key, value in new_state.items():
-                    update.state[key].copy_(value)
-        for old, new in steps.values():
-            old.copy_(new)
-
-    def _pieces(self, update: PendingUpdate, rule: CoordinateRule) -> Iterator[PendingUpdate]:
-        for index in slice_up(update.parameter.shape, self.chunk_size):
-            state = {key: update.state[key][index] for key in rule.coordinate_state()}
-            state["step"] = update.state["step"]
-            yield PendingUpdate(
-                update.parameter[index], update.gradient[index], state, update.group, update.name
-            )
+            moved = [
+                move(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
+                for (_, piece), delta in zip(batch, deltas, strict=True)
+            ]
+            self._guard.write(batch, deltas, moved, new_states)
+        self._guard.close(tensors)
 
     def _rule_on(self, device: torch.device) -> UpdateRule:
         """The rule on `device`: itself, or a copy that follows it when its weights change."""

@@ -96,7 +96,7 @@ def _restored(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> 
         if key == "step" or isinstance(value, Tensor):
             dtype = rule.dtype if key == "step" or value.is_floating_point() else value.dtype
             tensor = torch.as_tensor(value).detach()
-            if key in TODO:
+            if key != "step":
                 tensor = sharding.place_like(parameter, tensor)
             state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
         else:

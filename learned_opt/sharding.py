@@ -8,7 +8,7 @@ is a DTensor placed like its parameter, so that torch.distributed.checkpoint sav
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from learned_opt.rules.base import CoordinateRule, State, UpdateRule
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
 
@@ -24,6 +25,11 @@ def is_sharded(tensor: object) -> TypeGuard[DTensor]:
     """Whether a tensor is a DTensor, without importing what makes them (a second and more)."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def mesh_of(tensor: Tensor) -> DeviceMesh | None:
+    """The processes that hold the parts of a tensor, if it is a DTensor."""
+    return tensor.device_mesh if is_sharded(tensor) else None
 
 
 def check_parameter(parameter: Tensor, rule: UpdateRule) -> None:
@@ -70,7 +76,7 @@ def local_gradient(gradient: Tensor, parameter: Tensor) -> Tensor:
         if gradient.placements != parameter.placements:
             gradient = gradient.redistribute(parameter.device_mesh, parameter.placements)
     # A lazily conjugated gradient has no real view; a parameter never is one.
-    return local(gradient).resolve_conj() if is_sharded(gradient) else local(gradient.resolve_conj())
+    return local(gradient.resolve_conj())
 
 
 def local_state(state: State, parameter: Tensor) -> State:
@@ -130,14 +136,36 @@ def check_state(key: object, state: Mapping[str, Any], parameter: Tensor) -> Non
 
 
 def place_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Place a state tensor, whole or sharded, like its parameter; it may share memory with it."""
-    if not is_sharded(parameter):
+    """Place a state tensor, whole or sharded, like its parameter; other shapes stay as they are.
+
+    The result may share memory with `value`.
+    """
+    if not is_sharded(parameter) or value.shape[: parameter.dim()] != parameter.shape:
         return value
     if is_sharded(value):
         return value.redistribute(parameter.device_mesh, parameter.placements)
     from torch.distributed.tensor import distribute_tensor
 
     # Every process loaded the same value: nothing is sent.
-    return distribute_tensor(
-        value, parameter.device_mesh, parameter.placements, src_data_rank=None
-    )
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def agree(flags: Tensor, meshes: Sequence[DeviceMesh | None]) -> Tensor:
+    """Flags `[n]` of n tensors' local parts that hold for the tensors: true if true of all parts.
+
+    One small exchange for each mesh; none if nothing is sharded.
+    """
+    together: dict[DeviceMesh, list[int]] = {}
+    for index, mesh in enumerate(meshes):
+        if mesh is not None:
+            together.setdefault(mesh, []).append(index)
+    if not together:
+        return flags
+    agreed = list(flags.unbind())
+    for mesh, indices in together.items():
+        votes = torch.stack([agreed[index] for index in indices]).int().to(mesh.device_type)
+        for group in mesh.get_all_groups():
+            torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN, group)
+        for index, vote in zip(indices, votes.bool().to(flags.device).unbind(), strict=True):
+            agreed[index] = vote
+    return torch.stack(agreed)

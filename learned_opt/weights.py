@@ -65,11 +65,16 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
     try:
         name, settings = metadata["rule"], json.loads(metadata["settings"])
         # Whatever torch.device context the caller is in, and without touching his random numbers.
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        # Ordinary tensors even under inference_mode: a bundled rule is shared with all who train.
+        with (
+            torch.inference_mode(False),
+            torch.device("cpu"),
+            torch.random.fork_rng(devices=[]),
+        ):
             rule = create_rule(name, **settings)
-        floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
-        rule.to(floating[0] if floating else torch.float32)
-        rule.load_state_dict(tensors)
+            floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
+            rule.to(floating[0] if floating else torch.float32)
+            rule.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold a rule that this version knows: {reason}") from None
@@ -111,6 +116,8 @@ def _find(name_or_path: str | PathLike[str]) -> Path:
         return Path(text)
     if os.sep in text or text.endswith(".safetensors"):
         raise ValueError(f"there is no weights file {text}")
+    if text in list_rules():
+        raise ValueError(f"{text!r} is a rule, not pretrained weights: use create_rule({text!r})")
     raise ValueError(unknown("pretrained rule", text, _bundled()))
 
 
@@ -137,7 +144,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def rule_digest(rule: UpdateRule) -> str:
-    """Name and fingerprint of a rule: equal for equal class, settings and weights."""
+    """Name and fingerprint of a rule: equal for equal class, settings and weights.
+
+    Raises:
+        ValueError: the rule is on the meta device, where weights have no values.
+    """
+    if rule.device.type == "meta":
+        raise ValueError(
+            f"rule {rule_name(rule)} is on the meta device and has no weights: "
+            'build it under torch.device("cpu")'
+        )
     digest = hashlib.sha256(json.dumps(rule.settings, sort_keys=True, default=str).encode())
     for key, value in rule.state_dict().items():
         digest.update(key.encode())

@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     parsed: Namespace = parser.parse_args(arguments)
 
     def write_config(path: Path) -> None:
-        write_atomically(path, parser.dump(parsed).encode())
+        # As a recipe: the folder is each run's own.
+        recipe = parsed.clone()
+        recipe["out"], recipe["resume"] = None, False
+        write_atomically(path, parser.dump(recipe).encode())
 
     try:
         settings = vars(parser.instantiate(parsed))
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{stop}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("\nstopped; with --resume true the comparison starts anew", file=sys.stderr)
+        print("\nstopped at once; a run goes on with --out FOLDER --resume true", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from learned_opt.names import look_up
 from learned_opt.rules import RULES
 from meta_train.settings import TrainSettings
@@ -36,6 +34,8 @@ class EvaluateSettings:
         Raises:
             ValueError: names the setting and the value.
         """
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
         for name in ("steps", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -46,10 +46,10 @@ class MainConfig:
     """What to meta-train, on what, and how to judge it.
 
     Attributes:
-        task: the family of inner problems.
-        task_settings: settings of the task, as in {"hidden": [32, 32]}.
-        rule: the update rule.
-        rule_settings: settings of the rule, as in {"hidden_size": 8}.
+        task: the family of inner problems: digits-mlp or quadratic.
+        task_settings: settings of the task's class (meta_train/tasks/), as in {"hidden": [32, 32]}.
+        rule: the update rule: lstm, gated-lstm, momentum-gated-lstm or adam-lstm.
+        rule_settings: settings of the rule's class (learned_opt/rules/), as in {"hidden_size": 8}.
         train: meta-training.
         evaluate: the comparison afterwards.
         device: "cpu", "cuda", ...; by default the GPU where there is one.
@@ -84,20 +84,3 @@ class MainConfig:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.resume and self.out is None:
             raise ValueError("resume needs out=FOLDER, the run to go on with")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the accelerator where there is one, else the CPU.
-
-    Raises:
-        ValueError: torch does not know the name or has no such device.
-    """
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used: {reason}") from None
-    return device

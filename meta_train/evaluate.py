@@ -7,6 +7,7 @@ problems; the learned one runs once, at its one default setting.
 
 from __future__ import annotations
 
+import copy
 import math
 import multiprocessing
 import pickle
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from learned_opt.rules import UpdateRule, create_rule
+from meta_train.device import choose_device
 from meta_train.seeding import generator
 from meta_train.tasks import Task
 from meta_train.unroll import InnerLoop, InnerState, stack, start
@@ -99,7 +101,7 @@ def train_curves(
     rates: Sequence[float] | None = None,
     decay_steps: float | None = None,
     check_every: int = 5,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "auto",
 ) -> Curves:
     """Train a problem per seed and rate, all at once.
 
@@ -113,7 +115,8 @@ def train_curves(
         check_every: steps between losses on all data.
         device: where to train.
     """
-    device = torch.device(device)
+    device = choose_device(device)
+    rule = rule if rule.device == device else copy.deepcopy(rule).to(device)
     problems = [task.sample(generator("evaluate", seed), device) for seed in seeds]
     batches = [generator("evaluate", seed, "batches") for seed in seeds]
     full = stack([problem.full() for problem in problems])
@@ -208,7 +211,7 @@ def compare(
     *,
     seeds: Sequence[int],
     baselines: Sequence[Baseline] = BASELINES,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "auto",
     workers: int = 1,
     on_steps: Callable[[int], object] | None = None,
 ) -> Mapping[str, list[Row]]:

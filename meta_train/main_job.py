@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from learned_opt.rules import UpdateRule, create_rule
 from learned_opt.weights import save_rule
 from meta_train import report
-from meta_train.config import EvaluateSettings, MainConfig, choose_device
+from meta_train.config import EvaluateSettings, MainConfig
+from meta_train.device import choose_device
 from meta_train.evaluate import BASELINES, Column, compare, total_steps, train_curves
 from meta_train.seeding import derive_seed
 from meta_train.stopping import Interrupted
@@ -70,18 +72,12 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
         f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
         f"{minutes:.1f} min, {trainer.diverged} diverged runs, {trainer.skipped} skipped steps"
     )
+    # Now, lest an interrupted comparison take them along; once more later, with the table.
+    save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
     columns = columns_for(task, config.evaluate)
     table = evaluate(trained, columns, config.evaluate, device, progress=config.progress)
     data = {
-        "task": config.task,
-        "rule": config.rule,
-        "seed": config.train.seed,
-        "meta_training": {
-            "outer_steps": trainer.outer_step,
-            "minutes": round(minutes, 2),
-            "diverged_runs": trainer.diverged,
-            "skipped_steps": trainer.skipped,
-        },
+        **_card(config, trainer),
         "baselines_tuned_over": {b.label: list(b.rates) for b in BASELINES},
         "columns": report.as_json(table, columns),
     }
@@ -92,6 +88,25 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
     print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
     print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
     return folder
+
+
+def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
+    """What a weights file says of its making."""
+    return {
+        "task": config.task,
+        "task_settings": config.task_settings,
+        "rule": config.rule,
+        "rule_settings": config.rule_settings,
+        "train": asdict(config.train),
+        "meta_training": {
+            "outer_steps": trainer.outer_step,
+            "stopped_early": trainer.outer_step < config.train.outer_steps,
+            "minutes": round(trainer.seconds / 60, 2),
+            "diverged_runs": trainer.diverged,
+            "skipped_steps": trainer.skipped,
+        },
+        "torch": torch.__version__,
+    }
 
 
 def columns_for(task: Task, settings: EvaluateSettings) -> list[Column]:

@@ -63,7 +63,7 @@ def _spread(figure: tuple[float, float], digits: int) -> str:
     mean, spread = figure
     if not math.isfinite(mean):
         return "diverged"
-    return f"{mean:.{digits}g} +-{spread:.1g}"
+    return f"< {FLOOR:g}" if mean < FLOOR else f"{mean:.{digits}g} +-{spread:.1g}"
 
 
 def _rates(row: Row, learned: Row) -> str:

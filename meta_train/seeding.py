@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for, not on what was drawn before.
 
 Every draw of meta-training has a generator of its own, seeded from a path such as
-(run seed, "episode", 12, "task", 3). So nothing about generators needs saving, a resumed run draws
+(run seed, "problem", run, episode). So nothing about generators needs saving, a resumed run draws
 what the unbroken one would have drawn, and a task draws the same whichever process runs it.
 """
 

@@ -14,13 +14,14 @@ class TrainSettings:
 
     Attributes:
         outer_steps: updates of the rule's weights.
-        max_minutes: stop earlier when so much time has gone by; the schedule ends with it.
+        max_minutes: stop earlier when so much time has gone by.
         runs: inner runs that are unrolled side by side.
         horizons: lengths of inner runs, in steps; each run draws one.
         window: inner steps between outer steps (the truncation length).
         unit_spread: each tensor of an inner problem is put in units of exp(U(+-this)).
         objective: "sum", "sqrt" or "log" of the inner losses.
-        second_order: differentiate through the gradients that the rule reads, too.
+        second_order: differentiate through the gradients that the rule reads, too; by default as
+            the rule says (`UpdateRule.second_order`).
         lr: rate of the meta-optimizer (Adam), warmed up over 20 steps, then a cosine to its end.
         lr_end: the last rate as a share of `lr`.
         clip: bound on the norm of the meta-gradient.
@@ -32,14 +33,14 @@ class TrainSettings:
         seed: of everything that is drawn.
     """
 
-    outer_steps: int = 400
+    outer_steps: int = 300
     max_minutes: float = 5.0
     runs: int = 4
     horizons: tuple[int, ...] = (100, 100, 100, 300)
     window: int = 20
     unit_spread: float = 1.0
     objective: str = "sqrt"
-    second_order: bool = True
+    second_order: bool | None = None
     lr: float = 5e-3
     lr_end: float = 0.05
     clip: float = 1.0

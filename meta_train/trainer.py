@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +20,10 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 from learned_opt.monitor import GateMonitor
+from learned_opt.rules import rule_name
 from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.weights import rule_digest
 from meta_train.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from meta_train.device import choose_device
 from meta_train.estimators import Estimate, truncated_backprop
 from meta_train.objectives import OBJECTIVES
 from meta_train.runs import Runs
@@ -40,7 +45,7 @@ class MetaTrainer:
         task: inner problems.
         settings: see `TrainSettings`.
         folder: gets `checkpoints/` and, through `writer`, TensorBoard events; None writes nothing.
-        device: where inner training runs.
+        device: where inner training runs; by default the GPU where there is one.
         validate: `rule -> number` to be small, on tasks that are not meta-trained on; picks the
             weights to keep. None keeps the last average.
     """
@@ -51,19 +56,20 @@ class MetaTrainer:
         task: Task,
         settings: TrainSettings,
         *,
-        folder: Path | None = None,
-        device: torch.device | str = "cpu",
+        folder: str | PathLike[str] | None = None,
+        device: torch.device | str = "auto",
         validate: Callable[[UpdateRule], float] | None = None,
     ) -> None:
         self.settings = settings
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.rule = rule.to(self.device).requires_grad_(True)
+        if not list(rule.parameters()):
+            raise ValueError(f"rule {rule_name(rule)!r} has no weights to meta-train")
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
         self.best_value = math.inf
         self.validate = validate
-        self.folder = folder
-        self.start_digest = rule_digest(rule)
+        self.folder = None if folder is None else Path(folder)
         self.meta_optimizer = torch.optim.Adam(self.rule.parameters(), settings.lr, (0.9, 0.99))
         self.runs = Runs(
             self.rule,
@@ -78,7 +84,9 @@ class MetaTrainer:
             self.rule,
             self.runs.problems[0].loss,
             vectorize=True,
-            second_order=settings.second_order,
+            second_order=(
+                rule.second_order if settings.second_order is None else settings.second_order
+            ),
         )
         self.outer_step = 0
         self.seconds = 0.0
@@ -138,11 +146,11 @@ class MetaTrainer:
         return self.best if self.validate is not None else self.average
 
     def _shown(self, estimate: Estimate) -> dict[str, str]:
-        loss = float(estimate.mean_loss)
+        loss = float(estimate.meta_loss)
         if math.isnan(self.smooth_loss):
             self.smooth_loss = loss
         self.smooth_loss += 0.05 * (loss - self.smooth_loss)
-        shown = {"inner loss": f"{self.smooth_loss:.4f}"}
+        shown = {"meta-loss": f"{self.smooth_loss:.4f}"}
         if self.diverged:
             shown["diverged"] = str(self.diverged)
         return shown
@@ -152,6 +160,11 @@ class MetaTrainer:
         objective = OBJECTIVES[settings.objective]
         estimate = truncated_backprop(self.loop, self.runs, self.outer_step, objective)
         norm = float(torch.nn.utils.get_total_norm(estimate.gradients))
+        if settings.objective != "sum" and float(estimate.mean_loss) < 0:
+            raise ValueError(
+                f"the inner loss is negative, objective {settings.objective!r} needs it positive: "
+                'set objective="sum"'
+            )
         self.diverged += estimate.diverged
         self.outer_step += 1
         if self._is_outlier(norm):
@@ -178,8 +191,6 @@ class MetaTrainer:
     def _lr(self) -> float:
         settings = self.settings
         gone = self.outer_step / settings.outer_steps
-        # On a slow machine time runs out first, and the rate must have come down by then.
-        gone = min(1.0, max(gone, self.seconds / (60 * settings.max_minutes)))
         cosine = settings.lr_end + (1 - settings.lr_end) * (1 + math.cos(math.pi * gone)) / 2
         return settings.lr * min(1.0, self.outer_step / 20) * cosine
 
@@ -253,9 +264,20 @@ class MetaTrainer:
             "skipped": self.skipped,
             "recent_norms": list(self.recent_norms),
             "runs": run_facts,
-            "start_digest": self.start_digest,
+            "made_with": self._made_with(),
         }
         write_checkpoint(self.folder / "checkpoints", self.outer_step, tensors, facts)
+
+    def _made_with(self) -> dict[str, Any]:
+        """What must be the same when a run is resumed; its length may change."""
+        settings = asdict(self.settings)
+        for name in ("outer_steps", "max_minutes", "checkpoint_every", "gates_every"):
+            del settings[name]
+        shapes = {k: list(v.shape) for k, v in self.runs.inner.parameters.items()}
+        rule = {"rule": rule_name(self.rule), "rule_settings": self.rule.settings}
+        # Through JSON, where a tuple becomes a list, as what it is compared with did.
+        facts = json.dumps({**settings, **rule, "task's tensors": shapes})
+        return dict(json.loads(facts))
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint of the folder.
@@ -270,11 +292,12 @@ class MetaTrainer:
         if not found:
             return False
         tensors, facts = read_checkpoint(found[-1])
-        if facts["start_digest"] != self.start_digest:
-            raise ValueError(
-                f"{found[-1]} was made from other initial weights: resume with the same rule, "
-                "settings and seed"
-            )
+        for name, value in self._made_with().items():
+            if facts["made_with"].get(name) != value:
+                raise ValueError(
+                    f"{found[-1]} was made with {name}={facts['made_with'].get(name)}, "
+                    f"not {value}: resume with the same task and settings"
+                )
         parts = _unflatten(tensors)
         for part in ("rule", "average", "best"):
             getattr(self, part).load_state_dict(parts[part])

@@ -6,7 +6,7 @@ built on `torch.func.functional_call` and plain `autograd.grad`. With `vectorize
 leading axis of runs, and loss and rule go through `torch.func.vmap`; the mathematics is the same
 code either way.
 
-First derivatives only (the default) is what learned optimizers are usually meta-trained with: the
+First derivatives only (the default) is what most learned optimizers are meta-trained with: the
 gradients that the rule reads are constants (Andrychowicz et al. 2016, section 2.1). Then the
 derivative of the inner loss by the inner parameters is that very gradient, which is at hand, so the
 optimizee is differentiated once, its graph is freed at once, and only the rule's own graph is kept.
@@ -135,7 +135,8 @@ class InnerLoop:
         losses, after, gradients = self._look(inner, batch)
         with torch.set_grad_enabled(self.differentiable):
             seen = _where(after.alive, losses.detach(), 0.0)
-            parameters, states = self._apply(inner, gradients, seen)
+            masked = _map(lambda value: _where(after.alive, value, 0), inner)
+            parameters, states = self._apply(masked, gradients, seen)
             moved = {
                 key: _where(after.alive, value, inner.parameters[key])
                 for key, value in parameters.items()
@@ -151,8 +152,8 @@ class InnerLoop:
         losses, buffers, gradients, seen = self._loss_and_gradients(inner, batch)
         first = torch.where(inner.first_loss.isnan(), losses.detach(), inner.first_loss)
         alive = inner.alive & self._sound(losses.detach(), first, gradients)
-        # A dead run stands still: zeros in, and its old values out, so that no NaN reaches the
-        # rule's weights through a product with zero.
+        # A dead run stands still: the rule gets zeros for it, and its old values come out, so that
+        # no NaN reaches the rule's weights through a product with zero.
         gradients = {key: _where(alive, value, 0.0) for key, value in gradients.items()}
         if self.differentiable and self.second_order:
             for value in seen.values():  # nor through the graph of its loss
@@ -211,7 +212,8 @@ class InnerLoop:
     def _sound(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
         sound = losses.isfinite() & (losses <= self.divergence * first.abs().clamp_min(1e-8))
         for gradient in gradients.values():
-            finite = gradient.detach().isfinite()
+            # Squared: rules take mean squares, and an overflow inside a rule cannot be masked.
+            finite = gradient.detach().square().isfinite()
             sound = sound & (finite.flatten(1).all(1) if self.vectorize else finite.all())
         return sound
 

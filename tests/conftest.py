@@ -107,7 +107,9 @@ def same(left, right):
 
 
 def _bytes(tensor):
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    # Not `contiguous`, which keeps the strides of an empty tensor.
+    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8)
 
 
 def without_step(state):

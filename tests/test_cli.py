@@ -7,8 +7,9 @@ import sys
 import pytest
 import yaml
 
-from learned_opt import from_pretrained, load_card
-from meta_train.cli import main
+from learned_opt import create_rule, from_pretrained, list_rules, load_card
+from meta_train.cli import build_parser, main
+from meta_train.tasks import list_tasks
 
 TINY = [
     "--task", "quadratic",
@@ -73,6 +74,9 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
         (["--train.objective", "logg"], "did you mean 'log'"),
         (["--rule_settings", '{"hiden_size": 3}'], "did you mean 'hidden_size'"),
         (["--task_settings", '{"activation": "rellu"}'], "did you mean 'relu'"),
+        (["--rule_settings", '{"hidden_size": "abc"}'], "hidden_size='abc'"),
+        (["--task_settings", '{"hidden": 5}'], "hidden=5"),
+        (["--evaluate.workers", "-1"], "workers must be at least 0, got -1"),
         (["--device", "gpu0"], "gpu0"),
         (["--outer", "3"], "--outer"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -90,6 +94,17 @@ def test_a_bad_value_gets_one_line_that_names_it(arguments, named, capsys, tmp_p
     assert named in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_the_job_runs_on_a_gpu(tmp_path):
+    assert main([*TINY, "--device", "cuda", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_help_names_every_rule_that_can_be_trained_and_every_task():
+    text = " ".join(build_parser().format_help().split())
+    trainable = [name for name in list_rules() if list(create_rule(name).parameters())]
+    assert all(name in text for name in [*trainable, *list_tasks()])
 
 
 def test_help_documents_every_setting():

@@ -244,6 +244,7 @@ def test_any_shape(tmp_path, shape):
     assert ("update_rms/0.0" in read(tmp_path).Tags()["scalars"]) == (math.prod(shape) > 0)
 
 
+@pytest.mark.filterwarnings("ignore:the update of")
 def test_survives_divergence(tmp_path):
     model, optimizer = make_optimizer(make_rule())
     with torch.no_grad():

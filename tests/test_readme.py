@@ -9,6 +9,7 @@ import torch
 import learned_opt
 from learned_opt import list_pretrained, list_rules, load_card
 from learned_opt.rules import create_rule
+from meta_train.report import FLOOR
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -34,15 +35,24 @@ def test_every_file_that_readme_links_to_is_there():
 def test_the_table_is_the_card_of_the_bundled_weights():
     table = README.split("<!-- table:")[1].split("<!-- end of table -->")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
-    columns = load_card("digits-lstm")["columns"].values()
-    shown = [row.split("|")[2:-1] for row in rows]
+    shown = [[cell.strip() for cell in row.split("|")[2:-1]] for row in rows]
     expected = []
-    for column in columns:
+    for column in load_card("digits-lstm")["columns"].values():
+        patience = max(column["steps"], 2 * column["steps"] if column["steps"] == 100 else 0)
         for figure in ("mean_loss", "final_loss"):
-            expected.append(
-                [f"{row[figure]:.2g} ± {row[figure + '_std']:.1g}" for row in column["rows"][:4]]
-            )
-    assert [[cell.strip().strip("*") for cell in row] for row in shown] == expected
+            values = [row[figure] for row in column["rows"]]
+            cells = [
+                f"< {FLOOR:g}" if row[figure] < FLOOR
+                else f"{row[figure]:.2g} ± {row[figure + '_std']:.1g}"
+                for row in column["rows"]
+            ]  # fmt: skip
+            cells[values.index(min(values))] = f"**{cells[values.index(min(values))]}**"
+            expected.append(cells)
+        steps = [row["steps_to_reach_learned"] for row in column["rows"][1:]]
+        expected.append(
+            [str(column["steps"]), *(f"{s:.0f}" if s else f"> {patience}" for s in steps)]
+        )
+    assert shown == expected
 
 
 @pytest.mark.parametrize("name", list_rules())
@@ -54,14 +64,16 @@ def test_the_state_table_is_true(name):
     assert re.search(rf"^\| `{name}` \|.*\| {held} \|$", README, re.M), (name, held)
 
 
-def test_the_swap_in_readme_runs():
-    code = README.split("```python\n")[1].split("```")[0]
+def test_the_python_in_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(code, names)
-    optimizer, model = names["optimizer"], names["model"]
-    model(torch.ones(2, 64)).sum().backward()
-    optimizer.step()
-    assert isinstance(optimizer, learned_opt.LearnedOptimizer)
+    for block in re.findall(r"```python\n(.*?)```", README, re.S):
+        exec(block, names)
+        if "optimizer" in names:
+            names["model"](torch.ones(2, 64)).sum().backward()
+            names["optimizer"].step()
+    assert isinstance(names["rule"], learned_opt.UpdateRule)
+    assert (tmp_path / "runs" / "gates").is_dir()
 
 
 @pytest.mark.parametrize("name", list_pretrained())

@@ -33,7 +33,7 @@ def make_trainer(folder=None, task=None, seed=0, validate=None, **settings):
     rule = create_rule("adam-lstm", hidden_size=4)
     task = task or create_task("quadratic", dimensions=4)
     settings = TrainSettings(**{**SETTINGS, **settings})
-    return MetaTrainer(rule, task, settings, folder=folder, validate=validate)
+    return MetaTrainer(rule, task, settings, folder=folder, validate=validate, device="cpu")
 
 
 def weights(trainer):
@@ -84,8 +84,46 @@ def test_resumed_run_equals_the_unbroken_one_bitwise(tmp_path, stop_at):
 
 def test_resume_refuses_a_checkpoint_of_another_rule(tmp_path):
     make_trainer(tmp_path).train(progress=False)
-    with pytest.raises(ValueError, match="other initial weights"):
-        make_trainer(tmp_path, seed=1).resume()
+    other = MetaTrainer(
+        create_rule("adam-lstm", hidden_size=5),
+        create_task("quadratic", dimensions=4),
+        TrainSettings(**SETTINGS),
+        folder=tmp_path,
+        device="cpu",
+    )
+    with pytest.raises(ValueError, match="rule_settings"):
+        other.resume()
+
+
+def test_resume_needs_no_particular_initial_weights(tmp_path):
+    first = make_trainer(tmp_path)
+    first.train(progress=False)
+    again = make_trainer(tmp_path, seed=1)
+    assert again.resume()
+    for one, other in zip(weights(again), weights(first), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"task": create_task("quadratic", dimensions=5)}, "task's tensors"),
+        ({"runs": 2}, "runs=3"),
+        ({"window": 2}, "window=4"),
+    ],
+)
+def test_resume_refuses_another_task_or_other_settings(tmp_path, change, named):
+    make_trainer(tmp_path).train(progress=False)
+    with pytest.raises(ValueError, match=named):
+        make_trainer(tmp_path, **change).resume()
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    make_trainer(tmp_path).train(progress=False)
+    longer = make_trainer(tmp_path, outer_steps=8)
+    assert longer.resume()
+    longer.train(progress=False)
+    assert longer.outer_step == 8
 
 
 def test_resume_names_a_damaged_checkpoint(tmp_path):
@@ -145,8 +183,51 @@ def test_diverging_runs_are_counted_replaced_and_kept_out(second_order):
     assert trainer.diverged > 0
     assert trainer.outer_step == 6
     assert all(torch.isfinite(weight).all() for weight in weights(trainer))
-    if not second_order:
-        assert trainer.skipped == 0
+    assert trainer.skipped == 0
+
+
+class Steep(Task):
+    """Finite losses whose gradients, about 1e24, overflow when a rule squares them."""
+
+    def sample(self, generator, device):
+        steep = bool(torch.randint(2, (), generator=generator))
+        slope = torch.tensor(1e24 if steep else 1.0)
+        theta = torch.full((3,), 1e-24 if steep else 1.0)
+        return Problem({"theta": theta}, {}, self.loss, lambda _: slope, lambda: slope)
+
+    @staticmethod
+    def loss(parameters, buffers, batch):
+        return (parameters["theta"] * batch).square().sum().sqrt(), buffers
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_gradients_that_overflow_inside_a_rule_count_as_divergence(second_order):
+    trainer = make_trainer(task=Steep(), runs=6, unit_spread=0.0, second_order=second_order)
+    trainer.train(progress=False)
+    assert trainer.diverged > 0
+    assert trainer.skipped == 0
+    assert all(torch.isfinite(weight).all() for weight in weights(trainer))
+
+
+def test_a_negative_loss_needs_the_sum_objective():
+    data = torch.randn(20, 2), torch.randn(20, 1)
+    task = ModuleTask(lambda: torch.nn.Linear(2, 1), lambda out, _: out.mean() - 9.0, data, 4)
+    with pytest.raises(ValueError, match='objective="sum"'):
+        make_trainer(task=task).train(progress=False)
+    make_trainer(task=task, objective="sum").train(progress=False)
+
+
+def test_a_rule_without_weights_is_refused():
+    with pytest.raises(ValueError, match="'adam' has no weights"):
+        MetaTrainer(create_rule("adam"), create_task("quadratic"), TrainSettings(), device="cpu")
+
+
+def test_the_learning_rate_follows_steps_not_the_clock():
+    trainer = make_trainer(outer_steps=100)
+    trainer.outer_step = 50
+    rate = trainer._lr()
+    trainer.seconds = 1e9
+    assert trainer._lr() == rate
 
 
 def test_the_best_average_on_validation_is_returned():

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 
@@ -17,8 +18,10 @@ from learned_opt import (
     load_rule,
     save_rule,
 )
+from learned_opt.rules import Context
 from learned_opt.weights import rule_digest
 
+LOSS = Context(loss=torch.tensor(1.0))
 SETTINGS = {
     "momentum": {"momentum": 0.5, "nesterov": True},
     "adam": {"betas": (0.8, 0.95), "eps": 1e-3},
@@ -74,6 +77,29 @@ def test_loading_touches_no_random_numbers_and_no_device_context(rule, path):
     assert same(torch.get_rng_state(), before)
     assert loaded.device.type == "cpu"
     assert same(dict(loaded.state_dict()), dict(rule.state_dict()))
+
+
+def test_a_rule_read_under_inference_mode_is_made_of_ordinary_tensors(rule, path, monkeypatch):
+    save_rule(rule, path)
+    monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"mine": path})
+    with torch.inference_mode():
+        optimizer = LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], rule="mine")
+    shared = from_pretrained("mine")
+    assert optimizer.rule is shared
+    assert not any(tensor.is_inference() for tensor in [*shared.parameters(), *shared.buffers()])
+    copied = copy.deepcopy(shared).requires_grad_(True)
+    parameter = torch.ones(2)
+    deltas, _ = copied([torch.ones(2)], [parameter], [copied.init_state(parameter)], LOSS)
+    if list(copied.parameters()):
+        deltas[0].sum().backward()
+
+
+def test_a_rule_without_values_has_no_digest(rule):
+    message = "meta device"
+    with pytest.raises(ValueError, match=message):
+        rule_digest(rule.to("meta"))
+    with pytest.raises(ValueError, match=message):
+        LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule=rule)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 50, 0.5, -1])

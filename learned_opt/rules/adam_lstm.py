@@ -1,8 +1,8 @@
 """An LSTM per coordinate that steers Adam's direction: how far, and bent which way.
 
 A learned optimizer is only as safe as what it does where it has learned nothing. This one starts as
-Adam with a step that decays in time, and its LSTM can scale each coordinate's step by a bounded
-factor and add a bounded correction, from inputs that hardly depend on the scale of the loss. The
+Adam with a step that decays in time; its LSTM scales each coordinate's step by a bounded factor and
+adds a correction to its direction, from inputs most of which do not depend on the loss's scale. The
 inputs follow RNNprop (Lv et al. 2017, arXiv 1703.03633: momentum and gradient over their root mean
 square) and the many time-scales of Wichrowska et al. 2017 (arXiv 1703.04813).
 """
@@ -26,9 +26,9 @@ AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
 class AdamLSTM(CoordinateRule):
     """delta_t = -exp(a_t) (d_t + direction_gain * b_t) / (1 + t / decay_steps).
 
-    d is Adam's direction, m_hat / sqrt(v_hat). (a, b) are read off an LSTM: a = log_range *
-    tanh(log_gain * w_a h / log_range + bias), so that exp(a) is within e^+-log_range; b = w_b h.
-    With w_a = w_b = 0 it is Adam with a decaying rate.
+    d is Adam's direction, m_hat / sqrt(v_hat). (a, b) are read off an LSTM by a linear head y:
+    a = log_range * tanh(log_gain * y_a / log_range), so that exp(a) is within e^+-log_range, and
+    b = y_b. With y = 0 it is Adam with a decaying rate.
 
     The LSTM reads, per coordinate: momenta of several decays over the fast root mean square;
     gradient and Adam's momentum over the slow one (the first clamped to +-3); the logarithm of
@@ -49,6 +49,7 @@ class AdamLSTM(CoordinateRule):
     """
 
     default_lr = 0.03
+    second_order = True
     idle_key = "slow"
 
     def __init__(

@@ -8,6 +8,8 @@ momentum puts such a cell on top of another that stores past gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,24 +22,33 @@ class GatePair(nn.Module):
     """A forget and an input gate that see features, the cell's value and their own last values.
 
     f = sigmoid(W_F [features, cell, f_last] + b_F), i likewise (Ravi & Larochelle 2017, eq. 3-4).
-    It starts as slow gradient descent: b_F ~ U(4, 5), b_I ~ U(-5, -4), weights U(+-0.01).
+    It starts as slow gradient descent: f near 1, i near 0.
 
     Args:
         features: how many features each coordinate has.
         recurrence: what a gate sees of its last step: "value" (the paper) or "logit" (the value
             before the sigmoid, as in the released code).
+        init_range: weights start uniform in +-this.
+        forget_bias: b_F starts uniform between these.
+        input_bias: b_I likewise.
     """
 
-    def __init__(self, features: int, recurrence: str) -> None:
+    def __init__(
+        self,
+        features: int,
+        recurrence: str,
+        init_range: float,
+        forget_bias: Sequence[float],
+        input_bias: Sequence[float],
+    ) -> None:
         super().__init__()
         if recurrence not in ("value", "logit"):
             raise ValueError(f"recurrence must be 'value' or 'logit', got {recurrence!r}")
         self.recurrence = recurrence
+        weight = torch.empty(features + 2, 2, dtype=torch.float32)
         # Two columns, f and i; the last row weighs the gate's own last value.
-        self.weight = nn.Parameter(
-            torch.empty(features + 2, 2, dtype=torch.float32).uniform_(-0.01, 0.01)
-        )
-        self.bias = nn.Parameter(torch.stack([_uniform(4.0, 5.0), _uniform(-5.0, -4.0)]))
+        self.weight = nn.Parameter(weight.uniform_(-init_range, init_range))
+        self.bias = nn.Parameter(torch.stack([_uniform(*forget_bias), _uniform(*input_bias)]))
 
     def forward(
         self, features: Tensor, cell: Tensor, last: Tensor
@@ -72,6 +83,9 @@ class GatedLSTM(CoordinateRule):
         p: the preprocessing constant of Andrychowicz et al. 2016.
         use_loss: let it read the loss (as in the paper; a driver must then give it).
         recurrence: see `GatePair`.
+        init_range: initial weights of gates and LSTMs are uniform in +-this.
+        forget_bias: initial bias of forget gates, uniform between these.
+        input_bias: initial bias of input gates, uniform between these.
     """
 
     default_lr = 1.0
@@ -84,14 +98,28 @@ class GatedLSTM(CoordinateRule):
         p: float = 10.0,
         use_loss: bool = True,
         recurrence: str = "value",
+        init_range: float = 0.01,
+        forget_bias: Sequence[float] = (4.0, 5.0),
+        input_bias: Sequence[float] = (-5.0, -4.0),
     ) -> None:
-        super().__init__(hidden_size=hidden_size, p=p, use_loss=use_loss, recurrence=recurrence)
-        _check_reader(hidden_size, p)
+        forget_bias, input_bias = tuple(forget_bias), tuple(input_bias)
+        super().__init__(
+            hidden_size=hidden_size,
+            p=p,
+            use_loss=use_loss,
+            recurrence=recurrence,
+            init_range=init_range,
+            forget_bias=forget_bias,
+            input_bias=input_bias,
+        )
+        _check(hidden_size, p, init_range, forget_bias, input_bias)
         self.p = p
         self.use_loss = use_loss
         self.hidden_size = hidden_size
-        self.reader = _reader(4 if use_loss else 2, hidden_size)
-        self.gate_pair = GatePair(hidden_size or (4 if use_loss else 2), recurrence)
+        inputs = 4 if use_loss else 2
+        start = init_range, forget_bias, input_bias
+        self.reader = _reader(inputs, hidden_size, init_range)
+        self.gate_pair = GatePair(hidden_size or inputs, recurrence, *start)
 
     def required_context(self) -> frozenset[str]:
         """The loss, unless `use_loss=False`."""
@@ -132,6 +160,9 @@ class MomentumGatedLSTM(CoordinateRule):
         p: the preprocessing constant of Andrychowicz et al. 2016.
         use_loss: let both LSTMs read the loss as well; a driver must then give it.
         recurrence: see `GatePair`.
+        init_range: initial weights of gates and LSTMs are uniform in +-this.
+        forget_bias: initial bias of forget gates, uniform between these.
+        input_bias: initial bias of input gates, uniform between these.
     """
 
     default_lr = 1.0
@@ -144,17 +175,30 @@ class MomentumGatedLSTM(CoordinateRule):
         p: float = 10.0,
         use_loss: bool = False,
         recurrence: str = "value",
+        init_range: float = 0.01,
+        forget_bias: Sequence[float] = (4.0, 5.0),
+        input_bias: Sequence[float] = (-5.0, -4.0),
     ) -> None:
-        super().__init__(hidden_size=hidden_size, p=p, use_loss=use_loss, recurrence=recurrence)
-        _check_reader(hidden_size, p)
+        forget_bias, input_bias = tuple(forget_bias), tuple(input_bias)
+        super().__init__(
+            hidden_size=hidden_size,
+            p=p,
+            use_loss=use_loss,
+            recurrence=recurrence,
+            init_range=init_range,
+            forget_bias=forget_bias,
+            input_bias=input_bias,
+        )
+        _check(hidden_size, p, init_range, forget_bias, input_bias)
         self.p = p
         self.use_loss = use_loss
         self.hidden_size = hidden_size
         inputs = 4 if use_loss else 2
-        self.memory_reader = _reader(inputs, hidden_size)
-        self.memory_gates = GatePair(hidden_size or inputs, recurrence)
-        self.reader = _reader(inputs, hidden_size)
-        self.gate_pair = GatePair(hidden_size or inputs, recurrence)
+        start = init_range, forget_bias, input_bias
+        self.memory_reader = _reader(inputs, hidden_size, init_range)
+        self.memory_gates = GatePair(hidden_size or inputs, recurrence, *start)
+        self.reader = _reader(inputs, hidden_size, init_range)
+        self.gate_pair = GatePair(hidden_size or inputs, recurrence, *start)
 
     def required_context(self) -> frozenset[str]:
         """The loss, if `use_loss=True`."""
@@ -198,15 +242,26 @@ def _uniform(low: float, high: float) -> Tensor:
     return torch.empty((), dtype=torch.float32).uniform_(low, high)
 
 
-def _check_reader(hidden_size: int, p: float) -> None:
+def _check(
+    hidden_size: int,
+    p: float,
+    init_range: float,
+    forget_bias: Sequence[float],
+    input_bias: Sequence[float],
+) -> None:
     if hidden_size < 0:
         raise ValueError(f"hidden_size must be at least 0, got {hidden_size}")
     if not p > 0:
         raise ValueError(f"p must be positive, got {p}")
+    if not init_range >= 0:
+        raise ValueError(f"init_range must be at least 0, got {init_range}")
+    for name, bounds in (("forget_bias", forget_bias), ("input_bias", input_bias)):
+        if len(bounds) != 2 or not bounds[0] <= bounds[1]:
+            raise ValueError(f"{name} must be two ordered bounds, got {bounds}")
 
 
-def _reader(inputs: int, hidden_size: int) -> LSTMCell | None:
-    return LSTMCell(inputs, hidden_size) if hidden_size else None
+def _reader(inputs: int, hidden_size: int, init_range: float) -> LSTMCell | None:
+    return LSTMCell(inputs, hidden_size, 0.0, init_range) if hidden_size else None
 
 
 def _reader_state(prefix: str, hidden_size: int) -> dict[str, tuple[int, ...]]:

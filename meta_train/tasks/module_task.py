@@ -52,7 +52,7 @@ class ModuleTask(Task):
 
     def _seeded_module(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
             return self.make_module()
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:

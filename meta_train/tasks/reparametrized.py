@@ -34,11 +34,12 @@ class Reparametrized(Task):
             raise ValueError(f"spread must be at least 0, got {spread}")
         self.task = task
         self.spread = spread
+        # All problems of a task share one loss.
+        self._inner_loss = task.sample(torch.Generator().manual_seed(0), torch.device("cpu")).loss
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw a problem of `task` and a unit for each tensor."""
         problem = self.task.sample(generator, device)
-        self._inner_loss = problem.loss
         logs = (2 * torch.rand(len(problem.parameters), generator=generator) - 1) * self.spread
         units = dict(zip(problem.parameters, logs.exp().to(device), strict=True))
         return replace(

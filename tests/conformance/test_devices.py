@@ -9,7 +9,7 @@ from conftest import clones, make_model, make_optimizer, make_rule, same, step_w
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learned_opt import LearnedOptimizer, list_rules
+from learned_opt import LearnedOptimizer, guard, list_rules
 
 LOW_DTYPES = [torch.bfloat16, torch.float16]
 
@@ -128,7 +128,9 @@ class _Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["float lr", "tensor lr"])
-def test_30_a_step_never_waits_for_the_device(rule, lr):
+def test_30_a_step_never_waits_for_the_device(rule, lr, monkeypatch):
+    # Values on the CPU can be read at once, and are; here the step must take the way of a GPU.
+    monkeypatch.setattr(guard, "_is_readable", lambda values: False)
     optimizer, _ = make_optimizer(rule, torch.ones(3), torch.ones(2, 2), lr=lr, chunk_size=3)
     loss = torch.tensor(1.0)
     for p in optimizer.param_groups[0]["params"]:
@@ -204,6 +206,21 @@ def test_31_a_compiled_step_equals_the_eager_one_and_is_not_compiled_again(rule,
         counts.append(counter.frame_count)
     torch.testing.assert_close(parameters, expected)
     assert counts[1] == counts[4] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rule_name", ["adam", "lstm"])
+def test_31_a_compiled_step_in_chunks_equals_the_eager_one(rule):
+    torch._dynamo.reset()
+    optimizer, parameters = make_optimizer(rule, torch.ones(7), torch.ones(2, 2), chunk_size=3)
+    plain, expected = make_optimizer(rule, torch.ones(7), torch.ones(2, 2), chunk_size=3)
+    compiled = torch.compile(optimizer.step, backend="aot_eager")
+    for k in range(3):
+        for p in [*parameters, *expected]:
+            p.grad = torch.full_like(p, 1.0 + k)
+        compiled()
+        plain.step()
+    torch.testing.assert_close(parameters, expected)
 
 
 def peak_of_a_step(rule, size, chunk_size):

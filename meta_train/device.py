@@ -1,0 +1,24 @@
+"""Which device to run on."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is the accelerator where there is one, else the CPU.
+
+    Raises:
+        ValueError: torch does not know the name or has no such device.
+    """
+    if isinstance(name, torch.device):
+        return name
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from None
+    return device

@@ -1,0 +1,87 @@
+"""Test functions that run in two processes at once.
+
+    @on_two_processes
+    def test_sum(folder): ...  # runs in both, with torch.distributed set up (gloo)
+
+All such functions of a session share one start of the processes (seconds), at the first of them.
+They run in order; the first that fails is the last that runs, as the processes no longer agree on
+where they are.
+"""
+
+import functools
+import importlib
+import os
+import traceback
+import warnings
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+RANKS = 2
+_BODIES = {}
+_FAILURES = {}
+
+
+def on_two_processes(body):
+    """Make a test out of a function that both processes run, each given the same empty folder."""
+    _BODIES[body.__name__] = body
+
+    # Not functools.wraps: pytest would look for the argument of the body.
+    def test(request, tmp_path_factory):
+        if not _FAILURES:
+            _run(request.session.items, tmp_path_factory.mktemp("processes"))
+        if _FAILURES[body.__name__]:
+            pytest.fail("\n".join(_FAILURES[body.__name__]), pytrace=False)
+
+    functools.update_wrapper(test, body, updated=())
+    del test.__wrapped__
+    return test
+
+
+def _run(items, folder):
+    """Run those of the session's tests that need two processes, and keep how they failed."""
+    tests = [(item.module.__name__, item.name) for item in items if item.name in _BODIES]
+    for _, name in tests:
+        _FAILURES[name] = ["not run: a test before it failed"]
+    torch.multiprocessing.spawn(_work, (tests, folder), nprocs=RANKS)
+    for _, name in tests:
+        reports = [folder / f"{name}.{rank}" for rank in range(RANKS)]
+        if any(report.exists() for report in reports):
+            texts = [report.read_text() if report.exists() else "" for report in reports]
+            _FAILURES[name] = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text]
+
+
+def _work(rank, tests, folder):
+    torch.set_num_threads(1)
+    _be_strict_about_warnings()
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=60),
+    )
+    for module, name in tests:
+        report = folder / f"{name}.{rank}"
+        (folder / name).mkdir(exist_ok=True)
+        try:
+            importlib.import_module(module)
+            _BODIES[name](folder / name)
+            dist.barrier()
+        except BaseException:  # what pytest.raises raises is no Exception
+            report.write_text(traceback.format_exc())
+            os._exit(0)  # the other process fails in its next exchange with this one
+        report.write_text("")
+    dist.destroy_process_group()
+
+
+def _be_strict_about_warnings():
+    warnings.simplefilter("error")
+    # Of torch.distributed.optim, while it is imported.
+    deprecated = r"`torch\.jit\.(script|interface)` is deprecated"
+    warnings.filterwarnings("ignore", deprecated, DeprecationWarning)
+    # Of a checkpoint with no_dist=True, which is what it says.
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)

@@ -1,0 +1,125 @@
+"""Models on one and two processes, alike but for how they are spread, and how to compare them."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from processes import RANKS
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from learned_opt import LearnedOptimizer
+
+RULES = ["adam", "lstm", "adam-lstm", "gated-lstm"]
+
+
+def make_model(seed=0, dtype=torch.float32):
+    """Shards of unequal size, and empty ones on the second process: weight [1, 5], bias [1]."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+
+
+def make_sharded(rule, seed=0):
+    model = make_model(seed, rule.dtype)
+    mesh = init_device_mesh("cpu", (RANKS,))
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model, LearnedOptimizer(model.parameters(), rule=rule)
+
+
+def make_replicated(rule, seed=0):
+    model = DistributedDataParallel(make_model(seed))
+    return model, LearnedOptimizer(model.parameters(), rule=rule)
+
+
+def make_alone(rule, seed=0):
+    model = make_model(seed, rule.dtype)
+    return model, LearnedOptimizer(model.parameters(), rule=rule)
+
+
+def train(model, optimizer, steps, alone=False):
+    """Each process sees its half of a batch; all give the optimizer the loss of the whole."""
+    dtype = next(model.parameters()).dtype
+    inputs = torch.linspace(-1, 1.5, 24, dtype=dtype).reshape(8, 3)
+    targets = inputs.prod(1, keepdim=True)
+    mine = slice(None) if alone else slice(dist.get_rank(), None, RANKS)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(inputs[mine]), targets[mine])
+        loss.backward()
+        loss = loss.detach()
+        if not alone:
+            dist.all_reduce(loss)
+            loss /= RANKS
+        return loss
+
+    for _ in range(steps):
+        optimizer.step(closure)
+
+
+def snapshot(model, optimizer):
+    """The weights and the state, of sharded tensors this process's part."""
+    parameters = list(model.parameters())
+    states = [optimizer.state[parameter] for parameter in parameters]
+    return [
+        [part(parameter) for parameter in parameters],
+        [{key: part(value) for key, value in state.items()} for state in states],
+    ]
+
+
+def part(tensor):
+    tensor = tensor.detach()
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).clone()
+
+
+def whole(tensor):
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def whole_weights(model):
+    return [whole(parameter) for parameter in model.parameters()]
+
+
+def whole_states(model, optimizer):
+    states = [optimizer.state[parameter] for parameter in model.parameters()]
+    return [whole(value) for state in states for value in state.values()]
+
+
+def save(folder, model, optimizer, **how):
+    state = {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+    dcp.save(state, checkpoint_id=folder, **how)
+
+
+def load(folder, model, optimizer, **how):
+    state = {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+    dcp.load(state, checkpoint_id=folder, **how)
+    set_model_state_dict(model, state["model"])
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+
+
+def assert_close(actual, expected, tolerance=1e-6):
+    for left, right in zip(actual, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=tolerance)
+
+
+def refusal(kind, function, *arguments, **settings):
+    """The message with which a call is refused."""
+    with pytest.raises(kind) as caught:
+        function(*arguments, **settings)
+    return str(caught.value)

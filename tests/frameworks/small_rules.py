@@ -1,0 +1,43 @@
+"""What the framework tests share: small learned rules, and runs that are stopped and resumed."""
+
+import io
+
+import pytest
+import torch
+from conftest import clones, make_rule
+
+SETTINGS = {
+    "adam-lstm": {"hidden_size": 4},
+    "lstm": {"hidden_sizes": (4,)},
+    "gated-lstm": {"hidden_size": 4, "use_loss": False},
+}
+
+each_rule = pytest.mark.parametrize("rule_name", SETTINGS)
+
+
+def small_rule(name="adam-lstm"):
+    return make_rule(name, spread=0.1, **SETTINGS[name])
+
+
+def loss_rule():
+    """A rule that cannot step without the loss."""
+    return make_rule("gated-lstm", spread=0.1, hidden_size=4)
+
+
+def snapshot(model, optimizer):
+    """Everything that a resumed run must share with the unbroken one: compare with `same`."""
+    return clones(model.state_dict().values()), optimizer.state_dict()
+
+
+def steps_taken(optimizer):
+    """The number of steps that every parameter has taken."""
+    (steps,) = {int(state["step"]) for state in optimizer.state_dict()["state"].values()}
+    return steps
+
+
+def through_a_file(value):
+    """Save and load as a careful user would."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

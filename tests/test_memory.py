@@ -1,0 +1,68 @@
+"""What a step allocates, as the allocator sees it, and the tables of benchmarks/step_cost.py."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_optimizer, make_rule, step_with
+
+from learned_opt import create_rule, list_rules
+
+SMALL = {
+    "lstm": {"hidden_sizes": (4, 4)},
+    "gated-lstm": {"hidden_size": 4},
+    "momentum-gated-lstm": {"hidden_size": 4},
+    "adam-lstm": {"hidden_size": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def step_cost():
+    path = Path(__file__).parents[1] / "benchmarks" / "step_cost.py"
+    spec = importlib.util.spec_from_file_location("step_cost", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_peak_of_a_step_follows_the_chunk_and_not_the_parameter(rule_name, step_cost):
+    def peak(size, chunk_size):
+        rule = make_rule(rule_name, **SMALL.get(rule_name, {})).requires_grad_(False)
+        optimizer, (parameter,) = make_optimizer(rule, torch.ones(size), chunk_size=chunk_size)
+        optimizer.init_state()
+        gradient = torch.ones(size)
+        return step_cost.peak_bytes(lambda: step_with(optimizer, gradient))
+
+    small = peak(250_000, 4096)
+    assert small > 4096 * 4
+    assert peak(500_000, 4096) <= 1.02 * small
+    assert peak(250_000, 65536) == pytest.approx(16 * small, rel=0.1)
+
+
+def test_the_benchmark_measures_every_rule_beside_adamw(rule_name, step_cost):
+    milliseconds, ratio, peak, other = step_cost.measure(rule_name, 2000, turns=1)
+    assert milliseconds > 0
+    assert ratio > 0
+    assert peak > other >= 0
+
+
+@pytest.mark.parametrize("size", [10**5, 10**6])
+def test_the_benchmarks_models_have_the_size_that_they_claim(size, step_cost):
+    parameters = step_cost.make_parameters(size)
+    assert sum(p.numel() for p in parameters) == pytest.approx(size, rel=0.05)
+
+
+def test_the_table_of_state_sizes_is_what_the_rules_really_keep(step_cost, capsys):
+    step_cost.print_state()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    shown = {}
+    for row in rows:
+        name, size = row.strip("| ").split(" | ")
+        shown[name] = int(size)
+    for name in list_rules():
+        optimizer, (parameter,) = make_optimizer(create_rule(name), torch.ones(3, 4))
+        step_with(optimizer, torch.ones(3, 4))
+        kept = [value for key, value in optimizer.state[parameter].items() if key != "step"]
+        assert shown.pop(name) == sum(value.nbytes for value in kept) / 12
+    assert not shown
