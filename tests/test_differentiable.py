@@ -23,7 +23,8 @@ def test_innerloop_ctx_takes_any_rule_and_gradients_reach_its_weights(rule):
     assert all(w.grad is not None and w.grad.isfinite().all() for w in rule.parameters())
     assert any(w.grad.abs().max() > 0 for w in rule.parameters()) or not list(rule.parameters())
     assert same([p.detach() for p in model.parameters()], before)
-    assert loss < model_loss(model) or list(rule.parameters())
+    if not list(rule.parameters()):  # a rule with random weights need not descend
+        assert loss < model_loss(model)
 
 
 def test_the_inner_loop_starts_from_the_optimizers_state(rule):
