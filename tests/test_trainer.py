@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import threading
 
 import pytest
 import torch
@@ -142,7 +141,14 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_signal_leaves_a_checkpoint_of_the_step_in_hand(tmp_path, number):
     trainer = make_trainer(tmp_path, outer_steps=10_000, checkpoint_every=10_000)
-    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    after_step = trainer._after_step
+
+    def kill_after(*arguments):
+        after_step(*arguments)
+        if trainer.outer_step == 3:
+            os.kill(os.getpid(), number)
+
+    trainer._after_step = kill_after
     with pytest.raises(Interrupted, match=signal.Signals(number).name):
         trainer.train(progress=False)
     resumed = make_trainer(tmp_path, outer_steps=10_000, checkpoint_every=10_000)
