@@ -9,6 +9,9 @@ from conftest import make_optimizer, make_rule, step_with
 
 from learned_opt import create_rule, list_rules
 
+# torch 2.11 warns whenever a profiler starts.
+pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
+
 SMALL = {
     "lstm": {"hidden_sizes": (4, 4)},
     "gated-lstm": {"hidden_size": 4},
