@@ -66,7 +66,8 @@ def peak_bytes(step):
 def measure(rule_name, size, turns):
     """Milliseconds of a step, ratio to AdamW's, peak MiB of a step, and of AdamW's."""
     rule = create_rule(rule_name).requires_grad_(False)
-    learned = make_step(LearnedOptimizer(make_parameters(size), lr=1e-3, rule=rule))
+    parameters = make_parameters(size)
+    learned = make_step(LearnedOptimizer(parameters, lr=1e-3, rule=rule, total_steps=1000))
     fused = make_step(torch.optim.AdamW(make_parameters(size), lr=1e-3, fused=True))
     learned(), fused()  # makes the state
     # A single small step is too short to time.

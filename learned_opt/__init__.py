@@ -3,6 +3,12 @@
 >>> optimizer = learned_opt.LearnedOptimizer(model.parameters())
 """
 
+from learned_opt.initializers import (
+    Initialization,
+    adapt,
+    load_initialization,
+    save_initialization,
+)
 from learned_opt.monitor import GateMonitor
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules import UpdateRule, create_rule, list_rules
@@ -16,14 +22,18 @@ from learned_opt.weights import (
 
 __all__ = [
     "GateMonitor",
+    "Initialization",
     "LearnedOptimizer",
     "UpdateRule",
+    "adapt",
     "create_rule",
     "from_pretrained",
     "list_pretrained",
     "list_rules",
     "load_card",
+    "load_initialization",
     "load_rule",
+    "save_initialization",
     "save_rule",
 ]
 __version__ = "0.1.0"

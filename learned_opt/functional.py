@@ -8,7 +8,7 @@ the unroll of `meta_train` and the bridge to `higher` all call the functions her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -52,7 +52,7 @@ def apply_rule(
 
 
 def propose(
-    rule: UpdateRule,
+    rule: UpdateRule | Callable[..., tuple[list[Tensor], list[State]]],
     gradients: Sequence[Tensor],
     parameters: Sequence[Tensor],
     states: Sequence[State],
@@ -60,7 +60,10 @@ def propose(
     *,
     maximize: bool = False,
 ) -> tuple[list[Tensor], list[State]]:
-    """Ask the rule for its deltas, with gradients and loss negated where `maximize` says so."""
+    """Ask the rule, or a function with its signature, for its deltas.
+
+    Gradients and loss are negated where `maximize` says so.
+    """
     if maximize:
         gradients = [-gradient for gradient in gradients]
         loss = None if context.loss is None else -context.loss

@@ -44,7 +44,8 @@ class GateMonitor:
     - `saturated/<tensor>/<gate>`: the share of values below 0.05 or above 0.95 (`saturated`);
     - `update_rms/<tensor>`: the root mean square of `lr * delta` (without weight decay);
     - `heat_maps/<gate>`: sampled coordinates by steps, every `heat_map_every` observations and at
-      the end. Where a gate has `H` units per coordinate, row k shows unit k modulo H.
+      the end. Where a gate has `H` units per coordinate, row k shows unit k modulo H; where all
+      coordinates share it, row k shows unit k.
 
     Training is untouched: nothing is changed and no global random number is drawn. Rules that are
     not `CoordinateRule`s are asked about whole tensors; rules without gates get `update_rms` only.
@@ -306,4 +307,5 @@ def _by_coordinate(values: Tensor, dims: int) -> Floats:
     values = values.float()
     table = values.flatten(dims) if values.dim() > dims else values.unsqueeze(-1)
     array: Floats = table.reshape(-1, table.shape[-1]).cpu().numpy()
-    return array
+    # One gate for the whole tensor: its units take the coordinates' place.
+    return array.T if len(array) == 1 else array

@@ -46,9 +46,11 @@ class MainConfig:
     """What to meta-train, on what, and how to judge it.
 
     Attributes:
-        task: the family of inner problems: digits-mlp or quadratic.
+        task: the family of inner problems: digits-mlp, quadratic, test-functions,
+            logistic-regression, random-mlp, conv, autoencoder, char-rnn, char-transformer or
+            mixture (of several).
         task_settings: settings of the task's class (meta_train/tasks/), as in {"hidden": [32, 32]}.
-        rule: the update rule: lstm, gated-lstm, momentum-gated-lstm or adam-lstm.
+        rule: the update rule: lstm, gated-lstm, momentum-gated-lstm, adam-lstm or step-size-lstm.
         rule_settings: settings of the rule's class (learned_opt/rules/), as in {"hidden_size": 8}.
         train: meta-training.
         evaluate: the comparison afterwards.
@@ -80,6 +82,8 @@ class MainConfig:
         """
         look_up("task", self.task, TASKS)
         look_up("rule", self.rule, RULES)
+        if self.train.inner_lr is not None:
+            raise ValueError("train.inner_lr is of few-shot rows: here a rule has its own rate")
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.resume and self.out is None:

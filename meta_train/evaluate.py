@@ -23,42 +23,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from learned_opt.rules import UpdateRule, create_rule
+from meta_train.baselines import BASELINES, SCHEDULES, Baseline
 from meta_train.device import choose_device
+from meta_train.inner_state import InnerState, stack, start
 from meta_train.seeding import generator
 from meta_train.tasks import Task
-from meta_train.unroll import InnerLoop, InnerState, stack, start
-
-
-def rate_grid(low: float, high: float, per_decade: int = 3) -> tuple[float, ...]:
-    """Rates from `low` to `high`, evenly spaced in the logarithm."""
-    count = round(per_decade * math.log10(high / low)) + 1
-    return tuple(low * 10 ** (k / per_decade) for k in range(count))
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A hand-designed optimizer and the rates that it is tuned over.
-
-    Attributes:
-        label: what a reader sees.
-        rule: its registered name.
-        rates: the grid; wide enough that the best rate is not at an end.
-        decay_steps: the rate falls as 1 / (1 + t / decay_steps); None keeps it constant.
-    """
-
-    label: str
-    rule: str
-    rates: tuple[float, ...]
-    decay_steps: float | None = None
-
-
-BASELINES: tuple[Baseline, ...] = (
-    Baseline("Adam", "adam", rate_grid(1e-3, 1.0)),
-    Baseline("RMSprop", "rmsprop", rate_grid(1e-3, 1.0)),
-    Baseline("SGD + momentum", "momentum", rate_grid(1e-2, 10.0)),
-    # The decay that `adam-lstm` has built in, so that a reader can see what is learned on top.
-    Baseline("Adam, decayed", "adam", rate_grid(1e-3, 1.0), decay_steps=100.0),
-)
+from meta_train.unroll import InnerLoop
 
 
 @dataclass(frozen=True)
@@ -99,7 +69,8 @@ def train_curves(
     seeds: Sequence[int],
     steps: int,
     rates: Sequence[float] | None = None,
-    decay_steps: float | None = None,
+    schedule: str = "constant",
+    weight_decay: float = 0.0,
     check_every: int = 5,
     device: torch.device | str = "auto",
 ) -> Curves:
@@ -111,7 +82,8 @@ def train_curves(
         seeds: one problem each.
         steps: inner steps.
         rates: step sizes; None is the rule's own alone.
-        decay_steps: see `Baseline`.
+        schedule: see `Baseline`.
+        weight_decay: decoupled.
         check_every: steps between losses on all data.
         device: where to train.
     """
@@ -129,7 +101,12 @@ def train_curves(
 
     lr = torch.tensor(list(rates), device=device).repeat_interleave(len(seeds))
     loop = InnerLoop(
-        rule, problems[0].loss, vectorize=True, lr=lr, total_steps=steps, differentiable=False
+        rule,
+        problems[0].loss,
+        vectorize=True,
+        weight_decay=weight_decay,
+        total_steps=steps,
+        differentiable=False,
     )
     begin = start(rule, problems, vectorize=True)
     fields = {name: at_every_rate(getattr(begin, name)) for name in begin.__dataclass_fields__}
@@ -139,8 +116,7 @@ def train_curves(
     losses, full_losses, checked = [], [], []
     for step in range(1, steps + 1):
         batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
-        if decay_steps is not None:
-            loop = replace(loop, lr=lr / (1 + step / decay_steps))
+        loop = replace(loop, lr=lr * SCHEDULES[schedule](step, steps))
         inner, loss = loop.step(inner, at_every_rate(batch))
         losses.append(torch.where(inner.alive, loss, math.inf))
         if step % check_every == 0 or step == steps:
@@ -265,7 +241,9 @@ def _train_job(packed: bytes) -> bytes:
         seeds=seeds,
         steps=column.length(baseline),
         rates=None if baseline is None else baseline.rates,
-        decay_steps=None if baseline is None else baseline.decay_steps,
+        schedule="constant" if baseline is None else baseline.schedule,
+        weight_decay=0.0 if baseline is None else baseline.weight_decay,
+        check_every=math.gcd(5, column.steps),  # baselines that go on are looked at there, too
         device=device,
     )
     return pickle.dumps(curves)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 import time
@@ -17,17 +16,20 @@ from tqdm import tqdm
 from learned_opt.rules import UpdateRule, create_rule
 from learned_opt.weights import save_rule
 from meta_train import report
+from meta_train.baselines import BASELINES
+from meta_train.checkpoint import list_checkpoints
 from meta_train.config import EvaluateSettings, MainConfig
-from meta_train.device import choose_device
-from meta_train.evaluate import BASELINES, Column, compare, total_steps, train_curves
+from meta_train.evaluate import Column, compare, total_steps
+from meta_train.ranks import ProcessLost, Ranks, joined
 from meta_train.seeding import derive_seed
-from meta_train.stopping import Interrupted
-from meta_train.tasks import Task, create_task
+from meta_train.stopping import Interrupted, NotLearning
+from meta_train.tasks import Family, create_task
 from meta_train.trainer import MetaTrainer
+from meta_train.validator import Validator
 
 
 def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
-    """Run the job.
+    """Run the job; under `torchrun` in all processes, of which the first alone writes and prints.
 
     Args:
         config: see `MainConfig`.
@@ -41,41 +43,74 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
         ValueError: unknown names, a damaged checkpoint.
         FileExistsError: the folder holds a run and `resume` was not asked for.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
+        NotLearning: outer steps keep being of no use; the checkpoint is written.
+        ProcessLost: another process has ended; the newest checkpoint stands.
+        EndedElsewhere: another process has failed, and says why.
     """
-    device = choose_device(config.device)
+    began = time.monotonic()
     torch.set_num_threads(config.threads)
-    task = create_task(config.task, **config.task_settings)
+    with joined(config.device) as (ranks, device):
+        task = create_task(config.task, **config.task_settings)
+        trainer, folder = _meta_train(config, task, ranks, device, write_config)
+    # The others are done: nobody waits for the comparison.
+    if ranks.first:
+        _compare(config, task, trainer, folder)
+        print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
+        print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
+    return folder
+
+
+def _meta_train(
+    config: MainConfig,
+    task: Family,
+    ranks: Ranks,
+    device: torch.device,
+    write_config: Callable[[Path], object],
+) -> tuple[MetaTrainer, Path]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
-    folder = _run_folder(config)
+    # Before there is a folder: whatever is refused leaves none behind.
     trainer = MetaTrainer(
         rule,
         task,
         config.train,
-        folder=folder,
         device=device,
-        validate=_validator(task.validation(), config.evaluate.steps, device),
+        validate=Validator(task.validation(), config.evaluate.steps, device),
+        ranks=ranks,
     )
+    folder = trainer.folder = ranks.from_first(lambda: _run_folder(config))
     if config.resume and not trainer.resume():
-        raise ValueError(f"there is no checkpoint to resume from in {folder / 'checkpoints'}")
-    write_config(folder / "config.yaml")
-    _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder})")
-
-    began = time.monotonic()
+        raise ValueError(
+            f"there is no checkpoint to resume from in {folder / 'checkpoints'}: "
+            "begin without --resume"
+        )
+    hint = f"go on with --out {folder} --resume true"
+    ranks.from_first(lambda: write_config(folder / "config.yaml"))
+    if ranks.first:
+        shared = f"   ({ranks.size} processes)" if ranks.size > 1 else ""
+        _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder}){shared}")
     try:
         trained = trainer.train(progress=config.progress)
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with --out {folder} --resume true") from None
-    minutes = trainer.seconds / 60
-    _say(
-        f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
-        f"{minutes:.1f} min, {trainer.diverged} diverged runs, {trainer.skipped} skipped steps"
-    )
-    # Now, lest an interrupted comparison take them along; once more later, with the table.
-    save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
+    except (Interrupted, NotLearning) as stop:
+        raise type(stop)(f"{stop}; {hint}") from None
+    except ProcessLost as lost:
+        raise ProcessLost(f"{lost}; the newest checkpoint stands: {hint}") from lost
+    if ranks.first:
+        _say(
+            f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
+            f"{trainer.seconds / 60:.1f} min, {trainer.diverged} diverged runs, "
+            f"{trainer.descent.skipped} skipped steps"
+        )
+        # Now, lest an interrupted comparison take them along; once more later, with the table.
+        save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
+    return trainer, folder
+
+
+def _compare(config: MainConfig, task: Family, trainer: MetaTrainer, folder: Path) -> None:
+    trained = trainer.kept.rule
     columns = columns_for(task, config.evaluate)
-    table = evaluate(trained, columns, config.evaluate, device, progress=config.progress)
+    table = evaluate(trained, columns, config.evaluate, trainer.device, progress=config.progress)
     data = {
         **_card(config, trainer),
         "baselines_tuned_over": {b.label: list(b.rates) for b in BASELINES},
@@ -85,9 +120,6 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
     report.draw_curves(folder / "curves.png", table, columns)
     save_rule(trained, folder / "weights.safetensors", card=data)
     print(report.render_table(table, columns))
-    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
-    print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
-    return folder
 
 
 def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
@@ -103,22 +135,22 @@ def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
             "stopped_early": trainer.outer_step < config.train.outer_steps,
             "minutes": round(trainer.seconds / 60, 2),
             "diverged_runs": trainer.diverged,
-            "skipped_steps": trainer.skipped,
+            "skipped_steps": trainer.descent.skipped,
         },
         "torch": torch.__version__,
     }
 
 
-def columns_for(task: Task, settings: EvaluateSettings) -> list[Column]:
+def columns_for(family: Family, settings: EvaluateSettings) -> list[Column]:
     """The held-out tasks of a task, and its family at ten times the horizon."""
     steps = settings.steps
-    held_out = task.held_out()
+    held_out = family.held_out()
     columns = [
         Column(f"column{k}" if k else "family", title, held, steps, patience=2 * steps)
         for k, (title, held) in enumerate(held_out.items())
     ]
-    family = next(iter(held_out.values()))
-    return [*columns, Column("long", "same family, 10 x the steps", family, 10 * steps, 0)]
+    first = next(iter(held_out.values()))
+    return [*columns, Column("long", "same family, 10 x the steps", first, 10 * steps, 0)]
 
 
 def evaluate(
@@ -141,23 +173,13 @@ def evaluate(
         )
 
 
-def _validator(task: Task, steps: int, device: torch.device) -> Callable[[UpdateRule], float]:
-    """Mean log loss over four validation problems: blind to scale, hard on a bad end."""
-
-    def validate(rule: UpdateRule) -> float:
-        curves = train_curves(copy.deepcopy(rule), task, seeds=range(4), steps=steps, device=device)
-        return float(curves.losses.clamp_min(1e-8).log().mean())
-
-    return validate
-
-
 def _run_folder(config: MainConfig) -> Path:
     if config.out is None:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         folder = Path("runs") / f"{stamp}_{config.task}_{config.rule}_seed{config.train.seed}"
     else:
         folder = config.out
-        if not config.resume and (folder / "checkpoints").exists():
+        if not config.resume and list_checkpoints(folder / "checkpoints"):
             raise FileExistsError(
                 f"{folder} already holds a run: add --resume true, or give another --out"
             )

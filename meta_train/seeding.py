@@ -8,6 +8,8 @@ what the unbroken one would have drawn, and a task draws the same whichever proc
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +23,18 @@ def derive_seed(*path: int | str) -> int:
 def generator(*path: int | str) -> torch.Generator:
     """A CPU generator seeded for `path`."""
     return torch.Generator().manual_seed(derive_seed(*path))
+
+
+@contextmanager
+def seeded(device: torch.device, *path: int | str) -> Iterator[None]:
+    """Seed torch's global generators of the CPU and of `device` for a while, then put them back.
+
+    For what draws from them without asking, as dropout in a task's module does.
+    """
+    accelerator = device.type != "cpu"
+    kind = device.type if accelerator else "cuda"
+    with torch.random.fork_rng([device] if accelerator else [], device_type=kind):
+        torch.default_generator.manual_seed(derive_seed(*path))
+        if accelerator:
+            getattr(torch, kind).manual_seed(derive_seed(*path))
+        yield

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt.rules import CoordinateRule
 
 torch.set_num_threads(1)
+
+COORDINATE_RULES = [name for name in list_rules() if isinstance(create_rule(name), CoordinateRule)]
 
 
 def pytest_collection_modifyitems(config, items):
@@ -81,6 +84,7 @@ def step_with(optimizer, *gradients, loss=1.0):
 
 def make_optimizer(rule, *values, **settings):
     """An optimizer of new leaf parameters with these values."""
+    settings.setdefault("total_steps", 100)
     parameters = [nn.Parameter(value.clone()) for value in values]
     return LearnedOptimizer(parameters, rule=rule, **settings), parameters
 

@@ -8,7 +8,11 @@ import pytest
 import yaml
 
 from learned_opt import create_rule, from_pretrained, list_rules, load_card
+from meta_train.checkpoint import list_checkpoints
 from meta_train.cli import build_parser, main
+from meta_train.descent import META_OPTIMIZERS, SCHEDULES
+from meta_train.estimators import list_estimators
+from meta_train.objectives import OBJECTIVES
 from meta_train.tasks import list_tasks
 
 TINY = [
@@ -101,10 +105,74 @@ def test_the_job_runs_on_a_gpu(tmp_path):
     assert main([*TINY, "--device", "cuda", "--out", str(tmp_path / "run")]) == 0
 
 
-def test_help_names_every_rule_that_can_be_trained_and_every_task():
-    text = " ".join(build_parser().format_help().split())
+def test_help_names_everything_that_can_be_chosen():
+    text = "".join(build_parser().format_help().split())  # names may be broken at a hyphen
     trainable = [name for name in list_rules() if list(create_rule(name).parameters())]
-    assert all(name in text for name in [*trainable, *list_tasks()])
+    names = [*trainable, *list_tasks(), *list_estimators(), *OBJECTIVES, *SCHEDULES]
+    assert [name for name in [*names, *META_OPTIMIZERS] if name not in text] == []
+
+
+NESTED = """
+task: mixture
+task_settings:
+  families:
+    quadratic: {dimensions: 3}
+    wide: {task: quadratic, dimensions: 5}
+    random-mlp: {data: [digits], depth: [1, 1], width: [4, 5]}
+  weights: [1, 1, 2]
+rule_settings: {hidden_size: 3}
+train:
+  estimator: es
+  estimator_settings: {sigma: 0.02, clip: 2.0}
+  horizon_stages: [[2, 3], [4, 5]]
+  imitate: adam
+  imitate_weight: [0.5, 0.1]
+  outer_steps: 3
+  groups: 2
+  runs: 2
+  validate_every: 2
+  gates_every: 2
+evaluate: {steps: 3, seeds: 1, workers: 1}
+device: cpu
+"""
+
+
+@pytest.mark.slow
+def test_a_nested_configuration_of_a_family_of_families_runs_and_is_recorded(tmp_path, capsys):
+    (tmp_path / "job.yaml").write_text(NESTED)
+    out = tmp_path / "run"
+    assert main(["--config", str(tmp_path / "job.yaml"), "--out", str(out)]) == 0
+    recorded = yaml.safe_load((out / "config.yaml").read_text())
+    given = yaml.safe_load(NESTED)
+    assert recorded["task_settings"] == given["task_settings"]
+    assert {key: recorded["train"][key] for key in given["train"]} == given["train"]
+    titles = [c["title"] for c in json.loads((out / "table.json").read_text())["columns"].values()]
+    assert any(title.startswith("wide: ") for title in titles)
+    capsys.readouterr()
+    assert main(["--config", str(out / "config.yaml"), "--out", str(out), "--resume", "true"]) == 0
+    assert "meta-trained adam-lstm on mixture: 3 outer steps" in capsys.readouterr().out
+
+
+def test_a_run_that_learns_nothing_says_so_in_one_line_and_is_saved(tmp_path, capsys):
+    out = tmp_path / "run"
+    useless = ["--train.outlier", "1e-9", "--train.max_skipped", "3", "--progress", "false"]
+    assert main([*TINY, *useless, "--train.checkpoint_every", "1000", "--out", str(out)]) == 3
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert "stopped after outer step 3: the last 3 meta-gradients" in error
+    assert f"go on with --out {out} --resume true" in error
+    assert [path.name for path in list_checkpoints(out / "checkpoints")] == [
+        "step-00000003.safetensors"
+    ]
+
+
+def test_resume_without_a_checkpoint_and_a_start_after_a_killed_first_save(tmp_path, capsys):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / ".step-00000001.safetensors.abc").write_bytes(b"half")
+    assert main([*TINY, "--out", str(out), "--resume", "true"]) == 2
+    assert "begin without --resume" in capsys.readouterr().err
+    assert main([*TINY, "--out", str(out)]) == 0
 
 
 def test_help_documents_every_setting():

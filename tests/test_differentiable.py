@@ -12,7 +12,7 @@ from learned_opt.differentiable import DifferentiableLearnedOptimizer
 
 def test_innerloop_ctx_takes_any_rule_and_gradients_reach_its_weights(rule):
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     before = [p.detach().clone() for p in model.parameters()]
     with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
         assert isinstance(diffopt, DifferentiableLearnedOptimizer)
@@ -30,7 +30,7 @@ def test_innerloop_ctx_takes_any_rule_and_gradients_reach_its_weights(rule):
 def test_the_inner_loop_starts_from_the_optimizers_state(rule):
     model = make_model(torch.float64)
     rule.double()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     train(model, optimizer, 3)
     with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
         for _ in range(2):
@@ -48,7 +48,7 @@ def test_a_rule_that_reads_the_loss_is_given_it():
     for scale in (1.0, 1.0 + 1e-3):
         model = make_model()
         rule = make_rule("gated-lstm", spread=0.3)
-        optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+        optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
         with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
             loss = model_loss(fast)
             # The same gradients, another loss.
@@ -64,7 +64,7 @@ def test_options_of_the_groups_are_honoured(rule, options):
     for differentiable in (False, True):
         model = make_model(torch.float64)
         groups = [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[2].parameters()}]
-        optimizer = LearnedOptimizer(groups, lr=0.1, rule=rule, **options)
+        optimizer = LearnedOptimizer(groups, lr=0.1, rule=rule, total_steps=100, **options)
         if differentiable:
             with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
                 for _ in range(3):
@@ -79,7 +79,7 @@ def test_options_of_the_groups_are_honoured(rule, options):
 def test_an_lr_that_is_being_learned_gets_its_gradient(rule):
     lr = torch.tensor(0.1, requires_grad=True)
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     with higher.innerloop_ctx(model, optimizer, override={"lr": [lr]}) as (fast, diffopt):
         diffopt.step(model_loss(fast))
         (gradient,) = torch.autograd.grad(model_loss(fast), lr)
@@ -89,7 +89,7 @@ def test_an_lr_that_is_being_learned_gets_its_gradient(rule):
 def test_frozen_and_unused_parameters_stay(rule):
     model = make_model()
     model[0].weight.requires_grad_(False)
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
         diffopt.step(model_loss(fast))
         assert same(fast[0].weight.detach(), model[0].weight.detach())
@@ -98,7 +98,7 @@ def test_frozen_and_unused_parameters_stay(rule):
 
 def test_without_tracking_no_graph_is_kept_from_step_to_step(rule):
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     context = higher.innerloop_ctx(model, optimizer, track_higher_grads=False)
     with context as (fast, diffopt):
         for _ in range(2):

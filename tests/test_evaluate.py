@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, create_rule
-from meta_train.evaluate import (
-    BASELINES,
-    Baseline,
-    Column,
-    Curves,
-    compare,
-    rate_grid,
-    train_curves,
-)
+from meta_train.baselines import BASELINES, Baseline, rate_grid
+from meta_train.evaluate import Column, Curves, compare, train_curves
 from meta_train.report import as_json, draw_curves, render_table
 from meta_train.seeding import derive_seed, generator
 from meta_train.tasks import create_task
@@ -69,10 +62,24 @@ def test_the_learned_rule_is_judged_as_a_user_would_run_it():
     assert curves.final_losses(12).item() == pytest.approx(final, rel=1e-4)
 
 
-def test_decayed_baseline_follows_its_schedule():
+@pytest.mark.parametrize(
+    ("schedule", "factor"),
+    [
+        ("constant", lambda step: 1.0),
+        ("inverse", lambda step: 1 / (1 + step / 100)),
+        ("cosine", lambda step: 0.5 + 0.5 * math.cos(math.pi * step / 6)),  # 3% of 6 is no step
+    ],
+)
+def test_a_baseline_follows_its_schedule_and_decays_weights(schedule, factor):
     task = create_task("quadratic", dimensions=3)
     curves = train_curves(
-        create_rule("sgd"), task, seeds=[1], steps=6, rates=[0.01], decay_steps=2.0
+        create_rule("sgd"),
+        task,
+        seeds=[1],
+        steps=6,
+        rates=[0.01],
+        schedule=schedule,
+        weight_decay=0.1,
     )
     problem = task.sample(generator("evaluate", 1), CPU)
     w, y = problem.full()
@@ -81,7 +88,8 @@ def test_decayed_baseline_follows_its_schedule():
         loss = (w @ theta - y).square().sum()
         assert curves.losses[0, 0, step - 1].item() == pytest.approx(loss.item(), rel=1e-4)
         (gradient,) = torch.autograd.grad(loss, theta)
-        theta = (theta - 0.01 / (1 + step / 2) * gradient).detach().requires_grad_()
+        rate = 0.01 * factor(step)
+        theta = (theta - rate * (gradient + 0.1 * theta)).detach().requires_grad_()
 
 
 def test_diverged_baselines_lose_and_are_counted():

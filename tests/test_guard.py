@@ -66,7 +66,7 @@ def test_every_dtype_is_guarded(rule, dtype):
 
 def test_the_warning_comes_once_and_names_the_tensors(rule):
     model = nn.ModuleDict({"a": nn.Linear(2, 1), "b": nn.Linear(2, 1)})
-    optimizer = LearnedOptimizer(model.named_parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.named_parameters(), rule=rule, total_steps=100)
     gradients = [torch.ones_like(p) for p in model.parameters()]
     bad = [*map(spoilt, gradients[:2]), *gradients[2:]]
     with pytest.warns(RuntimeWarning, match=r"the update of a\.weight, a\.bias was not") as caught:

@@ -25,7 +25,7 @@ def losses_of_a_long_run(rule):
         matrices.append(rotation @ torch.diag(eigenvalues) @ rotation.T)
         starts.append(torch.randn(10, generator=random))
     parameters = [nn.Parameter(start.clone()) for start in starts]
-    optimizer = LearnedOptimizer(parameters, rule=rule)
+    optimizer = LearnedOptimizer(parameters, rule=rule, total_steps=STEPS)
     history = []
     for _ in range(STEPS + 1):
         for parameter, matrix in zip(parameters, matrices, strict=True):

@@ -26,7 +26,7 @@ def test_packs_keep_the_order_and_the_limit():
 
 def test_every_rule_trains_a_model_with_its_own_default_lr(rule):
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     assert optimizer.param_groups[0]["lr"] == rule.default_lr
     losses = train(model, optimizer, 30)
     assert all(torch.isfinite(torch.tensor(losses)))
@@ -92,7 +92,7 @@ class _NeedsPlan(UpdateRule):
 
 def test_a_rule_of_the_users_own_that_reads_the_plan():
     with pytest.raises(ValueError, match="total_steps"):
-        make_optimizer(_NeedsPlan(), torch.ones(1))
+        LearnedOptimizer([nn.Parameter(torch.ones(1))], rule=_NeedsPlan())
     optimizer, (parameter,) = make_optimizer(_NeedsPlan(), torch.ones(1), total_steps=4)
     seen = []
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""The LSTM rules, coordinate by coordinate in plain numpy, as the papers print them."""
+"""The LSTM rules in plain numpy, as the papers print them: by coordinate, or by tensor."""
 
 import math
 
@@ -169,6 +169,106 @@ def test_constant_gates_make_momentum_sgd_of_the_momentum_gated_lstm(hidden_size
                 parameter.grad = torch.tensor(gradient)
                 optimizer.step()
     torch.testing.assert_close(*parameters, rtol=1e-13, atol=1e-13)
+
+
+def rms(x):
+    return math.sqrt(np.mean(x**2))
+
+
+def cosine(x, y):
+    return np.sum(x * y) / (np.linalg.norm(x) * np.linalg.norm(y) + 1e-30)
+
+
+class SteeredTensor:
+    """One tensor under `step-size-lstm`, in three parts as the mean cosine needs all tensors'."""
+
+    def __init__(self, rule, parameter):
+        self.rule, self.p, self.t = rule, parameter, 0
+        self.m9, self.m99, self.v = (np.zeros(parameter.shape) for _ in range(3))
+        self.lstm, self.log_scale, self.losses = Cell(rule.lstm), 0.0, []
+        self.first_rms = rms(parameter)
+
+    def look(self, g, loss, total_steps):
+        """The features in the order in which the class lists them, but for the mean cosine."""
+        self.t += 1
+        t, self.g, self.last = self.t, g, self.m9 / np.sqrt(self.v + 1e-24)
+        cosines = [cosine(g, before) for before in (self.m9, self.m99, self.last)]
+        self.m9 = 0.9 * self.m9 + 0.1 * g
+        self.m99 = 0.99 * self.m99 + 0.01 * g
+        self.v = 0.99 * self.v + 0.01 * g**2
+        hat = np.sqrt(self.v / (1 - 0.99**t))
+        self.d = self.m9 / (1 - 0.9**t) / hat
+        self.d99 = self.m99 / (1 - 0.99**t) / hat
+        log_g = math.log(rms(g))
+        surprise = 0.0 if t == 1 else np.clip(log_g - self.mean_log, -4, 4)
+        self.mean_log = log_g if t == 1 else self.mean_log + 0.05 * surprise
+        progress = min((t - 1) / total_steps, 1)
+        warm = min(t / max(0.03 * total_steps, 1), 1)
+        self.schedule = warm * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+        if loss is not None:
+            fast, slow, first, best = self.losses or (loss,) * 4
+            fast, slow = 0.9 * fast + 0.1 * loss, 0.99 * slow + 0.01 * loss
+            self.losses = fast, slow, first, min(best, fast)
+        ratios = [math.log(self.losses[0] / x) for x in self.losses[1:]] if self.losses else [0] * 3
+        size = math.log(3e-3 * self.schedule * math.exp(self.log_scale) / (rms(self.p) + 1e-3))
+        return cosines[0], [
+            surprise,
+            *(2 * x for x in cosines),
+            math.log(rms(self.d)) + 1,
+            math.log(rms(self.d99)) + 1.5,
+            0.5 * (size + 4),
+            math.log((rms(self.p) + 1e-3) / (self.first_rms + 1e-3)),
+            2 * (progress - 0.5),
+            0.5 * (math.log(t) - 4.5),
+            0.5 * (math.log(total_steps) - 6),
+            float(g.ndim <= 1),
+            0.3 * (math.log(g.size) - 6),
+            float(loss is not None),
+            2 * ratios[0],
+            0.5 * ratios[1],
+            2 * ratios[2],
+        ]
+
+    def move(self, features, mean_cosine, lr):
+        features = np.clip([*features[:11], 2 * mean_cosine, *features[11:]], -4, 4)
+        head = self.rule.head
+        y = head.weight.detach().numpy() @ self.lstm(features) + head.bias.detach().numpy()
+        size = lr * self.schedule * math.exp(np.clip(self.log_scale + 2 * y[0], -6, 4))
+        self.log_scale = np.clip(self.log_scale + 0.1 * y[1], -6, 4)
+        scaled = self.g / np.sqrt(self.v)
+        parts = (self.d, self.d99, self.m9, scaled, self.p)
+        factors = (1 + y[2] / 2, y[3] / 2, y[4] / 2, y[5] / 2, max(y[6], 0) / 2)
+        mix = sum(k * part / rms(part) for k, part in zip(factors, parts, strict=True))
+        self.p = self.p - size * mix / rms(mix)
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+@pytest.mark.parametrize("total_steps", [8, 400])
+def test_step_size_lstm_is_its_equations(total_steps, with_loss):
+    rule = make_rule("step-size-lstm", torch.float64, spread=0.5)
+    random = np.random.default_rng(1)
+    starts = [random.normal(size=shape) for shape in ((3, 4), (5,))]
+    tensors = [SteeredTensor(rule, start) for start in starts]
+    parameters = [torch.tensor(start) for start in starts]
+    states = [rule.init_state(p) for p in parameters]
+    for step in range(12):
+        gradients = [(0.3 + step) * random.normal(size=start.shape) + start for start in starts]
+        loss = 2.0 / (1 + step) + 0.3 * (-1) ** step if with_loss else None
+        looks = [t.look(g, loss, total_steps) for t, g in zip(tensors, gradients, strict=True)]
+        mean = np.mean([of_m9 for of_m9, _ in looks])
+        for tensor, (_, features) in zip(tensors, looks, strict=True):
+            tensor.move(features, mean, 0.05)
+        context = Context(
+            loss=None if loss is None else torch.tensor(loss, dtype=torch.float64),
+            total_steps=torch.tensor(float(total_steps)),
+        )
+        with torch.no_grad():
+            given = [torch.tensor(g) for g in gradients], parameters, states
+            deltas, states = rule(*given, context)
+        parameters = [p + 0.05 * d for p, d in zip(parameters, deltas, strict=True)]
+        expected = [torch.tensor(tensor.p) for tensor in tensors]
+        # The rule keeps the scales of its features in float32.
+        torch.testing.assert_close(parameters, expected, rtol=1e-7, atol=1e-7)
 
 
 def test_defaults_are_the_papers():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import clones, make_model, make_rule, same, train, without_step
+from conftest import COORDINATE_RULES, clones, make_model, make_rule, same, train, without_step
 from torch.func import functional_call, vmap
 
 from learned_opt import LearnedOptimizer, UpdateRule, create_rule, list_rules
@@ -135,6 +135,7 @@ def test_a_rule_changes_none_of_its_inputs(rule_name):
     assert not same(results[0][0][0], torch.zeros_like(gradient))
 
 
+@pytest.mark.parametrize("rule_name", COORDINATE_RULES)
 def test_all_tensors_at_once_equal_one_at_a_time(rule_name):
     rule = small(rule_name)
     cases = [inputs_of(rule, shape, seed) for seed, shape in enumerate([(2, 2), (), (5,)])]
@@ -184,6 +185,8 @@ def test_idle_coordinates_stay_bitwise_while_their_neighbours_move(rule_name):
         assert delta[dead].tolist() == [0.0] * 3
         assert delta[~dead].abs().min() > 0
     for key, value in without_step(state).items():
+        if value.shape[:1] != parameter.shape:  # not per coordinate
+            continue
         assert same(value[dead], fresh[key][dead].detach())
 
 
@@ -208,17 +211,21 @@ def test_gates_lie_between_zero_and_one_and_fit_the_parameter(rule_name):
     assert same(state, before)
     assert bool(gates) == (rule_name in LSTM_RULES)
     for value in gates.values():
-        assert value.shape[:2] == (3, 2)
+        assert torch.broadcast_shapes(value.shape[:2], (3, 2)) == (3, 2)
         assert 0 <= value.min() and value.max() <= 1
 
 
-def test_a_missing_loss_is_said_in_words(rule_name):
+def test_a_missing_piece_of_context_is_said_in_words(rule_name):
     rule = make_rule(rule_name)
     arguments = [torch.ones(1)], [torch.ones(1)], [rule.init_state(torch.ones(1))]
-    if rule.required_context():
-        with pytest.raises(ValueError, match=r"needs the loss.*closure"):
+    words = {
+        "loss": r"needs the loss.*closure",
+        "total_steps": r"needs the planned number of steps",
+    }
+    for field in rule.required_context():
+        with pytest.raises(ValueError, match=words[field]):
             rule(*arguments)
-    else:
+    if not rule.required_context():
         rule(*arguments)
 
 
@@ -238,6 +245,7 @@ def test_a_missing_loss_is_said_in_words(rule_name):
         ("gated-lstm", {"hidden_size": -1}, -1),
         ("gated-lstm", {"recurrence": "values"}, "values"),
         ("momentum-gated-lstm", {"p": -1.0}, -1.0),
+        ("step-size-lstm", {"hidden_size": 0}, 0),
     ],
 )
 def test_a_setting_out_of_range_is_refused_with_its_value(name, wrong, given):

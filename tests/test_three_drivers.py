@@ -14,14 +14,17 @@ import learned_opt.differentiable  # noqa: F401
 from learned_opt import LearnedOptimizer
 from learned_opt.functional import apply_rule
 from learned_opt.rules import Context
+from meta_train.inner_state import stack, start
 from meta_train.tasks import Problem
-from meta_train.unroll import InnerLoop, stack, start
+from meta_train.unroll import InnerLoop
 
 STEPS = 20
 DTYPE = torch.float64
 BATCH = make_batch(DTYPE)
 SKELETON = make_model(DTYPE)
 OPTIONS = {"lr": 0.1, "weight_decay": 0.01}
+PLANNED = 50
+"""Steps, for rules that need to know."""
 
 
 def loss_of(parameters, buffers, batch):
@@ -42,7 +45,7 @@ def rule(rule_name):
 
 def unrolled(rule, seeds, vectorize, **settings):
     """Losses `[steps, *runs]` and the last state."""
-    loop = InnerLoop(rule, loss_of, vectorize, **OPTIONS, **settings)
+    loop = InnerLoop(rule, loss_of, vectorize, total_steps=PLANNED, **OPTIONS, **settings)
     inner = start(rule, [make_problem(seed) for seed in seeds], vectorize=vectorize)
     batch = stack([BATCH] * len(seeds)) if vectorize else BATCH
     losses = []
@@ -55,7 +58,7 @@ def unrolled(rule, seeds, vectorize, **settings):
 def through_higher(rule, seed, second_order=False):
     """Losses, the last parameters and states, and the optimizee's initial parameters."""
     model = make_model(DTYPE, seed)
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule, **OPTIONS)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=PLANNED, **OPTIONS)
     with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (fast, diffopt):
         diffopt.second_order = second_order
         losses = []
@@ -74,7 +77,7 @@ def close(left, right):
 
 def test_losses_parameters_and_states_agree(rule, seed=1):
     model = make_model(DTYPE, seed)
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule, **OPTIONS)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=PLANNED, **OPTIONS)
     losses = torch.tensor(train(model, optimizer, STEPS), dtype=DTYPE)
     parameters = [p.detach() for p in model.parameters()]
     states = [dict(optimizer.state[p]) for p in model.parameters()]
@@ -112,7 +115,8 @@ def meta_gradients(total, rule, initial):
 def from_unroll(rule, vectorize, second_order):
     seeds = [0, 1]
     problems = [make_problem(seed) for seed in seeds]
-    loop = InnerLoop(rule, loss_of, vectorize, second_order=second_order, **OPTIONS)
+    options = {"second_order": second_order, "total_steps": PLANNED, **OPTIONS}
+    loop = InnerLoop(rule, loss_of, vectorize, **options)
     total = 0.0
     groups = [problems] if vectorize else [[problem] for problem in problems]
     for group in groups:
@@ -140,9 +144,8 @@ def from_a_plain_loop(rule):
             total = total + loss
             values = list(parameters.values())
             gradients = [g.detach() for g in torch.autograd.grad(loss, values, retain_graph=True)]
-            moved, states = apply_rule(
-                rule, gradients, values, states, Context(loss=loss.detach()), **OPTIONS
-            )
+            context = Context(loss=loss.detach(), total_steps=torch.tensor(PLANNED, dtype=DTYPE))
+            moved, states = apply_rule(rule, gradients, values, states, context, **OPTIONS)
             parameters = dict(zip(parameters, moved, strict=True))
     return meta_gradients(total, rule, initial)
 
@@ -174,7 +177,9 @@ def test_second_order_meta_gradients_are_those_of_finite_differences(rule_name):
 
     def total():
         inner, losses = start(rule, [problem], vectorize=False), 0.0
-        loop = InnerLoop(rule, loss_of, False, second_order=True, **OPTIONS)
+        loop = InnerLoop(
+            rule, loss_of, False, second_order=True, total_steps=PLANNED, **OPTIONS
+        ).without_loss()
         for _ in range(5):
             inner, loss = loop.step(inner, BATCH)
             losses = losses + loss

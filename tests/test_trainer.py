@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from learned_opt import create_rule
-from meta_train.checkpoint import list_checkpoints
 from meta_train.evaluate import train_curves
 from meta_train.settings import TrainSettings
 from meta_train.stopping import Interrupted
@@ -40,15 +39,16 @@ def weights(trainer):
 
 
 def test_meta_training_lowers_the_loss_on_problems_it_has_not_seen():
-    trainer = make_trainer(outer_steps=60, horizons=(8,), window=8, unit_spread=0.0, runs=4)
+    task = create_task("quadratic", dimensions=4)
+    trainer = make_trainer(task=task, outer_steps=60, horizons=(8,), window=8, unit_spread=0.0)
 
     def mean_loss(rule):
-        curves = train_curves(rule, trainer.runs.task, seeds=range(16), steps=8)
+        curves = train_curves(rule, task, seeds=range(16), steps=8)
         return float(curves.losses.log().mean())
 
     before = mean_loss(trainer.rule)
     trainer.train(progress=False)
-    assert mean_loss(trainer.average) < before - 0.1
+    assert mean_loss(trainer.average.rule) < before - 0.1
 
 
 @pytest.mark.parametrize("stop_at", [2, 4])
@@ -125,14 +125,6 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert longer.outer_step == 8
 
 
-def test_resume_names_a_damaged_checkpoint(tmp_path):
-    make_trainer(tmp_path).train(progress=False)
-    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
-    newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.raises(ValueError, match=newest.name):
-        make_trainer(tmp_path).resume()
-
-
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
     assert not make_trainer(tmp_path).resume()
     assert not make_trainer(None).resume()
@@ -189,7 +181,7 @@ def test_diverging_runs_are_counted_replaced_and_kept_out(second_order):
     assert trainer.diverged > 0
     assert trainer.outer_step == 6
     assert all(torch.isfinite(weight).all() for weight in weights(trainer))
-    assert trainer.skipped == 0
+    assert trainer.descent.skipped == 0
 
 
 class Steep(Task):
@@ -211,7 +203,7 @@ def test_gradients_that_overflow_inside_a_rule_count_as_divergence(second_order)
     trainer = make_trainer(task=Steep(), runs=6, unit_spread=0.0, second_order=second_order)
     trainer.train(progress=False)
     assert trainer.diverged > 0
-    assert trainer.skipped == 0
+    assert trainer.descent.skipped == 0
     assert all(torch.isfinite(weight).all() for weight in weights(trainer))
 
 
@@ -224,24 +216,23 @@ def test_a_negative_loss_needs_the_sum_objective():
 
 
 def test_a_rule_without_weights_is_refused():
-    with pytest.raises(ValueError, match="'adam' has no weights"):
+    with pytest.raises(ValueError, match="Adam has no weights"):
         MetaTrainer(create_rule("adam"), create_task("quadratic"), TrainSettings(), device="cpu")
 
 
 def test_the_learning_rate_follows_steps_not_the_clock():
     trainer = make_trainer(outer_steps=100)
-    trainer.outer_step = 50
-    rate = trainer._lr()
+    rate = trainer.descent.rate(50)
     trainer.seconds = 1e9
-    assert trainer._lr() == rate
+    assert trainer.descent.rate(50) == rate
 
 
 def test_the_best_average_on_validation_is_returned():
     values = iter([1.0, 5.0])
     seen = []
 
-    def validate(rule):
-        seen.append([weight.clone() for weight in rule.parameters()])
+    def validate(learner):
+        seen.append([weight.clone() for weight in learner.parameters()])
         return next(values)
 
     best = make_trainer(validate=validate).train(progress=False)
@@ -257,14 +248,6 @@ def test_time_limit_stops_the_run(capsys):
     assert "minutes are over" in capsys.readouterr().out
 
 
-def test_outlier_gradients_are_skipped():
-    trainer = make_trainer()
-    for _ in range(5):
-        assert not trainer._is_outlier(1.0)
-    assert trainer._is_outlier(100.0)
-    assert trainer._is_outlier(math.nan)
-
-
 def test_batch_norm_buffers_are_trained_through():
     def make_module():
         return torch.nn.Sequential(
@@ -274,10 +257,11 @@ def test_batch_norm_buffers_are_trained_through():
     data = torch.randn(40, 3), torch.randn(40, 1)
     task = ModuleTask(make_module, torch.nn.functional.mse_loss, data, batch_size=8)
     trainer = make_trainer(task=task, horizons=(8,))
-    before = trainer.runs.inner.buffers["1.running_mean"].clone()
+    runs = trainer.groups.runs[0]
+    before = runs.inner.buffers["1.running_mean"].clone()
     trainer._take_outer_step()
-    assert trainer.skipped == 0
-    assert not torch.equal(before, trainer.runs.inner.buffers["1.running_mean"])
+    assert trainer.descent.skipped == 0
+    assert not torch.equal(before, runs.inner.buffers["1.running_mean"])
 
 
 @pytest.mark.parametrize(

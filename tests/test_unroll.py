@@ -5,12 +5,14 @@ import torch
 from conftest import make_rule, same
 from torch import nn
 
-from learned_opt import list_rules
+from learned_opt.rules import CoordinateRule
+from meta_train.inner_state import stack, start
 from meta_train.tasks import DigitsMLP, ModuleTask, Problem, Quadratic
-from meta_train.unroll import InnerLoop, stack, start
+from meta_train.unroll import InnerLoop
 
 CPU = torch.device("cpu")
-TRAINABLE = [name for name in list_rules() if list(make_rule(name).parameters())]
+PLANNED = 50
+"""Steps, for rules that need to know."""
 
 
 def generator(seed=0):
@@ -30,7 +32,7 @@ def quadratics(count, dtype=torch.float64):
 
 def run(rule, problems, steps, vectorize, **settings):
     """Losses and `alive` of each step, `[steps, *runs]`, and the last state."""
-    loop = InnerLoop(rule, problems[0].loss, vectorize, **settings)
+    loop = InnerLoop(rule, problems[0].loss, vectorize, total_steps=PLANNED, **settings)
     inner = start(rule, problems, vectorize=vectorize)
     batch = stack([p.full() for p in problems]) if vectorize else problems[0].full()
     losses, alive = [], []
@@ -64,7 +66,7 @@ def test_truncation_leaves_the_trajectory_as_it_was(rule_name):
     rule = make_rule(rule_name, torch.float64, spread=0.2)
     (problem,) = quadratics(1)
     expected, _, last = run(rule, [problem], 9, False, lr=0.01)
-    loop = InnerLoop(rule, problem.loss, False, lr=0.01)
+    loop = InnerLoop(rule, problem.loss, False, lr=0.01, total_steps=PLANNED)
     inner, losses = start(rule, [problem], vectorize=False), []
     for k in range(9):
         if k % 3 == 0:
@@ -139,7 +141,7 @@ def test_losses_of_dead_runs_can_be_masked_without_harm(rule_name, how, second_o
 def test_a_dead_run_stands_still_for_good(rule_name, vectorize):
     rule = make_rule(rule_name, torch.float64, spread=0.2)
     (problem,) = quadratics(1)
-    loop = InnerLoop(rule, problem.loss, vectorize)
+    loop = InnerLoop(rule, problem.loss, vectorize, total_steps=PLANNED)
     inner = start(rule, [problem], vectorize=vectorize)
     w, y = problem.full()
     for bad in (w * torch.nan, w, w):
@@ -161,7 +163,7 @@ def test_a_loss_far_above_the_first_is_a_divergence():
 
 @pytest.mark.parametrize("second_order", [False, True])
 def test_meta_gradients_are_finite_where_inputs_are_dead(rule_name, second_order):
-    rule = make_rule(rule_name, torch.float64)
+    rule = make_rule(rule_name, torch.float64, spread=0.05)
     inputs = torch.randn(8, 4, generator=generator(), dtype=torch.float64)
     inputs[:, 0] = 0.0
     task = ModuleTask(
@@ -199,7 +201,7 @@ def test_buffers_are_carried_and_nothing_is_changed_in_place():
 
 def test_evaluation_is_the_loss_without_history(rule_name):
     rule, problems = make_rule(rule_name, torch.float64), quadratics(2)
-    loop = InnerLoop(rule, problems[0].loss, True)
+    loop = InnerLoop(rule, problems[0].loss, True, total_steps=PLANNED)
     inner = start(rule, problems, vectorize=True)
     batch = stack([p.full() for p in problems])
     losses = loop.evaluate(inner, batch)
@@ -215,3 +217,37 @@ def test_problems_that_cannot_run_together_are_refused():
         start(rule, [other, other], vectorize=False)
     with pytest.raises(ValueError, match="different tasks"):
         start(rule, [digits, other], vectorize=True)
+
+
+class Listener(CoordinateRule):
+    """Notes what it is told of the loss; stands still."""
+
+    def __init__(self, needs=()):
+        super().__init__()
+        self.told, self.own_needs = [], frozenset(needs)
+
+    def required_context(self):
+        return self.own_needs
+
+    def coordinate_state(self):
+        return {}
+
+    def update_coordinates(self, gradient, parameter, state, context, gates=None):
+        self.told.append(context.loss)
+        return 0 * gradient, {}
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_the_loss_can_be_kept_from_rules_that_can_do_without(vectorize):
+    problems = quadratics(2 if vectorize else 1)
+    for needs, hears in (((), False), (("loss",), True)):
+        rule = Listener(needs).double()
+        loop = InnerLoop(rule, problems[0].loss, vectorize)
+        inner = start(rule, problems, vectorize=vectorize)
+        batch = stack([p.full() for p in problems]) if vectorize else problems[0].full()
+        loop.step(inner, batch)
+        _, losses = loop.without_loss().step(inner, batch)
+        told = rule.told
+        assert told[0] is not None
+        assert (told[1] is not None) == hears
+        assert losses.isfinite().all()

@@ -21,7 +21,7 @@ from learned_opt import (
 from learned_opt.rules import Context
 from learned_opt.weights import rule_digest
 
-LOSS = Context(loss=torch.tensor(1.0))
+CONTEXT = Context(loss=torch.tensor(1.0), total_steps=torch.tensor(9.0))
 SETTINGS = {
     "momentum": {"momentum": 0.5, "nesterov": True},
     "adam": {"betas": (0.8, 0.95), "eps": 1e-3},
@@ -83,13 +83,15 @@ def test_a_rule_read_under_inference_mode_is_made_of_ordinary_tensors(rule, path
     save_rule(rule, path)
     monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"mine": path})
     with torch.inference_mode():
-        optimizer = LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], rule="mine")
+        optimizer = LearnedOptimizer(
+            [torch.nn.Parameter(torch.ones(2))], rule="mine", total_steps=9
+        )
     shared = from_pretrained("mine")
     assert optimizer.rule is shared
     assert not any(tensor.is_inference() for tensor in [*shared.parameters(), *shared.buffers()])
     copied = copy.deepcopy(shared).requires_grad_(True)
     parameter = torch.ones(2)
-    deltas, _ = copied([torch.ones(2)], [parameter], [copied.init_state(parameter)], LOSS)
+    deltas, _ = copied([torch.ones(2)], [parameter], [copied.init_state(parameter)], CONTEXT)
     if list(copied.parameters()):
         deltas[0].sum().backward()
 
@@ -99,7 +101,7 @@ def test_a_rule_without_values_has_no_digest(rule):
     with pytest.raises(ValueError, match=message):
         rule_digest(rule.to("meta"))
     with pytest.raises(ValueError, match=message):
-        LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule=rule)
+        LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule=rule, total_steps=9)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 50, 0.5, -1])

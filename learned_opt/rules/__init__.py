@@ -13,6 +13,7 @@ from learned_opt.rules.base import Context, CoordinateRule, Gates, State, Update
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
 from learned_opt.rules.sgd import SGD, Momentum
+from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 __all__ = [
     "Context",
@@ -35,6 +36,7 @@ RULES: Mapping[str, type[UpdateRule]] = MappingProxyType(
         "gated-lstm": GatedLSTM,
         "momentum-gated-lstm": MomentumGatedLSTM,
         "adam-lstm": AdamLSTM,
+        "step-size-lstm": StepSizeLSTM,
     }
 )
 

@@ -25,7 +25,7 @@ State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
 
 Gates: TypeAlias = dict[str, Tensor]
-"""Gate values by name: `[*param]` or `[*param, H]`, each entry in [0, 1]."""
+"""Gate values in [0, 1] by name: `[*param]`, `[*param, H]`; ones for `*param` where it shares."""
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,16 @@ class CoordinateRule(UpdateRule):
     ) -> tuple[list[Tensor], list[State]]:
         """Flatten, step all coordinates at once, keep the idle ones still, split.
 
-        Several runs can share one call without `vmap`: where `step` (and the loss) has leading axes
-        `[*runs]`, so have the tensors, `[*runs, *param]`.
+        Several runs can share one call without `vmap`: where `step` (and the loss, and the planned
+        number of steps) has leading axes `[*runs]`, so have the tensors, `[*runs, *param]`.
         """
         if not gradients:
             return [], []
-        if context.loss is not None and context.loss.dim():
-            loss = _join([_per_coordinate(context.loss, tensor) for tensor in gradients])
-            context = replace(context, loss=loss)
+        for field in ("loss", "total_steps"):
+            value = getattr(context, field)
+            if value is not None and value.dim():
+                value = _join([_per_coordinate(value, tensor) for tensor in gradients])
+                context = replace(context, **{field: value})
         gradient = _join([tensor.reshape(-1) for tensor in gradients])
         parameter = _join([tensor.reshape(-1) for tensor in parameters])
         state = self._flatten(gradients, states)

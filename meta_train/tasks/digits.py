@@ -1,29 +1,17 @@
-"""Small multi-layer perceptrons on handwritten digits: real data that is installed already.
-
-scikit-learn's `load_digits`: 1797 grey images of 8 x 8 pixels (Alpaydin & Kaynak 1998, UCI).
-"""
+"""Small multi-layer perceptrons on handwritten digits: real data that is installed already."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from learned_opt.names import look_up
 from meta_train.tasks.base import Task
+from meta_train.tasks.data.digits import SPLITS, read_digits
 from meta_train.tasks.module_task import ModuleTask
-
-SPLITS = {"train": (0, 1000), "validation": (1000, 1400), "test": (1400, 1797)}
-"""Disjoint images: meta-training, model selection, held out."""
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-}
+from meta_train.tasks.networks import ACTIVATIONS, make_mlp
 
 
 class DigitsMLP(ModuleTask):
@@ -48,14 +36,12 @@ class DigitsMLP(ModuleTask):
         batch_size: int = 128,
     ) -> None:
         make_activation = look_up("activation", activation, ACTIVATIONS)
-        first, last = look_up("split", split, SPLITS)
+        look_up("split", split, SPLITS)
         if min(hidden, default=1) < 1:
             raise ValueError(f"hidden must hold positive sizes, got {tuple(hidden)}")
-        sizes = (64, *hidden, 10)
-
-        images, labels = _digits()
-        data = images[first:last], labels[first:last]
-        make_module = functools.partial(_make_mlp, sizes, make_activation)
+        images, labels = read_digits()[split]
+        make_module = functools.partial(make_mlp, (64, *hidden, 10), make_activation)
+        data = images.flatten(1), labels
         super().__init__(make_module, nn.functional.cross_entropy, data, batch_size)
         self.hidden = tuple(hidden)
         self.activation = activation
@@ -82,21 +68,3 @@ class DigitsMLP(ModuleTask):
             "wider, 64 units": self._variant("test", hidden=wide),
             "ReLU": self._variant("test", activation="relu"),
         }
-
-
-def _make_mlp(sizes: Sequence[int], make_activation: Callable[[], nn.Module]) -> nn.Module:
-    layers: list[nn.Module] = []
-    for k in range(len(sizes) - 1):
-        layers += [nn.Linear(sizes[k], sizes[k + 1]), make_activation()]
-    return nn.Sequential(*layers[:-1])
-
-
-@functools.cache
-def _digits() -> tuple[Tensor, Tensor]:
-    """Images `[1797, 64]` in [0, 1] and labels `[1797]`, in one fixed random order."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = torch.from_numpy(data.data).float() / 16
-    return images[order], torch.from_numpy(data.target).long()[order]

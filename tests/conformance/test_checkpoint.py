@@ -16,6 +16,7 @@ NEEDS_STATE = [name for name in list_rules() if name != "sgd"]
 
 def trained(rule, steps=3, **settings):
     model = make_model()
+    settings.setdefault("total_steps", 100)
     optimizer = LearnedOptimizer(model.parameters(), rule=rule, **settings)
     train(model, optimizer, steps)
     return model, optimizer
@@ -69,7 +70,7 @@ def test_40_another_number_of_parameters_or_groups_is_refused(rule):
     _, optimizer = trained(rule)
     fewer, _ = make_optimizer(rule, torch.ones(2))
     groups = [{"params": [p]} for p in make_model().parameters()]
-    for other in (fewer, LearnedOptimizer(groups, rule=rule)):
+    for other in (fewer, LearnedOptimizer(groups, rule=rule, total_steps=100)):
         with pytest.raises(ValueError):
             other.load_state_dict(optimizer.state_dict())
 
@@ -137,7 +138,7 @@ def test_43_a_resumed_run_is_bitwise_equal_to_the_unbroken_one(rule):
     model, optimizer = trained(rule, lr=torch.tensor(0.5), total_steps=9, weight_decay=0.01)
     resumed = make_model(seed=1)
     resumed.load_state_dict(through_a_file(model.state_dict()))
-    other = LearnedOptimizer(resumed.parameters(), rule=copy.deepcopy(rule))
+    other = LearnedOptimizer(resumed.parameters(), rule=copy.deepcopy(rule), total_steps=100)
     other.load_state_dict(through_a_file(optimizer.state_dict()))
     losses = [train(m, o, 4) for m, o in ((model, optimizer), (resumed, other))]
     assert losses[0] == losses[1]
@@ -182,7 +183,7 @@ def test_44_copies_keep_the_rule_and_go_on_alike(rule, how):
 def test_45_loading_a_cpu_checkpoint_moves_the_state_to_the_gpu(rule):
     model, optimizer = trained(rule)
     on_gpu = copy.deepcopy(model).cuda()
-    other = LearnedOptimizer(on_gpu.parameters(), rule=rule)
+    other = LearnedOptimizer(on_gpu.parameters(), rule=rule, total_steps=100)
     other.load_state_dict(optimizer.state_dict())
     for parameter in on_gpu.parameters():
         assert {value.device.type for value in other.state[parameter].values()} == {"cuda"}
@@ -192,7 +193,7 @@ def test_45_loading_moves_the_state_to_the_parameters_device(rule):
     _, optimizer = trained(rule)
     with torch.device("meta"):
         model = make_model()
-    other = LearnedOptimizer(model.parameters(), rule=rule)
+    other = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     other.load_state_dict(optimizer.state_dict())
     for parameter in model.parameters():
         assert {value.device.type for value in other.state[parameter].values()} == {"meta"}

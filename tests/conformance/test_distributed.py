@@ -158,7 +158,7 @@ def test_54_the_checkpoints_first_state_moves_nothing(rule, tensor_lr):
 
 def test_50_a_step_that_zero_redundancy_optimizer_left_on_the_cpu_follows_its_parameter(rule):
     parameter = nn.Parameter(torch.ones(3, device="meta"))
-    optimizer = LearnedOptimizer([parameter], rule=rule)
+    optimizer = LearnedOptimizer([parameter], rule=rule, total_steps=100)
     optimizer.init_state()
     optimizer.state[parameter]["step"] = torch.tensor(3.0)
     optimizer.init_state()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import clones, make_rule, same, without_step
+from conftest import COORDINATE_RULES, clones, make_rule, same, without_step
 from processes import RANKS, on_two_processes
 from spread_models import (
     RULES,
@@ -31,13 +31,13 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from learned_opt import LearnedOptimizer, list_rules
+from learned_opt import LearnedOptimizer
 from learned_opt.rules.base import UpdateRule
 
 
 @on_two_processes
 def test_52_fsdp2_state_is_sharded_like_its_parameter(folder):
-    for name in list_rules():
+    for name in COORDINATE_RULES:
         rule = make_rule(name)
         model, optimizer = make_sharded(rule)
         train(model, optimizer, 1)
@@ -136,11 +136,11 @@ def test_52_any_placement_steps_its_local_part(folder):
     rule = make_rule("lstm")
     value = torch.linspace(-1, 1, 15).reshape(3, 5)
     plain = nn.Parameter(value.clone())
-    alone = LearnedOptimizer([plain], rule=rule)
+    alone = LearnedOptimizer([plain], rule=rule, total_steps=100)
     placements = [(line, [Shard(0)]), (line, [Shard(1)]), (line, [Replicate()])]
     placements.append((square, [Replicate(), Shard(0)]))
     spread = [nn.Parameter(distribute_tensor(value, *where)) for where in placements]
-    optimizer = LearnedOptimizer(spread, rule=rule, chunk_size=4)
+    optimizer = LearnedOptimizer(spread, rule=rule, total_steps=100, chunk_size=4)
     for _ in range(3):
         plain.grad = 3 * plain.detach() - 0.5
         for parameter in spread:
@@ -174,12 +174,14 @@ def test_52_what_cannot_be_stepped_in_parts_is_refused(folder):
         def init_tensor_state(self, parameter):
             return {}
 
-    assert "Whole" in refusal(RuntimeError, LearnedOptimizer, [spread(torch.ones(4))], rule=Whole())
+    for rule, word in ((Whole(), "Whole"), (make_rule("step-size-lstm"), "StepSizeLSTM")):
+        settings = {"rule": rule, "total_steps": 9}
+        assert word in refusal(RuntimeError, LearnedOptimizer, [spread(torch.ones(4))], **settings)
 
 
 @on_two_processes
 def test_53_empty_local_shards_work(folder):
-    for name in list_rules():
+    for name in COORDINATE_RULES:
         model, optimizer = make_sharded(make_rule(name))
         before = clones(whole_weights(model))
         train(model, optimizer, 2)
@@ -210,7 +212,7 @@ def test_53_a_gradient_that_is_not_finite_in_one_process_skips_the_tensor_in_all
 
 @on_two_processes
 def test_54_on_fsdp2_the_checkpoints_first_state_moves_nothing(folder):
-    for name in list_rules():
+    for name in COORDINATE_RULES:
         model, optimizer = make_sharded(make_rule(name))
         before = [part(parameter) for parameter in model.parameters()]
         get_optimizer_state_dict(model, optimizer)

@@ -12,7 +12,7 @@ from learned_opt import LearnedOptimizer
 
 def test_33_step_hooks_run_in_order_once_and_can_be_removed(rule):
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     calls = []
 
     def note(name):
@@ -43,7 +43,7 @@ def test_34_no_rule_brings_a_step_of_its_own(rule):
 def test_34_hooks_fire_once_when_a_framework_subclasses_the_optimizer(rule):
     derived = type("Derived", (LearnedOptimizer,), {})
     model = make_model()
-    optimizer = derived(model.parameters(), rule=rule)
+    optimizer = derived(model.parameters(), rule=rule, total_steps=100)
     calls = []
     optimizer.register_step_post_hook(lambda *_: calls.append("post"))
     train(model, optimizer, 2)

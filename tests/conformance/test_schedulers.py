@@ -84,9 +84,9 @@ def test_48_a_swapped_step_and_swapped_parameters_are_honoured(rule):
 
 def test_49_dynamic_subclasses_and_new_attributes_work(rule):
     model = make_model()
-    plain = LearnedOptimizer(model.parameters(), rule=rule)
+    plain = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     expected = copy.deepcopy(model)
-    train(expected, LearnedOptimizer(expected.parameters(), rule=rule), 2)
+    train(expected, LearnedOptimizer(expected.parameters(), rule=rule, total_steps=100), 2)
     # As Lightning and Accelerate do: a class made at run time around the same __dict__.
     wrapper = type("LightningLearnedOptimizer", (LearnedOptimizer,), {})
     wrapped = wrapper.__new__(wrapper)
@@ -106,6 +106,6 @@ def test_49_a_scheduler_before_the_first_step_still_warns_of_nothing(rule):
 
 def test_51_higher_knows_the_optimizer(rule):
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     with higher.innerloop_ctx(model, optimizer) as (_, diffopt):
         assert diffopt.rule is rule

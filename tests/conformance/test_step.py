@@ -102,7 +102,7 @@ def test_12_distributed_checkpoint_reads_a_fresh_optimizer_without_moving_it(rul
 
     model = make_model()
     before = clones(model.parameters())
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     if initialised:
         optimizer.init_state()
     saved = get_optimizer_state_dict(model, optimizer)
@@ -116,7 +116,7 @@ def test_12_distributed_checkpoint_reads_a_fresh_optimizer_without_moving_it(rul
 def test_13_a_group_at_a_vanishing_lr_stays_while_others_move(rule):
     still, moving = nn.Parameter(values(4) + 2), nn.Parameter(values(4))
     groups = [{"params": [still], "lr": 1e-28}, {"params": [moving]}]
-    optimizer = LearnedOptimizer(groups, rule=rule)
+    optimizer = LearnedOptimizer(groups, rule=rule, total_steps=100)
     step_with(optimizer, values(4), values(4))
     assert same(still, values(4) + 2)
     assert not same(moving, values(4))
@@ -126,7 +126,7 @@ def test_14_a_tensor_lr_equals_the_float(rule):
     runs = []
     for lr in (0.5, torch.tensor(0.5)):
         model = make_model()
-        train(model, LearnedOptimizer(model.parameters(), lr=lr, rule=rule), 5)
+        train(model, LearnedOptimizer(model.parameters(), lr=lr, rule=rule, total_steps=100), 5)
         runs.append(clones(model.parameters()))
     assert same(*runs)
 
@@ -134,7 +134,9 @@ def test_14_a_tensor_lr_equals_the_float(rule):
 def test_14_a_tensor_lr_changed_in_place_is_seen_and_groups_have_their_own(rule):
     lr = torch.tensor(0.5)
     first, second = (nn.Parameter(values(4)) for _ in range(2))
-    optimizer = LearnedOptimizer([{"params": [first]}, {"params": [second]}], lr=lr, rule=rule)
+    optimizer = LearnedOptimizer(
+        [{"params": [first]}, {"params": [second]}], lr=lr, rule=rule, total_steps=100
+    )
     optimizer.param_groups[0]["lr"].fill_(0.0)
     step_with(optimizer, values(4), values(4))
     assert float(lr) == 0.5
@@ -145,7 +147,7 @@ def test_14_a_tensor_lr_changed_in_place_is_seen_and_groups_have_their_own(rule)
 def test_15_weight_decay_is_decoupled_per_group_and_off_by_default(rule):
     decayed, plain = (nn.Parameter(values(4).double()) for _ in range(2))
     groups = [{"params": [decayed], "weight_decay": 0.25}, {"params": [plain]}]
-    optimizer = LearnedOptimizer(groups, lr=0.5, rule=rule.double())
+    optimizer = LearnedOptimizer(groups, lr=0.5, rule=rule.double(), total_steps=100)
     assert optimizer.param_groups[1]["weight_decay"] == 0
     step_with(optimizer, values(4).double(), values(4).double())
     torch.testing.assert_close(plain - decayed, 0.5 * 0.25 * values(4).double())
@@ -156,7 +158,9 @@ def test_16_maximize_equals_minimising_the_negated_loss(rule):
     for maximize in (False, True):
         sign = 1 if maximize else -1
         model = make_model()
-        optimizer = LearnedOptimizer(model.parameters(), maximize=maximize, rule=rule)
+        optimizer = LearnedOptimizer(
+            model.parameters(), maximize=maximize, rule=rule, total_steps=100
+        )
 
         def closure(model=model, optimizer=optimizer, sign=sign):
             optimizer.zero_grad()
@@ -183,7 +187,7 @@ def test_17_autocast_around_the_step_changes_nothing(rule):
 
 def test_18_a_step_that_gradscaler_skips_leaves_everything_alone(rule):
     model = make_model()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
 
     def scaled_step(factor):
@@ -228,7 +232,7 @@ def test_20_strides_do_not_matter(rule, layout, chunk_size):
     gradient = torch.ones(3, 1).expand(3, 4) if "expanded" in layout else values(3, 4)
     plain, (expected,) = make_optimizer(rule, values(3, 4))
     parameter = nn.Parameter(LAYOUTS[layout](values(3, 4)))
-    optimizer = LearnedOptimizer([parameter], rule=rule, chunk_size=chunk_size)
+    optimizer = LearnedOptimizer([parameter], rule=rule, total_steps=100, chunk_size=chunk_size)
     for _ in range(3):
         step_with(plain, gradient.contiguous())
         step_with(optimizer, gradient if "expanded" in layout else LAYOUTS[layout](gradient))
@@ -239,7 +243,7 @@ def test_20_strides_do_not_matter(rule, layout, chunk_size):
 def test_20_channels_last_does_not_matter(rule):
     plain, (expected,) = make_optimizer(rule, values(2, 3, 2, 2))
     parameter = nn.Parameter(values(2, 3, 2, 2).to(memory_format=torch.channels_last))
-    optimizer = LearnedOptimizer([parameter], rule=rule)
+    optimizer = LearnedOptimizer([parameter], rule=rule, total_steps=100)
     for o in (plain, optimizer):
         step_with(o, values(2, 3, 2, 2))
     torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,131 @@
+"""How meta-training scales with processes: outer steps a second, and what is sent for each.
+
+    python benchmarks/scaling.py                  # 1 and 2 processes on this machine
+    python benchmarks/scaling.py --processes 1 4  # other numbers
+
+The total batch of inner runs is the same whatever the number of processes, each of one thread. The
+numbers of processes take turns, and each turn's ratio to its own first number is kept, so that a
+busy machine disturbs all alike; medians are reported. "messages" is the share of the time in which
+a process sends, receives, or waits for the slowest.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+from learned_opt import create_rule
+from meta_train.ranks import joined
+from meta_train.settings import TrainSettings
+from meta_train.tasks import create_task
+from meta_train.trainer import MetaTrainer
+
+CASES = {
+    "truncated, 8 runs": {"estimator": "truncated", "runs": 8},
+    "truncated, 64 runs": {"estimator": "truncated", "runs": 64},
+    "es, 8 pairs": {"estimator": "es", "runs": 8, "horizons": (20,)},
+}
+WARMUP = 2
+
+
+class Messages:
+    """Counts what `torch.distributed.all_reduce` is given, and the time that it takes."""
+
+    def __init__(self):
+        self.count = self.bytes = self.seconds = 0
+        self._send = dist.all_reduce
+        dist.all_reduce = self
+
+    def __call__(self, tensor):
+        """Send, and take note."""
+        begin = time.perf_counter()
+        self._send(tensor)
+        self.seconds += time.perf_counter() - begin
+        self.count += 1
+        self.bytes += tensor.numel() * tensor.element_size()
+
+
+def measure(case, steps):
+    """One case in this process, among those that `torchrun` started."""
+    torch.set_num_threads(1)
+    with joined("cpu") as (ranks, device):
+        torch.manual_seed(0)
+        settings = TrainSettings(outer_steps=1000, **CASES[case])
+        task = create_task("digits-mlp")
+        trainer = MetaTrainer(create_rule("adam-lstm"), task, settings, device=device, ranks=ranks)
+        for _ in range(WARMUP):
+            trainer._take_outer_step()
+        messages = Messages()
+        begin = time.perf_counter()
+        inner_steps = sum(trainer._take_outer_step()[0].inner_steps for _ in range(steps))
+        seconds = time.perf_counter() - begin
+        if ranks.first:
+            result = {
+                "meta_parameters": sum(p.numel() for p in trainer.learner.parameters()),
+                "seconds": seconds / steps,
+                "inner_steps_per_second": inner_steps / seconds,
+                "messages": messages.count / steps,
+                "bytes": messages.bytes / steps,
+                "share": messages.seconds / seconds,
+            }
+            print("result " + json.dumps(result), flush=True)
+
+
+def run(case, processes, steps):
+    """One case in so many new processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launch, __file__, "--worker", case, "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("result "))
+    return json.loads(line.removeprefix("result "))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        measure(arguments.worker, arguments.steps)
+        return
+    row = "{:<20} {:>9} {:>11} {:>8} {:>14} {:>8} {:>8}"
+    print(
+        row.format("case", "processes", "s per step", "speedup", "inner steps/s", "bytes", "share")
+    )
+    for case in arguments.cases:
+        turns = [
+            [run(case, number, arguments.steps) for number in arguments.processes]
+            for _ in range(arguments.turns)
+        ]
+        for place, number in enumerate(arguments.processes):
+            results = [turn[place] for turn in turns]
+            middle = {key: statistics.median(r[key] for r in results) for key in results[0]}
+            speedup = statistics.median(
+                turn[0]["seconds"] / turn[place]["seconds"] for turn in turns
+            )
+            print(
+                row.format(
+                    case,
+                    number,
+                    f"{middle['seconds']:.3f}",
+                    f"{speedup:.2f}",
+                    f"{middle['inner_steps_per_second']:.0f}",
+                    f"{middle['bytes']:.0f}",
+                    f"{middle['share']:.1%}",
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Peak memory and time of a meta-gradient against the number of inner steps, for each mode.
+
+    python benchmarks/unroll_memory.py --image              # table and picture, half an hour
+    python benchmarks/unroll_memory.py --quick              # up to 30 steps
+    python benchmarks/unroll_memory.py --steps 100 --modes plain segments
+
+The rule is an LSTM with two layers of 20 units (Andrychowicz et al. 2016), the optimizee a
+perceptron of 784, 20 and 10 units (15,910 coordinates) on random data of that shape; inner
+gradients count as constants. The modes are those of meta_train/memory.py:
+
+- plain keeps the graph of all steps;
+- segments keeps states at some steps and computes what lies between them twice, same gradient;
+- truncated differentiates window after window of 20 steps, which biases the gradient;
+- pes takes persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
+
+Memory is the high-water mark of a fresh process above what it held after a warm-up: resident
+memory on a CPU (of Linux), the allocator's peak on a GPU. Times are of whole inner runs, on a CPU
+in processor time, which other programs disturb less: modes take turns in one process, and the
+shortest time of each is shown, up to 100 steps.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from learned_opt import create_rule
+from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators.backprop import best_segment
+from meta_train.horizons import Horizons
+from meta_train.learner import Learner
+from meta_train.memory import MODES, measure
+from meta_train.objectives import OBJECTIVES
+from meta_train.ranks import Ranks
+from meta_train.rollout import data_of
+from meta_train.runs import RunPlan, Runs
+from meta_train.tasks import ModuleTask
+from meta_train.unroll import InnerLoop
+
+STEPS = (10, 30, 100, 300, 1000, 10_000)
+WINDOW = 20
+LONGEST = {"plain": 100, "segments": 1000, "truncated": 300, "pes": 10_000}
+TIMED = 100
+IMAGE = Path(__file__).parents[1] / "docs" / "images" / "unroll_memory.png"
+
+
+class Unroll:
+    """One mode on inner runs of one length."""
+
+    def __init__(self, mode, steps, device):
+        self.window = min(WINDOW, steps)
+        self.steps = steps
+        torch.manual_seed(0)
+        data = torch.randn(1000, 784), torch.randint(10, (1000,))
+        task = ModuleTask(
+            lambda: nn.Sequential(nn.Linear(784, 20), nn.Sigmoid(), nn.Linear(20, 10)),
+            nn.functional.cross_entropy,
+            data,
+        )
+        self.learner = Learner(create_rule("lstm")).to(device)
+        self.loop = InnerLoop(self.learner.rule, None, vectorize=True)
+        settings = {}
+        if mode == "segments":
+            footprint = self._footprint(task, device)
+            settings["segment"] = best_segment(steps, footprint.state, footprint.step)
+        name = {"plain": "full", "segments": "full"}.get(mode, mode)
+        self.estimator = create_estimator(name, **settings)
+        window = self.window if self.estimator.continues else None
+        self.runs = self._make_runs(task, device, window, self.estimator.copies)
+
+    def _make_runs(self, task, device, window=None, copies=1):
+        plan = RunPlan(Horizons(((self.steps,),)), window, copies)
+        return Runs(
+            self.learner, task, plan, indices=[0], total=1, seed=0, device=torch.device(device)
+        )
+
+    def _footprint(self, task, device):
+        runs = self._make_runs(task, device)
+        runs.renew(0)
+        return measure(runs.equip(self.loop), runs.linked(), data_of(runs, "training", 0))
+
+    def run(self):
+        """One inner run's meta-gradient; those of windows, one after another, where there are."""
+        judgement = Judgement(OBJECTIVES["sum"])
+        times = math.ceil(self.steps / self.window) if self.estimator.continues else 1
+        for outer_step in range(times):
+            estimate = self.estimator.estimate(
+                self.learner, self.loop, self.runs, judgement, outer_step, Ranks()
+            )
+        return estimate
+
+
+def seconds(unroll, device):
+    """Time of one run: of the processor, or by the clock where a GPU works."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    begin = clock()
+    unroll.run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - begin
+
+
+def resident(field):
+    """MiB of VmRSS (now) or VmHWM (the most so far) of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+
+def peak_of_one_run(mode, steps, device):
+    """Peak MiB above what is held before; to be called in a fresh process."""
+    Unroll(mode, 2, device).run()  # warm-up: libraries load, thread pools start
+    unroll = Unroll(mode, steps, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        unroll.run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = resident("VmRSS")
+    unroll.run()
+    return resident("VmHWM") - before
+
+
+def peak_in_fresh_process(mode, steps, device, threads):
+    """As `peak_of_one_run`."""
+    command = [sys.executable, __file__, "--alone", mode, str(steps)]
+    command += ["--device", device, "--threads", str(threads)]
+    # Large blocks go back to the system as soon as they are freed: what is resident is in use.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def times_in_turns(modes, steps, device, turns):
+    """The shortest of several times of each mode."""
+    unrolls = {mode: Unroll(mode, steps, device) for mode in modes}
+    times = {mode: [] for mode in modes}
+    for _ in range(turns):
+        for mode, unroll in unrolls.items():
+            times[mode].append(seconds(unroll, device))
+    return {mode: min(taken) for mode, taken in times.items()}
+
+
+def difference(steps, device):
+    """Norm of the difference of the gradients of plain and segments, relative."""
+    plain, segments = (Unroll(mode, steps, device).run() for mode in ("plain", "segments"))
+    pairs = list(zip(plain.gradients, segments.gradients, strict=True))
+    total = sum(one.square().sum() for one, _ in pairs)
+    return float((sum((one - other).square().sum() for one, other in pairs) / total).sqrt())
+
+
+def print_table(rows):
+    print("| inner steps | mode | peak MiB | of plain | ms a step | x plain |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: |")
+    plains = {row["steps"]: row for row in rows if row["mode"] == "plain"}
+    for row in rows:
+        plain = plains.get(row["steps"])
+        share = f"{row['mib'] / plain['mib']:.2f}" if plain else ""
+        ratio = f"{row['seconds'] / plain['seconds']:.2f}" if plain else ""
+        each = f"{1e3 * row['seconds'] / row['steps']:.0f}" if row["seconds"] else ""
+        cells = f"{row['steps']}", row["mode"], f"{row['mib']:.0f}", share, each, ratio
+        print(f"| {' | '.join(cells)} |")
+
+
+def draw(rows, path):
+    """Two panels, memory and time, a line for each mode with its name at its end."""
+    from matplotlib.figure import Figure
+
+    colors = dict(zip(MODES, ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b"), strict=True))
+    names = {"segments": "segments,\nsame gradient", "pes": "PES"}
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    memory, duration = figure.subplots(1, 2)
+    for mode, color in colors.items():
+        own = [row for row in rows if row["mode"] == mode]
+        timed = [row for row in own if row["seconds"]]
+        style = {"marker": "o", "markersize": 4, "color": color}
+        if own:
+            steps, peaks = [row["steps"] for row in own], [row["mib"] for row in own]
+            memory.plot(steps, peaks, **style)
+            place = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+            if mode == "truncated":  # at its right the line of segments passes
+                place.update(xytext=(0, 9), ha="right")
+            label = names.get(mode, mode)
+            memory.annotate(label, (steps[-1], peaks[-1]), color=color, **place)
+        if timed:
+            each = [1e3 * row["seconds"] / row["steps"] for row in timed]
+            label = names.get(mode, mode).replace("\n", " ")
+            duration.plot([row["steps"] for row in timed], each, label=label, **style)
+    for axis in (memory, duration):
+        axis.set(xscale="log", xlabel="inner steps")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    memory.set(title="Peak memory, MiB", yscale="log")
+    memory.set_xlim(right=4 * max(row["steps"] for row in rows))  # room for names
+    duration.set(title="Time of an inner step, ms")
+    duration.set_ylim(bottom=0)
+    duration.legend(frameon=False, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main(steps, modes, turns, threads, device, quick, json_path, image, alone):
+    torch.set_num_threads(threads)
+    if alone:
+        print(json.dumps(peak_of_one_run(alone[0], int(alone[1]), device)))
+        return
+    steps = steps or (STEPS[:2] if quick else STEPS)
+    rows = []
+    for count in steps:
+        here = [mode for mode in modes if count <= LONGEST[mode]]
+        times = dict.fromkeys(here)
+        if count <= TIMED:
+            times = times_in_turns(here, count, device, turns)
+        for mode in here:
+            peak = peak_in_fresh_process(mode, count, device, threads)
+            rows.append({"steps": count, "mode": mode, "mib": peak, "seconds": times[mode]})
+            print(rows[-1], file=sys.stderr)
+    print_table(rows)
+    facts = {"device": device, "threads": threads, "torch": torch.__version__, "rows": rows}
+    if {"plain", "segments"} <= set(modes):
+        longest = max((n for n in steps if n <= LONGEST["plain"]), default=10)
+        facts["difference"] = {"steps": longest, "relative": difference(longest, device)}
+        print(f"\nGradient of segments, relative difference: {facts['difference']['relative']:.1e}")
+    if json_path is not None:
+        json_path.write_text(json.dumps(facts, indent=1) + "\n")
+    if image is not None:
+        draw(rows, image)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Measure what a meta-gradient costs.")
+    parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="lengths of inner runs")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="up to 30 steps")
+    parser.add_argument("--json", type=Path, dest="json_path", help="write the numbers here")
+    parser.add_argument("--image", type=Path, nargs="?", const=IMAGE, help="draw them here")
+    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
+    main(**vars(parser.parse_args()))

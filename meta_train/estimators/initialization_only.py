@@ -1,0 +1,58 @@
+"""What estimators share that look only at where inner training ends, and never at how it got there.
+
+Nothing is differentiated through the steps, so that memory is that of one step, and any rule will
+do; but no gradient reaches the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from meta_train.estimators.base import Estimator
+from meta_train.learner import Learner
+
+
+class InitializationOnly(Estimator):
+    """Gives a gradient of the learned initialisation alone.
+
+    Args:
+        freeze_rule: leave the rule's weights as they are; without it, a rule that has any is
+            refused.
+    """
+
+    second_order: ClassVar[bool | None] = False
+
+    def __init__(self, *, freeze_rule: bool = False) -> None:
+        self.freeze_rule = freeze_rule
+
+    def check(self, learner: Learner) -> None:
+        """See `Estimator`.
+
+        Raises:
+            ValueError: no initialisation is learned, or the rule's weights would not be.
+        """
+        name = type(self).__name__
+        if not learner.learns_initialization:
+            raise ValueError(f"{name} needs a learned initialisation: it trains nothing else")
+        if list(learner.rule.parameters()) and not self.freeze_rule:
+            raise ValueError(
+                f"{name} does not train the weights of rule {type(learner.rule).__name__}: "
+                "set freeze_rule=True to leave them as they are, or take another estimator"
+            )
+
+    def gradients(self, learner: Learner, by_name: Mapping[str, Tensor]) -> list[Tensor]:
+        """One gradient per parameter of the learner, zero for the rule's weights.
+
+        Args:
+            learner: the meta-parameters.
+            by_name: gradients of the initialisation by parameter name.
+        """
+        found = {f"values.{k}": by_name[name] for k, name in enumerate(learner.names)}
+        return [
+            found[name].to(value) if name in found else torch.zeros_like(value)
+            for name, value in learner.named_parameters()
+        ]

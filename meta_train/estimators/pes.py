@@ -1,0 +1,67 @@
+"""Persistent evolution strategies: short windows, no truncation bias."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.es import EvolutionStrategies
+from meta_train.estimators.perturbed import (
+    antithetic_estimate,
+    draw_noise,
+    roll_out_pairs,
+    value_by_run,
+)
+from meta_train.learner import Learner
+from meta_train.ranks import Ranks
+from meta_train.runs import Runs
+from meta_train.unroll import InnerLoop
+
+
+class PersistentES(EvolutionStrategies):
+    """Evolution strategies on windows (Vicol et al. 2021, arXiv 2112.13835, algorithm 2).
+
+    Both runs of a pair go on from window to window, each under a new perturbation, and the
+    difference of their losses in a window is credited to the sum of all perturbations since they
+    began. Over an inner run this adds up to the gradient of the whole run's smoothed loss, at the
+    cost and the memory of a window. For objectives that are sums over steps.
+
+    Args:
+        sigma: see `EvolutionStrategies`.
+        clip: see there.
+        penalty: see there.
+    """
+
+    continues = True
+
+    def estimate(
+        self,
+        learner: Learner,
+        loop: InnerLoop,
+        runs: Runs,
+        judgement: Judgement,
+        outer_step: int,
+        ranks: Ranks,
+    ) -> Estimate:
+        """See `Estimator`."""
+        window = runs.plan.window
+        if window is None:
+            raise ValueError("PES needs runs with a window")
+        noise = draw_noise(learner, runs, outer_step, self.sigma)
+        # Kept with the runs, so that a new run begins with none, and a checkpoint holds it.
+        carried = runs.carried.get("noise")
+        accumulated = noise if carried is None else carried + noise
+        rollout = roll_out_pairs(learner, loop, runs, judgement, outer_step, noise, window)
+        estimate = antithetic_estimate(
+            learner,
+            rollout,
+            value_by_run(rollout, judgement, self.penalty),
+            accumulated,
+            self.sigma,
+            ranks,
+            penalty=self.penalty,
+            clip=self.clip,
+            diverged=0,
+        )
+        runs.carried["noise"] = accumulated
+        return replace(estimate, diverged=runs.advance(rollout.inner, window))

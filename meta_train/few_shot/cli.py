@@ -1,0 +1,81 @@
+"""The command line of few-shot learning: `python -m meta_train few-shot`."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+
+from jsonargparse import DefaultHelpFormatter, Namespace
+
+from learned_opt.files import write_atomically
+from meta_train.cli import OneLineParser, verdict
+from meta_train.few_shot.config import ALL, FewShotConfig
+from meta_train.few_shot.job import run
+from meta_train.few_shot.rows import ROWS
+from meta_train.stopping import Interrupted, NotLearning
+
+PROGRAM = "python -m meta_train few-shot"
+
+
+class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the list of rows a list."""
+
+
+def description() -> str:
+    """What the command does, and every row by name."""
+    lines = [
+        "Train a few-shot method and test it on episodes that it has not seen. Without",
+        "arguments: MAML on sine curves. --row all --data sine draws sine.png, all rows in one",
+        "picture. By default rows train for a short while, far from convergence.",
+        "",
+        f"rows (--row NAME, or --row {ALL} for all that fit the data; * has sine curves too):",
+    ]
+    for name, row in ROWS.items():
+        mark = "*" if row.sine is not None else " "
+        lines += textwrap.wrap(
+            f"{mark} {name:<27} {row.source}", 80, initial_indent="  ", subsequent_indent=" " * 32
+        )
+    return "\n".join(lines)
+
+
+def build_parser() -> OneLineParser:
+    """The parser of the few-shot job."""
+    parser = OneLineParser(
+        prog=PROGRAM,
+        usage="%(prog)s [--row NAME] [--data sine|omniglot] [--SETTING VALUE ...]",
+        description=description(),
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file of settings")
+    parser.add_class_arguments(FewShotConfig, as_group=True)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status, as of `meta_train.cli.main`.
+    """
+    parser = build_parser()
+    parsed: Namespace = parser.parse_args(arguments)
+
+    def write_config(path: Path) -> None:
+        recipe = parsed.clone()
+        recipe["out"], recipe["resume"] = None, False
+        write_atomically(path, parser.dump(recipe).encode())
+
+    try:
+        settings = vars(parser.instantiate(parsed))
+        config = FewShotConfig(**{key: settings[key] for key in FewShotConfig.__dataclass_fields__})
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        run(config, write_config)
+    except (Interrupted, KeyboardInterrupt, NotLearning, ValueError, OSError) as error:
+        status, text = verdict(error)
+        print(text, file=sys.stderr)
+        return status
+    return 0

@@ -1,0 +1,118 @@
+"""The few-shot job's configuration: one dataclass that is command line, config file and record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from learned_opt.names import look_up
+from meta_train.few_shot.row import Row
+from meta_train.few_shot.rows import get_row, list_rows
+from meta_train.settings import TrainSettings
+from meta_train.tasks.omniglot_episodes import OmniglotEpisodes
+from meta_train.tasks.sine import Sine
+
+ALL = "all"
+DATA = ("sine", "omniglot")
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """What to train, on which episodes, and how to judge it.
+
+    Attributes:
+        row: a method by its name, or "all" that fit the data, one after another.
+        data: "sine" curves or "omniglot" characters.
+        ways: classes of an episode; sine curves have none.
+        shots: support examples (of a class); by default 10 points or 1 image.
+        queries: query examples (of a class) in training; by default 10 points or 5 images.
+        test_queries: query examples (of a class) in testing; by default 100 points or 15 images.
+        row_settings: changes of the row, as in {"inner_lr": 0.1} (meta_train/few_shot/row.py).
+        task_settings: settings of the episodes, as in {"hidden": 32} (meta_train/tasks/sine.py and
+            omniglot_episodes.py).
+        train: further settings of meta-training, as in {"lr": 0.001} (meta_train/settings.py).
+        outer_steps: updates of the meta-parameters; by default as the row says, or 3000 on sine
+            curves and 10000 on characters: short beside the papers' 30000 and more.
+        max_minutes: stop training a row earlier when so much time has gone by.
+        episodes: that a row is tested on.
+        steps: inner steps after which it is judged; by default 0 to 10 on sine curves, and 0, 1 and
+            the row's own on characters.
+        seed: of everything that is drawn.
+        device: "cpu", "cuda", ...; by default the GPU where there is one.
+        threads: of torch.
+        folder: where Omniglot's archives are; by default the user's cache folder.
+        download: let torchvision fetch them if they are missing.
+        out: the run folder; by default a new one under runs/.
+        resume: go on with the run in `out` from its newest checkpoint.
+        progress: show progress bars.
+    """
+
+    row: str = "maml"
+    data: str = "sine"
+    ways: int = 5
+    shots: int | None = None
+    queries: int | None = None
+    test_queries: int | None = None
+    row_settings: dict[str, Any] = field(default_factory=dict)
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    outer_steps: int | None = None
+    max_minutes: float = 30.0
+    episodes: int = 1000
+    steps: tuple[int, ...] | None = None
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 1
+    folder: Path | None = None
+    download: bool = False
+    out: Path | None = None
+    resume: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ValueError: names the setting and the value.
+        """
+        look_up("data", self.data, dict.fromkeys(DATA))
+        if self.row != ALL:
+            row = get_row(self.row)
+            if self.data == "sine":
+                row.on_sine()
+        task = Sine if self.data == "sine" else OmniglotEpisodes
+        for kind, given, known in (
+            ("setting of rows", self.row_settings, Row),
+            ("setting of episodes", self.task_settings, task),
+            ("setting of training", self.train, TrainSettings),
+        ):
+            for name in given:
+                look_up(kind, name, known.__dataclass_fields__)
+        for name in ("threads", "episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps is not None and (not self.steps or min(self.steps) < 0):
+            raise ValueError(f"steps must be numbers of at least 0, got {list(self.steps)}")
+        if self.resume and self.out is None:
+            raise ValueError("resume needs out=FOLDER, the run to go on with")
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of the rows to train."""
+        return list_rows(sine=self.data == "sine") if self.row == ALL else [self.row]
+
+    @property
+    def support(self) -> int:
+        """Support examples (of a class)."""
+        if self.shots is not None:
+            return self.shots
+        return 10 if self.data == "sine" else 1
+
+    def query(self, *, testing: bool) -> int:
+        """Query examples (of a class)."""
+        given = self.test_queries if testing else self.queries
+        if given is not None:
+            return given
+        usual = (10, 100) if self.data == "sine" else (5, 15)
+        return usual[testing]

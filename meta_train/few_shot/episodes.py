@@ -1,0 +1,100 @@
+"""N-way K-shot episodes out of an array of images (Vinyals et al. 2016, arXiv 1606.04080)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Episode(NamedTuple):
+    """A little classification problem. Rows come class by class.
+
+    Attributes:
+        support_x: `[ways * shots, 1, H, W]`, in [0, 1].
+        support_y: `[ways * shots]`, in 0 ... ways - 1.
+        query_x: `[ways * queries, 1, H, W]`.
+        query_y: `[ways * queries]`.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+
+
+class EpisodeSampler:
+    """Draws episodes: classes without repetition, and of each class images without repetition.
+
+    Args:
+        images: `[classes, per_class, H, W]`, uint8.
+        ways: classes of an episode (N).
+        shots: support images of a class (K).
+        queries: query images of a class.
+        rotations: a class turned by 90, 180 or 270 degrees is a class of its own (Santoro et al.
+            2016, arXiv 1605.06065), so that there are four times as many.
+
+    Raises:
+        ValueError: more classes, or more images of a class, than there are; or none.
+    """
+
+    def __init__(
+        self, images: Tensor, *, ways: int, shots: int, queries: int, rotations: bool = True
+    ) -> None:
+        if images.dim() != 4:
+            raise ValueError(
+                f"images must be [classes, per_class, H, W], got shape {list(images.shape)}"
+            )
+        if rotations and images.shape[2] != images.shape[3]:
+            raise ValueError(f"only square images can be rotated, got {list(images.shape)}")
+        self.images = rotated(images) if rotations else images
+        self.ways, self.shots, self.queries = ways, shots, queries
+        classes, per_class = self.images.shape[:2]
+        if not 1 <= ways <= classes:
+            raise ValueError(f"ways must be from 1 to the {classes} classes, got {ways}")
+        if shots < 1 or queries < 1 or shots + queries > per_class:
+            raise ValueError(
+                f"shots and queries must be at least 1 and together at most the {per_class} images "
+                f"of a class, got {shots} and {queries}"
+            )
+        self._on: dict[torch.device, Tensor] = {}
+
+    def draw(self, generator: torch.Generator, device: torch.device) -> Episode:
+        """Draw an episode; equal generators draw equal ones."""
+        images = self._images_on(device)
+        classes, per_class = images.shape[:2]
+        chosen = torch.randperm(classes, generator=generator)[: self.ways, None]
+        order = torch.rand(self.ways, per_class, generator=generator).argsort(1)
+        rows = (chosen * per_class + order[:, : self.shots + self.queries]).to(device)
+        # Floats only now: the whole array would take four times the memory.
+        drawn = images.flatten(0, 1)[rows].unsqueeze(2).float() / 255
+        support, query = drawn.split([self.shots, self.queries], 1)
+        labels = torch.arange(self.ways, device=device)
+        return Episode(
+            support.flatten(0, 1),
+            labels.repeat_interleave(self.shots),
+            query.flatten(0, 1),
+            labels.repeat_interleave(self.queries),
+        )
+
+    def draw_batch(
+        self, generator: torch.Generator, device: torch.device, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Draw images of all classes with repetition: `[size, 1, H, W]` and classes `[size]`."""
+        images = self._images_on(device)
+        rows = torch.randint(images.shape[0] * images.shape[1], (size,), generator=generator).to(
+            device
+        )
+        drawn = images.flatten(0, 1)[rows].unsqueeze(1).float() / 255
+        return drawn, rows // images.shape[1]
+
+    def _images_on(self, device: torch.device) -> Tensor:
+        if device not in self._on:
+            self._on[device] = self.images.to(device)
+        return self._on[device]
+
+
+def rotated(images: Tensor) -> Tensor:
+    """All classes at 0, then at 90, 180 and 270 degrees: `[4 * classes, per_class, H, W]`."""
+    return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])

@@ -1,0 +1,181 @@
+"""One method of the few-shot table: its place in the grid, its settings, its published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from learned_opt.names import look_up
+from learned_opt.rates import RATE_RULES, create_any_rule
+from learned_opt.rules import list_rules
+from learned_opt.rules.base import UpdateRule
+from learned_opt.weights import from_pretrained
+from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.tasks.episodes import HEAD, EpisodeTask
+from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
+from meta_train.tasks.sine import Sine
+
+INITIALIZATIONS = ("learned", "body")
+TRAINED_ON = ("episodes", "classes", "nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method: initialisation x rule x adapted parameters x estimator.
+
+    Attributes:
+        source: the paper.
+        initialization: "learned" as a whole, or the "body" alone: heads are then drawn anew for
+            each episode.
+        rule: takes the inner steps; one of all rules, or a bundled one by its name.
+        rule_settings: of it; shapes are filled in.
+        inner_lr: the inner rate; None is the rule's own.
+        adapted: see `EpisodeTask`.
+        method: reads whole episodes, with no inner step; see `meta_train.few_shot.scored`.
+        trained_on: "episodes", the "classes" all at once, or "nothing" of its own.
+        uses: the row whose initialisation this one is tested with, where it trains on nothing.
+        estimator: of the meta-gradient.
+        estimator_settings: of it.
+        second_order: see `TrainSettings`.
+        train_steps: inner steps in training; 0 judges the initialisation itself.
+        test_steps: inner steps in testing.
+        train_shots: support images of a class in training; None are as many as in testing.
+        inner_batch: see `EpisodeTask`; less where the support set is smaller.
+        batch_norm: see `meta_train.few_shot.networks`.
+        meta_batch: episodes of an outer step.
+        outer: further settings of meta-training, of `TrainSettings`.
+        twenty_ways: what is otherwise for 20-way classification.
+        five_shots: what is otherwise for 5 shots.
+        sine: what is otherwise for the sine curves; None where the method only classifies.
+        published: accuracy and its interval, in percent, by (ways, shots).
+    """
+
+    source: str
+    initialization: str = "learned"
+    rule: str = "sgd"
+    rule_settings: Mapping[str, Any] = field(default_factory=dict)
+    inner_lr: float | None = None
+    adapted: str = "all"
+    method: str | None = None
+    trained_on: str = "episodes"
+    uses: str | None = None
+    estimator: str = "full"
+    estimator_settings: Mapping[str, Any] = field(default_factory=dict)
+    second_order: bool | None = None
+    train_steps: int = 1
+    test_steps: int = 1
+    train_shots: int | None = None
+    inner_batch: int | None = None
+    batch_norm: str = "batch"
+    meta_batch: int = 32
+    outer: Mapping[str, Any] = field(default_factory=dict)
+    twenty_ways: Mapping[str, Any] = field(default_factory=dict)
+    five_shots: Mapping[str, Any] = field(default_factory=dict)
+    sine: Mapping[str, Any] | None = field(default_factory=dict)
+    published: Mapping[tuple[int, int], tuple[float, float | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a row that says nothing."""
+        look_up("initialisation", self.initialization, dict.fromkeys(INITIALIZATIONS))
+        look_up("thing to train on", self.trained_on, dict.fromkeys(TRAINED_ON))
+
+    def at(self, ways: int, shots: int) -> Row:
+        """The row as it is for so many ways and shots of Omniglot."""
+        own = dict(self.five_shots if shots >= 5 else {})
+        return replace(self, **{**own, **(self.twenty_ways if ways >= 20 else {})})
+
+    def on_sine(self) -> Row:
+        """The row as it is for sine curves.
+
+        Raises:
+            ValueError: the method only classifies.
+        """
+        if self.sine is None:
+            raise ValueError(f"this row ({self.source}) only classifies: it has no sine curves")
+        return replace(self, **self.sine)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether a query image's class depends on the other query images."""
+        return self.batch_norm == "batch"
+
+    def train_task(
+        self, ways: int, shots: int, **settings: Any
+    ) -> OmniglotEpisodes | OmniglotClasses | ScoredEpisodes:
+        """What an Omniglot row is meta-trained on.
+
+        Args:
+            ways: classes of an episode.
+            shots: support images of a class in testing.
+            **settings: of `OmniglotEpisodes`.
+
+        Raises:
+            ValueError: the row trains on nothing of its own.
+        """
+        if self.trained_on == "nothing":
+            raise ValueError(f"this row trains nothing: it takes the initialisation of {self.uses}")
+        if self.trained_on == "classes":
+            names = OmniglotClasses.__dataclass_fields__
+            return OmniglotClasses(**{k: v for k, v in settings.items() if k in names})
+        return self._episodes(ways, self.train_shots or shots, settings)
+
+    def test_task(
+        self, ways: int, shots: int, **settings: Any
+    ) -> OmniglotEpisodes | ScoredEpisodes:
+        """What it is tested on; arguments as for `train_task`."""
+        return self._episodes(ways, shots, {"split": "test", **settings})
+
+    def _episodes(
+        self, ways: int, shots: int, settings: Mapping[str, Any]
+    ) -> OmniglotEpisodes | ScoredEpisodes:
+        batch = self.inner_batch
+        task = OmniglotEpisodes(
+            ways=ways,
+            shots=shots,
+            inner_batch=None if batch is None else min(batch, ways * shots),
+            **{
+                "batch_norm": self.batch_norm,
+                "adapted": self.adapted,
+                "fresh": "head" if self.initialization == "body" else "nothing",
+                **settings,
+            },
+        )
+        return task if self.method is None else ScoredEpisodes(task, self.method)
+
+    def sine_task(self, shots: int, **settings: Any) -> Sine:
+        """Sine curves from so many points."""
+        batch = self.inner_batch
+        return Sine(
+            shots=shots,
+            inner_batch=None if batch is None else min(batch, shots),
+            **{
+                "adapted": self.adapted,
+                "fresh": "head" if self.initialization == "body" else "nothing",
+                **settings,
+            },
+        )
+
+    def make_rule(self, adapted: Mapping[str, Tensor]) -> UpdateRule:
+        """Build the rule for the parameters that are adapted, by name."""
+        settings = dict(self.rule_settings)
+        if self.rule in RATE_RULES:
+            settings["shapes"] = [list(value.shape) for value in adapted.values()]
+        elif self.rule not in list_rules():
+            return from_pretrained(self.rule)
+        return create_any_rule(self.rule, **settings)
+
+    def start(
+        self, task: EpisodeTask | OmniglotClasses | ScoredEpisodes
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is learned of a task's parameters, and what is adapted, by name: initial values."""
+        template = task.template()
+        learned = template
+        if self.initialization == "body" and self.trained_on == "episodes":
+            learned = {k: v for k, v in template.items() if not k.startswith(HEAD)}
+        adapted = template
+        if self.adapted == "head":
+            adapted = {k: v for k, v in template.items() if k.startswith(HEAD)}
+        return learned, adapted

@@ -1,0 +1,280 @@
+"""The rows of the few-shot table by name. A new method is one row here.
+
+Figures are percent on Omniglot with their 95% confidence intervals where the papers give them. The
+networks and protocols behind them differ in detail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from learned_opt.names import look_up
+from meta_train.few_shot.row import Row
+
+Figures = dict[tuple[int, int], tuple[float, float | None]]
+
+
+def _figures(*values: tuple[float, float] | float) -> Figures:
+    """5-way 1-shot, 5-way 5-shot, 20-way 1-shot, 20-way 5-shot."""
+    places = ((5, 1), (5, 5), (20, 1), (20, 5))
+    pairs = (value if isinstance(value, tuple) else (value, None) for value in values)
+    return dict(zip(places, pairs, strict=True))
+
+
+ADAM = {"meta_optimizer": "adam", "lr": 1e-3}
+REPTILE = {
+    "meta_optimizer": "sgd",
+    "lr": 1.0,
+    "schedule": "linear",
+    "lr_end": 0.0,
+    "clip": 1e6,  # the paper's step is not clipped
+}
+FINN = "Finn et al. 2017, arXiv 1703.03400"
+NICHOL = "Nichol et al. 2018, arXiv 1803.02999"
+SINE_ADAM = {"meta_optimizer": "adam", "lr": 3e-3, "clip": 10.0, "outlier": 1e6}
+"""A short training of the released code's 70000 steps: three times its rate. The meta-gradients of
+loud and faint curves differ much, so none is an outlier."""
+SINE = {
+    "inner_lr": 0.01,
+    "meta_batch": 25,
+    "train_steps": 1,
+    "test_steps": 10,
+    "outer": SINE_ADAM,
+}
+SINE_OUTER_STEPS = {
+    "lstm": 300,
+    "gated-lstm": 300,
+    "momentum-gated-lstm": 300,
+    "adam-lstm": 600,
+    "step-size-lstm": 1500,
+}
+"""By default: for two or three minutes each on one core."""
+SINE_STEPS = {**SINE, "train_steps": 5}
+"""Rules that learn how to step are trained through several steps."""
+
+MAML = {
+    "inner_lr": 0.4,
+    "train_steps": 1,
+    "test_steps": 3,
+    "meta_batch": 32,
+    "outer": ADAM,
+    "twenty_ways": {"inner_lr": 0.1, "train_steps": 5, "test_steps": 5, "meta_batch": 16},
+    "sine": SINE,
+}
+LSTM = {
+    "inner_lr": None,
+    "estimator": "first-order",
+    "train_steps": 5,
+    "test_steps": 5,
+    "meta_batch": 4,  # the graph of five steps of an LSTM on conv4 is 1.3 GB an episode
+    "outer": ADAM,
+}
+REPTILE_STEPS = {
+    "estimator": "reptile",
+    "train_steps": 5,
+    "test_steps": 50,
+    "train_shots": 10,
+    "inner_batch": 10,
+    "outer": REPTILE,
+    "twenty_ways": {"train_steps": 10, "inner_batch": 20},
+    "sine": {"train_shots": None, "inner_batch": None, "test_steps": 10},
+}
+METRIC = {
+    "inner_lr": None,
+    "train_steps": 0,
+    "test_steps": 0,
+    "meta_batch": 16,
+    "outer": ADAM,
+    "sine": None,
+}
+
+
+def _reptile(**changes: object) -> Row:
+    settings: dict[str, object] = {"source": NICHOL, "meta_batch": 5, **REPTILE_STEPS, **changes}
+    return Row(**settings)  # type: ignore[arg-type]
+
+
+def _sine_lstm(rule: str) -> dict[str, object]:
+    return {
+        "estimator": "full",
+        "meta_batch": 25,
+        "train_steps": 5,
+        "test_steps": 10,
+        # Good after every number of steps, which is what curves are judged by.
+        "outer": {**SINE_ADAM, "objective": "sum", "outer_steps": SINE_OUTER_STEPS[rule]},
+    }
+
+
+def _row(shared: Mapping[str, object], source: str, **changes: object) -> Row:
+    return Row(**{"source": source, **shared, **changes})  # type: ignore[arg-type]
+
+
+_ADAM_INSIDE = {"rule": "adam", "rule_settings": {"betas": (0.0, 0.999)}, "inner_lr": 1e-3}
+
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        "maml": _row(
+            MAML, FINN, published=_figures((98.7, 0.4), (99.9, 0.1), (95.8, 0.3), (98.9, 0.2))
+        ),
+        "fomaml": _row(
+            MAML, FINN, estimator="first-order", published=_figures(98.3, 99.2, 89.4, 97.9)
+        ),
+        "maml-fresh-head": _row(MAML, FINN, initialization="body"),
+        "maml-negative-rate": _row(
+            MAML,
+            "the inner rate of MAML with the other sign",
+            inner_lr=-0.4,
+            twenty_ways={**MAML["twenty_ways"], "inner_lr": -0.1},  # type: ignore[dict-item]
+            sine={**SINE, "inner_lr": -0.01},
+        ),
+        "joint": _row(
+            {**MAML, "sine": {**SINE, "train_steps": 0}},
+            "MAML with zero inner steps",
+            train_steps=0,
+            twenty_ways={**MAML["twenty_ways"], "train_steps": 0},  # type: ignore[dict-item]
+        ),
+        "reptile": _reptile(
+            **_ADAM_INSIDE,
+            twenty_ways={"train_steps": 10, "inner_batch": 20, "inner_lr": 5e-4},
+            sine={**REPTILE_STEPS["sine"], "inner_lr": 1e-2},  # type: ignore[dict-item]
+            published=_figures(97.68, 99.48, 89.43, 97.12),
+        ),
+        "reptile-serial": _reptile(**_ADAM_INSIDE, meta_batch=1, outer={**REPTILE, "lr": 0.2}),
+        "reptile-sgd": _reptile(
+            rule="sgd",
+            inner_lr=0.1,
+            sine={**REPTILE_STEPS["sine"], "inner_lr": 0.02},  # type: ignore[dict-item]
+        ),
+        "anil": _row(
+            {**MAML, "train_steps": 5, "test_steps": 5},
+            "Raghu et al. 2019, arXiv 1909.09157",
+            adapted="head",
+        ),
+        "imaml": _row(
+            MAML,
+            "Rajeswaran et al. 2019, arXiv 1909.04630",
+            estimator="implicit",
+            estimator_settings={"proximal": 2.0, "cg_steps": 5},
+            inner_lr=0.1,
+            train_steps=16,
+            test_steps=16,
+            twenty_ways={"train_steps": 25, "test_steps": 25, "meta_batch": 16},
+            sine={
+                **SINE,
+                "train_steps": 16,
+                "test_steps": 16,
+                "outer": {**SINE_ADAM, "outer_steps": 1500},
+            },
+            published=_figures(99.16, 99.67, 94.46, 98.69),
+        ),
+        "meta-sgd": _row(
+            MAML,
+            "Li et al. 2017, arXiv 1707.09835",
+            rule="meta-sgd",
+            inner_lr=None,
+            test_steps=1,
+            twenty_ways={"meta_batch": 16},
+            sine={**SINE, "inner_lr": None},
+            published=_figures((99.53, 0.26), (99.93, 0.09), (95.93, 0.38), (98.97, 0.19)),
+        ),
+        "layer-step-rates": _row(
+            MAML,
+            "Antoniou et al. 2019, arXiv 1810.09502: of MAML++, its learned rates",
+            rule="layer-step-rates",
+            rule_settings={"steps": 5, "init": 0.1},
+            inner_lr=None,
+            train_steps=5,
+            test_steps=5,
+            twenty_ways={"meta_batch": 16},
+            sine={
+                **SINE_STEPS,
+                "inner_lr": None,
+                "rule_settings": {"steps": 5, "init": 0.01},
+            },
+            published=_figures(99.47, 99.93, 97.65, 99.33),
+        ),
+        "meta-lstm": _row(
+            LSTM,
+            "Ravi & Larochelle 2017, 'Optimization as a model for few-shot learning'",
+            rule="gated-lstm",
+            estimator="first-order",
+            train_steps=12,
+            test_steps=12,
+            five_shots={"train_steps": 5, "test_steps": 5},
+            batch_norm="support",
+            outer={**ADAM, "clip": 0.25},
+            sine=_sine_lstm("gated-lstm"),
+        ),
+        **{
+            f"learned-{rule}": _row(
+                LSTM, f"learned initialisation x {rule}", rule=rule, sine=_sine_lstm(rule)
+            )
+            for rule in ("lstm", "momentum-gated-lstm", "adam-lstm", "step-size-lstm")
+        },
+        "reptile-lstm": _reptile(
+            source="Reptile x a pretrained LSTM rule",
+            rule="digits-lstm",
+            inner_lr=None,
+            estimator_settings={"freeze_rule": True},
+        ),
+        "r2d2": _row(METRIC, "Bertinetto et al. 2019, arXiv 1805.08136", method="r2d2"),
+        "metaoptnet": _row(METRIC, "Lee et al. 2019, arXiv 1904.03758", method="metaoptnet"),
+        "siamese": _row(
+            METRIC,
+            "Koch et al. 2015",
+            method="siamese",
+            published=_figures(97.3, 98.4, 88.2, 97.0),
+        ),
+        "matching": _row(
+            METRIC,
+            "Vinyals et al. 2016, arXiv 1606.04080",
+            method="matching",
+            published=_figures(98.1, 98.9, 93.8, 98.5),
+        ),
+        "prototypical": _row(
+            METRIC,
+            "Snell et al. 2017, arXiv 1703.05175",
+            method="prototypical",
+            published=_figures(98.8, 99.7, 96.0, 98.9),
+        ),
+        "relation": _row(
+            METRIC,
+            "Sung et al. 2018, arXiv 1711.06025",
+            method="relation",
+            published=_figures((99.6, 0.2), (99.8, 0.1), (97.6, 0.2), (99.1, 0.1)),
+        ),
+        "fine-tuning": _row(
+            METRIC,
+            "baseline: all characters as classes, then a fresh head and all layers",
+            initialization="body",
+            trained_on="classes",
+            rule="adam",
+            inner_lr=1e-2,
+            test_steps=20,
+            meta_batch=2,
+        ),
+        "nearest-neighbour": _row(
+            METRIC,
+            "baseline: the features of fine-tuning",
+            trained_on="nothing",
+            uses="fine-tuning",
+            method="nearest-neighbour",
+            initialization="body",
+        ),
+    }
+)
+
+
+def list_rows(*, sine: bool = False) -> list[str]:
+    """Names of all rows, or of those that fit sine curves."""
+    return [name for name, row in ROWS.items() if not sine or row.sine is not None]
+
+
+def get_row(name: str) -> Row:
+    """The row of this name.
+
+    Raises:
+        ValueError: there is none; gives the nearest name.
+    """
+    return look_up("few-shot row", name, ROWS)

@@ -1,0 +1,93 @@
+"""The few-shot table: to read, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from meta_train.few_shot.evaluate import Evaluation
+from meta_train.few_shot.train import Trained
+
+SHOWN = 4
+"""Columns that fit into 80 characters beside the longest name."""
+
+
+def as_json(trained: Trained, evaluation: Evaluation) -> dict[str, Any]:
+    """Everything that is known of a row."""
+    return {
+        **trained.facts,
+        "metric": evaluation.metric,
+        "episodes": evaluation.values.shape[1],
+        "diverged_episodes": evaluation.diverged,
+        "results": [
+            {
+                "steps": steps,
+                "mean": _finite(evaluation.mean(steps)),
+                "interval": _finite(evaluation.interval(steps)),
+            }
+            for steps in evaluation.steps
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def render(rows: Mapping[str, tuple[Trained, Evaluation]], title: str) -> str:
+    """A table of at most 80 characters' width.
+
+    Args:
+        rows: by name.
+        title: what the episodes are.
+    """
+    first = next(iter(rows.values()))[1]
+    lines = ["", title]
+    if len(rows) == 1:
+        lines.append(f"  {'inner steps':>11} {first.metric:>20}")
+        for steps in first.steps:
+            lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
+    else:
+        columns = _columns(rows)
+        heads = "".join(f"{_head(column):>13}" for column in columns)
+        lines.append(f"{first.metric + ' after':<27}{heads}")
+        for name, (trained, evaluation) in rows.items():
+            cells = [
+                _cell(evaluation, trained.row.test_steps if column is None else column)
+                for column in columns
+            ]
+            lines.append(f"{name:<27}" + "".join(f"{cell:>13}" for cell in cells))
+    scale = "in percent, " if first.metric == "accuracy" else ""
+    lines.append(f"{scale}mean and 95% interval over {first.values.shape[1]} episodes")
+    return "\n".join(lines)
+
+
+def _columns(rows: Mapping[str, tuple[Trained, Evaluation]]) -> list[int | None]:
+    """Numbers of steps that all rows have; None is each row's own."""
+    every = [set(evaluation.steps) for _, evaluation in rows.values()]
+    longest = max(every, key=len)
+    if all(one == longest for one in every):
+        shared = sorted(longest)
+        if len(shared) <= SHOWN:
+            return list(shared)
+        # The first, the last, and some between, early ones rather.
+        return [step for step in (shared[0], shared[1], shared[len(shared) // 2], shared[-1])]
+    return [0, 1, None]
+
+
+def _head(column: int | None) -> str:
+    if column is None:
+        return "its steps"
+    return f"{column} step{'' if column == 1 else 's'}"
+
+
+def _cell(evaluation: Evaluation, steps: int) -> str:
+    if steps not in evaluation.steps:
+        return "-"
+    mean, interval = evaluation.mean(steps), evaluation.interval(steps)
+    if not math.isfinite(mean):
+        return "diverged"
+    if evaluation.metric == "accuracy":
+        return f"{100 * mean:.1f}+-{100 * interval:.1f}"
+    return f"{mean:.3f}+-{interval:.3f}" if mean < 100 else f"{mean:.3g}"

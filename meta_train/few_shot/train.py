@@ -1,0 +1,191 @@
+"""Train one row of the few-shot table, and judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.base import UpdateRule
+from meta_train.few_shot.config import FewShotConfig
+from meta_train.few_shot.evaluate import Evaluation, evaluate
+from meta_train.few_shot.row import Row
+from meta_train.few_shot.rows import get_row
+from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.seeding import derive_seed
+from meta_train.settings import TrainSettings
+from meta_train.tasks.base import Tensors
+from meta_train.tasks.episodes import HEAD, EpisodeTask
+from meta_train.tasks.omniglot_episodes import OmniglotClasses
+from meta_train.trainer import MetaTrainer
+
+OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
+SINE_STEPS = tuple(range(11))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A row that was trained.
+
+    Attributes:
+        name: of the row.
+        row: as it is for the data.
+        rule: takes the inner steps.
+        phi: the learned initialisation by name.
+        facts: how training went, for cards and tables.
+    """
+
+    name: str
+    row: Row
+    rule: UpdateRule
+    phi: Tensors
+    facts: dict[str, Any]
+
+
+def row_of(name: str, config: FewShotConfig) -> Row:
+    """The row as it is for the data of a configuration."""
+    row = get_row(name)
+    row = row.on_sine() if config.data == "sine" else row.at(config.ways, config.support)
+    return replace(row, **config.row_settings)
+
+
+def test_task(row: Row, config: FewShotConfig) -> EpisodeTask | ScoredEpisodes:
+    """What the row is tested on."""
+    settings = _task_settings(config, testing=True)
+    if config.data == "sine":
+        return row.sine_task(config.support, **settings)
+    return row.test_task(config.ways, config.support, **settings)
+
+
+def train_task(row: Row, config: FewShotConfig) -> EpisodeTask | OmniglotClasses | ScoredEpisodes:
+    """What the row is trained on."""
+    settings = _task_settings(config, testing=False)
+    if config.data == "sine":
+        return row.sine_task(config.support, **settings)
+    return row.train_task(config.ways, config.support, **settings)
+
+
+def _task_settings(config: FewShotConfig, *, testing: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {"queries": config.query(testing=testing)}
+    if config.data == "omniglot":
+        settings["folder"] = None if config.folder is None else str(config.folder)
+        settings["download"] = config.download
+    return {**settings, **config.task_settings}
+
+
+def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
+    """How the row is meta-trained."""
+    own: dict[str, Any] = {
+        "objective": "last",
+        "objective_data": "validation",
+        "unit_spread": 0.0,
+        "estimator": row.estimator,
+        "estimator_settings": dict(row.estimator_settings),
+        "runs": row.meta_batch,
+        "horizons": (row.train_steps,),
+        "second_order": row.second_order,
+        "inner_lr": row.inner_lr,
+        "outer_steps": OUTER_STEPS[config.data],
+        "max_minutes": config.max_minutes,
+        "gates_every": 0,
+        "seed": config.seed,
+        **row.outer,
+        **config.train,
+    }
+    if config.outer_steps is not None:
+        own["outer_steps"] = config.outer_steps
+    return TrainSettings(**own)
+
+
+def make_trainer(
+    name: str, config: FewShotConfig, device: torch.device, folder: Path | None
+) -> tuple[MetaTrainer, Row]:
+    """The trainer of a row, or of the row whose initialisation it takes.
+
+    Raises:
+        ValueError: settings that do not go together.
+        OSError: the data is missing.
+    """
+    row = row_of(name, config)
+    while row.trained_on == "nothing":
+        assert row.uses is not None
+        row = row_of(row.uses, config)
+    task = train_task(row, config)
+    learned, adapted = row.start(task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "rule"))
+        rule = row.make_rule(adapted)
+    trainer = MetaTrainer(
+        rule,
+        task,
+        train_settings(row, config),
+        initialization=learned,
+        folder=folder,
+        device=device,
+    )
+    return trainer, row
+
+
+def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
+    """What a trainer has learned, for the row to be tested with."""
+    row = row_of(name, config)
+    task = test_task(row, config)
+    found = {k: v.detach().clone() for k, v in trainer.kept.initialization().items()}
+    rule: UpdateRule = trainer.kept.rule
+    if row.trained_on != "episodes":  # with another rule than it was trained with
+        _, adapted = row.start(task)
+        rule = row.make_rule(adapted).to(trainer.device)
+    facts = {
+        "source": row.source,
+        "outer_steps": trainer.outer_step,
+        "minutes": round(trainer.seconds / 60, 2),
+        "diverged_runs": trainer.diverged,
+        "skipped_steps": trainer.descent.skipped,
+        "inner_steps": {"training": row.train_steps, "testing": row.test_steps},
+        "inner_lr": row.inner_lr,
+        "adapted_parameters": _count(row.start(task)[1]) if row.method is None else 0,
+        "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
+        "train": asdict(trainer.settings),
+    }
+    return Trained(name, row, rule, _fitting(found, row, task), facts)
+
+
+def _count(tensors: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() for value in tensors.values())
+
+
+def _fitting(found: Tensors, row: Row, task: EpisodeTask | ScoredEpisodes) -> Tensors:
+    """Of what was learned what the tested task has: not the head of all characters as classes."""
+    own = task.template()
+    return {
+        key: value
+        for key, value in found.items()
+        if key in own and not (row.initialization == "body" and key.startswith(HEAD))
+    }
+
+
+def judge(trained: Trained, config: FewShotConfig, device: torch.device) -> Evaluation:
+    """Test a row that was trained."""
+    row = trained.row
+    if row.method is not None:
+        steps: tuple[int, ...] = (0,)
+    elif config.steps is not None:
+        steps = config.steps
+    else:
+        steps = SINE_STEPS if config.data == "sine" else (0, 1, row.test_steps)
+    return evaluate(
+        trained.rule,
+        trained.phi,
+        test_task(row, config),
+        steps=steps,
+        episodes=config.episodes,
+        seed=derive_seed(config.seed, "test"),
+        lr=row.inner_lr,
+        total_steps=max(row.test_steps, 1),
+        device=device,
+        progress=config.progress,
+    )

@@ -1,0 +1,123 @@
+"""Small causal transformers that predict the next character (Vaswani et al. 2017).
+
+Normalisation comes before attention and perceptron (Xiong et al. 2020).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meta_train.tasks.base import Task
+from meta_train.tasks.char_family import CharFamily, NextSymbol
+from meta_train.tasks.data import LabelledData
+from meta_train.tasks.draws import check_bounds, draw_int
+from meta_train.tasks.networks import make_mlp, rescale
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharTransformer(CharFamily):
+    """Blocks of attention and perceptron.
+
+    Attributes:
+        depth: least and most blocks.
+        heads: of attention; widths are rounded down to a multiple of it.
+    """
+
+    depth: Sequence[int] = (1, 2)
+    heads: int = 2
+
+    def __post_init__(self) -> None:
+        """See `CharFamily`."""
+        super().__post_init__()
+        check_bounds("depth", self.depth)
+        if not 1 <= self.heads <= self.width[0]:
+            raise ValueError(f"heads must be from 1 to the width {self.width}, got {self.heads}")
+
+    def draw_network(
+        self, data: LabelledData, generator: torch.Generator
+    ) -> Callable[[], nn.Module]:
+        """Draw width and depth."""
+        width = draw_int(generator, self.width) // self.heads * self.heads
+        depth = draw_int(generator, self.depth)
+        return functools.partial(_make, width, depth, self.heads, data.shape[0], self.scale_spread)
+
+    def held_out(self) -> dict[str, Task]:
+        """The largest network of the family, and one of twice its width."""
+        width, length, depth = self.width[1], self.length[1], self.depth[1]
+        fixed: dict[str, Any] = {"length": (length, length), "depth": (depth, depth)}
+        return {
+            f"transformer {depth} x {width}, held-out text": self.fixed(
+                width=(width, width), **fixed
+            ),
+            f"wider: transformer {depth} x {2 * width}": self.fixed(
+                width=(2 * width, 2 * width), **fixed
+            ),
+        }
+
+
+class Block(nn.Module):
+    """Causal self-attention, then a perceptron, each added to its input.
+
+    The softmax is written out: torch's fused attention has no second derivatives.
+
+    Args:
+        width: of inputs and outputs.
+        heads: of attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = make_mlp((width, 2 * width, width), nn.GELU)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[B, T, width]` from `[B, T, width]`."""
+        hidden = inputs + self.project(self._attend(self.norm_attention(inputs)))
+        outputs: Tensor = hidden + self.mlp(self.norm_mlp(hidden))
+        return outputs
+
+    def _attend(self, inputs: Tensor) -> Tensor:
+        batch, length, width = inputs.shape
+        joint = self.queries_keys_values(inputs).reshape(batch, length, 3, self.heads, -1)
+        queries, keys, values = joint.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, size]
+        scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        later = torch.ones(length, length, dtype=torch.bool, device=inputs.device).triu(1)
+        weights = scores.masked_fill(later, -torch.inf).softmax(-1)
+        attended: Tensor = weights @ values
+        return attended.transpose(1, 2).reshape(batch, length, width)
+
+
+class Transformer(nn.Module):
+    """Learned positions, blocks, and a last normalisation.
+
+    Args:
+        width: of inputs and outputs.
+        depth: blocks.
+        heads: of attention.
+        length: symbols of a window.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, length: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(length, width))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[B, T, width]` from `[B, T, width]`."""
+        outputs: Tensor = self.norm(self.blocks(inputs + self.positions))
+        return outputs
+
+
+def _make(width: int, depth: int, heads: int, length: int, scale_spread: float) -> nn.Module:
+    return rescale(NextSymbol(Transformer(width, depth, heads, length), width), scale_spread)

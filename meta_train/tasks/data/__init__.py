@@ -1,0 +1,132 @@
+"""Data sets by name, each in three disjoint splits: "train", "validation" and "test".
+
+A new one is a loader in a file beside this one and one row here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from learned_opt.names import look_up
+from meta_train.tasks.data.digits import read_digits
+from meta_train.tasks.data.image_files import IMAGE_FILES, read_images
+from meta_train.tasks.data.photos import read_photos
+from meta_train.tasks.data.tables import TABLES, read_table
+from meta_train.tasks.rows import Rows
+
+SPLITS = ("train", "validation", "test")
+"""Meta-training, model selection, held out."""
+
+Arrays = tuple[Tensor, Tensor]
+Reader = Callable[[str | None, bool], dict[str, Arrays]]
+"""(folder, download) -> inputs `[M, ...]` and targets `[M]` of each split."""
+
+
+def _installed(read: Callable[[], dict[str, Arrays]]) -> Reader:
+    return lambda folder, download: read()
+
+
+def _from_files(name: str) -> Reader:
+    return lambda folder, download: read_images(name, folder, download=download)
+
+
+IMAGES: Mapping[str, Reader] = MappingProxyType(
+    {
+        "digits": _installed(read_digits),
+        "photos": _installed(functools.partial(read_photos, colour=False)),
+        "colour-photos": _installed(functools.partial(read_photos, colour=True)),
+        **{name: _from_files(name) for name in IMAGE_FILES},
+    }
+)
+"""Readers of images, `[M, channels, height, width]`, by name."""
+
+DATA: Mapping[str, Reader] = MappingProxyType(
+    {**IMAGES, **{name: _installed(functools.partial(read_table, name)) for name in TABLES}}
+)
+"""All readers by name."""
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """One split of a data set.
+
+    Attributes:
+        name: of the data set.
+        rows: inputs `[M, ...]` of mean 0 and variance 1 over "train" (per feature in a table, over
+            all pixels in images); targets `[M]`, classes, or `[M, 1]`, numbers of mean 0 and
+            variance 1 over "train".
+        outputs: how many numbers a model must give: the number of classes, or 1.
+        classes: whether targets are classes.
+    """
+
+    name: str
+    rows: Rows
+    outputs: int
+    classes: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.rows.inputs.shape[1:])
+
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What a model's outputs are judged by: cross-entropy, or the mean squared error."""
+        return nn.functional.cross_entropy if self.classes else nn.functional.mse_loss
+
+
+def load_data(
+    name: str,
+    split: str,
+    *,
+    folder: str | None = None,
+    download: bool = False,
+    flat: bool = False,
+) -> LabelledData:
+    """Read a split of a data set; the second time, the very same tensors.
+
+    Args:
+        name: one of `DATA`.
+        split: one of `SPLITS`.
+        folder: where files are, for data sets that are read from files; by default what the
+            environment variable LEARNED_OPT_DATA says.
+        download: let torchvision fetch files that are missing.
+        flat: one axis for all of an input.
+
+    Raises:
+        ValueError: an unknown name or split, or missing or damaged files.
+    """
+    return _load(name, split, folder, download, flat)
+
+
+@functools.cache  # under one form of call, as other forms would be kept apart
+def _load(name: str, split: str, folder: str | None, download: bool, flat: bool) -> LabelledData:
+    look_up("data", name, DATA)
+    look_up("split", split, dict.fromkeys(SPLITS))
+    if flat:
+        whole = _load(name, split, folder, download, False)
+        rows = Rows(whole.rows.inputs.flatten(1), whole.rows.targets, name)
+        return LabelledData(name, rows, whole.outputs, whole.classes)
+    splits = DATA[name](folder, download)
+    inputs, targets = splits[split]
+    classes = not targets.is_floating_point()
+    train, train_targets = splits["train"]
+    # An image's pixels share one scale; the columns of a table have each their own.
+    axes = list(range(train.dim())) if train.dim() > 2 else [0]
+    inputs = _standardise(inputs, train, axes)
+    if classes:
+        outputs = int(torch.cat([labels for _, labels in splits.values()]).max()) + 1
+    else:
+        targets, outputs = _standardise(targets, train_targets, [0])[:, None], 1
+    return LabelledData(name, Rows(inputs, targets, name), outputs, classes)
+
+
+def _standardise(values: Tensor, train: Tensor, axes: list[int]) -> Tensor:
+    mean, spread = train.float().mean(axes, keepdim=True), train.float().std(axes, keepdim=True)
+    return (values.float() - mean) / spread.clamp_min(1e-8)

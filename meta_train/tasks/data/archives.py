@@ -1,0 +1,81 @@
+"""Official files of data sets: where they may lie, and whether they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDER_VARIABLE = "LEARNED_OPT_DATA"
+"""The environment variable that says where files are."""
+
+
+def data_folder(folder: str | None, what: str) -> Path:
+    """The folder to read from: the one given, or what the environment variable says.
+
+    Raises:
+        ValueError: neither is there, or it is no folder.
+    """
+    chosen = folder or os.environ.get(FOLDER_VARIABLE)
+    if not chosen:
+        raise ValueError(f"{what} is read from files: give folder, or set {FOLDER_VARIABLE}")
+    if not Path(chosen).is_dir():
+        raise ValueError(f"{what}: there is no folder {chosen}")
+    return Path(chosen)
+
+
+def find(folder: Path, places: Sequence[str], names: Sequence[str]) -> Path | None:
+    """The first of `names` that is in one of `places` of `folder`; None where there is none."""
+    paths = (folder / place / name for name in names for place in places)
+    return next((path for path in paths if path.exists()), None)
+
+
+def missing(what: str, names: Sequence[str], folder: Path, page: str) -> FileNotFoundError:
+    """What to raise where `find` found nothing."""
+    return FileNotFoundError(
+        f"{what}: there is no {' or '.join(names)} in {folder}; it is published at {page}"
+    )
+
+
+def check(path: Path, content: bytes, md5: str | None, page: str) -> None:
+    """Hold a file's content to its published checksum; None is not checked.
+
+    Raises:
+        ValueError: the checksum is another.
+    """
+    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 is not None and actual != md5:
+        raise ValueError(
+            f"{path} is damaged, cut short or not the official file: {len(content)} bytes with "
+            f"md5 {actual}, not {md5}; it is published at {page}"
+        )
+
+
+def damaged(path: Path, why: object, page: str) -> ValueError:
+    """What to raise for a file whose content does not make sense."""
+    line = (str(why).splitlines() or [type(why).__name__])[0]
+    return ValueError(f"{path} is damaged: {line}; the official file is published at {page}")
+
+
+def fetch(data_set: str, folder: Path, splits: Sequence[dict[str, bool]]) -> None:
+    """Let torchvision fetch a data set into `folder`.
+
+    Args:
+        data_set: the name of torchvision's class.
+        folder: where to.
+        splits: the class's arguments for each part.
+
+    Raises:
+        ValueError: torchvision is not installed.
+    """
+    try:
+        datasets = importlib.import_module("torchvision.datasets")
+    except ImportError:
+        raise ValueError(
+            f"download=True needs torchvision to fetch {data_set}: install it, or put the "
+            f"official files into {folder}"
+        ) from None
+    for split in splits:
+        getattr(datasets, data_set)(root=str(folder), download=True, **split)

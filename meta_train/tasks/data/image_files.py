@@ -1,0 +1,213 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 from their official files.
+
+MNIST: LeCun et al. 1998. Fashion-MNIST: Xiao et al. 2017 (arXiv 1708.07747). CIFAR-10: Krizhevsky
+2009. Archives are held to the checksums that their publishers give; of what was unpacked from them
+the structure is checked.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import math
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.names import look_up
+from meta_train.tasks.data.archives import check, damaged, data_folder, fetch, find, missing
+from meta_train.tasks.data.cifar_pickles import read_pickled_batch
+
+CHECKSUMS: dict[str, str] = {
+    "mnist/train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "mnist/train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "mnist/t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "mnist/t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    "fashion-mnist/train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "fashion-mnist/train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "fashion-mnist/t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "fashion-mnist/t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+    "cifar-10/cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+    "cifar-10/cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+}
+"""md5 by data set and file."""
+
+PAGES = {
+    "mnist": "yann.lecun.com/exdb/mnist",
+    "fashion-mnist": "github.com/zalandoresearch/fashion-mnist",
+    "cifar-10": "cs.toronto.edu/~kriz/cifar.html",
+}
+
+VALIDATION_SHARE = 1 / 6
+"""Of the official training images, the last ones that "validation" has."""
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """How a data set is read.
+
+    Attributes:
+        torchvision: the class that downloads it.
+        places: folders inside the data folder where files may be, its own first: MNIST and
+            Fashion-MNIST call their files the same.
+        read: (name, folder, places, train) -> images `[M, C, H, W]` and labels `[M]`, uint8.
+    """
+
+    torchvision: str
+    places: Sequence[str]
+    read: Callable[[str, Path, Sequence[str], bool], Arrays]
+
+
+@functools.cache
+def read_images(
+    name: str, folder: str | None = None, *, download: bool = False
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By split: images `[M, channels, height, width]`, uint8, and labels `[M]`.
+
+    "train" and "validation" are parts of the official training images, "test" is the official one.
+
+    Args:
+        name: one of `IMAGE_FILES`.
+        folder: where the files are; by default what the environment variable LEARNED_OPT_DATA says.
+        download: let torchvision fetch the files where they are missing.
+
+    Raises:
+        FileNotFoundError: a file is missing; says which, and where it is published.
+        ValueError: a file is damaged, or there is no folder.
+    """
+    source = look_up("data", name, IMAGE_FILES)
+    where = data_folder(folder, name)
+    try:
+        train, test = _both(name, source, where)
+    except FileNotFoundError:
+        if not download:
+            raise
+        fetch(source.torchvision, where, [{"train": True}, {"train": False}])
+        train, test = _both(name, source, where)
+    images, labels = (torch.from_numpy(array) for array in train)
+    first = len(labels) - math.ceil(len(labels) * VALIDATION_SHARE)
+    return {
+        "train": (images[:first], labels[:first].long()),
+        "validation": (images[first:], labels[first:].long()),
+        "test": (torch.from_numpy(test[0]), torch.from_numpy(test[1]).long()),
+    }
+
+
+def _both(name: str, source: ImageFiles, folder: Path) -> tuple[Arrays, Arrays]:
+    train, test = (source.read(name, folder, source.places, part) for part in (True, False))
+    return train, test
+
+
+def _read_mnist(name: str, folder: Path, places: Sequence[str], train: bool) -> Arrays:
+    prefix = "train" if train else "t10k"
+    images, path = _read_idx(name, f"{prefix}-images-idx3-ubyte", 3, folder, places)
+    labels, labels_path = _read_idx(name, f"{prefix}-labels-idx1-ubyte", 1, folder, places)
+    if len(images) != len(labels) or len(labels) == 0 or labels.max() > 9:
+        why = f"{len(images)} images in {path.name} for {len(labels)} labels, which must be 0 to 9"
+        raise damaged(labels_path, why, PAGES[name])
+    return images[:, None], labels
+
+
+def _read_idx(
+    name: str, stem: str, axes: int, folder: Path, places: Sequence[str]
+) -> tuple[np.ndarray, Path]:
+    """An array of bytes: 0, 0, 8 (unsigned byte), axes; sizes, big-endian; the values."""
+    names = (f"{stem}.gz", stem)
+    path = find(folder, places, names)
+    if path is None:
+        raise missing(name, names, folder, PAGES[name])
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        check(path, content, CHECKSUMS.get(f"{name}/{path.name}"), PAGES[name])
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise damaged(path, error, PAGES[name]) from error
+    header = 4 + 4 * axes
+    if content[:4] != bytes((0, 0, 8, axes)) or len(content) < header:
+        raise damaged(path, f"it starts with {content[:4].hex()}, not 000008{axes:02}", PAGES[name])
+    shape = np.frombuffer(content[4:header], ">u4").astype(int)
+    if len(content) - header != shape.prod():
+        why = f"{len(content) - header} values where {' x '.join(map(str, shape))} are announced"
+        raise damaged(path, why, PAGES[name])
+    return np.frombuffer(content[header:], np.uint8).reshape(shape).copy(), path
+
+
+CIFAR_FORMS = {
+    "cifar-10-binary.tar.gz": "cifar-10-batches-bin",
+    "cifar-10-python.tar.gz": "cifar-10-batches-py",
+}
+"""Archives, and the folders in them."""
+
+
+def _read_cifar(name: str, folder: Path, places: Sequence[str], train: bool) -> Arrays:
+    names = [form for pair in CIFAR_FORMS.items() for form in pair]
+    path = find(folder, places, names)
+    if path is None:
+        raise missing(name, names, folder, PAGES[name])
+    binary = path.name in list(CIFAR_FORMS.items())[0]
+    batches = [f"data_batch_{k}" for k in range(1, 6)] if train else ["test_batch"]
+    contents = _cifar_contents(
+        name, path, [f"{batch}.bin" if binary else batch for batch in batches]
+    )
+    parse = _parse_binary_batch if binary else read_pickled_batch
+    parts = []
+    for inside, content in contents:
+        try:
+            parts.append(parse(content))
+        except ValueError as error:
+            raise damaged(inside, error, PAGES[name]) from error
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _cifar_contents(name: str, path: Path, files: Sequence[str]) -> list[tuple[Path, bytes]]:
+    """The files of an archive, or of the folder that was unpacked from it, with their paths."""
+    if path.is_dir():
+        for file in files:
+            if not (path / file).is_file():
+                raise missing(name, [file], path, PAGES[name])
+        return [(path / file, (path / file).read_bytes()) for file in files]
+    content = path.read_bytes()
+    check(path, content, CHECKSUMS.get(f"{name}/{path.name}"), PAGES[name])
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            found = {Path(member.name).name: member for member in archive if member.isfile()}
+            absent = [file for file in files if file not in found]
+            if absent:
+                raise damaged(path, f"{absent[0]} is not in it", PAGES[name])
+            streams = {file: archive.extractfile(found[file]) for file in files}
+            return [(path / file, stream.read()) for file, stream in streams.items() if stream]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise damaged(path, error, PAGES[name]) from error
+
+
+def _parse_binary_batch(content: bytes) -> Arrays:
+    """Per image a label, then 1024 values each of red, green and blue."""
+    size = 1 + 3 * 32 * 32
+    if not content or len(content) % size:
+        raise ValueError(f"{len(content)} bytes are not a number of images of {size}")
+    rows = np.frombuffer(content, np.uint8).reshape(-1, size)
+    if rows[:, 0].max() > 9:
+        raise ValueError(f"a label is {rows[:, 0].max()}, not 0 to 9")
+    return rows[:, 1:].reshape(-1, 3, 32, 32).copy(), rows[:, 0].copy()
+
+
+IMAGE_FILES: dict[str, ImageFiles] = {
+    "mnist": ImageFiles("MNIST", ("mnist", "MNIST", "MNIST/raw", "."), _read_mnist),
+    "fashion-mnist": ImageFiles(
+        "FashionMNIST",
+        ("fashion-mnist", "FashionMNIST", "FashionMNIST/raw", "data/fashion", "."),
+        _read_mnist,
+    ),
+    "cifar-10": ImageFiles("CIFAR10", (".", "cifar-10", "CIFAR10"), _read_cifar),
+}
+"""By name."""

@@ -1,0 +1,230 @@
+"""Omniglot (Lake et al. 2015): 1623 handwritten characters of 50 alphabets, 20 drawings of each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from learned_opt.files import write_atomically
+from learned_opt.names import look_up
+from meta_train.tasks.data.archives import damaged, data_folder, fetch, find, missing
+
+PAGE = "github.com/brendenlake/omniglot"
+PLACES = (".", "omniglot", "omniglot-py", "omniglot/python", "python")
+DRAWINGS = 20
+PIXELS = 105
+"""Of a drawing's side, as published."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the two published sets of alphabets.
+
+    Attributes:
+        alphabets: how many.
+        characters: of all alphabets together.
+        md5: of the official archive.
+    """
+
+    alphabets: int
+    characters: int
+    md5: str
+
+
+PARTS: dict[str, Part] = {
+    "background": Part(30, 964, "68d2efa1b9178cc56df9314c21c6e718"),
+    "evaluation": Part(20, 659, "6b91aef0f799c5bb55b94e3f2daec811"),
+}
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Drawings of characters.
+
+    Attributes:
+        images: `[characters, 20, size, size]`, uint8: ink is 255, paper 0.
+        alphabets: each character's alphabet, `characters` names.
+        characters: each character's name in its alphabet, as in "character01".
+    """
+
+    images: np.ndarray
+    alphabets: tuple[str, ...]
+    characters: tuple[str, ...]
+
+
+def read_omniglot(
+    part: str,
+    folder: str | None = None,
+    *,
+    size: int = 28,
+    download: bool = False,
+    progress: bool = True,
+) -> Omniglot:
+    """Read one of the two sets, in the order of alphabets' and characters' names.
+
+    The archive `images_<part>.zip`, or the folder that was unpacked from it, is read once; the
+    array is then kept in the user's cache folder (XDG_CACHE_HOME, by default ~/.cache).
+
+    Args:
+        part: "background" (30 alphabets) or "evaluation" (20 others).
+        folder: where the files are; by default what the environment variable LEARNED_OPT_DATA says.
+        size: pixels of a drawing's side; 105 is the original, others are means over areas.
+        download: let torchvision fetch what is missing.
+        progress: show a progress bar at the first reading.
+
+    Raises:
+        FileNotFoundError: there are no such files; says which, and where they are published.
+        ValueError: files are damaged or incomplete, or an unknown part or a size out of range.
+    """
+    expected = look_up("part of Omniglot", part, PARTS)
+    if not 1 <= size <= PIXELS:
+        raise ValueError(f"size must be from 1 to {PIXELS}, got {size}")
+    path = _locate(part, folder, download)
+    try:
+        with _opened(path) as drawings:
+            return _cached(part, size, path, expected, drawings, progress)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError) as error:
+        # Pillow takes a broken PNG for an OSError or a SyntaxError.
+        raise _damaged(path, error, expected) from error
+
+
+@dataclass(frozen=True)
+class _Drawings:
+    """Where drawings are: names `alphabet/character/drawing.png`, and what tells two apart."""
+
+    marks: Mapping[str, int]
+    read: Callable[[str], bytes]
+    close: Callable[[], None]
+
+    def __enter__(self) -> _Drawings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _opened(path: Path) -> _Drawings:
+    if path.is_dir():
+        files = {_name(p.relative_to(path).as_posix()): p for p in path.glob("*/*/*.png")}
+        marks = {name: p.stat().st_size for name, p in files.items()}
+        return _Drawings(marks, lambda name: files[name].read_bytes(), lambda: None)
+    archive = zipfile.ZipFile(path)
+    inside = {
+        _name(item.filename): item
+        for item in archive.infolist()
+        if item.filename.endswith(".png") and "__MACOSX" not in item.filename
+    }
+    marks = {name: item.CRC for name, item in inside.items()}
+    return _Drawings(marks, lambda name: archive.read(inside[name]), archive.close)
+
+
+def _name(path: str) -> str:
+    return "/".join(PurePosixPath(path).parts[-3:])
+
+
+def _locate(part: str, folder: str | None, download: bool) -> Path:
+    where = data_folder(folder, "Omniglot")
+    stem = f"images_{part}"
+    names = (f"{stem}.zip", f"omniglot_{stem}.zip", stem)
+    path = find(where, PLACES, names)
+    if path is None and download:
+        fetch("Omniglot", where, [{"background": part == "background"}])
+        path = find(where, PLACES, names)
+    if path is None:
+        raise missing("Omniglot", names, where, PAGE)
+    return path
+
+
+def _damaged(path: Path, why: object, expected: Part) -> ValueError:
+    if path.is_file():
+        actual = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        why = f"{why} (its md5 is {actual}, the official archive's {expected.md5})"
+    return damaged(path, why, PAGE)
+
+
+def _check_complete(path: Path, names: Iterable[str], expected: Part) -> dict[str, list[str]]:
+    """Drawings by character, in order. Zipped anew an archive is as good: its content counts."""
+    by_character: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_character.setdefault(name.rpartition("/")[0], []).append(name)
+    alphabets = {character.partition("/")[0] for character in by_character}
+    found = f"{len(alphabets)} alphabets with {len(by_character)} characters"
+    wanted = f"{expected.alphabets} alphabets with {expected.characters} characters"
+    if found != wanted:
+        raise _damaged(path, f"it holds {found}, not {wanted}", expected)
+    for character, drawings in by_character.items():
+        if len(drawings) != DRAWINGS:
+            why = f"{character} has {len(drawings)} drawings, not {DRAWINGS}"
+            raise _damaged(path, why, expected)
+    return by_character
+
+
+def _cached(
+    part: str, size: int, path: Path, expected: Part, drawings: _Drawings, progress: bool
+) -> Omniglot:
+    by_character = _check_complete(path, drawings.marks, expected)
+    content = repr(sorted(drawings.marks.items())).encode()
+    key = hashlib.sha256(content).hexdigest()[:16]
+    cache = cache_folder() / f"omniglot-{part}-{size}-{key}.npz"
+    images = _read_cache(cache, (len(by_character), DRAWINGS, size, size))
+    if images is None:
+        with tqdm(
+            total=len(by_character) * DRAWINGS,
+            desc=f"reading Omniglot, {part}",
+            unit="image",
+            dynamic_ncols=True,
+            disable=not progress,
+        ) as bar:
+            images = np.empty((len(by_character), DRAWINGS, size, size), np.uint8)
+            for row, names in enumerate(by_character.values()):
+                for column, name in enumerate(names):
+                    images[row, column] = _decode(path, name, drawings.read(name), size, expected)
+                bar.update(len(names))
+        _write_cache(cache, images)
+    alphabets, characters = zip(*(name.split("/") for name in by_character), strict=True)
+    return Omniglot(images, alphabets, characters)
+
+
+def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) -> np.ndarray:
+    image = Image.open(io.BytesIO(content)).convert("L")
+    if image.size != (PIXELS, PIXELS):
+        raise _damaged(path, f"{name} is {image.size}, not {PIXELS} x {PIXELS} pixels", expected)
+    if size != PIXELS:
+        image = image.resize((size, size), Image.Resampling.BOX)
+    return 255 - np.asarray(image)
+
+
+def cache_folder() -> Path:
+    """Where what was read once is kept."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "learned-opt"
+
+
+def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            images: np.ndarray = arrays["images"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None  # not there yet, or damaged: it is made anew
+    return images if images.shape == shape and images.dtype == np.uint8 else None
+
+
+def _write_cache(path: Path, images: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        warnings.warn(f"Omniglot will be read anew next time: {error}", stacklevel=2)

@@ -1,0 +1,71 @@
+"""Plain text as windows of symbols.
+
+Without a file it is what every Python has: the language reference, which `pydoc` shows topic by
+topic (about 460,000 characters; other versions of Python have other ones).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from learned_opt.names import look_up
+
+SYMBOLS = "\n" + "".join(chr(code) for code in range(32, 127))
+"""Printable ASCII; what comes after all of them stands for every other character."""
+
+VOCABULARY = len(SYMBOLS) + 1
+
+SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+"""Disjoint contiguous parts, as shares of the text."""
+
+
+@functools.cache
+def read_windows(path: str | None, split: str, length: int) -> Tensor:
+    """Symbols `[M, length + 1]` of a part of a text, window after window.
+
+    Args:
+        path: a text file in UTF-8; None is Python's own documentation.
+        split: "train", "validation" or "test".
+        length: symbols to be predicted in a window; a window's last symbol is the first of the
+            next, for every symbol to be predicted once.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown split, or a file that is not UTF-8 or too short (or empty).
+    """
+    first, last = look_up("split", split, SHARES)
+    text = _encoded(path)
+    part = text[round(first * len(text)) : round(last * len(text))]
+    if len(part) < 2 * length + 1:
+        raise ValueError(
+            f"{path or 'the default text'} is too short: its {split} part, {last - first:.0%} of "
+            f"{len(text)} characters, must hold two windows of {length}"
+        )
+    return part.unfold(0, length + 1, length)
+
+
+@functools.cache
+def _encoded(path: str | None) -> Tensor:
+    codes = {symbol: code for code, symbol in enumerate(SYMBOLS)}
+    other = len(SYMBOLS)
+    return torch.tensor([codes.get(symbol, other) for symbol in _read(path)])
+
+
+def _read(path: str | None) -> str:
+    if path is None:
+        from pydoc_data.topics import topics
+
+        return "\n".join(topics[key] for key in sorted(topics))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no text file {path}")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: byte {error.start} is wrong") from None
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text

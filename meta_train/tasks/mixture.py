@@ -1,0 +1,54 @@
+"""A mixture of families: every draw is a member of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from meta_train.tasks.base import Family, Member, Task
+
+
+class Mixture(Family):
+    """A weighted mixture of families.
+
+    Args:
+        families: by the name that their losses are logged under.
+        weights: how often each is drawn, in proportion; by default all equally often.
+
+    Raises:
+        ValueError: no families, or weights that are not one positive number for each.
+    """
+
+    def __init__(
+        self, families: Mapping[str, Family], weights: Sequence[float] | None = None
+    ) -> None:
+        if not families:
+            raise ValueError("a mixture needs at least one family")
+        chosen = [1.0] * len(families) if weights is None else [float(w) for w in weights]
+        if len(chosen) != len(families) or not all(0 < w < float("inf") for w in chosen):
+            raise ValueError(
+                f"weights must be one positive number for each of {list(families)}, got {weights}"
+            )
+        self.families = dict(families)
+        self.weights = chosen
+
+    def member(self, generator: torch.Generator) -> Member:
+        """Draw a family, then its member, which goes by the family's name here."""
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        index = int(torch.multinomial(weights, 1, generator=generator))
+        name = list(self.families)[index]
+        return Member(name, self.families[name].member(generator).task)
+
+    def validation(self) -> Family:
+        """The mixture of the families' own."""
+        families = {name: family.validation() for name, family in self.families.items()}
+        return Mixture(families, self.weights)
+
+    def held_out(self) -> dict[str, Task]:
+        """All tasks of all families, each title after its family's name."""
+        return {
+            f"{name}: {title}": task
+            for name, family in self.families.items()
+            for title, task in family.held_out().items()
+        }

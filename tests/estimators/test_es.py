@@ -1,0 +1,187 @@
+"""Evolution strategies: the formula by hand, the mean that theory says, pairs that diverge."""
+
+import dataclasses
+
+import pytest
+import torch
+from estimator_cases import (
+    ALONE,
+    F64,
+    Fixed,
+    NoisyRegression,
+    SometimesHopeless,
+    close,
+    estimate,
+    judgement,
+    make_learner,
+    make_runs,
+    vector,
+)
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from meta_train.estimators import create_estimator
+from meta_train.estimators.perturbed import antithetic_estimate, value_by_run
+from meta_train.rollout import Rollout
+from meta_train.seeding import generator
+
+PHI = vector(1.0, -2.0, 0.5)
+SIGMA = 0.1
+
+
+def pairs_of(learner, task, **settings):
+    return make_runs(learner, task, copies=2, **settings)
+
+
+def values_at(learner, task, noise, **how):
+    """F(theta + noise) and F(theta - noise) of each run, each by itself through plain unrolls."""
+    where = parameters_to_vector(learner.parameters()).detach()
+    values = []
+    for sign in (1, -1):
+        row = []
+        for index, shift in enumerate(noise):
+            vector_to_parameters(where + sign * shift, learner.parameters())
+            runs = make_runs(learner, task, indices=[index])
+            row.append(estimate("full", learner, runs, **how).meta_loss.detach())
+        values.append(torch.stack(row))
+    vector_to_parameters(where, learner.parameters())
+    return values
+
+
+@pytest.mark.parametrize("data", ["training", "fresh"])
+@pytest.mark.parametrize("objective", ["sqrt", "log-tail"])
+@pytest.mark.parametrize("rule", ["sgd", "lstm", "gated-lstm", "step-size-lstm"])
+def test_the_estimate_is_the_formula_by_hand(rule, objective, data):
+    # On batches that are drawn: the two runs of a pair see the same ones.
+    learner = make_learner(rule, PHI)
+    task, how = NoisyRegression(), judgement(objective, data)
+    found = estimate(create_estimator("es", sigma=SIGMA), learner, pairs_of(learner, task), how=how)
+    size = len(parameters_to_vector(learner.parameters()))
+    noise = torch.stack(
+        [torch.randn(size, generator=generator(0, "noise", 0, k)) for k in range(3)]
+    )
+    noise = SIGMA * noise.double()
+    positive, negative = values_at(learner, task, noise, how=how)
+    expected = ((positive - negative) / (2 * SIGMA**2)) @ noise / 3
+    close(torch.cat([g.reshape(-1) for g in found.gradients]), expected, 1e-10)
+    close(found.meta_loss, (positive + negative).mean() / 2)
+    assert (found.counted, found.diverged, found.inner_steps) == (3, 0, 24)
+
+
+def test_on_a_quadratic_the_mean_is_the_gradient():
+    # The loss after a step of SGD is quadratic in phi, so that smoothing leaves its gradient alone.
+    w, y = torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=F64), vector(1, -1)
+    task = Fixed(vector(0, 0), lambda theta, _: (w @ theta - y).square().sum())
+    learner = make_learner("sgd", vector(1, -2))
+    exact = estimate("full", learner, make_runs(learner, task, 2), how=judgement("last"))
+    estimator = create_estimator("es", sigma=0.5)
+    drawn = torch.stack(
+        [
+            estimate(
+                estimator,
+                learner,
+                pairs_of(learner, task, steps=2, runs=250),
+                how=judgement("last"),
+                outer_step=k,
+            ).gradients[0]
+            for k in range(16)
+        ]
+    )
+    error = drawn.std(0) / 4
+    first_order = estimate(
+        "first-order", learner, make_runs(learner, task, 2), how=judgement("last")
+    )
+    assert ((drawn.mean(0) - exact.gradients[0]) / error).abs().max() < 4.5
+    assert ((drawn.mean(0) - first_order.gradients[0]) / error).abs().max() > 8
+
+
+def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
+    learner = make_learner("lstm", PHI)
+    runs = pairs_of(learner, NoisyRegression(), restart=1.0)
+    estimate("es", learner, runs)
+    assert runs.offsets == [0, 0, 0]
+    ended = runs.inner.parameters["theta"].clone()
+    found = estimate("es", learner, runs, outer_step=1)
+    assert runs.offsets == [4, 4, 4]
+    assert torch.equal(found.gradients[-1], torch.zeros(3, dtype=F64))
+    assert found.gradients[0].abs().max() > 0
+    assert not torch.equal(runs.inner.parameters["theta"], ended)
+
+
+def made_rollout(losses, alive, first=1.0):
+    """A rollout of a pair of pairs with given losses `[steps, 4]`."""
+    learner = make_learner("sgd", PHI)
+    runs = pairs_of(learner, NoisyRegression(), runs=2)
+    runs.renew(0)
+    inner = dataclasses.replace(
+        runs.inner,
+        alive=torch.tensor(alive),
+        first_loss=torch.full((4,), first, dtype=F64),
+    )
+    losses = torch.tensor(losses, dtype=F64)
+    return learner, Rollout(losses, torch.zeros_like(losses), inner)
+
+
+NAN = float("nan")
+LOSSES = [[1.0, 2.0, 3.0, 4.0], [3.0, 90.0, 3.0, NAN]]
+"""Pairs are (0, 2) and (1, 3); the last run is lost."""
+
+
+def combined(penalty, clip=None):
+    learner, rollout = made_rollout(LOSSES, [True, True, True, False])
+    value = value_by_run(rollout, judgement(), penalty)
+    noise = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], dtype=F64)
+    return value, antithetic_estimate(
+        learner, rollout, value, noise, 0.5, ALONE, penalty=penalty, clip=clip, diverged=1
+    )
+
+
+def test_a_pair_of_which_one_diverged_is_left_out():
+    _, found = combined(None)
+    # (2 - 3) / (2 sigma^2) along the first direction.
+    close(found.gradients[0], vector(-2, 0, 0))
+    assert (found.counted, found.diverged) == (1, 1)
+    assert float(found.meta_loss) == float(found.mean_loss) == 2.5
+
+
+def test_a_penalty_counts_instead():
+    value, found = combined(10.0)
+    close(value, vector(2, 6, 3, 10))  # 90 counts as ten times the first loss, and so does the end
+    close(found.gradients[0], vector(-2, 2 * (6 - 10) / 0.5, 0) / 2)
+    assert found.counted == 2
+    assert all(g.isfinite().all() for g in found.gradients)
+
+
+def test_a_penalty_is_one_where_losses_are_negative():
+    _, rollout = made_rollout([[-2.0, -3.0, -2.0, -2.0]], [True, True, True, False], first=-2.0)
+    close(value_by_run(rollout, judgement(), 3.0), vector(-2, -3, -2, 6))
+
+
+def test_clip_puts_pairs_on_one_scale():
+    _, found = combined(10.0, clip=1.2)
+    # Half differences -1/2 and -2 over their root mean square, in units of sigma.
+    scale = ((0.25 + 4) / 2) ** 0.5
+    first, second = -0.5 / scale, -min(2 / scale, 1.2)
+    assert second == -1.2
+    close(found.gradients[0], vector(first, 2 * second, 0) / 0.5 / 2)
+
+
+def test_hopeless_runs_do_not_reach_the_estimate():
+    learner = make_learner("lstm")
+    runs = pairs_of(learner, SometimesHopeless(dimensions=3), runs=8)
+    found = estimate("es", learner, runs)
+    assert 0 < found.counted < 8
+    assert found.diverged == 2 * (8 - found.counted)
+    penalised = estimate(
+        create_estimator("es", penalty=3.0),
+        learner,
+        pairs_of(learner, SometimesHopeless(dimensions=3), runs=8),
+    )
+    assert penalised.counted == 8
+    for gradient in (*found.gradients, *penalised.gradients):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["sigma", "clip", "penalty"])
+def test_settings_out_of_range_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be positive, got 0.0"):
+        create_estimator("es", **{name: 0.0})

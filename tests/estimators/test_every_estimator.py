@@ -1,0 +1,227 @@
+"""What holds for every registered estimator: a new one gets these tests by its row."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import same
+from estimator_cases import (
+    ALONE,
+    F64,
+    TRAINABLE,
+    NoisyRegression,
+    Quadratics,
+    SometimesHopeless,
+    close,
+    estimate,
+    judgement,
+    make_learner,
+    make_runs,
+    plan_of,
+    vector,
+)
+
+from meta_train.estimators import Estimate, combine, create_estimator, list_estimators
+from meta_train.ranks import Ranks
+
+PHI = vector(1.0, -2.0, 0.5)
+WINDOW = 2
+WITH_WINDOWS = [name for name in list_estimators() if create_estimator(name).continues]
+
+every_estimator = pytest.mark.parametrize("name", list_estimators())
+
+
+def accepts(estimator, learner):
+    try:
+        estimator.check(learner)
+    except ValueError:
+        return False
+    return True
+
+
+def runs_for(estimator, learner, task, **settings):
+    return make_runs(learner, task, **plan_of(estimator, WINDOW), **settings)
+
+
+def learners(estimator):
+    """A learner of each kind that the estimator takes."""
+    kinds = [make_learner("lstm"), make_learner("sgd", PHI), make_learner("lstm", PHI)]
+    taken = [learner for learner in kinds if accepts(estimator, learner)]
+    assert taken, "an estimator must take some learner"
+    return taken
+
+
+def combinations():
+    """Every estimator with every learner that it takes."""
+    for name in list_estimators():
+        for rule in ("sgd", *TRAINABLE):
+            for kind, phi in (("random", None), ("learned", PHI)):
+                if rule == "sgd" and phi is None:
+                    continue  # nothing to train
+                if accepts(create_estimator(name), make_learner(rule, phi)):
+                    yield pytest.param(name, rule, phi, id=f"{name}-{rule}-{kind}")
+
+
+@pytest.mark.parametrize(("name", "rule", "phi"), list(combinations()))
+def test_gradients_are_finite_and_of_the_right_shapes(name, rule, phi):
+    estimator = create_estimator(name)
+    learner = make_learner(rule, phi)
+    runs = runs_for(estimator, learner, Quadratics(dimensions=3))
+    for outer_step in range(2):
+        found = estimate(estimator, learner, runs, outer_step=outer_step)
+        for gradient, weight in zip(found.gradients, learner.parameters(), strict=True):
+            assert gradient.shape == weight.shape
+            assert gradient.dtype == weight.dtype
+            assert gradient.isfinite().all()
+            assert not gradient.requires_grad
+        assert found.meta_loss.shape == found.mean_loss.shape == ()
+        assert not found.meta_loss.requires_grad
+        assert not found.mean_loss.requires_grad
+        assert (found.counted, found.diverged) == (3, 0)
+        assert any(gradient.abs().max() > 0 for gradient in found.gradients)
+    assert all(weight.grad is None for weight in learner.parameters())
+
+
+@pytest.mark.parametrize("data", ["training", "validation"])
+@every_estimator
+def test_runs_shared_out_give_the_gradient_of_all_runs(name, data):
+    estimator = create_estimator(name)
+    how = judgement("log", data)
+    for learner in learners(estimator):
+        parts = [range(6), range(3), range(3, 6)]
+        whole, *shared = (
+            runs_for(estimator, learner, NoisyRegression(), runs=6, indices=part, steps=5)
+            for part in parts
+        )
+        for outer_step in range(3):  # windows carry on, runs end
+            expected, *some = (
+                estimate(estimator, learner, runs, how=how, outer_step=outer_step)
+                for runs in (whole, *shared)
+            )
+            together = combine(some)
+            close(together.gradients, expected.gradients)
+            close(
+                [together.meta_loss, together.mean_loss], [expected.meta_loss, expected.mean_loss]
+            )
+            assert together.counted == expected.counted == 6
+            assert together.inner_steps == expected.inner_steps
+
+
+@every_estimator
+def test_runs_that_diverge_are_left_out(name):
+    estimator = create_estimator(name)
+    task = SometimesHopeless(dimensions=3)
+    for learner in learners(estimator):
+        whole = runs_for(estimator, learner, task, runs=8)
+        found = estimate(estimator, learner, whole)
+        sound = [
+            index
+            for index in range(8)
+            if estimate(
+                estimator, learner, runs_for(estimator, learner, task, runs=8, indices=[index])
+            ).counted
+        ]
+        assert 0 < found.counted == len(sound) < 8
+        assert found.diverged == estimator.copies * (8 - len(sound))
+        alone = runs_for(estimator, learner, task, runs=8, indices=sound)
+        close(found.gradients, estimate(estimator, learner, alone).gradients)
+
+
+@every_estimator
+def test_an_estimate_can_be_drawn_again_and_leaves_torchs_randomness_alone(name):
+    estimator = create_estimator(name)
+    for learner in learners(estimator):
+        before = torch.get_rng_state()
+        drawn = [
+            estimate(estimator, learner, runs_for(estimator, learner, NoisyRegression()))
+            for _ in range(2)
+        ]
+        assert torch.equal(torch.get_rng_state(), before)
+        assert same(drawn[0].gradients, drawn[1].gradients)
+        runs = runs_for(estimator, learner, NoisyRegression())
+        other = estimate(estimator, learner, runs, outer_step=1)
+        assert not same(drawn[0].gradients, other.gradients)
+
+
+@every_estimator
+def test_the_learner_is_left_as_it_was(name):
+    estimator = create_estimator(name)
+    for learner in learners(estimator):
+        before = {key: value.clone() for key, value in learner.state_dict().items()}
+        runs = runs_for(estimator, learner, Quadratics(dimensions=3))
+        estimate(estimator, learner, runs)
+        assert same(dict(learner.state_dict()), before)
+        assert not any(value.requires_grad for _, value in runs.inner.named_tensors())
+
+
+@pytest.mark.parametrize("name", WITH_WINDOWS)
+def test_windows_carry_on_from_where_the_last_one_ended(name):
+    estimator = create_estimator(name)
+    (learner, *_) = learners(estimator)
+    runs = runs_for(estimator, learner, Quadratics(dimensions=3), steps=6)
+    assert runs.lengths == [2, 4, 6]
+    ages = []
+    for outer_step in range(4):
+        estimate(estimator, learner, runs, outer_step=outer_step)
+        ages.append(list(runs.ages))
+    assert ages == [[0, 2, 2], [2, 0, 4], [4, 2, 0], [0, 4, 2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TogetherWith(Ranks):
+    """A process among others whose messages were written down beforehand."""
+
+    others: tuple = ()
+    sent: list = dataclasses.field(default_factory=list)
+
+    def sum(self, tensors):
+        self.sent.append(list(tensors))
+        return [sum(parts) for parts in zip(tensors, *self.others, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["es", "pes"])
+def test_clipped_pairs_are_scaled_by_those_of_all_processes(name):
+    learner = make_learner("lstm")
+    estimator = create_estimator(name, clip=1.0)
+
+    def on(indices, ranks):
+        runs = runs_for(estimator, learner, NoisyRegression(), runs=6, indices=indices)
+        return estimate(estimator, learner, runs, ranks=ranks)
+
+    sent = []
+    for indices in (range(2), range(2, 6)):
+        ranks = TogetherWith()
+        on(indices, ranks)
+        sent.append(ranks.sent[0])
+    parts = [
+        on(range(2), TogetherWith(others=sent[1:])),
+        on(range(2, 6), TogetherWith(others=sent[:1])),
+    ]
+    close(combine(parts).gradients, on(range(6), ALONE).gradients)
+
+
+def made(gradient, counted, loss=1.0):
+    value = torch.tensor(loss, dtype=F64)
+    return Estimate([torch.tensor([gradient], dtype=F64)], value, value, counted, 8 - counted, 10)
+
+
+def test_combining_weighs_by_the_runs_that_count():
+    together = combine([made(1.0, 6, loss=1.0), made(5.0, 2, loss=3.0)])
+    close(together.gradients, [vector(2.0)])
+    assert float(together.meta_loss) == float(together.mean_loss) == 1.5
+    assert (together.counted, together.diverged, together.inner_steps) == (8, 8, 20)
+
+
+def test_estimates_of_no_run_add_nothing_whatever_they_are():
+    nan = float("nan")
+    close(combine([made(1.0, 3), made(nan, 0, loss=nan)]).gradients, [vector(1.0)])
+    nothing = combine([made(nan, 0), made(2.0, 0)])
+    close(nothing.gradients, [vector(0.0)])
+    assert nothing.counted == 0
+
+
+def test_names_and_settings_that_are_unknown_are_refused():
+    with pytest.raises(ValueError, match="estimator 'ful' is unknown|full"):
+        create_estimator("ful")
+    with pytest.raises(ValueError, match="sigma"):
+        create_estimator("full", sigma=1.0)

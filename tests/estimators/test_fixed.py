@@ -1,0 +1,282 @@
+"""Parameters that inner training leaves as they are, runs of no step, and judging the end alone."""
+
+import dataclasses
+
+import pytest
+import torch
+from estimator_cases import (
+    CPU,
+    F64,
+    close,
+    estimate,
+    judgement,
+    make_loop,
+    make_runs,
+    plan_of,
+    small_rule,
+    vector,
+)
+
+from learned_opt.rates import LayerStepRates
+from meta_train.estimators import create_estimator
+from meta_train.estimators.backprop import differentiate
+from meta_train.learner import Learner
+from meta_train.rollout import data_of
+from meta_train.settings import TrainSettings
+from meta_train.tasks.base import Problem, Task
+from meta_train.tasks.reparametrized import Reparametrized
+
+HEAD, BODY = vector(0.5, -0.3), torch.tensor([[0.7, 0.2, -0.4], [0.1, -0.6, 0.9]], dtype=F64)
+PHI = {"head": HEAD, "body": BODY}
+EVERY = ("full", "first-order")
+
+
+class TwoLayers(Task):
+    """Regression by head . tanh(body x); the head alone is adapted, or both are."""
+
+    adapted = ("head",)
+
+    def sample(self, generator, device):
+        def draw(source):
+            inputs = torch.randn(5, 3, generator=source, dtype=F64)
+            return inputs, (inputs @ truth).sin()
+
+        truth = torch.randn(3, generator=generator, dtype=F64)
+        support, query = draw(generator), draw(generator)
+        start = {key: torch.zeros_like(value) for key, value in PHI.items()}
+        return Problem(
+            {key: value for key, value in start.items() if key in self.adapted},
+            {},
+            self.loss,
+            lambda _: support,
+            lambda: support,
+            lambda _: query,
+            {key: value for key, value in start.items() if key not in self.adapted},
+        )
+
+    @staticmethod
+    def loss(parameters, buffers, batch):
+        inputs, targets = batch
+        outputs = (inputs @ parameters["body"].T).tanh() @ parameters["head"]
+        return (outputs - targets).square().mean(), buffers
+
+
+class AllAdapted(TwoLayers):
+    adapted = ("head", "body")
+
+
+def learner_at(phi, rule="sgd"):
+    return Learner(small_rule(rule), phi).double()
+
+
+def gradients(name, how, *, rule="sgd", task=None, steps=4, settings=None, plan=None, **loop):
+    learner = learner_at(PHI, rule)
+    estimator = create_estimator(name, **(settings or {}))
+    runs = make_runs(learner, task or TwoLayers(), steps, **(plan or {}))
+    found = estimate(estimator, learner, runs, how=how, lr=0.3, **loop)
+    return found, found.gradients[-2:]
+
+
+def by_hand(phi, how, steps=4, first_order=False, lr=0.3, runs=3):
+    """The mean objective after plain SGD on the head, and its gradient by phi."""
+    phi = {key: value.clone().requires_grad_() for key, value in phi.items()}
+    drawn = make_runs(learner_at(PHI), TwoLayers(), steps, runs=runs)
+    drawn.renew(0)
+    terms = []
+    for problem in drawn.problems:
+        head = phi["head"]
+        judged = []
+        for step in range(steps + 1):
+            if step:
+                given = {"head": head, "body": phi["body"]}
+                loss, _ = TwoLayers.loss(given, {}, problem.full())
+                (slope,) = torch.autograd.grad(loss, head, create_graph=True)
+                head = head - lr * (slope.detach() if first_order else slope)
+            if step or not steps:
+                given = {"head": head, "body": phi["body"]}
+                judged.append(TwoLayers.loss(given, {}, problem.draw_validation(None))[0])
+        terms.append(how.objective(torch.stack(judged)[:, None]).mean())
+    value = torch.stack(terms).mean()
+    return value.detach(), torch.autograd.grad(value, list(phi.values()))
+
+
+@pytest.mark.parametrize("vectorize", ["always", "never"])
+@pytest.mark.parametrize("segment", [None, 2, 3])
+@pytest.mark.parametrize("objective", ["sum", "last", "log-last"])
+@pytest.mark.parametrize("name", EVERY)
+def test_the_derivative_by_what_stays_is_exact(name, objective, segment, vectorize):
+    how = judgement(objective, "validation")
+    found, own = gradients(name, how, settings={"segment": segment}, plan={"vectorize": vectorize})
+    value, expected = by_hand(PHI, how, first_order=name == "first-order")
+    close(found.meta_loss, value)
+    close(own, list(expected))
+    assert found.inner_steps == 12
+
+
+def test_it_is_the_finite_difference():
+    how = judgement("sum", "validation")
+    _, (_, body) = gradients("full", how)
+    direction, epsilon = torch.randn(BODY.shape, dtype=F64), 1e-5
+    ends = [by_hand({**PHI, "body": BODY + sign * epsilon * direction}, how)[0] for sign in (1, -1)]
+    close((body * direction).sum(), (ends[0] - ends[1]) / (2 * epsilon), 1e-7)
+
+
+def test_judged_by_training_batches_as_by_other_data():
+    # Every batch is the support set: the loss before the next step is the loss after this one.
+    for name in EVERY:
+        _, plain = gradients(name, judgement("sum"))
+        _, fresh = gradients(name, judgement("sum", "fresh"))
+        close(plain, fresh)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_is_all_adapted_with_the_rate_of_the_rest_at_zero(name):
+    how = judgement("last", "validation")
+    _, own = gradients(name, how)
+    rates = LayerStepRates(shapes=[list(value.shape) for value in PHI.values()], init=0.3)
+    rates.rates.data[1] = 0
+    learner = Learner(rates.double(), PHI).double()
+    runs = make_runs(learner, AllAdapted(), 4)
+    found = estimate(name, learner, runs, how=how, lr=1.0)
+    close(own, found.gradients[-2:], 1e-7)
+
+
+@pytest.mark.parametrize("name", ["full", "truncated", "es", "pes", "first-order"])
+def test_a_rule_is_trained_along_with_it(name):
+    how = judgement("sum", "validation")
+    estimator = create_estimator(name)
+    learner = learner_at(PHI, "lstm")
+    runs = make_runs(learner, TwoLayers(), 4, **plan_of(estimator, 2))
+    for outer_step in range(3):  # windowed runs go on, and follow phi all the same
+        found = estimate(estimator, learner, runs, how=how, outer_step=outer_step)
+        assert found.counted == 3
+        assert all(gradient.isfinite().all() and gradient.any() for gradient in found.gradients)
+        for value in learner.parameters():
+            value.data += 0.01
+        assert torch.equal(runs.linked().fixed["body"][1], learner.initialization()["body"])
+
+
+def test_evolution_strategies_find_it():
+    class Same(TwoLayers):
+        def sample(self, generator, device):
+            return super().sample(torch.Generator().manual_seed(0), device)
+
+    how = judgement("last", "validation")
+    _, exact = gradients("full", how, task=Same())
+    plan = {"runs": 3000, "copies": 2}
+    _, drawn = gradients("es", how, task=Same(), settings={"sigma": 1e-3}, plan=plan)
+    assert torch.cosine_similarity(drawn[1].flatten(), exact[1].flatten(), dim=0) > 0.98
+
+
+def test_the_implicit_gradient_follows_the_minimum():
+    strength, how = 0.8, judgement("last", "validation")
+    found, own = gradients(
+        "implicit", how, steps=300, settings={"proximal": strength, "cg_steps": 2}
+    )
+
+    def value(phi):
+        runs = make_runs(learner_at(PHI), TwoLayers(), 300)
+        runs.renew(0)
+        terms = []
+        for problem in runs.problems:
+            inputs, targets = problem.full()
+            hidden = (inputs @ phi["body"].T).tanh()  # ridge regression towards phi
+            matrix = 2 * hidden.T @ hidden / 5 + strength * torch.eye(2, dtype=F64)
+            head = torch.linalg.solve(matrix, 2 * hidden.T @ targets / 5 + strength * phi["head"])
+            given = {"head": head, "body": phi["body"]}
+            terms.append(TwoLayers.loss(given, {}, problem.draw_validation(None))[0])
+        return torch.stack(terms).mean()
+
+    phi = {key: v.clone().requires_grad_() for key, v in PHI.items()}
+    expected = torch.autograd.grad(value(phi), list(phi.values()))
+    close(found.meta_loss, value(phi).detach(), 1e-9)
+    close(own, list(expected), 1e-8)
+
+
+def test_reptile_refuses_what_it_cannot_learn():
+    with pytest.raises(ValueError, match=r"leaves \['body'\] as they are"):
+        gradients("reptile", judgement("last", "validation"))
+
+
+def test_units_are_of_what_is_adapted():
+    task = Reparametrized(TwoLayers(), 1.0)
+    problem = task.sample(torch.Generator().manual_seed(0), CPU)
+    own = TwoLayers().sample(torch.Generator().manual_seed(0), CPU)
+    assert set(problem.buffers) == {"unit of head"}
+    body = {"body": BODY}
+    loss, _ = task.loss({**body, **problem.parameters}, problem.buffers, problem.full())
+    close(loss, TwoLayers.loss({**body, **own.parameters}, {}, own.full())[0])
+
+
+# No step at all.
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("vectorize", ["always", "never"])
+@pytest.mark.parametrize("segment", [None, 0])
+def test_no_step_is_joint_training(name, vectorize, segment):
+    how = judgement("sum", "validation")
+    found, own = gradients(
+        name, how, steps=0, plan={"vectorize": vectorize}, settings={"segment": segment}
+    )
+    value, expected = by_hand(PHI, how, steps=0)
+    close(found.meta_loss, value)
+    close(own, list(expected))
+    assert found.inner_steps == 0 and found.counted == 3
+
+
+def test_no_step_by_evolution_strategies():
+    found, own = gradients("es", judgement("sum", "fresh"), steps=0, plan={"copies": 2})
+    assert found.counted == 3 and all(gradient.any() for gradient in own)
+
+
+def test_no_step_needs_data_to_judge_by():
+    with pytest.raises(ValueError, match="no inner step needs data to judge by"):
+        gradients("full", judgement("sum"), steps=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"estimator": "truncated", "objective_data": "validation"},
+        {"estimator": "reptile", "objective_data": "validation"},
+        {"estimator": "full"},
+        {"estimator": "full", "objective_data": "fresh", "imitate": "adam"},
+    ],
+)
+def test_settings_refuse_no_step_elsewhere(settings):
+    with pytest.raises(ValueError, match="a horizon of 0 needs"):
+        TrainSettings(horizons=(0, 3), **settings)
+    TrainSettings(horizons=(0, 3), estimator="full", objective_data="fresh")
+
+
+# The end alone.
+
+
+def test_only_the_end_is_judged_where_only_it_counts(monkeypatch):
+    learner = learner_at(PHI)
+    runs = make_runs(learner, TwoLayers(), 6)
+    steps = runs.renew(0)
+    how = judgement("last", "validation")
+    data = data_of(runs, "validation", 0, end_only=True)
+    drawn = []
+    draw = data.judging.next
+    monkeypatch.setattr(data.judging, "next", lambda: drawn.append(1) or draw())
+    loop = runs.equip(make_loop(learner, 0.3))
+    every = dataclasses.replace(data_of(runs, "validation", 0), end_only=False)
+    leaves = list(learner.parameters())
+    for segment in (None, 4):
+        del drawn[:]
+        found = differentiate(loop, runs.linked(), data, steps, how, leaves, segment)
+        assert found.losses.shape == (1, 3) and len(drawn) == 1 and found.steps == 18
+        whole = differentiate(loop, runs.linked(), every, steps, how, leaves, segment)
+        assert whole.losses.shape == (6, 3)
+        close(found.losses[0], whole.losses[-1])
+        close(found.gradients, whole.gradients)
+
+
+def test_the_end_is_no_shortcut_where_training_batches_judge():
+    assert not judgement("sum", "validation").end_only
+    found, _ = gradients("full", judgement("last"))
+    whole, _ = gradients("full", judgement("sum"))
+    close(found.mean_loss, whole.mean_loss)

@@ -1,0 +1,137 @@
+"""Backpropagation through whole runs: closed forms, finite differences, published numbers."""
+
+import pytest
+import torch
+from estimator_cases import (
+    F64,
+    TRAINABLE,
+    Fixed,
+    LearnedRate,
+    Quadratics,
+    close,
+    estimate,
+    judgement,
+    make_learner,
+    make_runs,
+    vector,
+)
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from meta_train.estimators import create_estimator
+
+
+def half_square(theta, x):
+    return (theta @ x).square() / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("full", (3780.0, 8505.0, 13230.0)), ("first-order", (-1260.0, -1575.0, -1890.0))],
+)
+def test_maml_gives_the_numbers_worked_out_by_hand(name, expected):
+    learner = make_learner("sgd", vector(2, 3, 5))
+    task = Fixed(vector(0, 0, 0), half_square, vector(1, 2, 3), vector(4, 5, 6))
+    runs = make_runs(learner, task, steps=1, runs=2)
+    found = estimate(name, learner, runs, how=judgement("last", "validation"), lr=0.5)
+    close(runs.inner.parameters["theta"], vector(-9.5, -20, -29.5).expand(2, 3))
+    close(found.meta_loss, vector(49612.5)[0])
+    close(found.gradients[0], vector(*expected))
+    assert (found.counted, found.diverged, found.inner_steps) == (2, 0, 2)
+
+
+def by_hand(runs, phi, steps, lr):
+    """Derivatives of each step's loss by phi and at the adapted point, `[steps, runs, 3]`."""
+    through, at_end = [], []
+    for problem in runs.problems:
+        w, y = problem.full()
+        hessian, theta = 2 * w.T @ w, phi
+        contraction = torch.eye(3, dtype=F64) - lr * hessian
+        for t in range(1, steps + 1):
+            theta = theta - lr * (hessian @ theta - 2 * w.T @ y)
+            gradient = hessian @ theta - 2 * w.T @ y
+            at_end.append(gradient)
+            through.append(torch.linalg.matrix_power(contraction, t) @ gradient)
+    shape = (len(runs.problems), steps, 3)
+    return (torch.stack(rows).reshape(shape).transpose(0, 1) for rows in (through, at_end))
+
+
+@pytest.mark.parametrize("objective", ["last", "sum"])
+def test_many_steps_on_quadratics_equal_the_closed_form(objective):
+    phi, steps, lr = vector(1.0, -2.0, 0.5), 5, 0.02
+    learner = make_learner("sgd", phi)
+    for name in ("full", "first-order"):
+        runs = make_runs(learner, Quadratics(dimensions=3), steps)
+        found = estimate(name, learner, runs, how=judgement(objective), lr=lr)
+        through, at_end = by_hand(runs, phi, steps, lr)
+        chosen = through if name == "full" else at_end
+        chosen = chosen[-1:] if objective == "last" else chosen
+        close(found.gradients[0], chosen.mean((0, 1)))
+
+
+def weights_of(learner):
+    return parameters_to_vector(learner.parameters()).detach()
+
+
+SETTINGS = {"gated-lstm": {"use_loss": False}, "adam-lstm": {"differentiate_inputs": True}}
+"""Rules must not read the loss, which is a constant to them, nor detach what they read."""
+
+
+@pytest.mark.parametrize("objective", ["sqrt", "log-tail"])
+@pytest.mark.parametrize("rule", TRAINABLE)
+def test_gradients_are_those_of_finite_differences(rule, objective):
+    # What step-size-lstm measures of the parameters at the start is a constant to it.
+    phi = None if rule == "step-size-lstm" else vector(1.0, -1.0, 0.3)
+    learner = make_learner(rule, phi, **SETTINGS.get(rule, {}))
+    task = Quadratics(dimensions=3)
+
+    def ask():
+        runs = make_runs(learner, task, steps=6)
+        return estimate("full", learner, runs, how=judgement(objective), hide_loss=True)
+
+    gradient = torch.cat([g.reshape(-1) for g in ask().gradients])
+    where, h = weights_of(learner), 1e-5
+    source = torch.Generator().manual_seed(0)
+    directions = [torch.randn(len(where), generator=source, dtype=F64) for _ in range(3)]
+    directions += list(torch.eye(len(where), dtype=F64)[-3:])  # phi alone, where it is learned
+    for direction in directions:
+        values = []
+        for offset in (h, -h):
+            vector_to_parameters(where + offset * direction, learner.parameters())
+            values.append(ask().meta_loss)
+        vector_to_parameters(where, learner.parameters())
+        slope = (values[0] - values[1]) / (2 * h)
+        torch.testing.assert_close(gradient @ direction, slope, rtol=1e-5, atol=1e-7)
+
+
+def test_first_order_drops_what_goes_through_the_inner_gradients():
+    learner = make_learner(LearnedRate(0.05), vector(1.0, -1.0, 0.3))
+    found = [
+        estimate(
+            name,
+            learner,
+            make_runs(learner, Quadratics(dimensions=3), 4),
+            second_order=order,
+            lr=1.0,
+        )
+        for name, order in (("first-order", True), ("full", False), ("full", True))
+    ]
+    close(found[0].gradients, found[1].gradients, 0.0)
+    close(found[0].meta_loss, found[2].meta_loss)
+    for first, second in zip(found[0].gradients, found[2].gradients, strict=True):
+        assert not torch.allclose(first, second, rtol=0.1)
+
+
+def test_recomputed_segments_change_nothing():
+    learner = make_learner("lstm", vector(1.0, -1.0, 0.3))
+    found = []
+    for segment in (None, 0, 3):
+        runs = make_runs(learner, Quadratics(dimensions=3), 7)
+        found.append(estimate(create_estimator("full", segment=segment), learner, runs))
+    for other in found[1:]:
+        close(other.gradients, found[0].gradients)
+
+
+@pytest.mark.parametrize("name", ["full", "first-order", "truncated"])
+def test_a_negative_segment_is_refused(name):
+    with pytest.raises(ValueError, match="segment must be at least 0, got -1"):
+        create_estimator(name, segment=-1)

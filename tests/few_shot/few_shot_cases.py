@@ -1,0 +1,39 @@
+"""Episodes of made-up characters, and the real ones where they are."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from meta_train.few_shot.episodes import rotated
+from meta_train.tasks.omniglot_episodes import OmniglotEpisodes
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def made_up_images(classes=12, per_class=8, size=28):
+    """Each class has a coarse pattern of its own; images of it differ by noise."""
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(classes, 1, 7, 7, generator=random)
+    pattern = coarse.repeat_interleave(size // 7, 2).repeat_interleave(size // 7, 3)
+    noise = 0.1 * torch.rand(classes, per_class, size, size, generator=random)
+    return ((0.9 * pattern + noise) * 255).to(torch.uint8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MadeUp(OmniglotEpisodes):
+    """Omniglot's task on made-up images, with a small network."""
+
+    hidden: int = 4
+
+    def images(self):
+        images = made_up_images()
+        return rotated(images) if self.rotations else images
+
+
+def data_folder():
+    """Where Omniglot is; skips the test that asks if it is not there."""
+    if not (DATA / "omniglot_images_background.zip").is_file():
+        pytest.skip("Omniglot's background archive is not here")
+    return str(DATA)

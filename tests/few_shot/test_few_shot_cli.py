@@ -1,0 +1,239 @@
+"""The few-shot command: help, rows of all kinds, what is left, resume, one-line errors."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+from few_shot_cases import MadeUp, made_up_images
+from safetensors import safe_open
+
+from learned_opt.initializers import adapt, load_initialization
+from meta_train.checkpoint import list_checkpoints
+from meta_train.cli import main
+from meta_train.few_shot import row as row_module
+from meta_train.few_shot.cli import build_parser
+from meta_train.few_shot.config import FewShotConfig
+from meta_train.few_shot.evaluate import Evaluation
+from meta_train.few_shot.rows import ROWS, list_rows
+from meta_train.few_shot.table import render
+from meta_train.few_shot.train import Trained, make_trainer, row_of, train_settings
+from meta_train.tasks.omniglot_episodes import OmniglotClasses
+from meta_train.tasks.sine import Sine, SineNetwork
+
+CPU = torch.device("cpu")
+TINY = [
+    "few-shot",
+    "--outer_steps", "3",
+    "--episodes", "6",
+    "--progress", "false",
+    "--device", "cpu",
+]  # fmt: skip
+SMALL_SINE = ["--task_settings", '{"hidden": [4]}', "--train", '{"runs": 3}']
+
+
+@pytest.fixture
+def characters(monkeypatch):
+    """Made-up characters for Omniglot's."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Classes(OmniglotClasses):
+        hidden: int = 4
+        batch_size: int = 8
+
+        def images(self):
+            return made_up_images()
+
+    monkeypatch.setattr(row_module, "OmniglotEpisodes", MadeUp)
+    monkeypatch.setattr(row_module, "OmniglotClasses", Classes)
+
+
+def rows_of(folder):
+    return json.loads((folder / "table.json").read_text())["rows"]
+
+
+def test_help_lists_every_row_by_name():
+    text = build_parser().format_help()
+    starred = [line.split()[1] for line in text.splitlines() if line.startswith("  * ")]
+    others = [line.split()[0] for line in text.splitlines() if line.startswith("    ")]
+    assert starred == list_rows(sine=True)
+    assert all(name in starred or name in others for name in ROWS)
+    for name in FewShotConfig.__dataclass_fields__:
+        assert f"--{name}" in text
+
+
+def test_the_other_command_mentions_it_and_stays_as_it_was(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "python -m meta_train few-shot --help" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        main(["--row", "maml"])
+
+
+def test_one_row_leaves_everything_in_its_folder(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*TINY, *SMALL_SINE, "--row", "meta-sgd", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml", "initialization.safetensors", "table.json", "sine.png", "checkpoints",
+        "tensorboard",
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "sine curves from 10 points" in printed and "MSE" in printed
+    assert max(len(line) for line in printed.splitlines() if str(out) not in line) <= 105
+    found = rows_of(out)["meta-sgd"]
+    assert found["outer_steps"] == 3 and found["episodes"] == 6 and found["metric"] == "MSE"
+    assert [one["steps"] for one in found["results"]] == list(range(11))
+    learned = load_initialization(out / "initialization.safetensors")
+    assert learned.card["results"] == found["results"]
+    assert learned.rule is not None and learned.steps == 10
+    x = torch.linspace(-1, 1, 5).unsqueeze(1)
+    module = adapt(SineNetwork((4,)), (x, x.sin()), initialization=learned)
+    assert module(x).shape == (5, 1)
+    assert main([*TINY, "--config", str(out / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
+    assert rows_of(tmp_path / "b")["meta-sgd"]["results"] == found["results"]
+
+
+def test_all_rows_of_sine_curves(tmp_path, capsys, monkeypatch):
+    names = ["maml", "anil", "joint", "reptile-sgd", "imaml", "learned-step-size-lstm"]
+    monkeypatch.setattr("meta_train.few_shot.config.list_rows", lambda sine: names)
+    monkeypatch.setattr("meta_train.few_shot.picture.CURVE_STEPS", (0, 1))
+    given = [*TINY, *SMALL_SINE, "--row", "all", "--steps", "[0, 1]", "--out", str(tmp_path / "a")]
+    assert main(given) == 0
+    assert list(rows_of(tmp_path / "a")) == names
+    assert (tmp_path / "a" / "sine.png").stat().st_size > 10_000
+    for name in names:
+        with safe_open(tmp_path / "a" / name / "initialization.safetensors", "pt") as file:
+            assert any(key.startswith("parameters/body") for key in file.keys())  # noqa: SIM118
+    table = capsys.readouterr().out.split("MSE after")[1]
+    assert [line.split()[0] for line in table.splitlines()[1:7]] == names
+    before = rows_of(tmp_path / "a")
+    assert main([*given, "--resume", "true"]) == 0  # nothing is left to train
+    assert rows_of(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["maml", "maml-fresh-head", "anil", "learned-adam-lstm", "prototypical", "r2d2",
+     "fine-tuning", "nearest-neighbour"],
+)  # fmt: skip
+def test_rows_that_classify(name, tmp_path, characters, capsys):
+    out = tmp_path / "run"
+    given = [*TINY, "--data", "omniglot", "--row", name, "--ways", "3", "--queries", "2"]
+    given += ["--test_queries", "3", "--train", '{"runs": 2}', "--out", str(out)]
+    assert main([*given, "--task_settings", '{"hidden": 4}']) == 0
+    assert "Omniglot, 3-way 1-shot" in capsys.readouterr().out
+    found = rows_of(out)[name]
+    assert found["metric"] == "accuracy"
+    assert all(0 <= one["mean"] <= 1 for one in found["results"])
+    learned = load_initialization(out / "initialization.safetensors")
+    fresh = name in ("maml-fresh-head", "fine-tuning", "nearest-neighbour")
+    assert fresh != any(key.startswith("head") for key in learned.parameters) or name in (
+        "prototypical",
+        "r2d2",
+    )
+
+
+def test_a_resumed_row_is_the_unbroken_one(tmp_path):
+    given = [*TINY, *SMALL_SINE, "--row", "anil"]
+    given[2] = "6"
+    unbroken, broken = tmp_path / "a", tmp_path / "b"
+    train = ["--train", '{"runs": 3, "schedule": "constant", "checkpoint_every": 2}']
+    assert main([*given, *train, "--out", str(unbroken)]) == 0
+    assert main([*given, *train, "--outer_steps", "4", "--out", str(broken)]) == 0
+    assert main([*given, *train, "--out", str(broken), "--resume", "true"]) == 0
+    assert rows_of(broken)["anil"]["results"] == rows_of(unbroken)["anil"]["results"]
+    assert list_checkpoints(broken / "checkpoints")
+
+
+def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    from meta_train.trainer import MetaTrainer
+
+    take = MetaTrainer._take_outer_step
+
+    def interrupted(self, **how):
+        if self.outer_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, **how)
+
+    monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
+    out = tmp_path / "run"
+    assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
+    assert f"go on with --out {out} --resume true" in capsys.readouterr().err
+    monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
+    assert main([*TINY, *SMALL_SINE, "--out", str(out), "--resume", "true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--row", "mamI"], "did you mean 'maml'"),
+        (["--row", "prototypical"], "only classifies"),
+        (["--data", "sines"], "did you mean 'sine'"),
+        (["--episodes", "0"], "episodes must be at least 1, got 0"),
+        (["--steps", "[-1]"], "steps must be numbers of at least 0"),
+        (["--resume", "true"], "resume needs out=FOLDER"),
+        (["--train", '{"rate": 1}'], "rate"),
+        (["--row_settings", '{"rat": 1}'], "rat"),
+        (["--task_settings", '{"hid": 1}'], "hid"),
+    ],
+)
+def test_errors_are_one_line(settings, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main([*TINY, *settings])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    assert main([*TINY, *SMALL_SINE, *out]) == 0
+    assert main([*TINY, *SMALL_SINE, *out]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main([*TINY, *SMALL_SINE, "--out", str(tmp_path / "b"), "--resume", "true"]) == 2
+    assert "there is no checkpoint to resume from" in capsys.readouterr().err
+
+
+def test_zero_steps_of_maml_are_joint_training():
+    """Both judge the start itself, and so have the same meta-gradient on the same episodes."""
+    found = []
+    for name, changes in (("maml", {"train_steps": 0}), ("joint", {})):
+        config = FewShotConfig(row=name, row_settings=changes, outer_steps=2)
+        trainer, _ = make_trainer(name, config, CPU, None)
+        trainer.train(progress=False)
+        found.append(trainer.average.state_dict())
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    task = Sine(shots=10, queries=10)
+    phi = {key: value.clone().requires_grad_() for key, value in task.template().items()}
+    trainer, _ = make_trainer("joint", FewShotConfig(row="joint"), CPU, None)
+    runs = trainer.groups.runs[0]
+    reduced, _ = trainer._take_outer_step()
+    losses = [task.loss(phi, {}, one.draw_validation(None))[0] for one in runs.problems]
+    joint = torch.autograd.grad(torch.stack(losses).mean(), list(phi.values()))
+    for gradient, expected in zip(reduced.gradients, joint, strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_settings_of_training_come_from_the_row_and_then_from_the_user():
+    config = FewShotConfig(row="maml-negative-rate", train={"lr": 0.5})
+    settings = train_settings(row_of(config.row, config), config)
+    assert settings.inner_lr == -0.01 and settings.lr == 0.5 and settings.runs == 25
+    assert settings.objective == "last" and settings.outer_steps == 3000
+
+
+def test_tables_are_80_characters_wide():
+    values = torch.full((11, 4), 12.345)
+    row = row_of("maml", FewShotConfig())
+    name = max(ROWS, key=len)
+    for metric in ("MSE", "accuracy"):
+        evaluation = Evaluation(metric, tuple(range(11)), values, 0)
+        one = Trained(name, row, None, {}, {}), evaluation
+        lines = render({name: one, "other": one}, "title").splitlines()
+        assert max(map(len, lines)) <= 80
+        assert all(f" {cell}" in lines[-2] for cell in lines[-2].split()[1:])

@@ -1,0 +1,217 @@
+"""Modules, losses and data of the user's own."""
+
+import math
+
+import pytest
+import torch
+from conftest import same
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from learned_opt import create_rule
+from meta_train.inner_state import stack, start
+from meta_train.seeding import generator
+from meta_train.tasks import ModuleTask, rows
+from meta_train.unroll import InnerLoop
+
+CPU = torch.device("cpu")
+
+
+def regression(rows=12, **settings):
+    inputs = torch.arange(3.0 * rows).reshape(rows, 3) / rows
+    data = inputs, inputs[:, :2].cos()
+    return ModuleTask(lambda: nn.Linear(3, 2), nn.functional.mse_loss, data, 4, **settings)
+
+
+def sample(task, seed=0):
+    return task.sample(generator("problem", seed), CPU)
+
+
+def row_set(inputs):
+    return {tuple(row) for row in inputs.tolist()}
+
+
+def test_a_module_and_data_of_the_users_own_make_a_task():
+    task = regression()
+    problem = sample(task)
+    x, y = problem.draw(generator("batch"))
+    assert x.shape == (4, 3) and y.shape == (4, 2)
+    loss, _ = problem.loss(problem.parameters, {}, (x, y))
+    expected = nn.functional.linear(x, problem.parameters["weight"], problem.parameters["bias"])
+    torch.testing.assert_close(loss, nn.functional.mse_loss(expected, y))
+    assert task.member(generator(0)).family == "module-task"
+    assert problem.draw_validation is None
+
+
+def test_a_data_set_and_a_loader_are_read_whole():
+    pair = torch.randn(10, 3), torch.randn(10, 2)
+    kept = TensorDataset(*pair)
+    for data in (pair, kept, DataLoader(kept, batch_size=4)):
+        task = ModuleTask(lambda: nn.Linear(3, 2), nn.functional.mse_loss, data, 4)
+        assert same(sample(task).full(), pair)
+
+
+def test_a_shuffling_loader_gives_the_same_task_every_time_and_keeps_the_random_state():
+    kept = TensorDataset(torch.randn(10, 3), torch.randn(10, 2))
+    loader = DataLoader(kept, batch_size=4, shuffle=True)
+    state = torch.get_rng_state()
+    first, second = (
+        ModuleTask(lambda: nn.Linear(3, 2), nn.functional.mse_loss, loader) for _ in range(2)
+    )
+    assert same(torch.get_rng_state(), state)
+    assert same(sample(first).full(), sample(second).full())
+    assert row_set(first.inputs) == row_set(kept.tensors[0])
+
+
+def test_data_too_large_to_hold_is_refused(monkeypatch):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield torch.zeros(100), torch.zeros(1)
+
+    monkeypatch.setattr(rows, "MAX_BYTES", 10_000)
+    with pytest.raises(ValueError, match="GiB.*Subset"):
+        ModuleTask(lambda: nn.Linear(100, 1), nn.functional.mse_loss, DataLoader(Endless()))
+
+
+def test_examples_are_a_problems_own_and_the_others_are_its_validation_data():
+    task = regression(examples=8)
+    seen = []
+    for seed in range(2):
+        problem = sample(task, seed)
+        full = row_set(problem.full()[0])
+        drawn = [problem.draw(generator("batch", k))[0] for k in range(20)]
+        unseen = [problem.draw_validation(generator("batch", k))[0] for k in range(20)]
+        assert row_set(torch.cat(drawn)) == full and len(full) == 8
+        assert row_set(torch.cat(unseen)) == row_set(task.inputs) - full
+        seen.append(full)
+    assert seen[0] != seen[1]
+
+
+def test_validation_data_of_the_users_own_are_drawn():
+    other = torch.full((5, 3), 7.0), torch.zeros(5, 2)
+    problem = sample(regression(validation_data=other))
+    x, y = problem.draw_validation(generator("batch"))
+    assert x.shape == (4, 3) and y.shape == (4, 2)
+    assert (x == 7).all()
+
+
+@pytest.mark.parametrize("examples", [None, 9])
+def test_full_is_a_fixed_sample_of_a_problems_rows(examples):
+    task = regression(full_rows=5, examples=examples)
+    problem = sample(task)
+    everything = row_set(sample(regression(examples=examples)).full()[0])
+    assert same(problem.full(), problem.full())
+    assert len(row_set(problem.full()[0])) == 5
+    assert row_set(problem.full()[0]) < everything
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, left, right):
+        return self.layer(left) * self.layer(right)
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_several_inputs_are_the_modules_arguments(form):
+    left, right, targets = torch.randn(6, 3), torch.randn(6, 3), torch.randn(6, 1)
+    inputs = (left, right) if form == "tuple" else {"right": right, "left": left}
+    task = ModuleTask(TwoInputs, nn.functional.mse_loss, (inputs, targets), 4)
+    problem = sample(task)
+    loss, _ = problem.loss(problem.parameters, {}, problem.full())
+    with torch.no_grad():
+        module = TwoInputs()
+        module.load_state_dict(problem.parameters)
+        torch.testing.assert_close(loss, nn.functional.mse_loss(module(left, right), targets))
+
+
+def noisy_module():
+    return nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 2))
+
+
+def test_buffers_and_dropout_work_in_many_runs_at_once():
+    data = torch.randn(40, 3), torch.randn(40, 2)
+    task = ModuleTask(noisy_module, nn.functional.mse_loss, data, 20)
+    problem = sample(task)  # the same one thrice: what differs is dropout
+    rule, batch = create_rule("adam"), problem.draw(generator("batch"))
+    loop = InnerLoop(rule, problem.loss, vectorize=True)
+    inner = start(rule, [problem] * 3, vectorize=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for step in range(1, 4):
+            inner, losses = loop.step(inner, stack([batch] * 3))
+            assert len(set(losses.tolist())) == 3
+            assert inner.buffers["1.num_batches_tracked"].tolist() == [step] * 3
+    assert inner.buffers["1.running_mean"].abs().min() > 0
+    assert problem.buffers["1.running_mean"].abs().max() == 0
+
+
+def test_a_module_in_evaluation_mode_stays_in_it():
+    data = torch.randn(8, 3), torch.randn(8, 2)
+    problem = sample(ModuleTask(lambda: noisy_module().eval(), nn.functional.mse_loss, data))
+    losses = [problem.loss(problem.parameters, problem.buffers, problem.full()) for _ in range(2)]
+    assert same(losses[0], losses[1])
+    assert same(losses[0][1], problem.buffers)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (0, 0)])
+def test_data_that_does_not_fit_together_is_refused(sizes):
+    data = [torch.ones(size, 1) for size in sizes]
+    with pytest.raises(ValueError, match=f"{sizes[0]} inputs, {sizes[1]} targets"):
+        ModuleTask(lambda: nn.Linear(1, 1), nn.functional.mse_loss, data)
+
+
+class Ragged(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return torch.zeros(index + 1), torch.zeros(1)
+
+
+def broken(part):
+    data = [torch.zeros(5, 3), torch.zeros(5, 2)]
+    data[part][3, 1] = math.nan
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (broken(0), "inputs of data hold NaN or infinity in 1 of 5 rows, first in row 3"),
+        (broken(1), "targets of data hold NaN or infinity in 1 of 5 rows, first in row 3"),
+        ((torch.zeros(5, 4), torch.zeros(5, 2)), r"batch of data: inputs \[4, 4\] torch.float32"),
+        (([1.0], [2.0]), "inputs of data must be tensors with a row per example, got float"),
+        ((torch.zeros(5, 3),), r"data must be pairs \(inputs, targets\), got 1 things"),
+        (torch.zeros(5, 3), "data must be pairs .* got Tensor"),
+        (({"a": torch.zeros(4), "b": torch.zeros(5)}, torch.zeros(4)), r"in length: \[4, 5\]"),
+        (Ragged(), "items of data do not fit together"),
+        (TensorDataset(torch.zeros(5, 3)), "got 1 things"),
+    ],
+)
+def test_wrong_data_is_named_in_one_line(data, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ModuleTask(lambda: nn.Linear(3, 2), nn.functional.mse_loss, data, 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_validation_data_is_named():
+    with pytest.raises(ValueError, match=r"batch of validation_data: inputs \[4, 5\]"):
+        regression(validation_data=(torch.zeros(3, 5), torch.zeros(3, 2)))
+
+
+def test_a_loss_must_be_one_number():
+    def per_row(output, target):
+        return (output - target).square().mean(1)
+
+    with pytest.raises(ValueError, match=r"0-dim tensor, on a batch of data it is \[4\]"):
+        ModuleTask(lambda: nn.Linear(3, 2), per_row, (torch.zeros(5, 3), torch.zeros(5, 2)), 4)
+
+
+@pytest.mark.parametrize("wrong", [{"examples": 0}, {"examples": 13}, {"full_rows": 0}])
+def test_sizes_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        regression(**wrong)
