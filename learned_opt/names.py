@@ -50,5 +50,5 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """Say in one line that `name` is not among `known`, and which of them is nearest."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}(known: {', '.join(names)})"
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})"

@@ -255,8 +255,10 @@ def fit(
     }
     largest["other"] = (len(found) - 1) * largest["state"]
     # Shares of the runs may differ by one: all processes must choose alike.
-    everyones = trainer.ranks.gather(largest)
-    footprint = Footprint(**{key: max(one[key] for one in everyones) for key in largest})
+    everyones = trainer.ranks.gather(largest)  # in the first process; nothing in the others
+    footprint = trainer.ranks.from_first(
+        lambda: Footprint(**{key: max(one[key] for one in everyones) for key in largest})
+    )
     choice = choose_mode(
         settings.memory,
         footprint,

@@ -58,7 +58,13 @@ def reduce_estimates(
     facts = torch.tensor([*flags, *counts], dtype=torch.float64, device=own.meta_loss.device)
     means = [own.meta_loss, own.mean_loss, *(estimate.meta_loss for estimate in estimates)]
     weights = [own.counted, *counts]  # two means are over all runs, the others over a group's
-    sums = torch.stack([w * mean.double() for w, mean in zip(weights, means, strict=True)])
+    # A mean over no runs may be anything, and 0 * NaN is NaN.
+    sums = torch.stack(
+        [
+            w * mean.double() if w else torch.zeros_like(mean.double())
+            for w, mean in zip(weights, means, strict=True)
+        ]
+    )
     if ranks.size > 1:
         # In double precision, so that how runs are spread changes next to nothing.
         scaled = [own.counted * gradient.double() for gradient in gradients]

@@ -31,9 +31,9 @@ class TrainSettings:
             implicit, es or pes.
         estimator_settings: settings of the estimator's class (meta_train/estimators/).
         memory: for the estimators full and first-order: "plain" keeps the graph of all steps,
-            "segments" recomputes it; or a budget such as "500MiB" for the meta-gradient of a
-            process, which takes the first of plain, segments, truncated and pes that fits in
-            (see meta_train/memory.py).
+            "segments" recomputes it, "truncated" and "pes" take windows; or a budget such as
+            "500MiB" for the meta-gradient of a process, which takes the first of these that fits
+            in (see meta_train/memory.py).
         outer_steps: updates of the meta-parameters.
         max_minutes: stop earlier when so much time has gone by.
         runs: inner runs of a group, which share a task and train side by side.
@@ -148,6 +148,11 @@ class TrainSettings:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         self._check_numbers()
+        if self.memory != "plain" and self.estimator_settings:
+            raise ValueError(
+                f"memory={self.memory!r} chooses the estimator's settings itself: leave out "
+                f"estimator_settings={self.estimator_settings}"
+            )
         if self.planned_horizons().shortest() == 0:
             self._check_no_steps()
 

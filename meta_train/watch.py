@@ -48,7 +48,7 @@ class Watch:
         self.inner_steps = 0
         self.recent: defaultdict[str, list[float]] = defaultdict(list)
         with self._forgiving():
-            self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+            self.writer = SummaryWriter(str(folder), purge_step=done + 1)
             if settings.gates_every:
                 self.monitor = GateMonitor(self.writer, every=1, heat_map_every=10)
 

@@ -21,6 +21,7 @@ CASES = {
     "full": {"estimator": "full", "estimator_settings": {"segment": 2}, "objective": "log"},
     "es": {"estimator": "es", "estimator_settings": {"clip": 2.0}},
     "pes": {"estimator": "pes"},
+    "memory": {"estimator": "full", "memory": "segments"},
     "family": {"groups": 2, "objective_data": "fresh"},
 }
 JOB = [

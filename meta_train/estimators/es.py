@@ -24,9 +24,9 @@ class EvolutionStrategies(Estimator):
 
     Args:
         sigma: standard deviation of the perturbations.
-        clip: where given, each difference is divided by the root mean square over pairs and
-            clipped at this: pairs on tasks of any scale count alike, and the gradient has a length
-            that does not depend on the objective's.
+        clip: where given, each difference is divided by the root mean square over a group's pairs
+            and clipped at this: pairs on tasks of any scale count alike, and the gradient has a
+            length that does not depend on the objective's.
         penalty: every loss of a run that diverges counts as this times its first loss's size; by
             default its pair is left out.
     """
