@@ -163,6 +163,8 @@ class MetaTrainer:
         with stop_signals() as stop:
             try:
                 reason = None
+                if self.outer_step == 0:
+                    self.save()  # a run that is killed before the next one can be resumed, too
                 with bar:
                     while reason is None:
                         self.seconds = time.monotonic() - began

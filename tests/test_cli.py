@@ -162,7 +162,8 @@ def test_a_run_that_learns_nothing_says_so_in_one_line_and_is_saved(tmp_path, ca
     assert "stopped after outer step 3: the last 3 meta-gradients" in error
     assert f"go on with --out {out} --resume true" in error
     assert [path.name for path in list_checkpoints(out / "checkpoints")] == [
-        "step-00000003.safetensors"
+        "step-00000000.safetensors",
+        "step-00000003.safetensors",
     ]
 
 

@@ -51,7 +51,7 @@ def test_meta_training_lowers_the_loss_on_problems_it_has_not_seen():
     assert mean_loss(trainer.average.rule) < before - 0.1
 
 
-@pytest.mark.parametrize("stop_at", [2, 4])
+@pytest.mark.parametrize("stop_at", [0, 2, 4])
 def test_resumed_run_equals_the_unbroken_one_bitwise(tmp_path, stop_at):
     unbroken = make_trainer(tmp_path / "a")
     unbroken.train(progress=False)
