@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -22,11 +24,13 @@ processes share the work under torchrun: torchrun --nproc-per-node=2 -m meta_tra
 Few-shot learning is another command: python -m meta_train few-shot --help."""
 FEW_SHOT = "few-shot"
 
+Config = TypeVar("Config", bound=Any)
+
 
 class OneLineParser(ArgumentParser):
     """Says what is wrong in one line; the usage is a `--help` away."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it and leave with status 2."""
         text = " ".join(str(message).split())
         if started_first():  # of several processes, which are all told the same
@@ -46,6 +50,29 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def read_config(
+    parser: ArgumentParser, arguments: list[str] | None, kind: type[Config]
+) -> tuple[Config, Callable[[Path], None]]:
+    """Read a configuration off the command line; a bad value ends the program with status 2.
+
+    Returns:
+        The configuration, and what records it at a path.
+    """
+    parsed: Namespace = parser.parse_args(arguments)
+
+    def write_config(path: Path) -> None:
+        # As a recipe: the folder is each run's own.
+        recipe = parsed.clone()
+        recipe["out"], recipe["resume"] = None, False
+        write_atomically(path, parser.dump(recipe).encode())
+
+    try:
+        settings = vars(parser.instantiate(parsed))
+        return kind(**{field.name: settings[field.name] for field in fields(kind)}), write_config
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -60,19 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return few_shot(given[1:])
     parser = build_parser()
-    parsed: Namespace = parser.parse_args(arguments)
-
-    def write_config(path: Path) -> None:
-        # As a recipe: the folder is each run's own.
-        recipe = parsed.clone()
-        recipe["out"], recipe["resume"] = None, False
-        write_atomically(path, parser.dump(recipe).encode())
-
-    try:
-        settings = vars(parser.instantiate(parsed))
-        config = MainConfig(**{key: settings[key] for key in MainConfig.__dataclass_fields__})
-    except ValueError as error:
-        parser.error(str(error))
+    config, write_config = read_config(parser, arguments, MainConfig)
     try:
         run(config, write_config)
     except EndedElsewhere as ended:  # which is said there

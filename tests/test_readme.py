@@ -10,7 +10,10 @@ import torch
 import learned_opt
 from learned_opt import list_pretrained, list_rules, load_card
 from learned_opt.rules import create_rule
+from meta_train import estimators, settings
+from meta_train.estimators import ESTIMATORS
 from meta_train.report import FLOOR
+from meta_train.trainer import MetaTrainer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -120,6 +123,30 @@ def test_the_python_in_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
             names["optimizer"].step()
     assert isinstance(names["rule"], learned_opt.UpdateRule)
     assert (tmp_path / "runs" / "gates").is_dir()
+
+
+def test_the_python_in_contributing_trains(monkeypatch):
+    names: dict = {"__name__": "contributing"}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S):
+        exec(block, names)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, -0.1])
+    learned_opt.LearnedOptimizer([parameter], rule=names["SignSGD"](), lr=0.5).step()
+    assert parameter.tolist() == [-0.5, 0.5]
+
+    monkeypatch.setattr(estimators, "ESTIMATORS", {**ESTIMATORS, "half": names["HalfStep"]})
+    monkeypatch.setattr(settings, "ESTIMATORS", estimators.ESTIMATORS)
+    norms = []
+    for estimator in ("full", "half"):
+        torch.manual_seed(0)
+        trainer = MetaTrainer(
+            create_rule("adam-lstm", hidden_size=3),
+            names["Bowl"](),
+            settings.TrainSettings(estimator=estimator, horizons=(3,), runs=2),
+            device="cpu",
+        )
+        norms.append(trainer._take_outer_step()[1])
+    assert norms[0] == pytest.approx(2 * norms[1])
 
 
 @pytest.mark.parametrize("name", list_pretrained())

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
-from pathlib import Path
 
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import DefaultHelpFormatter
 
-from learned_opt.files import write_atomically
-from meta_train.cli import OneLineParser, verdict
+from meta_train.cli import OneLineParser, read_config, verdict
 from meta_train.few_shot.config import ALL, FewShotConfig
 from meta_train.few_shot.job import run
 from meta_train.few_shot.rows import ROWS
@@ -60,18 +58,7 @@ def main(arguments: list[str]) -> int:
         The exit status, as of `meta_train.cli.main`.
     """
     parser = build_parser()
-    parsed: Namespace = parser.parse_args(arguments)
-
-    def write_config(path: Path) -> None:
-        recipe = parsed.clone()
-        recipe["out"], recipe["resume"] = None, False
-        write_atomically(path, parser.dump(recipe).encode())
-
-    try:
-        settings = vars(parser.instantiate(parsed))
-        config = FewShotConfig(**{key: settings[key] for key in FewShotConfig.__dataclass_fields__})
-    except ValueError as error:
-        parser.error(str(error))
+    config, write_config = read_config(parser, arguments, FewShotConfig)
     try:
         run(config, write_config)
     except (Interrupted, KeyboardInterrupt, NotLearning, ValueError, OSError) as error:
