@@ -9,10 +9,15 @@ The network of a rule is differentiated once (the optimizee twice), so once is w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+BLOCK = 4096
+"""Rows that are computed at a time on a CPU, so that what is computed stays in its cache. With 20
+units on one thread, 112,000 rows at once take 4.2 times as long, and with the derivative 1.8."""
 
 
 class LSTMCell(nn.Module):
@@ -61,12 +66,50 @@ class LSTMCell(nn.Module):
             New h, new c, and the values of the gates i, f, o side by side, `[N, 3 * hidden_size]`
             (to look at: no derivative flows through them).
         """
-        inputs = torch.cat([x, h], dim=-1)
+        if torch.is_grad_enabled():
+            inputs = torch.cat([x, h], dim=-1)
+            new_h, new_c, gates, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
+                inputs, c, self.weight, self.bias
+            )
+            return new_h, new_c, gates
         # Where nothing is differentiated, the machinery around the same lines only costs time.
-        grad = torch.is_grad_enabled()
-        step: Any = _LSTMCellFunction.apply if grad else _LSTMCellFunction.forward
-        new_h, new_c, gates, *_ = step(inputs, c, self.weight, self.bias)
+        new_h, new_c, gates = _by_blocks(
+            lambda x, h, c: _cell(torch.cat([x, h], dim=-1), c, self.weight, self.bias)[:3], x, h, c
+        )
         return new_h, new_c, gates
+
+
+def _cell(
+    inputs: Tensor, c: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    size = c.shape[-1]
+    logits = torch.addmm(bias, inputs, weight)
+    # Over the whole row, though a quarter of it is for nothing: on a slice of each row the
+    # transcendental kernels are not vectorised and take four times as long.
+    gates = logits.sigmoid()[..., : 3 * size]
+    candidate = logits[..., 3 * size :].contiguous().tanh()
+    i, f, o = gates.split(size, dim=-1)
+    new_c = torch.addcmul(f * c, i, candidate)
+    squashed = new_c.tanh()
+    return o * squashed, new_c, gates, candidate, squashed
+
+
+def _by_blocks(
+    function: Callable[..., tuple[Tensor, ...]], *arguments: Tensor
+) -> tuple[Tensor, ...]:
+    """`function(*arguments)` of tensors `[N, ...]`, a block of rows at a time where that pays."""
+    count = len(arguments[0])
+    first = arguments[0]
+    if count <= BLOCK or first.device.type != "cpu" or torch.compiler.is_compiling():
+        return function(*arguments)
+    results: list[Tensor] = []
+    for rows in (slice(begin, begin + BLOCK) for begin in range(0, count, BLOCK)):
+        parts = function(*(argument[rows] for argument in arguments))
+        if not results:  # like a part, which vmap may have given another axis
+            results = [part.new_empty((count, *part.shape[1:])) for part in parts]
+        for result, part in zip(results, parts, strict=True):
+            result[rows] = part
+    return tuple(results)
 
 
 class _LSTMCellFunction(torch.autograd.Function):
@@ -76,16 +119,9 @@ class _LSTMCellFunction(torch.autograd.Function):
     def forward(
         inputs: Tensor, c: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        size = c.shape[-1]
-        logits = torch.addmm(bias, inputs, weight)
-        # Over the whole row, though a quarter of it is for nothing: on a slice of each row the
-        # transcendental kernels are not vectorised and take four times as long.
-        gates = logits.sigmoid()[..., : 3 * size]
-        candidate = logits[..., 3 * size :].contiguous().tanh()
-        i, f, o = gates.split(size, dim=-1)
-        new_c = torch.addcmul(f * c, i, candidate)
-        squashed = new_c.tanh()
-        return o * squashed, new_c, gates, candidate, squashed
+        return _by_blocks(  # type: ignore[return-value]
+            lambda inputs, c: _cell(inputs, c, weight, bias), inputs, c
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -106,21 +142,31 @@ class _LSTMCellFunction(torch.autograd.Function):
         if grad_h is None and grad_c is None:
             return None, None, None, None
         grad_h = torch.zeros_like(c) if grad_h is None else grad_h
-        i, f, o = gates.split(c.shape[-1], dim=-1)
-        total_c = grad_h * o * (1 - squashed * squashed)
-        if grad_c is not None:
-            total_c = total_c + grad_c
-        by_gate = torch.cat([total_c * candidate, total_c * c, grad_h * squashed], dim=-1)
-        grad_logits = torch.cat(
-            [by_gate * (gates * (1 - gates)), total_c * i * (1 - candidate * candidate)], dim=-1
+        if grad_c is None:
+            grad_c = torch.zeros_like(c)
+        grad_logits, by_c = _by_blocks(
+            _cell_backward, grad_h, grad_c, c, gates, candidate, squashed
         )
         needs = ctx.needs_input_grad
         return (
             grad_logits @ weight.t() if needs[0] else None,
-            total_c * f if needs[1] else None,
+            by_c if needs[1] else None,
             joined.t() @ grad_logits if needs[2] else None,
             grad_logits.sum(0) if needs[3] else None,
         )
+
+
+def _cell_backward(
+    grad_h: Tensor, grad_c: Tensor, c: Tensor, gates: Tensor, candidate: Tensor, squashed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Derivatives by the logits and by c."""
+    i, f, o = gates.split(c.shape[-1], dim=-1)
+    total_c = grad_h * o * (1 - squashed * squashed) + grad_c
+    by_gate = torch.cat([total_c * candidate, total_c * c, grad_h * squashed], dim=-1)
+    grad_logits = torch.cat(
+        [by_gate * (gates * (1 - gates)), total_c * i * (1 - candidate * candidate)], dim=-1
+    )
+    return grad_logits, total_c * f
 
 
 def record_gates(record: dict[str, Tensor], name: str, values: Tensor) -> None:

@@ -158,3 +158,30 @@ def test_no_derivative_is_computed_for_what_needs_none():
     (new_h.sum() + new_c.sum()).backward()
     assert x.grad is not None and c.grad is not None
     assert cell.weight.grad is None and h.grad is None
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_blocks_of_rows_change_nothing(monkeypatch, grad):
+    """Not even the last bit, in values and in derivatives; alone and under vmap."""
+    from learned_opt import lstm
+
+    cell = make_cell()
+    inputs = rows(11, 3, 4, 4)
+    stacked = [value.detach().expand(2, *value.shape) for value in inputs]
+    found = []
+    for block in (100, 4):
+        monkeypatch.setattr(lstm, "BLOCK", block)
+        with torch.set_grad_enabled(grad):
+            h, c, gates = cell(*inputs)
+            results = [h, c, gates]
+            if grad:
+                objective = h.sin().sum() + c.square().sum()
+                results += torch.autograd.grad(objective, [*inputs, *cell.parameters()])
+            many = {key: torch.stack([v, 2 * v]).detach() for key, v in cell.named_parameters()}
+            population = vmap(
+                lambda w, *xs: functional_call(cell, w, xs), in_dims=(0, None, None, None)
+            )
+            results += population(many, *[value.detach() for value in inputs])
+            results += vmap(cell)(*stacked)
+        found.append(results)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
