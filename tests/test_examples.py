@@ -29,6 +29,13 @@ def test_custom_task_meta_trains_saves_and_uses_a_rule(tmp_path):
     assert (tmp_path / "mine" / "weights.safetensors").is_file()
 
 
+def test_few_shot_learns_a_start_that_beats_a_random_one(tmp_path):
+    lines = run(tmp_path, "few_shot.py").splitlines()
+    random, learned = (float(line.split()[2].rstrip("%")) for line in lines)
+    assert learned > random + 10
+    assert (tmp_path / "start.safetensors").is_file()
+
+
 @pytest.mark.slow
 def test_gates_draws_its_figure(tmp_path):
     run(tmp_path, "gates.py", "--out", "gates.png", "--steps", "20", "--log-dir", "log")
@@ -36,6 +43,6 @@ def test_gates_draws_its_figure(tmp_path):
     assert any((tmp_path / "log").iterdir())
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "custom_task.py"])
+@pytest.mark.parametrize("name", ["quickstart.py", "custom_task.py", "few_shot.py"])
 def test_short_examples_stay_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) < 40
