@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ class FewShotConfig:
     """What to train, on which episodes, and how to judge it.
 
     Attributes:
-        row: a method by its name, or "all" that fit the data, one after another.
+        row: a method by its name, several ("maml,anil"), or "all" that fit the data.
         data: "sine" curves or "omniglot" characters.
         ways: classes of an episode; sine curves have none.
         shots: support examples (of a class); by default 10 points or 1 image.
@@ -32,12 +33,15 @@ class FewShotConfig:
         task_settings: settings of the episodes, as in {"hidden": 32} (meta_train/tasks/sine.py and
             omniglot_episodes.py).
         train: further settings of meta-training, as in {"lr": 0.001} (meta_train/settings.py).
-        outer_steps: updates of the meta-parameters; by default as the row says, or 3000 on sine
+        outer_steps: updates of the meta-parameters; by default as a row says, or 3000 on sine
             curves and 10000 on characters: short beside the papers' 30000 and more.
+        effort: factor on the outer steps that rows train for by default.
         max_minutes: stop training a row earlier when so much time has gone by.
         episodes: that a row is tested on.
         steps: inner steps after which it is judged; by default 0 to 10 on sine curves, and 0, 1 and
             the row's own on characters.
+        begin: an initialization.safetensors that learned initialisations begin with; by default
+            each row begins as it says, and what it says is trained first if it has to be.
         seed: of everything that is drawn.
         device: "cpu", "cuda", ...; by default the GPU where there is one.
         threads: of torch.
@@ -58,9 +62,11 @@ class FewShotConfig:
     task_settings: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     outer_steps: int | None = None
+    effort: float = 1.0
     max_minutes: float = 30.0
     episodes: int = 1000
     steps: tuple[int, ...] | None = None
+    begin: Path | None = None
     seed: int = 0
     device: str = "auto"
     threads: int = 1
@@ -77,8 +83,8 @@ class FewShotConfig:
             ValueError: names the setting and the value.
         """
         look_up("data", self.data, dict.fromkeys(DATA))
-        if self.row != ALL:
-            row = get_row(self.row)
+        for name in self.rows:
+            row = get_row(name)
             if self.data == "sine":
                 row.on_sine()
         task = Sine if self.data == "sine" else OmniglotEpisodes
@@ -92,6 +98,8 @@ class FewShotConfig:
         for name in ("threads", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (self.effort > 0 and math.isfinite(self.effort)):
+            raise ValueError(f"effort must be positive, got {self.effort}")
         if self.steps is not None and (not self.steps or min(self.steps) < 0):
             raise ValueError(f"steps must be numbers of at least 0, got {list(self.steps)}")
         if self.resume and self.out is None:
@@ -100,7 +108,9 @@ class FewShotConfig:
     @property
     def rows(self) -> list[str]:
         """The names of the rows to train."""
-        return list_rows(sine=self.data == "sine") if self.row == ALL else [self.row]
+        if self.row == ALL:
+            return list_rows(sine=self.data == "sine")
+        return list(dict.fromkeys(name.strip() for name in self.row.split(",")))
 
     @property
     def support(self) -> int:

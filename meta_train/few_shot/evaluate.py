@@ -19,9 +19,13 @@ from meta_train.seeding import generator
 from meta_train.tasks.base import Batch, Loss, Problem, Tensors
 from meta_train.tasks.episodes import EpisodeTask
 from meta_train.unroll import InnerLoop
+from meta_train.vectorizing import choose_chunk
 
 Z = 1.96
 """Standard errors to each side of a 95% confidence interval."""
+
+MOST = 50
+"""Episodes at once."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def evaluate(
     seed: int = 0,
     lr: float | None = None,
     total_steps: int | None = None,
-    chunk: int = 50,
+    chunk: int | None = None,
     device: torch.device | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -82,7 +86,7 @@ def evaluate(
         seed: of episodes, and of what inner training draws.
         lr: the inner rate; by default the rule's own.
         total_steps: what a rule is told that reads it; by default the most of `steps`.
-        chunk: episodes at once under vmap.
+        chunk: episodes at once under vmap; by default as many as is fast, at most 50.
         device: where to compute; by default where the rule is.
         progress: show a bar.
 
@@ -92,9 +96,11 @@ def evaluate(
     wanted = tuple(sorted(set(steps)))
     if not wanted or wanted[0] < 0:
         raise ValueError(f"steps must be numbers of at least 0, got {list(steps)}")
-    if episodes < 1 or chunk < 1:
+    if episodes < 1 or (chunk is not None and chunk < 1):
         raise ValueError(f"episodes and chunk must be at least 1, got {episodes} and {chunk}")
     device = rule.device if device is None else device
+    if chunk is None:
+        chunk = choose_chunk(rule, task.sample(generator(seed), device), MOST, device)
     phi = {key: value.detach().to(device) for key, value in initialization.items()}
     loop = InnerLoop(
         rule,

@@ -5,22 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from learned_opt.initializers import Initialization, save_initialization
+from learned_opt.initializers import Initialization, load_initialization, save_initialization
 from meta_train import report
 from meta_train.checkpoint import list_checkpoints
 from meta_train.device import choose_device
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation
 from meta_train.few_shot.picture import draw_sine
+from meta_train.few_shot.row import Row
 from meta_train.few_shot.table import as_json, render
-from meta_train.few_shot.train import Trained, judge, make_trainer, take
+from meta_train.few_shot.train import Trained, judge, make_trainer, row_of, take
 from meta_train.stopping import Interrupted, NotLearning
+from meta_train.tasks.base import Tensors
+from meta_train.trainer import MetaTrainer
 
 
 def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
@@ -31,9 +35,9 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
         write_config: is given a path to record the configuration at.
 
     Returns:
-        The run folder: config.yaml, table.json and, of each row (in a folder of its own where there
-        are several), initialization.safetensors, checkpoints/ and tensorboard/; of sine curves a
-        picture, sine.png.
+        The run folder: config.yaml, table.json and, of each row, initialization.safetensors,
+        checkpoints/ and tensorboard/; of sine curves a picture, sine.png. Where there are several
+        rows, each has a folder of its own, and in a row's folder is that of the one it begins with.
 
     Raises:
         ValueError: settings that do not go together, a damaged checkpoint.
@@ -47,11 +51,11 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     several = len(config.rows) > 1
     folder = _folder(config)
     done: dict[str, tuple[Trained, Evaluation]] = {}
+    job = _Job(config, device, folder, lambda: write_config(folder / "config.yaml"))
     for name in config.rows:
         own = folder / name if several else folder
-        trained = _train(name, config, device, own, must_resume=config.resume and not several)
-        if not done:
-            write_config(folder / "config.yaml")
+        trained = take(name, job.trained(name, own), config)
+        trained.facts["begins_with"] = job.beginnings.get(name)
         evaluation = judge(trained, config, device)
         done[name] = trained, evaluation
         _leave(config, trained, evaluation, own)
@@ -67,33 +71,91 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     return folder
 
 
-def _train(
-    name: str, config: FewShotConfig, device: torch.device, folder: Path, *, must_resume: bool
-) -> Trained:
-    # Before there is a folder: whatever is refused leaves none behind.
-    trainer, _ = make_trainer(name, config, device, None)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer.folder = folder
-    if config.resume and not trainer.resume() and must_resume:
-        raise ValueError(
-            f"there is no checkpoint to resume from in {folder / 'checkpoints'}: "
-            "begin without --resume"
+class _Job:
+    """Trains rows, each of them once.
+
+    Args:
+        config: of the job.
+        device: where to train.
+        folder: of the job.
+        write_config: records the configuration, once there is a folder.
+
+    Attributes:
+        trainers: that have trained, by row.
+        beginnings: where the initialisation of a row began, if it was with another's.
+    """
+
+    def __init__(
+        self,
+        config: FewShotConfig,
+        device: torch.device,
+        folder: Path,
+        write_config: Callable[[], object],
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.folder = folder
+        self.write_config = write_config
+        self.trainers: dict[str, MetaTrainer] = {}
+        self.beginnings: dict[str, dict[str, Any]] = {}
+
+    def trained(self, name: str, folder: Path, config: FewShotConfig | None = None) -> MetaTrainer:
+        """The trainer of a row, or of the row that it uses, which has trained.
+
+        Args:
+            name: of the row.
+            folder: of the row's run. A row that it needs trains in a folder within.
+            config: of the row; by default the job's.
+        """
+        config = self.config if config is None else config
+        if name not in self.trainers:
+            row = row_of(name, config)
+            if row.trained_on == "nothing":
+                assert row.uses is not None
+                self.trainers[name] = self.trained(row.uses, folder / row.uses, config)
+            else:
+                begin = self._begin(name, row, folder, config)
+                self.trainers[name] = self._train(name, folder, config, begin)
+        return self.trainers[name]
+
+    def _begin(self, name: str, row: Row, folder: Path, config: FewShotConfig) -> Tensors | None:
+        if config.begin is not None:
+            self.beginnings[name] = {"file": str(config.begin)}
+            return dict(load_initialization(config.begin).parameters)
+        if row.begins_with is None:
+            return None
+        # The changes are this row's, not those of the one that it begins with.
+        config = replace(config, row_settings={}, train={})
+        trainer = self.trained(row.begins_with, folder / row.begins_with, config)
+        minutes = round(trainer.seconds / 60, 2)
+        self.beginnings[name] = {"row": row.begins_with, "minutes": minutes}
+        return take(row.begins_with, trainer, config).phi
+
+    def _train(
+        self, name: str, folder: Path, config: FewShotConfig, begin: Tensors | None
+    ) -> MetaTrainer:
+        # Before there is a folder: whatever is refused leaves none behind.
+        trainer = make_trainer(name, config, self.device, None, begin)
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.folder = folder
+        if config.resume:
+            trainer.resume()
+        if not self.trainers:
+            self.write_config()
+        _say(f"{name}: run folder {folder}   (watch: tensorboard --logdir {folder})")
+        try:
+            trainer.train(progress=config.progress)
+        except (Interrupted, NotLearning) as stop:
+            raise type(stop)(f"{stop}; go on with --out {self.folder} --resume true") from None
+        _say(
+            f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} min, "
+            f"{trainer.diverged} diverged runs, {trainer.descent.skipped} skipped steps"
         )
-    _say(f"{name}: run folder {folder}   (watch: tensorboard --logdir {folder})")
-    try:
-        trainer.train(progress=config.progress)
-    except (Interrupted, NotLearning) as stop:
-        out = folder if len(config.rows) == 1 else folder.parent
-        raise type(stop)(f"{stop}; go on with --out {out} --resume true") from None
-    trained = take(name, trainer, config)
-    _say(
-        f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} min, "
-        f"{trainer.diverged} diverged runs, {trainer.descent.skipped} skipped steps"
-    )
-    return trained
+        return trainer
 
 
 def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)  # a row that uses another's has trained none of its own
     row = trained.row
     card = {
         "row": trained.name,
@@ -118,11 +180,16 @@ def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, fold
 def _folder(config: FewShotConfig) -> Path:
     if config.out is None:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        return Path("runs") / f"{stamp}_few-shot_{config.data}_{config.row}_seed{config.seed}"
-    folders = [config.out, *(config.out / name for name in config.rows)]
-    if not config.resume and any(list_checkpoints(one / "checkpoints") for one in folders):
+        rows = config.row.replace(",", "+")
+        return Path("runs") / f"{stamp}_few-shot_{config.data}_{rows}_seed{config.seed}"
+    begun = any(list_checkpoints(folder) for folder in config.out.glob("**/checkpoints"))
+    if begun and not config.resume:
         raise FileExistsError(
             f"{config.out} already holds a run: add --resume true, or give another --out"
+        )
+    if config.resume and not begun:
+        raise ValueError(
+            f"there is no checkpoint to resume from in {config.out}: begin without --resume"
         )
     return config.out
 

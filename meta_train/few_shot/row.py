@@ -37,6 +37,7 @@ class Row:
         method: reads whole episodes, with no inner step; see `meta_train.few_shot.scored`.
         trained_on: "episodes", the "classes" all at once, or "nothing" of its own.
         uses: the row whose initialisation this one is tested with, where it trains on nothing.
+        begins_with: the row whose initialisation the training of this one begins with.
         estimator: of the meta-gradient.
         estimator_settings: of it.
         second_order: see `TrainSettings`.
@@ -62,6 +63,7 @@ class Row:
     method: str | None = None
     trained_on: str = "episodes"
     uses: str | None = None
+    begins_with: str | None = None
     estimator: str = "full"
     estimator_settings: Mapping[str, Any] = field(default_factory=dict)
     second_order: bool | None = None

@@ -94,32 +94,43 @@ def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
         "gates_every": 0,
         "seed": config.seed,
         **row.outer,
-        **config.train,
     }
+    own["outer_steps"] = max(1, round(config.effort * own["outer_steps"]))
+    own.update(config.train)
     if config.outer_steps is not None:
         own["outer_steps"] = config.outer_steps
     return TrainSettings(**own)
 
 
 def make_trainer(
-    name: str, config: FewShotConfig, device: torch.device, folder: Path | None
-) -> tuple[MetaTrainer, Row]:
-    """The trainer of a row, or of the row whose initialisation it takes.
+    name: str,
+    config: FewShotConfig,
+    device: torch.device,
+    folder: Path | None,
+    begin: Mapping[str, Tensor] | None = None,
+) -> MetaTrainer:
+    """The trainer of a row that trains something.
+
+    Args:
+        name: of the row.
+        config: see there.
+        device: where to train.
+        folder: of the run; None writes nothing.
+        begin: what the learned initialisation begins with, by name, as far as the row has it.
 
     Raises:
-        ValueError: settings that do not go together.
+        ValueError: settings that do not go together, nothing in `begin` that fits.
         OSError: the data is missing.
     """
     row = row_of(name, config)
-    while row.trained_on == "nothing":
-        assert row.uses is not None
-        row = row_of(row.uses, config)
     task = train_task(row, config)
     learned, adapted = row.start(task)
+    if begin is not None:
+        learned = _begin_with(begin, learned)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "rule"))
         rule = row.make_rule(adapted)
-    trainer = MetaTrainer(
+    return MetaTrainer(
         rule,
         task,
         train_settings(row, config),
@@ -127,11 +138,32 @@ def make_trainer(
         folder=folder,
         device=device,
     )
-    return trainer, row
+
+
+def _begin_with(begin: Mapping[str, Tensor], learned: Tensors) -> Tensors:
+    """Replace what is there under the same name."""
+    if not begin.keys() & learned.keys():
+        raise ValueError(
+            f"the initialisation to begin with has {', '.join(begin)}, but the row learns "
+            f"{', '.join(learned) or 'none'}"
+        )
+    for key, value in learned.items():
+        if key in begin and begin[key].shape != value.shape:
+            raise ValueError(
+                f"parameter {key!r} is {list(begin[key].shape)} in the initialisation to begin "
+                f"with and {list(value.shape)} in the row's network"
+            )
+    return {key: begin.get(key, value).clone() for key, value in learned.items()}
 
 
 def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
-    """What a trainer has learned, for the row to be tested with."""
+    """What a trainer has learned, for the row to be tested with.
+
+    Args:
+        name: of the row, or of one that uses what the trainer's row has learned.
+        trainer: has trained.
+        config: see there.
+    """
     row = row_of(name, config)
     task = test_task(row, config)
     found = {k: v.detach().clone() for k, v in trainer.kept.initialization().items()}
@@ -147,6 +179,8 @@ def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
         "skipped_steps": trainer.descent.skipped,
         "inner_steps": {"training": row.train_steps, "testing": row.test_steps},
         "inner_lr": row.inner_lr,
+        "transductive": row.transductive,
+        "device": str(trainer.device),
         "adapted_parameters": _count(row.start(task)[1]) if row.method is None else 0,
         "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
         "train": asdict(trainer.settings),

@@ -171,6 +171,8 @@ def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--row", "mamI"], "did you mean 'maml'"),
         (["--row", "prototypical"], "only classifies"),
         (["--data", "sines"], "did you mean 'sine'"),
+        (["--row", "maml,anli"], "did you mean 'anil'"),
+        (["--effort", "0"], "effort must be positive, got 0"),
         (["--episodes", "0"], "episodes must be at least 1, got 0"),
         (["--steps", "[-1]"], "steps must be numbers of at least 0"),
         (["--resume", "true"], "resume needs out=FOLDER"),
@@ -205,13 +207,13 @@ def test_zero_steps_of_maml_are_joint_training():
     found = []
     for name, changes in (("maml", {"train_steps": 0}), ("joint", {})):
         config = FewShotConfig(row=name, row_settings=changes, outer_steps=2)
-        trainer, _ = make_trainer(name, config, CPU, None)
+        trainer = make_trainer(name, config, CPU, None)
         trainer.train(progress=False)
         found.append(trainer.average.state_dict())
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     task = Sine(shots=10, queries=10)
     phi = {key: value.clone().requires_grad_() for key, value in task.template().items()}
-    trainer, _ = make_trainer("joint", FewShotConfig(row="joint"), CPU, None)
+    trainer = make_trainer("joint", FewShotConfig(row="joint"), CPU, None)
     runs = trainer.groups.runs[0]
     reduced, _ = trainer._take_outer_step()
     losses = [task.loss(phi, {}, one.draw_validation(None))[0] for one in runs.problems]
@@ -237,3 +239,65 @@ def test_tables_are_80_characters_wide():
         lines = render({name: one, "other": one}, "title").splitlines()
         assert max(map(len, lines)) <= 80
         assert all(f" {cell}" in lines[-2] for cell in lines[-2].split()[1:])
+
+
+def test_a_row_begins_with_what_another_has_learned(tmp_path, capsys):
+    small = ["--task_settings", '{"hidden": [4]}', "--steps", "[0, 1]"]
+    still = ["--train", '{"runs": 2, "lr": 1e-12}', "--row", "learned-gated-lstm"]
+    assert main([*TINY, *small, *still, "--out", str(tmp_path / "a")]) == 0
+    found = rows_of(tmp_path / "a")["learned-gated-lstm"]
+    assert found["begins_with"]["row"] == "maml"
+    own = load_initialization(tmp_path / "a" / "initialization.safetensors").parameters
+    assert main([*TINY, *small, "--row", "maml", "--out", str(tmp_path / "b")]) == 0
+    maml = tmp_path / "b" / "initialization.safetensors"
+    for key, value in load_initialization(maml).parameters.items():
+        torch.testing.assert_close(own[key], value)
+        assert not torch.equal(value, Sine(hidden=(4,), shots=1, queries=1).template()[key])
+    # The same from the file; and a resumed run takes the first part as it is.
+    given = [*TINY, *small, *still, "--begin", str(maml), "--out", str(tmp_path / "c")]
+    assert main(given) == 0
+    assert rows_of(tmp_path / "c")["learned-gated-lstm"]["results"] == found["results"]
+    assert not (tmp_path / "c" / "maml").exists()
+    again = [*TINY, *small, *still, "--out", str(tmp_path / "a"), "--resume", "true"]
+    assert main(again) == 0
+    assert rows_of(tmp_path / "a")["learned-gated-lstm"]["results"] == found["results"]
+    capsys.readouterr()
+    wide = ["--task_settings", '{"hidden": [5]}', "--out", str(tmp_path / "d")]
+    assert main([*TINY, *wide, *still, "--begin", str(maml)]) == 2
+    error = capsys.readouterr().err
+    assert "'body.0.weight' is [4, 1] in the initialisation to begin with" in error
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_interruption_before_the_row_itself_has_begun_can_be_resumed(tmp_path, monkeypatch):
+    from meta_train.trainer import MetaTrainer
+
+    take = MetaTrainer._take_outer_step
+
+    def interrupted(self, **how):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, **how)
+
+    given = [*TINY, *SMALL_SINE, "--row", "learned-gated-lstm", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
+    assert main(given) == 130
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+    monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
+    assert main([*given, "--resume", "true"]) == 0
+    assert (tmp_path / "run" / "initialization.safetensors").exists()
+
+
+def test_a_row_that_uses_another_of_the_job_does_not_train_it_again(
+    tmp_path, characters, monkeypatch
+):
+    names = ["fine-tuning", "nearest-neighbour"]
+    monkeypatch.setattr("meta_train.few_shot.config.list_rows", lambda sine: names)
+    given = [*TINY, "--data", "omniglot", "--row", "all", "--ways", "3", "--queries", "2"]
+    given += ["--test_queries", "3", "--task_settings", '{"hidden": 4}', "--train", '{"runs": 2}']
+    assert main([*given, "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run" / "nearest-neighbour" / "fine-tuning").exists()
+    left = [
+        load_initialization(tmp_path / "run" / name / "initialization.safetensors")
+        for name in names
+    ]
+    assert torch.equal(left[0].parameters["body.0.weight"], left[1].parameters["body.0.weight"])

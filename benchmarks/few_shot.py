@@ -1,0 +1,203 @@
+"""The few-shot table on Omniglot: all rows, 5- and 20-way, 1- and 5-shot, beside the papers'.
+
+    python benchmarks/few_shot.py --folder DATA --minutes 1         # all cells, a minute each
+    python benchmarks/few_shot.py --folder DATA --rows maml --settings 5x1 --minutes 25
+    python benchmarks/few_shot.py --folder DATA --protocol paper    # for a GPU, and all archives
+    python benchmarks/few_shot.py                                   # only write the table again
+
+Each cell is one `python -m meta_train few-shot`. Cells land in docs/measured/few_shot.json, in
+place of what was there of the same row and setting, and docs/few_shot.md is written from that. A
+cell that is done in `--runs` is not done again, and one that was cut off goes on.
+
+`--protocol short` is for a CPU: smaller meta-batches, fewer query images, Adam at twice the rate,
+and as many outer steps as fit into the minutes, so that the rate has come down at the end of them.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from few_shot_table import document
+
+from learned_opt.files import write_atomically
+from meta_train.cli import main as command
+from meta_train.device import choose_device
+from meta_train.few_shot.config import FewShotConfig
+from meta_train.few_shot.rows import ROWS
+from meta_train.few_shot.train import make_trainer, row_of
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "docs" / "measured" / "few_shot.json"
+DOCUMENT = ROOT / "docs" / "few_shot.md"
+SETTINGS = ("5x1", "5x5", "20x1", "20x5")
+QUERIES = {5: 3, 20: 2}
+"""Query images of a class in training by the short protocol: with the support images they are what
+an outer step costs."""
+META_BATCH = {5: 8, 20: 4}
+LSTM_META_BATCH = {5: 4, 20: 1}
+LONGEST = 1.5
+"""Times the minutes asked for, after which training stops even if it was slower than foreseen."""
+
+
+def short_protocol(name, ways, shots):
+    """Settings for a CPU, as arguments."""
+    row = ROWS[name].at(ways, shots)
+    train = {"validate_every": 200, "checkpoint_every": 200}
+    if row.outer.get("meta_optimizer") == "adam":
+        most = LSTM_META_BATCH if "lstm" in row.rule else META_BATCH
+        train |= {"lr": 2e-3, "runs": min(row.meta_batch, most[ways])}
+    return {"queries": QUERIES[ways], "train": train}
+
+
+def outer_steps(name, settings, minutes):
+    """How many outer steps take so long, from a look at the first few."""
+    config = FewShotConfig(**{**settings, "row": name, "outer_steps": 1, "begin": None})
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    seconds = []
+    for steps in (1, 4):  # the first one reads the data
+        trainer = make_trainer(name, replace(config, outer_steps=steps), device, None)
+        trainer.train(progress=False)
+        seconds.append(trainer.seconds / steps)
+    return max(1, round(60 * minutes / seconds[-1]))
+
+
+def run_cell(name, setting, args):
+    """Train and test a row, unless that is done; its facts."""
+    ways, shots = map(int, setting.split("x"))
+    folder = args.runs / setting
+    out = folder / name
+    settings = {
+        "data": "omniglot",
+        "ways": ways,
+        "shots": shots,
+        "folder": args.folder,
+        "device": args.device,
+        "threads": args.threads,
+        "seed": args.seed,
+    }
+    base = row_of(name, FewShotConfig(row=name, **settings)).begins_with
+    if base is not None:
+        run_cell(base, setting, args)
+        settings["begin"] = folder / base / "initialization.safetensors"
+    if not (out / "table.json").exists():
+        print(f"\n{setting} {name}", flush=True)
+        asked = arguments(name, settings, out, args)
+        if command(["few-shot", *asked]):
+            sys.exit(1)
+    return out / "table.json"
+
+
+def arguments(name, settings, out, args):
+    if (out / "config.yaml").exists():  # cut off: the same settings
+        resume = str((out / "checkpoints").exists()).lower()
+        return ["--config", str(out / "config.yaml"), "--out", str(out), "--resume", resume]
+    given = {
+        **settings,
+        "row": name,
+        "episodes": args.episodes,
+        "test_queries": args.test_queries,
+        "progress": sys.stderr.isatty(),
+        "out": out,
+    }
+    ways, shots = settings["ways"], settings["shots"]
+    steps = ROWS[name].at(ways, shots).test_steps
+    given["steps"] = [steps]
+    if args.protocol == "short":
+        trains = ROWS[name].uses or name
+        given |= short_protocol(trains, ways, shots)
+        known = {key: given[key] for key in (*settings, "queries", "train")}
+        given["outer_steps"] = outer_steps(trains, known, args.minutes)
+        given["max_minutes"] = LONGEST * args.minutes
+    else:
+        given["effort"] = 6.0  # 60,000 outer steps
+        given["max_minutes"] = args.minutes
+        given["task_settings"] = {"part": args.part, "split_by": args.split_by}
+    return [word for key, value in given.items() for word in (f"--{key}", written(value))]
+
+
+def written(value):
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def cell_of(table, protocol):
+    """What the document says of a cell."""
+    read = json.loads(table.read_text())
+    config = read["config"]
+    (name, facts), *_ = read["rows"].items()
+    begins = None
+    if facts["begins_with"] is not None:
+        base = table.parent.parent / ROWS[name].begins_with / "table.json"
+        (row, base_facts), *_ = json.loads(base.read_text())["rows"].items()
+        begins = {"row": row, "minutes": base_facts["minutes"]}
+    result = facts["results"][-1]
+    return {
+        "row": name,
+        "ways": config["ways"],
+        "shots": config["shots"],
+        "accuracy": result["mean"],
+        "interval": result["interval"],
+        "episodes": facts["episodes"],
+        "inner_steps": result["steps"],
+        "adapted_parameters": facts["adapted_parameters"],
+        "outer_steps": facts["outer_steps"],
+        "meta_batch": facts["train"]["runs"],
+        "minutes": facts["minutes"],
+        "begins_with": begins,
+        "transductive": facts["transductive"],
+        "protocol": protocol,
+        "device": facts["device"],
+        "threads": config["threads"],
+        "seed": config["seed"],
+    }
+
+
+def collect(args):
+    """Put all cells that are done into the JSON, and write the document."""
+    kept = json.loads(MEASURED.read_text())["cells"] if MEASURED.exists() else []
+    cells = {(cell["row"], cell["ways"], cell["shots"]): cell for cell in kept}
+    for table in args.runs.glob("*x*/*/table.json"):
+        cell = cell_of(table, args.protocol)
+        cells[cell["row"], cell["ways"], cell["shots"]] = cell
+    order = list(ROWS)
+    ordered = sorted(cells.values(), key=lambda c: (c["ways"], c["shots"], order.index(c["row"])))
+    text = json.dumps({"cells": ordered}, indent=1) + "\n"
+    write_atomically(MEASURED, text.encode())
+    write_atomically(DOCUMENT, document(ordered).encode())
+    print(f"\n{len(ordered)} of {len(ROWS) * len(SETTINGS)} cells in {DOCUMENT}")
+
+
+def parse(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="of Omniglot's archives")
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--protocol", choices=("short", "paper"), default="short")
+    parser.add_argument("--part", default="all", help="of Omniglot, in the paper protocol")
+    parser.add_argument("--split_by", default="character", help="in the paper protocol")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of training, a cell")
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--test_queries", type=int, default=5, help="images of a class")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "few_shot_table")
+    args = parser.parse_args(given)
+    args.rows, args.settings = args.rows.split(","), args.settings.split(",")
+    for kind, asked, known in (("row", args.rows, ROWS), ("setting", args.settings, SETTINGS)):
+        for name in asked:
+            if name not in known:
+                parser.error(f"unknown {kind} {name!r}: choose from {', '.join(known)}")
+    return args
+
+
+if __name__ == "__main__":
+    args = parse()
+    if args.folder is not None:
+        for setting in args.settings:
+            for name in args.rows:
+                run_cell(name, setting, args)
+    collect(args)
