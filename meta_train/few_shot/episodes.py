@@ -60,11 +60,24 @@ class EpisodeSampler:
             )
         self._on: dict[torch.device, Tensor] = {}
 
-    def draw(self, generator: torch.Generator, device: torch.device) -> Episode:
-        """Draw an episode; equal generators draw equal ones."""
+    def draw(
+        self,
+        generator: torch.Generator,
+        device: torch.device,
+        identity: torch.Generator | None = None,
+    ) -> Episode:
+        """Draw an episode; equal generators draw equal ones.
+
+        Args:
+            generator: of everything.
+            device: of the images.
+            identity: of the classes and their order, in place of it: two episodes of one identity
+                are the same task from other images.
+        """
         images = self._images_on(device)
         classes, per_class = images.shape[:2]
-        chosen = torch.randperm(classes, generator=generator)[: self.ways, None]
+        identity = generator if identity is None else identity
+        chosen = torch.randperm(classes, generator=identity)[: self.ways, None]
         order = torch.rand(self.ways, per_class, generator=generator).argsort(1)
         rows = (chosen * per_class + order[:, : self.shots + self.queries]).to(device)
         # Floats only now: the whole array would take four times the memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -17,7 +17,9 @@ from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.tasks.episodes import HEAD, EpisodeTask
 from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.sine import Sine
+from meta_train.tasks.stored_heads import STORED, StoredHeads
 
+Episodes = TypeVar("Episodes", Sine, "OmniglotEpisodes | ScoredEpisodes")
 INITIALIZATIONS = ("learned", "body")
 TRAINED_ON = ("episodes", "classes", "nothing")
 
@@ -30,6 +32,8 @@ class Row:
         source: the paper.
         initialization: "learned" as a whole, or the "body" alone: heads are then drawn anew for
             each episode.
+        stored_heads: that many training tasks come again and again, each with a head of its own,
+            stored and learned with the body (`StoredHeads`); 0 for none.
         rule: takes the inner steps; one of all rules, or a bundled one by its name.
         rule_settings: of it; shapes are filled in.
         inner_lr: the inner rate; None is the rule's own.
@@ -56,6 +60,7 @@ class Row:
 
     source: str
     initialization: str = "learned"
+    stored_heads: int = 0
     rule: str = "sgd"
     rule_settings: Mapping[str, Any] = field(default_factory=dict)
     inner_lr: float | None = None
@@ -106,7 +111,7 @@ class Row:
 
     def train_task(
         self, ways: int, shots: int, **settings: Any
-    ) -> OmniglotEpisodes | OmniglotClasses | ScoredEpisodes:
+    ) -> OmniglotEpisodes | OmniglotClasses | ScoredEpisodes | StoredHeads:
         """What an Omniglot row is meta-trained on.
 
         Args:
@@ -122,7 +127,7 @@ class Row:
         if self.trained_on == "classes":
             names = OmniglotClasses.__dataclass_fields__
             return OmniglotClasses(**{k: v for k, v in settings.items() if k in names})
-        return self._episodes(ways, self.train_shots or shots, settings)
+        return self._stored(self._episodes(ways, self.train_shots or shots, settings))
 
     def test_task(
         self, ways: int, shots: int, **settings: Any
@@ -147,6 +152,16 @@ class Row:
         )
         return task if self.method is None else ScoredEpisodes(task, self.method)
 
+    def _stored(self, episodes: Episodes) -> Episodes | StoredHeads:
+        if not self.stored_heads:
+            return episodes
+        assert isinstance(episodes, EpisodeTask)
+        return StoredHeads(replace(episodes, fresh="nothing"), self.stored_heads)
+
+    def sine_train_task(self, shots: int, **settings: Any) -> Sine | StoredHeads:
+        """What a row is meta-trained on to fit sine curves from so many points."""
+        return self._stored(self.sine_task(shots, **settings))
+
     def sine_task(self, shots: int, **settings: Any) -> Sine:
         """Sine curves from so many points."""
         batch = self.inner_batch
@@ -170,14 +185,14 @@ class Row:
         return create_any_rule(self.rule, **settings)
 
     def start(
-        self, task: EpisodeTask | OmniglotClasses | ScoredEpisodes
+        self, task: EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What is learned of a task's parameters, and what is adapted, by name: initial values."""
         template = task.template()
         learned = template
         if self.initialization == "body" and self.trained_on == "episodes":
             learned = {k: v for k, v in template.items() if not k.startswith(HEAD)}
-        adapted = template
+        adapted = {k: v for k, v in template.items() if not k.startswith(STORED)}
         if self.adapted == "head":
             adapted = {k: v for k, v in template.items() if k.startswith(HEAD)}
         return learned, adapted

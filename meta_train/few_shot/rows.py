@@ -135,6 +135,12 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             MAML, FINN, estimator="first-order", published=_figures(98.3, 99.2, 89.4, 97.9)
         ),
         "maml-fresh-head": _row(MAML, FINN, initialization="body"),
+        "maml-stored-heads": _row(
+            MAML,
+            "MAML on 200 tasks that come again, whose heads are stored",
+            initialization="body",
+            stored_heads=200,
+        ),
         "maml-negative-rate": _row(
             MAML,
             "the inner rate of MAML with the other sign",

@@ -21,6 +21,7 @@ from meta_train.settings import TrainSettings
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes import HEAD, EpisodeTask
 from meta_train.tasks.omniglot_episodes import OmniglotClasses
+from meta_train.tasks.stored_heads import StoredHeads
 from meta_train.trainer import MetaTrainer
 
 OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
@@ -61,11 +62,13 @@ def test_task(row: Row, config: FewShotConfig) -> EpisodeTask | ScoredEpisodes:
     return row.test_task(config.ways, config.support, **settings)
 
 
-def train_task(row: Row, config: FewShotConfig) -> EpisodeTask | OmniglotClasses | ScoredEpisodes:
+def train_task(
+    row: Row, config: FewShotConfig
+) -> EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads:
     """What the row is trained on."""
     settings = _task_settings(config, testing=False)
     if config.data == "sine":
-        return row.sine_task(config.support, **settings)
+        return row.sine_train_task(config.support, **settings)
     return row.train_task(config.ways, config.support, **settings)
 
 

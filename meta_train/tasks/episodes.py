@@ -80,8 +80,19 @@ class EpisodeTask(Task):
         """Draw initial parameters by name, on the CPU."""
 
     @abstractmethod
-    def draw_episode(self, generator: torch.Generator, device: torch.device) -> tuple[Batch, Batch]:
-        """Draw the support and the query set, each inputs and targets."""
+    def draw_episode(
+        self,
+        generator: torch.Generator,
+        device: torch.device,
+        identity: torch.Generator | None = None,
+    ) -> tuple[Batch, Batch]:
+        """Draw the support and the query set, each inputs and targets.
+
+        Args:
+            generator: of everything.
+            device: of the tensors.
+            identity: of what makes the task (its classes, its curve), in place of it.
+        """
 
     @abstractmethod
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -110,6 +121,10 @@ class EpisodeTask(Task):
     def template(self, device: torch.device | None = None) -> Tensors:
         """Where problems start whose parameters are not drawn anew; phi usually starts here."""
         return dict(self._template(device or torch.device("cpu"))[0])
+
+    def buffers(self, device: torch.device) -> Tensors:
+        """Initial buffers."""
+        return dict(self._template(device)[1])
 
     def body_names(self) -> tuple[str, ...]:
         """Names of all parameters but the head's."""
@@ -142,13 +157,14 @@ class EpisodeTask(Task):
             parameters=parameters,
             buffers=dict(buffers),
             loss=self.loss,
-            draw=self._drawer(support),
+            draw=self.drawer(support),
             full=lambda: support,
             draw_validation=lambda _: query,
             fixed=fixed,
         )
 
-    def _drawer(self, support: Batch) -> Callable[[torch.Generator], Batch]:
+    def drawer(self, support: Batch) -> Callable[[torch.Generator], Batch]:
+        """How to draw the batches of inner training out of a support set."""
         size = self.inner_batch
         if size is None:
             return lambda _: support

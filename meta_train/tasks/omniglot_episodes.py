@@ -123,9 +123,14 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
                 drawn[name] = (2 * torch.rand(value.shape, generator=generator) - 1) * bound
         return drawn
 
-    def draw_episode(self, generator: torch.Generator, device: torch.device) -> tuple[Batch, Batch]:
+    def draw_episode(
+        self,
+        generator: torch.Generator,
+        device: torch.device,
+        identity: torch.Generator | None = None,
+    ) -> tuple[Batch, Batch]:
         """Draw classes and images of them."""
-        episode = self.sampler.draw(generator, device)
+        episode = self.sampler.draw(generator, device, identity)
         return (episode.support_x, episode.support_y), (episode.query_x, episode.query_y)
 
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -94,9 +94,14 @@ class Sine(EpisodeTask):
             for (name, shape), part in zip(named.items(), drawn.split(sizes), strict=True)
         }
 
-    def draw_episode(self, generator: torch.Generator, device: torch.device) -> tuple[Batch, Batch]:
+    def draw_episode(
+        self,
+        generator: torch.Generator,
+        device: torch.device,
+        identity: torch.Generator | None = None,
+    ) -> tuple[Batch, Batch]:
         """Draw a curve and points on it, `[points, 1]` each."""
-        amplitude, phase = self.draw_curve(generator)
+        amplitude, phase = self.draw_curve(generator if identity is None else identity)
         low, high = self.domain
         x = low + (high - low) * torch.rand(self.shots + self.queries, 1, generator=generator)
         y = amplitude * torch.sin(x - phase)

@@ -115,8 +115,8 @@ def test_all_rows_of_sine_curves(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["maml", "maml-fresh-head", "anil", "learned-adam-lstm", "prototypical", "r2d2",
-     "fine-tuning", "nearest-neighbour"],
+    ["maml", "maml-fresh-head", "maml-stored-heads", "anil", "learned-adam-lstm", "prototypical",
+     "r2d2", "fine-tuning", "nearest-neighbour"],
 )  # fmt: skip
 def test_rows_that_classify(name, tmp_path, characters, capsys):
     out = tmp_path / "run"
@@ -128,7 +128,7 @@ def test_rows_that_classify(name, tmp_path, characters, capsys):
     assert found["metric"] == "accuracy"
     assert all(0 <= one["mean"] <= 1 for one in found["results"])
     learned = load_initialization(out / "initialization.safetensors")
-    fresh = name in ("maml-fresh-head", "fine-tuning", "nearest-neighbour")
+    fresh = name in ("maml-fresh-head", "maml-stored-heads", "fine-tuning", "nearest-neighbour")
     assert fresh != any(key.startswith("head") for key in learned.parameters) or name in (
         "prototypical",
         "r2d2",
