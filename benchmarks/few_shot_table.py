@@ -25,7 +25,8 @@ program says how each cell is made. Every cell is one `python -m meta_train few-
   normalise query images with one another, as MAML's and Reptile's published figures do.
 - **Accuracy** is the mean over test episodes with its 95% interval, in percent; one seed. Minutes
   are of training; after a plus those of the MAML that a row begins with.
-- **Published** figures are the papers', after 30,000 outer steps and more; interval where given.
+- **Published** figures are the papers', after 30,000 outer steps and more, with the ± that they
+  give: a 95% interval over test tasks where it is said what it is.
 """
 WHY = """## Why rows stay below their papers
 

@@ -106,7 +106,7 @@ def _draw_curves(axis: Any, name: str, shown: _Shown) -> None:
 
 
 def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Evaluation]]) -> None:
-    from matplotlib import colormaps
+    from matplotlib import colormaps, ticker
 
     colors = [colormaps["tab20"](k) for k in range(20)]
     for k, (name, (_, evaluation)) in enumerate(rows.items()):
@@ -119,6 +119,9 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Evaluation]]) -> N
         axis.fill_between(steps, low, mean + half, color=colors[k % len(colors)], alpha=0.2, lw=0)
     episodes = next(iter(rows.values()))[1].values.shape[1]
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
     starts = [float(evaluation.values[0].mean()) for _, evaluation in rows.values()]
     axis.set_ylim(top=3 * max(starts))  # what is above diverges
     axis.set_xlabel("inner steps")

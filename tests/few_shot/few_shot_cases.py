@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from meta_train.few_shot.episodes import rotated
-from meta_train.tasks.omniglot_episodes import OmniglotEpisodes
+from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -30,6 +30,17 @@ class MadeUp(OmniglotEpisodes):
     def images(self):
         images = made_up_images()
         return rotated(images) if self.rotations else images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallClasses(OmniglotClasses):
+    """All classes at once, of made-up images, with a small network."""
+
+    hidden: int = 4
+    batch_size: int = 8
+
+    def images(self):
+        return made_up_images()
 
 
 def data_folder():

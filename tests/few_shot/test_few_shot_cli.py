@@ -1,13 +1,12 @@
 """The few-shot command: help, rows of all kinds, what is left, resume, one-line errors."""
 
-import dataclasses
 import json
 import os
 import signal
 
 import pytest
 import torch
-from few_shot_cases import MadeUp, made_up_images
+from few_shot_cases import MadeUp, SmallClasses
 from safetensors import safe_open
 
 from learned_opt.initializers import adapt, load_initialization
@@ -20,7 +19,6 @@ from meta_train.few_shot.evaluate import Evaluation
 from meta_train.few_shot.rows import ROWS, list_rows
 from meta_train.few_shot.table import render
 from meta_train.few_shot.train import Trained, make_trainer, row_of, train_settings
-from meta_train.tasks.omniglot_episodes import OmniglotClasses
 from meta_train.tasks.sine import Sine, SineNetwork
 
 CPU = torch.device("cpu")
@@ -37,17 +35,8 @@ SMALL_SINE = ["--task_settings", '{"hidden": [4]}', "--train", '{"runs": 3}']
 @pytest.fixture
 def characters(monkeypatch):
     """Made-up characters for Omniglot's."""
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Classes(OmniglotClasses):
-        hidden: int = 4
-        batch_size: int = 8
-
-        def images(self):
-            return made_up_images()
-
     monkeypatch.setattr(row_module, "OmniglotEpisodes", MadeUp)
-    monkeypatch.setattr(row_module, "OmniglotClasses", Classes)
+    monkeypatch.setattr(row_module, "OmniglotClasses", SmallClasses)
 
 
 def rows_of(folder):
