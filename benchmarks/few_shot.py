@@ -48,7 +48,7 @@ def short_protocol(name, ways, shots):
     train = {"validate_every": 200, "checkpoint_every": 200}
     if row.outer.get("meta_optimizer") == "adam":
         most = LSTM_META_BATCH if "lstm" in row.rule else META_BATCH
-        train |= {"lr": 2e-3, "runs": min(row.meta_batch, most[ways])}
+        train |= {"lr": 2 * row.outer["lr"], "runs": min(row.meta_batch, most[ways])}
     return {"queries": QUERIES[ways], "train": train}
 
 

@@ -1,23 +1,29 @@
 """The sine curves: every gradient-based row from 10 and from 5 points, judged after 0 to 10 steps.
 
-    python benchmarks/sine.py                      # all rows, about an hour on one core
-    python benchmarks/sine.py --effort 23.4        # as long as the papers' 70,000 outer steps
-    python benchmarks/sine.py --rows maml,learned-gated-lstm --effort 7
+    python benchmarks/sine.py                      # all rows, two to four minutes each
+    python benchmarks/sine.py --effort 23.4 --rule_effort 3     # 70,000 outer steps
+    python benchmarks/sine.py --rows maml,anil --shots 10
 
-Each is one `python -m meta_train few-shot --data sine`. Results land in docs/measured/sine.json, in
-place of what was there of the same rows; docs/sine.md and the pictures are made from the same runs.
-A run that was cut off goes on.
+Each is one `python -m meta_train few-shot --data sine`; rules that are learned begin with the
+`maml` of the same number of points. Results land in docs/measured/sine.json, in place of what was
+there of the same row; docs/sine.md and the pictures are made of what is in the folder of runs. A
+row that is done there is not done again, one that was cut off goes on.
 """
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from learned_opt.files import write_atomically
+from learned_opt.initializers import load_initialization
 from meta_train.cli import main as command
-from meta_train.few_shot.rows import list_rows
+from meta_train.few_shot.config import ALL, FewShotConfig
+from meta_train.few_shot.picture import draw_sine
+from meta_train.few_shot.rows import ROWS, list_rows
+from meta_train.few_shot.train import Trained, judge, row_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"
@@ -34,28 +40,64 @@ MAML's initialisation; their minutes come on top of MAML's.
 """
 
 
-def run(shots, args):
-    """Train and judge the rows, unless that is done; the run folder."""
-    out = args.runs / f"{shots}-shot"
-    given = ["--row", args.rows, "--data", "sine", "--shots", str(shots), "--out", str(out)]
-    given += ["--effort", str(args.effort), "--max_minutes", str(args.max_minutes)]
-    given += ["--progress", json.dumps(sys.stderr.isatty()), "--device", args.device]
-    given += ["--train", '{"validate_every": 1000, "checkpoint_every": 500}']
-    if any(out.glob("**/checkpoints")):
-        given += ["--resume", "true"]
-    if not (out / "sine.png").exists() and command(["few-shot", *given]):
+def run_row(name, shots, args):
+    """Train and judge a row, unless that is done."""
+    folder = args.runs / f"{shots}-shot"
+    out = folder / name
+    base = ROWS[name].on_sine().begins_with
+    if base is not None:
+        run_row(base, shots, args)
+    if (out / "table.json").exists():
+        return
+    if (out / "config.yaml").exists():  # cut off: the same settings
+        given = ["--config", str(out / "config.yaml"), "--out", str(out), "--resume", "true"]
+    else:
+        effort = args.effort if base is None else args.rule_effort
+        settings = {
+            "row": name,
+            "shots": shots,
+            "effort": effort,
+            "max_minutes": args.max_minutes,
+            "device": args.device,
+            "progress": sys.stderr.isatty(),
+            "train": {"validate_every": 1000, "checkpoint_every": 500},
+            "out": out,
+        }
+        if base is not None:
+            settings["begin"] = folder / base / "initialization.safetensors"
+        given = [word for key, value in settings.items() for word in (f"--{key}", written(value))]
+    if command(["few-shot", "--data", "sine", *given]):
         sys.exit(1)
-    return out
 
 
-def merge(measured, shots, out):
-    """Put a run's rows in place of what was there."""
+def written(value):
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def picture(shots, args):
+    """One picture of all rows that are in the folder of runs."""
+    config = FewShotConfig(row=ALL, shots=shots, progress=False)
+    found = {}
+    for name in list_rows(sine=True):
+        path = args.runs / f"{shots}-shot" / name / "initialization.safetensors"
+        if path.exists():
+            learned = load_initialization(path)
+            row = row_of(name, config)
+            trained = Trained(name, row, learned.rule, dict(learned.parameters), {})
+            found[name] = trained, judge(trained, config, torch.device("cpu"))
+    if found:
+        draw_sine(IMAGES / f"sine-{shots}.png", found, config)
+
+
+def merge(measured, shots, args):
+    """Put the rows of the folder in place of what was there."""
     known = measured.setdefault(str(shots), {})
-    for name, facts in json.loads((out / "table.json").read_text())["rows"].items():
+    for table in args.runs.glob(f"{shots}-shot/*/table.json"):
+        ((name, facts),) = json.loads(table.read_text())["rows"].items()
         known[name] = {
             "outer_steps": facts["outer_steps"],
             "minutes": facts["minutes"],
-            "begins_with": facts["begins_with"],
+            "begins_with": ROWS[name].on_sine().begins_with,
             "train_steps": facts["inner_steps"]["training"],
             "episodes": facts["episodes"],
             "results": facts["results"],
@@ -66,6 +108,8 @@ def document(measured):
     """All tables, in Markdown."""
     parts = [HEADER]
     for shots, rows in measured.items():
+        if not rows:
+            continue
         heads = " | ".join(f"{step} step{'s' * (step != 1)}" for step in SHOWN)
         parts += [
             f"## From {shots} points\n",
@@ -92,18 +136,22 @@ def cell(result):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="all")
+    parser.add_argument("--rows", default=ALL)
     parser.add_argument("--shots", default="10,5")
     parser.add_argument("--effort", type=float, default=1.0)
-    parser.add_argument("--max_minutes", type=float, default=30.0, help="of training, a row")
+    parser.add_argument("--rule_effort", type=float, default=1.0, help="of rules that are learned")
+    parser.add_argument("--max_minutes", type=float, default=60.0, help="of training, a row")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
     args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = list_rows(sine=True) if args.rows == ALL else args.rows.split(",")
+    for shots in args.shots.split(","):
+        for name in rows:
+            run_row(name, int(shots), args)
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
-    for shots in map(int, args.shots.split(",")):
-        out = run(shots, args)
-        merge(measured, shots, out)
-        write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())
-        if args.rows == "all":
-            shutil.copy(out / "sine.png", IMAGES / f"sine-{shots}.png")
-        write_atomically(DOCUMENT, document(measured).encode())
+    for shots in (10, 5):
+        merge(measured, shots, args)
+        picture(shots, args)
+    write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())
+    write_atomically(DOCUMENT, document(measured).encode())

@@ -25,10 +25,11 @@ def description() -> str:
     """What the command does, and every row by name."""
     lines = [
         "Train a few-shot method and test it on episodes that it has not seen. Without",
-        "arguments: MAML on sine curves. --row all --data sine draws sine.png, all rows in one",
-        "picture. By default rows train for a short while, far from convergence.",
+        "arguments: MAML on sine curves. --row all --data sine draws all rows in one",
+        "picture, sine.png. By default rows train for a short while, far from",
+        "convergence; --effort 10 trains them ten times as long.",
         "",
-        f"rows (--row NAME, or --row {ALL} for all that fit the data; * has sine curves too):",
+        f"rows (--row NAME, or --row {ALL} for all that fit; those with * fit sine curves):",
     ]
     for name, row in ROWS.items():
         mark = "*" if row.sine is not None else " "
@@ -42,7 +43,7 @@ def build_parser() -> OneLineParser:
     """The parser of the few-shot job."""
     parser = OneLineParser(
         prog=PROGRAM,
-        usage="%(prog)s [--row NAME] [--data sine|omniglot] [--SETTING VALUE ...]",
+        usage="%(prog)s [--row NAME] [--data DATA] [--SETTING ...]",
         description=description(),
         formatter_class=_Formatter,
     )
