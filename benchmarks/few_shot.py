@@ -15,19 +15,18 @@ and as many outer steps as fit into the minutes, so that the rate has come down 
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from few_shot_jobs import run_job
 from few_shot_table import document
 
 from learned_opt.files import write_atomically
-from meta_train.cli import main as command
 from meta_train.device import choose_device
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.rows import ROWS
-from meta_train.few_shot.train import make_trainer, row_of
+from meta_train.few_shot.train import make_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured" / "few_shot.json"
@@ -66,10 +65,9 @@ def outer_steps(name, settings, minutes):
 
 
 def run_cell(name, setting, args):
-    """Train and test a row, unless that is done; its facts."""
+    """Train and test a row, and first what it begins with."""
     ways, shots = map(int, setting.split("x"))
     folder = args.runs / setting
-    out = folder / name
     settings = {
         "data": "omniglot",
         "ways": ways,
@@ -79,48 +77,30 @@ def run_cell(name, setting, args):
         "threads": args.threads,
         "seed": args.seed,
     }
-    base = row_of(name, FewShotConfig(row=name, **settings)).begins_with
-    if base is not None:
-        run_cell(base, setting, args)
-        settings["begin"] = folder / base / "initialization.safetensors"
-    if not (out / "table.json").exists():
-        print(f"\n{setting} {name}", flush=True)
-        asked = arguments(name, settings, out, args)
-        if command(["few-shot", *asked]):
-            sys.exit(1)
-    return out / "table.json"
+    row = ROWS[name].at(ways, shots)
+    if row.begins_with is not None:
+        run_cell(row.begins_with, setting, args)
+        settings["begin"] = folder / row.begins_with / "initialization.safetensors"
+    run_job(folder / name, lambda: given(name, settings, args))
 
 
-def arguments(name, settings, out, args):
-    if (out / "config.yaml").exists():  # cut off: the same settings
-        resume = str((out / "checkpoints").exists()).lower()
-        return ["--config", str(out / "config.yaml"), "--out", str(out), "--resume", resume]
-    given = {
+def given(name, settings, args):
+    """All settings of a cell's command."""
+    ways, shots = settings["ways"], settings["shots"]
+    asked = {
         **settings,
         "row": name,
         "episodes": args.episodes,
         "test_queries": args.test_queries,
-        "progress": sys.stderr.isatty(),
-        "out": out,
+        "steps": [ROWS[name].at(ways, shots).test_steps],
     }
-    ways, shots = settings["ways"], settings["shots"]
-    steps = ROWS[name].at(ways, shots).test_steps
-    given["steps"] = [steps]
-    if args.protocol == "short":
-        trains = ROWS[name].uses or name
-        given |= short_protocol(trains, ways, shots)
-        known = {key: given[key] for key in (*settings, "queries", "train")}
-        given["outer_steps"] = outer_steps(trains, known, args.minutes)
-        given["max_minutes"] = LONGEST * args.minutes
-    else:
-        given["effort"] = 6.0  # 60,000 outer steps
-        given["max_minutes"] = args.minutes
-        given["task_settings"] = {"part": args.part, "split_by": args.split_by}
-    return [word for key, value in given.items() for word in (f"--{key}", written(value))]
-
-
-def written(value):
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+    if args.protocol == "paper":
+        tasks = {"part": args.part, "split_by": args.split_by}
+        return {**asked, "effort": 6.0, "max_minutes": args.minutes, "task_settings": tasks}
+    trained = ROWS[name].uses or name
+    own = short_protocol(trained, ways, shots)
+    steps = outer_steps(trained, {**settings, **own}, args.minutes)
+    return {**asked, **own, "outer_steps": steps, "max_minutes": LONGEST * args.minutes}
 
 
 def cell_of(table, protocol):

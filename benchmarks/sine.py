@@ -12,14 +12,13 @@ row that is done there is not done again, one that was cut off goes on.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
+from few_shot_jobs import run_job
 
 from learned_opt.files import write_atomically
 from learned_opt.initializers import load_initialization
-from meta_train.cli import main as command
 from meta_train.few_shot.config import ALL, FewShotConfig
 from meta_train.few_shot.picture import draw_sine
 from meta_train.few_shot.rows import ROWS, list_rows
@@ -41,37 +40,22 @@ MAML's initialisation; their minutes come on top of MAML's.
 
 
 def run_row(name, shots, args):
-    """Train and judge a row, unless that is done."""
+    """Train and judge a row, and first what it begins with."""
     folder = args.runs / f"{shots}-shot"
-    out = folder / name
     base = ROWS[name].on_sine().begins_with
+    settings = {
+        "data": "sine",
+        "row": name,
+        "shots": shots,
+        "effort": args.effort if base is None else args.rule_effort,
+        "max_minutes": args.max_minutes,
+        "device": args.device,
+        "train": {"validate_every": 1000, "checkpoint_every": 500},
+    }
     if base is not None:
         run_row(base, shots, args)
-    if (out / "table.json").exists():
-        return
-    if (out / "config.yaml").exists():  # cut off: the same settings
-        given = ["--config", str(out / "config.yaml"), "--out", str(out), "--resume", "true"]
-    else:
-        effort = args.effort if base is None else args.rule_effort
-        settings = {
-            "row": name,
-            "shots": shots,
-            "effort": effort,
-            "max_minutes": args.max_minutes,
-            "device": args.device,
-            "progress": sys.stderr.isatty(),
-            "train": {"validate_every": 1000, "checkpoint_every": 500},
-            "out": out,
-        }
-        if base is not None:
-            settings["begin"] = folder / base / "initialization.safetensors"
-        given = [word for key, value in settings.items() for word in (f"--{key}", written(value))]
-    if command(["few-shot", "--data", "sine", *given]):
-        sys.exit(1)
-
-
-def written(value):
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+        settings["begin"] = folder / base / "initialization.safetensors"
+    run_job(folder / name, lambda: settings)
 
 
 def picture(shots, args):

@@ -1,5 +1,6 @@
 """README says what is: its commands are those that CI runs, its numbers those of the card."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -102,6 +103,33 @@ def test_the_meta_gradient_table_is_what_was_measured():
         for row in measured("meta_gradient")["rows"]
     ]
     assert [row[1:] for row in rows_below("| case | library |")] == expected
+
+
+@pytest.mark.parametrize(("program", "name"), [("few_shot_table", "few_shot"), ("sine", "sine")])
+def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    found = measured(name)
+    expected = importlib.import_module(program).document(found.get("cells", found))
+    assert (ROOT / "docs" / f"{name}.md").read_text() == expected
+
+
+def test_the_sine_table_is_what_was_measured():
+    rows = measured("sine")["10"]
+    shown = rows_below("| mean squared error after |")
+    assert len(shown) > 3
+    for name, *cells in shown:
+        found = {one["steps"]: one for one in rows[name.strip("`")]["results"]}
+        means = [found[step]["mean"] for step in (0, 1, 2, 5, 10)]
+        halves = [found[step]["interval"] for step in (0, 1, 2, 5, 10)]
+        expected = [f"{mean:.2f} ± {half:.2f}" for mean, half in zip(means, halves, strict=True)]
+        assert cells == expected
+
+
+def test_what_readme_says_of_omniglot_was_measured():
+    cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
+    cell = cells["maml", 5, 1]
+    figure = f"{100 * cell['accuracy']:.1f} ± {100 * cell['interval']:.1f}%"
+    assert f"{figure} after {cell['minutes']:.0f} minutes" in " ".join(README.split())
 
 
 @pytest.mark.parametrize("name", list_rules())

@@ -6,11 +6,25 @@ test tasks; others do not all say). The networks and protocols behind them diffe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from learned_opt.names import look_up
+from meta_train.few_shot.recipes import (
+    ADAM,
+    ADAM_INSIDE,
+    LSTM,
+    MAML,
+    METRIC,
+    REPTILE,
+    REPTILE_STEPS,
+    SINE,
+    SINE_ADAM,
+    SINE_STEPS,
+    SINE_SUM,
+    descending,
+    sine_lstm,
+)
 from meta_train.few_shot.row import Row
 
 Figures = dict[tuple[int, int], tuple[float, float | None]]
@@ -23,74 +37,8 @@ def _figures(*values: tuple[float, float] | float) -> Figures:
     return dict(zip(places, pairs, strict=True))
 
 
-ADAM = {"meta_optimizer": "adam", "lr": 1e-3}
-REPTILE = {
-    "meta_optimizer": "sgd",
-    "lr": 1.0,
-    "schedule": "linear",
-    "lr_end": 0.0,
-    "clip": 1e6,  # the paper's step is not clipped
-}
 FINN = "Finn et al. 2017, arXiv 1703.03400"
 NICHOL = "Nichol et al. 2018, arXiv 1803.02999"
-SINE_ADAM = {"meta_optimizer": "adam", "lr": 3e-3, "clip": 10.0, "outlier": 1e6}
-"""A short training of the released code's 70000 steps: three times its rate. The meta-gradients of
-loud and faint curves differ much, so none is an outlier."""
-SINE = {
-    "inner_lr": 0.01,
-    "meta_batch": 25,
-    "train_steps": 1,
-    "test_steps": 10,
-    "outer": SINE_ADAM,
-}
-SINE_OUTER_STEPS = {
-    "lstm": 200,
-    "gated-lstm": 1500,
-    "momentum-gated-lstm": 200,
-    "adam-lstm": 300,
-    "step-size-lstm": 500,
-}
-"""For two or three minutes each on one core."""
-SINE_STEPS = {**SINE, "train_steps": 5}
-"""Rules that learn how to step are trained through several steps."""
-
-MAML = {
-    "inner_lr": 0.4,
-    "train_steps": 1,
-    "test_steps": 3,
-    "meta_batch": 32,
-    "outer": ADAM,
-    "twenty_ways": {"inner_lr": 0.1, "train_steps": 5, "test_steps": 5, "meta_batch": 16},
-    "sine": SINE,
-}
-LSTM = {
-    "inner_lr": None,
-    "estimator": "first-order",
-    "train_steps": 5,
-    "test_steps": 5,
-    "meta_batch": 4,  # the graph of five steps of an LSTM on conv4 is 1.3 GB an episode
-    "begins_with": "maml",
-    # At MAML's own rate a hundred outer steps undo what MAML has learned.
-    "outer": {**ADAM, "lr": 2e-4},
-}
-REPTILE_STEPS = {
-    "estimator": "reptile",
-    "train_steps": 5,
-    "test_steps": 50,
-    "train_shots": 10,
-    "inner_batch": 10,
-    "outer": REPTILE,
-    "twenty_ways": {"train_steps": 10, "inner_batch": 20},
-    "sine": {"train_shots": None, "inner_batch": None, "test_steps": 10},
-}
-METRIC = {
-    "inner_lr": None,
-    "train_steps": 0,
-    "test_steps": 0,
-    "meta_batch": 16,
-    "outer": ADAM,
-    "sine": None,
-}
 
 
 def _reptile(**changes: object) -> Row:
@@ -98,34 +46,9 @@ def _reptile(**changes: object) -> Row:
     return Row(**settings)  # type: ignore[arg-type]
 
 
-_SINE_SUM = {**SINE_ADAM, "objective": "sum", "horizons": (1, 2, 10)}
-"""Good after every number of steps, the first ones rather: where all run for ten, they give up a
-quarter of what MAML has after one."""
-
-
-def _sine_lstm(rule: str, **changes: object) -> dict[str, object]:
-    return {
-        "estimator": "full",
-        "second_order": True,
-        "meta_batch": 10,
-        "train_steps": 10,
-        "test_steps": 10,
-        "outer": {**_SINE_SUM, "outer_steps": SINE_OUTER_STEPS[rule]},
-        **changes,
-    }
-
-
-def _descending(rate: float, **settings: object) -> dict[str, object]:
-    """Settings with which a gated LSTM begins as gradient descent at this rate."""
-    open_as_the_rate = math.log(rate / (1 - rate))
-    return {"forget_bias": (9, 9), "input_bias": (open_as_the_rate,) * 2, **settings}
-
-
 def _row(shared: Mapping[str, object], source: str, **changes: object) -> Row:
     return Row(**{"source": source, **shared, **changes})  # type: ignore[arg-type]
 
-
-_ADAM_INSIDE = {"rule": "adam", "rule_settings": {"betas": (0.0, 0.999)}, "inner_lr": 1e-3}
 
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
@@ -159,13 +82,13 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             twenty_ways={**MAML["twenty_ways"], "train_steps": 0},  # type: ignore[dict-item]
         ),
         "reptile": _reptile(
-            **_ADAM_INSIDE,
+            **ADAM_INSIDE,
             twenty_ways={"train_steps": 10, "inner_batch": 20, "inner_lr": 5e-4},
             sine={**REPTILE_STEPS["sine"], "inner_lr": 1e-2},  # type: ignore[dict-item]
             published=_figures(97.68, 99.48, 89.43, 97.12),
         ),
         "reptile-serial": _reptile(
-            **_ADAM_INSIDE,
+            **ADAM_INSIDE,
             source="Reptile, one task at a time",
             meta_batch=1,
             outer={**REPTILE, "lr": 0.2},
@@ -236,19 +159,19 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             five_shots={"train_steps": 5, "test_steps": 5},
             batch_norm="support",
             outer={**ADAM, "clip": 0.25},
-            sine=_sine_lstm("gated-lstm", outer={**_SINE_SUM, "outer_steps": 300}),
+            sine=sine_lstm("gated-lstm", outer={**SINE_SUM, "outer_steps": 300}),
         ),
         "learned-gated-lstm": _row(
             LSTM,
             "learned initialisation x gated-lstm without units, begun as MAML",
             rule="gated-lstm",
-            rule_settings=_descending(0.4, hidden_size=0),
-            twenty_ways={"rule_settings": _descending(0.1, hidden_size=0)},
-            sine=_sine_lstm("gated-lstm", rule_settings=_descending(0.01, hidden_size=0)),
+            rule_settings=descending(0.4, hidden_size=0),
+            twenty_ways={"rule_settings": descending(0.1, hidden_size=0)},
+            sine=sine_lstm("gated-lstm", rule_settings=descending(0.01, hidden_size=0)),
         ),
         **{
             f"learned-{rule}": _row(
-                LSTM, f"learned initialisation x {rule}", rule=rule, sine=_sine_lstm(rule)
+                LSTM, f"learned initialisation x {rule}", rule=rule, sine=sine_lstm(rule)
             )
             for rule in ("lstm", "momentum-gated-lstm", "adam-lstm", "step-size-lstm")
         },
