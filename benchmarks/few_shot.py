@@ -44,7 +44,7 @@ LONGEST = 1.5
 def short_protocol(name, ways, shots):
     """Settings for a CPU, as arguments."""
     row = ROWS[name].at(ways, shots)
-    train = {"validate_every": 200, "checkpoint_every": 200}
+    train = {"checkpoint_every": 200}
     if row.outer.get("meta_optimizer") == "adam":
         most = LSTM_META_BATCH if "lstm" in row.rule else META_BATCH
         train |= {"lr": 2 * row.outer["lr"], "runs": min(row.meta_batch, most[ways])}
@@ -103,7 +103,7 @@ def given(name, settings, args):
     return {**asked, **own, "outer_steps": steps, "max_minutes": LONGEST * args.minutes}
 
 
-def cell_of(table, protocol):
+def cell_of(table):
     """What the document says of a cell."""
     read = json.loads(table.read_text())
     config = read["config"]
@@ -128,7 +128,8 @@ def cell_of(table, protocol):
         "minutes": facts["minutes"],
         "begins_with": begins,
         "transductive": facts["transductive"],
-        "protocol": protocol,
+        # The short protocol alone says how many outer steps.
+        "protocol": "paper" if config["outer_steps"] is None else "short",
         "device": facts["device"],
         "threads": config["threads"],
         "seed": config["seed"],
@@ -140,7 +141,7 @@ def collect(args):
     kept = json.loads(MEASURED.read_text())["cells"] if MEASURED.exists() else []
     cells = {(cell["row"], cell["ways"], cell["shots"]): cell for cell in kept}
     for table in args.runs.glob("*x*/*/table.json"):
-        cell = cell_of(table, args.protocol)
+        cell = cell_of(table)
         cells[cell["row"], cell["ways"], cell["shots"]] = cell
     order = list(ROWS)
     ordered = sorted(cells.values(), key=lambda c: (c["ways"], c["shots"], order.index(c["row"])))
@@ -158,7 +159,11 @@ def parse(given=None):
     parser.add_argument("--protocol", choices=("short", "paper"), default="short")
     parser.add_argument("--part", default="all", help="of Omniglot, in the paper protocol")
     parser.add_argument("--split_by", default="character", help="in the paper protocol")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of training, a cell")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="of training, a cell; by default 1, or 600 as in the papers",
+    )
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--test_queries", type=int, default=5, help="images of a class")
     parser.add_argument("--seed", type=int, default=0)
@@ -166,6 +171,8 @@ def parse(given=None):
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "few_shot_table")
     args = parser.parse_args(given)
+    if args.minutes is None:
+        args.minutes = 600.0 if args.protocol == "paper" else 1.0
     args.rows, args.settings = args.rows.split(","), args.settings.split(",")
     for kind, asked, known in (("row", args.rows, ROWS), ("setting", args.settings, SETTINGS)):
         for name in asked:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from meta_train.checkpoint import list_checkpoints
 from meta_train.cli import main as command
 
 
@@ -19,7 +20,9 @@ def run_job(out: Path, settings: Callable[[], dict]) -> None:
         return
     print(f"\n{out}", flush=True)
     if (out / "config.yaml").exists():
-        given = ["--config", str(out / "config.yaml"), "--out", str(out), "--resume", "true"]
+        begun = any(list_checkpoints(folder) for folder in out.glob("**/checkpoints"))
+        given = ["--config", str(out / "config.yaml"), "--out", str(out)]
+        given += ["--resume", json.dumps(begun)]
     else:
         asked = {**settings(), "out": out, "progress": sys.stderr.isatty()}
         given = [word for key, value in asked.items() for word in (f"--{key}", _written(value))]

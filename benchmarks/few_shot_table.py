@@ -17,10 +17,11 @@ HEADER = """# Few-shot classification on Omniglot, measured
 Written by `python benchmarks/few_shot.py` from `docs/measured/few_shot.json`; the head of that
 program says how each cell is made. Every cell is one `python -m meta_train few-shot`.
 
-- **Data.** The 30 background alphabets, split once into 20 for training, 4 that pick the weights
-  and 6 that are only tested on (`meta_train/few_shot/omniglot_splits.json`). Rotations by 90, 180
-  and 270 degrees are classes of their own. Whole alphabets are held out, which is harder than the
-  papers' split by characters, and there are 20 alphabets to learn from in place of 50.
+- **Data.** By the short protocol the 30 background alphabets, split once into 20 for training, 4
+  for validation (not used here: the weights are the last ones) and 6 that are only tested on
+  (`meta_train/few_shot/omniglot_splits.json`). Rotations by 90, 180 and 270 degrees are classes of
+  their own. Whole alphabets are held out, which is harder than the papers' split by characters, and
+  there are 20 alphabets to learn from in place of 50.
 - **Network.** Four convolutions of 64 filters and stride 2, batch statistics. Transductive rows
   normalise query images with one another, as MAML's and Reptile's published figures do.
 - **Accuracy** is the mean over test episodes with its 95% interval, in percent; one seed. Minutes
@@ -103,7 +104,8 @@ def published(name, ways, shots):
     value, interval = ROWS[name].published.get((ways, shots), (None, None))
     if value is None:
         return ""
-    return f"{value}" if interval is None else f"{value} ± {interval}"
+    what = f" ({ROWS[name].published_as})" if ROWS[name].published_as else ""
+    return f"{value}{what}" if interval is None else f"{value} ± {interval}{what}"
 
 
 def percent(accuracy, interval):

@@ -50,7 +50,7 @@ def run_row(name, shots, args):
         "effort": args.effort if base is None else args.rule_effort,
         "max_minutes": args.max_minutes,
         "device": args.device,
-        "train": {"validate_every": 1000, "checkpoint_every": 500},
+        "train": {"checkpoint_every": 500},
     }
     if base is not None:
         run_row(base, shots, args)
@@ -134,7 +134,7 @@ if __name__ == "__main__":
         for name in rows:
             run_row(name, int(shots), args)
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
-    for shots in (10, 5):
+    for shots in map(int, args.shots.split(",")):
         merge(measured, shots, args)
         picture(shots, args)
     write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())

@@ -90,7 +90,8 @@ def adapt(
         loss: `(module output, targets) -> 0-dim`; the mean squared error for regression, say.
         initialization: where to start; by default where the module stands.
         keep: see `Initialization.apply_to`.
-        only: names, or beginnings of names, of the parameters to adapt; by default all.
+        only: names, or beginnings of names, of the parameters to adapt; by default those that the
+            initialisation was meta-trained to adapt, or all.
         functional: return tensors instead of a module.
         create_graph: with `functional`, make them differentiable by the parameters of the module
             and the weights of the rule, through all steps.
@@ -116,6 +117,7 @@ def adapt(
         if lr is None and rule is initialization.rule:
             lr = initialization.lr
         steps = initialization.steps if steps is None else steps
+        only = initialization.only if only is None else only
         module = initialization.apply_to(copy.deepcopy(module), keep=keep)
     steps = STEPS if steps is None else steps
     if steps < 0:
@@ -190,7 +192,9 @@ def _several(value: Any) -> bool:
 
 
 def _batches(support: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(support, tuple):
+    # A loader gives a batch as a list of two tensors; a list of batches has pairs in it.
+    one = isinstance(support, list) and any(isinstance(part, Tensor) for part in support)
+    if isinstance(support, tuple) or one:
         if len(support) != 2:
             raise ValueError(f"support must be (inputs, targets), got {len(support)} parts")
         return itertools.repeat((support[0], support[1]))
@@ -200,9 +204,14 @@ def _batches(support: Any) -> Iterator[tuple[Any, Any]]:
 def _again_and_again(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     while True:
         count = 0
-        for inputs, targets in batches:
+        for batch in batches:
             count += 1
-            yield inputs, targets
+            if not _several(batch) or len(batch) != 2:
+                raise ValueError(
+                    "each batch of support must be a pair (inputs, targets), got "
+                    f"{type(batch).__name__}"
+                )
+            yield batch[0], batch[1]
         if not count:
             raise ValueError("support has no batches (an iterator gives them only once)")
 

@@ -40,7 +40,8 @@ class Initialization:
         buffers: values by buffer name.
         rule: the update rule that goes with it, if one does.
         lr: the rate that goes with it; None is the rule's own.
-        steps: inner steps that it was meta-trained for.
+        steps: inner steps that it is meant for.
+        only: beginnings of the names of the parameters that those steps adapt; None adapts all.
         card: what it was meta-trained on, what was measured.
     """
 
@@ -49,6 +50,7 @@ class Initialization:
     rule: UpdateRule | None = None
     lr: float | None = None
     steps: int | None = None
+    only: tuple[str, ...] | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def apply_to(self, module: M, *, keep: Iterable[str] = ()) -> M:
@@ -64,8 +66,10 @@ class Initialization:
 
         Raises:
             ValueError: the module has parameters that are not here, or the other way round, or
-                shapes differ. Nothing has changed then.
+                shapes differ, or `keep` is a text in place of names. Nothing has changed then.
         """
+        if isinstance(keep, str):
+            raise ValueError(f"keep must be names or beginnings of names, got the text {keep!r}")
         kept = tuple(keep)
         pairs = self._pairs(module, kept)
         with torch.no_grad():
@@ -127,6 +131,8 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
     tensors = {f"parameters/{k}": v for k, v in initialization.parameters.items()}
     tensors.update({f"buffers/{k}": v for k, v in initialization.buffers.items()})
     facts: dict[str, Any] = {"lr": initialization.lr, "steps": initialization.steps}
+    if initialization.only is not None:
+        facts["only"] = list(initialization.only)
     rule = initialization.rule
     if rule is not None:
         name = any_rule_name(rule)
@@ -169,6 +175,7 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
             rule=_rule(facts, parts["rule"]),
             lr=facts["lr"],
             steps=facts["steps"],
+            only=tuple(facts["only"]) if "only" in facts else None,
             card=json.loads(metadata["card"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from learned_opt.rules import rule_name
 from meta_train.checkpoint import read_newest, write_checkpoint
+from meta_train.tasks.describe import describe, difference
 
 if TYPE_CHECKING:
     from meta_train.trainer import MetaTrainer
@@ -69,8 +70,8 @@ def made_with(trainer: MetaTrainer) -> dict[str, Any]:
     """What must be the same when a run is resumed."""
     settings = {k: v for k, v in asdict(trainer.settings).items() if k not in MAY_CHANGE}
     rule = {"rule": rule_name(trainer.rule), "rule_settings": trainer.rule.settings}
-    family = type(trainer.groups.family).__name__
-    facts = {**settings, **rule, "family": family, "task's tensors": trainer.groups.shapes()}
+    task = {"task": describe(trainer.groups.family), "task's tensors": trainer.groups.shapes()}
+    facts = {**settings, **rule, **task}
     # Through JSON, where a tuple becomes a list, as what it is compared with did.
     return dict(json.loads(json.dumps(facts)))
 
@@ -82,18 +83,14 @@ def load_newest(trainer: MetaTrainer, folder: Path) -> bool:
         Whether there was one.
 
     Raises:
-        ValueError: all are damaged, or of another rule or other settings.
+        ValueError: all are damaged, or of another rule, another task or other settings.
     """
     newest = trainer.ranks.from_first(lambda: read_newest(folder))
     if newest is None:
         return False
     path, tensors, facts = newest
-    for name, value in made_with(trainer).items():
-        if facts["made_with"].get(name) != value:
-            raise ValueError(
-                f"{path} was made with {name}={facts['made_with'].get(name)}, "
-                f"not {value}: resume with the same task and settings"
-            )
+    if differs := difference(facts["made_with"], made_with(trainer)):
+        raise ValueError(f"{path} was made with {differs}: resume with the same task and settings")
     parts = _unflatten(tensors)
     for part in ("learner", "best"):
         getattr(trainer, part).load_state_dict(parts[part])

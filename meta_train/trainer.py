@@ -153,7 +153,7 @@ class MetaTrainer:
             NotLearning: too many skipped outer steps in a row; a checkpoint is written.
         """
         settings = self.settings
-        if self.reason_to_stop() is not None:
+        if self.reason_to_stop() is not None or (self.outer_step and self._late()):
             self._finish()
             return self.kept.rule
         if self.folder is not None and self.ranks.first:
@@ -167,10 +167,8 @@ class MetaTrainer:
                     self.save()  # a run that is killed before the next one can be resumed, too
                 with bar:
                     while reason is None:
+                        reduced, norm = self._take_outer_step(stop=bool(stop), late=self._late())
                         self.seconds = time.monotonic() - began
-                        reduced, norm = self._take_outer_step(
-                            stop=bool(stop), late=self.seconds >= 60 * settings.max_minutes
-                        )
                         bar.step(self._shown(reduced), 60 * settings.max_minutes - self.seconds)
                         self._after_step(reduced, norm)
                         reason = self.reason_to_stop()
@@ -199,6 +197,9 @@ class MetaTrainer:
         if patience and self.validations_without_best >= patience:
             return f"no better validation in the last {patience}"
         return None
+
+    def _late(self) -> bool:
+        return self.seconds >= 60 * self.settings.max_minutes
 
     def _finish(self, reason: str | None = None) -> None:
         total = self.settings.outer_steps

@@ -22,6 +22,8 @@ from meta_train.tasks.base import Batch, Loss, Tensors
 from meta_train.unroll import InnerLoop
 
 ANCHOR = "anchor of "
+PROXIMAL = 2.0
+"""Lambda of the paper's few-shot runs."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Proximal:
             if ANCHOR + key in anchors  # others stay as they are
         ]
         return loss + self.strength / 2 * torch.stack(distances).sum(), {**new_buffers, **anchors}
+
+
+def anchors_at(parameters: Tensors) -> Tensors:
+    """Buffers that hold `Proximal` at these parameters."""
+    return {ANCHOR + key: value for key, value in parameters.items()}
 
 
 def split_anchors(buffers: Tensors) -> tuple[Tensors, Tensors]:
@@ -81,7 +88,7 @@ class ImplicitGradient(InitializationOnly):
     A run that goes on from a kept state is pulled towards the present phi: a warm start.
 
     Args:
-        proximal: lambda (the paper's few-shot runs: 2).
+        proximal: lambda.
         cg_steps: steps of conjugate gradient (5 there); as many as parameters are exact. Where the
             curvature of I + H/lambda is not positive a run's solution stays as it is, or, at the
             first step, is the outer gradient itself.
@@ -97,7 +104,7 @@ class ImplicitGradient(InitializationOnly):
     def __init__(
         self,
         *,
-        proximal: float = 2.0,
+        proximal: float = PROXIMAL,
         cg_steps: int = 5,
         batches: int = 1,
         freeze_rule: bool = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,16 @@ from meta_train.tasks.sine import Sine
 
 ALL = "all"
 DATA = ("sine", "omniglot")
+_OF_THE_JOB = "give it as an argument of its own, --{}"
+_OF_THE_ROW = "it is a row's, as in --row_settings '{{\"{}\": ...}}'"
+OWNED = {
+    "split": "training takes the training split, and testing that of tests",
+    "fresh": 'it follows from the row\'s "initialization"',
+    **{name: _OF_THE_JOB.format(name) for name in ("ways", "shots", "queries")},
+    **{name: _OF_THE_JOB.format(name) for name in ("folder", "download")},
+    **{name: _OF_THE_ROW.format(name) for name in ("adapted", "inner_batch", "batch_norm")},
+}
+"""Settings of episodes that the job or the row sets, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,9 @@ class FewShotConfig:
         episodes: that a row is tested on.
         steps: inner steps after which it is judged; by default 0 to 10 on sine curves, and 0, 1 and
             the row's own on characters.
-        begin: an initialization.safetensors that learned initialisations begin with; by default
-            each row begins as it says, and what it says is trained first if it has to be.
+        begin: an initialization.safetensors that learned initialisations begin with (but for a head
+            of other classes); by default each row begins as it says, and what it says is taken from
+            this job if it is among its rows, or else trained first, by its own settings.
         seed: of everything that is drawn.
         device: "cpu", "cuda", ...; by default the GPU where there is one.
         threads: of torch.
@@ -87,14 +99,18 @@ class FewShotConfig:
             row = get_row(name)
             if self.data == "sine":
                 row.on_sine()
+        for name in self.task_settings:
+            if name in OWNED:
+                raise ValueError(f"{name} is not a setting of episodes here: {OWNED[name]}")
         task = Sine if self.data == "sine" else OmniglotEpisodes
         for kind, given, known in (
             ("setting of rows", self.row_settings, Row),
             ("setting of episodes", self.task_settings, task),
             ("setting of training", self.train, TrainSettings),
         ):
-            for name in given:
-                look_up(kind, name, known.__dataclass_fields__)
+            _check(kind, given, known)
+        if self.train.get("patience"):
+            raise ValueError("patience needs validations, and this job makes none")
         for name in ("threads", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -126,3 +142,14 @@ class FewShotConfig:
             return given
         usual = (10, 100) if self.data == "sine" else (5, 15)
         return usual[testing]
+
+
+def _check(kind: str, given: dict[str, Any], known: type) -> None:
+    """Refuse unknown names, and numbers that are none."""
+    fields = {field.name: field for field in dataclasses.fields(known)}
+    for name, value in given.items():
+        look_up(kind, name, fields)
+        wanted = str(fields[name].type)
+        numeric = wanted.startswith(("int", "float"))
+        if numeric and not (isinstance(value, int | float) or (value is None and "None" in wanted)):
+            raise ValueError(f"{name} must be a number ({wanted}), got {value!r}")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.batches import BatchStream
+from meta_train.estimators.implicit import Proximal, anchors_at, split_anchors
 from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.inner_state import InnerState, stack, start
 from meta_train.seeding import generator
@@ -69,6 +70,7 @@ def evaluate(
     seed: int = 0,
     lr: float | None = None,
     total_steps: int | None = None,
+    proximal: float | None = None,
     chunk: int | None = None,
     device: torch.device | None = None,
     progress: bool = False,
@@ -86,6 +88,7 @@ def evaluate(
         seed: of episodes, and of what inner training draws.
         lr: the inner rate; by default the rule's own.
         total_steps: what a rule is told that reads it; by default the most of `steps`.
+        proximal: hold inner training at the initialisation so strongly (iMAML's lambda).
         chunk: episodes at once under vmap; by default as many as is fast, at most 50.
         device: where to compute; by default where the rule is.
         progress: show a bar.
@@ -117,7 +120,7 @@ def evaluate(
         for first in range(0, episodes, chunk):
             indices = range(first, min(first + chunk, episodes))
             torch.manual_seed(seed + first)
-            scores, alive = _judge_chunk(loop, task, phi, wanted, seed, indices, device)
+            scores, alive = _judge_chunk(loop, task, phi, wanted, proximal, seed, indices, device)
             values.append(scores.cpu())
             diverged += int((~alive).sum())
             bar.update(len(indices))
@@ -133,6 +136,7 @@ def adapt_once(
     steps: Sequence[int],
     lr: float | None = None,
     total_steps: int | None = None,
+    proximal: float | None = None,
 ) -> tuple[Problem, dict[int, Tensors]]:
     """Adapt to the episode of a seed, as `evaluate` does.
 
@@ -151,7 +155,7 @@ def adapt_once(
         differentiable=False,
         total_steps=max(max(steps), 1) if total_steps is None else total_steps,
     )
-    inner = start(rule, [_starting_at(problem, phi)], vectorize=True)
+    loop, inner = _begin(loop, [_starting_at(problem, phi)], proximal)
     source = generator(seed, "batches")
     found = {}
     for step in range(max(steps) + 1):
@@ -167,6 +171,7 @@ def _judge_chunk(
     task: EpisodeTask | ScoredEpisodes,
     phi: Tensors,
     wanted: Sequence[int],
+    proximal: float | None,
     seed: int,
     indices: range,
     device: torch.device,
@@ -179,7 +184,7 @@ def _judge_chunk(
     _check_shared(drawn, phi)
     problems = [_starting_at(problem, phi) for problem in drawn]
     loop = replace(loop, loss=_WithFixed(task.loss, fixed))
-    inner = start(loop.rule, problems, vectorize=True)
+    loop, inner = _begin(loop, problems, proximal)
     sources = [generator(seed, "batches", index) for index in indices]
     stream = BatchStream([problem.draw for problem in problems], sources)
     support = stack([problem.full() for problem in problems])
@@ -194,6 +199,16 @@ def _judge_chunk(
     return torch.stack(scores), inner.alive
 
 
+def _begin(
+    loop: InnerLoop, problems: Sequence[Problem], proximal: float | None
+) -> tuple[InnerLoop, InnerState]:
+    inner = start(loop.rule, problems, vectorize=True)
+    if proximal is None:
+        return loop, inner
+    buffers = {**inner.buffers, **anchors_at(inner.parameters)}
+    return replace(loop, loss=Proximal(loop.loss, proximal)), replace(inner, buffers=buffers)
+
+
 def _score(
     task: EpisodeTask | ScoredEpisodes,
     loop: InnerLoop,
@@ -202,9 +217,11 @@ def _score(
     support: Batch,
     query: Batch,
 ) -> Tensor:
-    buffers = inner.buffers
+    buffers, anchors = split_anchors(inner.buffers)
     if buffers:  # statistics of the support set at these very weights
-        _, buffers = vmap(loop.loss, randomness="different")(inner.parameters, buffers, support)
+        loss = vmap(loop.loss, randomness="different")
+        _, buffers = loss(inner.parameters, {**buffers, **anchors}, support)
+        buffers, _ = split_anchors(buffers)
 
     def score(parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         return task.score({**fixed, **parameters}, buffers, batch)

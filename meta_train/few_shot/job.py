@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -14,16 +15,18 @@ from tqdm import tqdm
 
 from learned_opt.initializers import Initialization, load_initialization, save_initialization
 from meta_train import report
-from meta_train.checkpoint import list_checkpoints
 from meta_train.device import choose_device
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation
+from meta_train.few_shot.folders import CONFIG, TABLE, job_folder, resume_arguments, row_folder
 from meta_train.few_shot.picture import draw_sine
 from meta_train.few_shot.row import Row
 from meta_train.few_shot.table import as_json, render
-from meta_train.few_shot.train import Trained, judge, make_trainer, row_of, take
+from meta_train.few_shot.train import Trained, judge, make_trainer, row_of, take, test_task
+from meta_train.seeding import generator
 from meta_train.stopping import Interrupted, NotLearning
 from meta_train.tasks.base import Tensors
+from meta_train.tasks.episodes import HEAD
 from meta_train.trainer import MetaTrainer
 
 
@@ -49,19 +52,20 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     several = len(config.rows) > 1
-    folder = _folder(config)
+    folder = job_folder(config)
     done: dict[str, tuple[Trained, Evaluation]] = {}
-    job = _Job(config, device, folder, lambda: write_config(folder / "config.yaml"))
+    table = json.loads((folder / TABLE).read_text())["rows"] if (folder / TABLE).exists() else {}
+    job = _Job(config, device, folder, lambda: write_config(folder / CONFIG))
     for name in config.rows:
-        own = folder / name if several else folder
+        own = row_folder(config, folder, name)
         trained = take(name, job.trained(name, own), config)
         trained.facts["begins_with"] = job.beginnings.get(name)
         evaluation = judge(trained, config, device)
         done[name] = trained, evaluation
         _leave(config, trained, evaluation, own)
         # After each row, so that an interrupted job leaves what it has.
-        table = {key: as_json(*found) for key, found in done.items()}
-        report.write_table(folder / "table.json", {"config": _plain(config), "rows": table})
+        table[name] = as_json(trained, evaluation)
+        report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})
         if several:
             _say(render({name: done[name]}, name))
     if config.data == "sine":
@@ -124,7 +128,8 @@ class _Job:
             return dict(load_initialization(config.begin).parameters)
         if row.begins_with is None:
             return None
-        # The changes are this row's, not those of the one that it begins with.
+        # Changes are this row's, not those of the one that it begins with (which the job may have
+        # trained with them already, as a row of its own).
         config = replace(config, row_settings={}, train={})
         trainer = self.trained(row.begins_with, folder / row.begins_with, config)
         minutes = round(trainer.seconds / 60, 2)
@@ -134,7 +139,9 @@ class _Job:
     def _train(
         self, name: str, folder: Path, config: FewShotConfig, begin: Tensors | None
     ) -> MetaTrainer:
-        # Before there is a folder: whatever is refused leaves none behind.
+        # Before there is a folder: whatever is refused leaves none behind. Test episodes too: not
+        # after training.
+        test_task(row_of(name, config), config).sample(generator("a look"), self.device)
         trainer = make_trainer(name, config, self.device, None, begin)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.folder = folder
@@ -146,7 +153,7 @@ class _Job:
         try:
             trainer.train(progress=config.progress)
         except (Interrupted, NotLearning) as stop:
-            raise type(stop)(f"{stop}; go on with --out {self.folder} --resume true") from None
+            raise type(stop)(f"{stop}; go on with {resume_arguments(self.folder)}") from None
         _say(
             f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} min, "
             f"{trainer.diverged} diverged runs, {trainer.descent.skipped} skipped steps"
@@ -171,27 +178,11 @@ def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, fold
             rule=trained.rule.cpu(),
             lr=row.inner_lr,
             steps=row.test_steps,
+            only=(HEAD,) if row.adapted == "head" else None,
             card=card,
         ),
         folder / "initialization.safetensors",
     )
-
-
-def _folder(config: FewShotConfig) -> Path:
-    if config.out is None:
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        rows = config.row.replace(",", "+")
-        return Path("runs") / f"{stamp}_few-shot_{config.data}_{rows}_seed{config.seed}"
-    begun = any(list_checkpoints(folder) for folder in config.out.glob("**/checkpoints"))
-    if begun and not config.resume:
-        raise FileExistsError(
-            f"{config.out} already holds a run: add --resume true, or give another --out"
-        )
-    if config.resume and not begun:
-        raise ValueError(
-            f"there is no checkpoint to resume from in {config.out}: begin without --resume"
-        )
-    return config.out
 
 
 def _title(config: FewShotConfig) -> str:

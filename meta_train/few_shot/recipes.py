@@ -52,7 +52,7 @@ LSTM = {
     # At MAML's own rate a hundred outer steps undo what MAML has learned.
     "outer": {**ADAM, "lr": 2e-4},
 }
-ADAM_INSIDE = {"rule": "adam", "rule_settings": {"betas": (0.0, 0.999)}, "inner_lr": 1e-3}
+REPTILE_SINE = {"train_shots": None, "inner_batch": None, "test_steps": 10}
 REPTILE_STEPS = {
     "estimator": "reptile",
     "train_steps": 5,
@@ -61,7 +61,14 @@ REPTILE_STEPS = {
     "inner_batch": 10,
     "outer": REPTILE,
     "twenty_ways": {"train_steps": 10, "inner_batch": 20},
-    "sine": {"train_shots": None, "inner_batch": None, "test_steps": 10},
+    "sine": REPTILE_SINE,
+}
+ADAM_INSIDE = {
+    "rule": "adam",
+    "rule_settings": {"betas": (0.0, 0.999)},
+    "inner_lr": 1e-3,
+    "twenty_ways": {"train_steps": 10, "inner_batch": 20, "inner_lr": 5e-4},
+    "sine": {**REPTILE_SINE, "inner_lr": 1e-2},
 }
 METRIC = {
     "inner_lr": None,

@@ -13,6 +13,7 @@ from learned_opt.rates import RATE_RULES, create_any_rule
 from learned_opt.rules import list_rules
 from learned_opt.rules.base import UpdateRule
 from learned_opt.weights import from_pretrained
+from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.tasks.episodes import HEAD, EpisodeTask
 from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
@@ -55,6 +56,7 @@ class Row:
         twenty_ways: what is otherwise for 20-way classification.
         five_shots: what is otherwise for 5 shots.
         sine: what is otherwise for the sine curves; None where the method only classifies.
+        published_as: what the published figures are of, if they are of more than this row.
         published: accuracy and its interval, in percent, by (ways, shots).
     """
 
@@ -82,12 +84,15 @@ class Row:
     twenty_ways: Mapping[str, Any] = field(default_factory=dict)
     five_shots: Mapping[str, Any] = field(default_factory=dict)
     sine: Mapping[str, Any] | None = field(default_factory=dict)
+    published_as: str = ""
     published: Mapping[tuple[int, int], tuple[float, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a row that says nothing."""
         look_up("initialisation", self.initialization, dict.fromkeys(INITIALIZATIONS))
         look_up("thing to train on", self.trained_on, dict.fromkeys(TRAINED_ON))
+        if self.stored_heads and (self.method is not None or self.trained_on != "episodes"):
+            raise ValueError("stored_heads needs a row with inner steps that trains on episodes")
 
     def at(self, ways: int, shots: int) -> Row:
         """The row as it is for so many ways and shots of Omniglot."""
@@ -103,6 +108,13 @@ class Row:
         if self.sine is None:
             raise ValueError(f"this row ({self.source}) only classifies: it has no sine curves")
         return replace(self, **self.sine)
+
+    @property
+    def proximal(self) -> float | None:
+        """How strongly inner training is held at the initialisation (iMAML's lambda)."""
+        if self.estimator != "implicit":
+            return None
+        return float(self.estimator_settings.get("proximal", PROXIMAL))
 
     @property
     def transductive(self) -> bool:
@@ -185,10 +197,10 @@ class Row:
         return create_any_rule(self.rule, **settings)
 
     def start(
-        self, task: EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads
+        self, task: EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads, seed: int = 0
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What is learned of a task's parameters, and what is adapted, by name: initial values."""
-        template = task.template()
+        template = task.template(seed=seed)
         learned = template
         if self.initialization == "body" and self.trained_on == "episodes":
             learned = {k: v for k, v in template.items() if not k.startswith(HEAD)}

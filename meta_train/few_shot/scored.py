@@ -63,9 +63,9 @@ class ScoredEpisodes(Task):
         self.module = self._make(training=True)
         self.judged_module = self._make(training=False)
 
-    def _make(self, *, training: bool) -> EpisodeMethod:
+    def _make(self, *, training: bool, seed: int = 0) -> EpisodeMethod:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+            torch.default_generator.manual_seed(seed)
             network = self.task.build()
             arguments = {"network": network, "ways": self.task.ways, **self.settings}
             made = create("method", self.method, METHODS, arguments)
@@ -82,9 +82,13 @@ class ScoredEpisodes(Task):
             self._shared[device] = parameters, buffers
         return self._shared[device]
 
-    def template(self, device: torch.device | None = None) -> Tensors:
+    def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:
         """Initial values of the embedding's and the method's parameters."""
-        return dict(self._template(device or torch.device("cpu"))[0])
+        device = device or torch.device("cpu")
+        if seed == 0:
+            return dict(self._template(device)[0])
+        made = self._make(training=True, seed=seed)
+        return {key: value.detach().to(device) for key, value in made.named_parameters()}
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw an episode."""

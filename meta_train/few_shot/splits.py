@@ -1,4 +1,4 @@
-"""Which characters of Omniglot are trained on, which pick weights, and which are only tested on.
+"""Which characters of Omniglot are for training, which for validation, and which for tests.
 
 The split by alphabet is written down in `omniglot_splits.json`, whole. The split by character (the
 protocol of most papers: 1200 characters at random, the rest for testing) is 1623 lines long, so
@@ -42,7 +42,7 @@ def split_characters(
     testing. Where the evaluation alphabets are there too, those 20 are tested on, and the 6 are
     trained on (Lake et al. 2015 keep background and evaluation apart so).
 
-    By character, 1100 of 1623 characters are trained on, 100 pick weights and 423 are tested on
+    By character, 1100 of 1623 characters are for training, 100 for validation and 423 for tests
     (Finn et al. 2017, arXiv 1703.03400); of fewer characters the same shares.
 
     Args:

@@ -54,7 +54,7 @@ def render(rows: Mapping[str, tuple[Trained, Evaluation]], title: str) -> str:
         lines.append(f"{first.metric + ' after':<27}{heads}")
         for name, (trained, evaluation) in rows.items():
             cells = [
-                _cell(evaluation, trained.row.test_steps if column is None else column)
+                _cell(evaluation, _own(trained, evaluation) if column is None else column)
                 for column in columns
             ]
             lines.append(f"{name:<27}" + "".join(f"{cell:>13}" for cell in cells))
@@ -73,7 +73,12 @@ def _columns(rows: Mapping[str, tuple[Trained, Evaluation]]) -> list[int | None]
             return list(shared)
         # The first, the last, and some between, early ones rather.
         return [step for step in (shared[0], shared[1], shared[len(shared) // 2], shared[-1])]
-    return [0, 1, None]
+    return [*(step for step in (0, 1) if any(step in one for one in every)), None]
+
+
+def _own(trained: Trained, evaluation: Evaluation) -> int:
+    """The number of steps that a row is meant for, or the nearest that was judged."""
+    return min(evaluation.steps, key=lambda steps: abs(steps - trained.row.test_steps))
 
 
 def _head(column: int | None) -> str:

@@ -25,7 +25,7 @@ from meta_train.tasks.stored_heads import StoredHeads
 from meta_train.trainer import MetaTrainer
 
 OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
-SINE_STEPS = tuple(range(11))
+JUDGED_STEPS = tuple(range(11))
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
     }
     own["outer_steps"] = max(1, round(config.effort * own["outer_steps"]))
     own.update(config.train)
+    if "train_steps" in config.row_settings and "horizons" not in config.train:
+        own["horizons"] = (row.train_steps,)
     if config.outer_steps is not None:
         own["outer_steps"] = config.outer_steps
     return TrainSettings(**own)
@@ -127,7 +129,7 @@ def make_trainer(
     """
     row = row_of(name, config)
     task = train_task(row, config)
-    learned, adapted = row.start(task)
+    learned, adapted = row.start(task, config.seed)
     if begin is not None:
         learned = _begin_with(begin, learned)
     with torch.random.fork_rng(devices=[]):
@@ -144,7 +146,12 @@ def make_trainer(
 
 
 def _begin_with(begin: Mapping[str, Tensor], learned: Tensors) -> Tensors:
-    """Replace what is there under the same name."""
+    """Replace what is there under the same name, but for a head of other classes."""
+    begin = {
+        key: value
+        for key, value in begin.items()
+        if not key.startswith(HEAD) or learned.get(key, value).shape == value.shape
+    }
     if not begin.keys() & learned.keys():
         raise ValueError(
             f"the initialisation to begin with has {', '.join(begin)}, but the row learns "
@@ -174,19 +181,20 @@ def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
     if row.trained_on != "episodes":  # with another rule than it was trained with
         _, adapted = row.start(task)
         rule = row.make_rule(adapted).to(trainer.device)
+    settings = trainer.settings
     facts = {
         "source": row.source,
         "outer_steps": trainer.outer_step,
         "minutes": round(trainer.seconds / 60, 2),
         "diverged_runs": trainer.diverged,
         "skipped_steps": trainer.descent.skipped,
-        "inner_steps": {"training": row.train_steps, "testing": row.test_steps},
+        "inner_steps": {"training": list(settings.horizons), "testing": row.test_steps},
         "inner_lr": row.inner_lr,
-        "transductive": row.transductive,
+        "transductive": row.transductive and config.data == "omniglot",
         "device": str(trainer.device),
         "adapted_parameters": _count(row.start(task)[1]) if row.method is None else 0,
         "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
-        "train": asdict(trainer.settings),
+        "train": asdict(settings),
     }
     return Trained(name, row, rule, _fitting(found, row, task), facts)
 
@@ -213,7 +221,7 @@ def judge(trained: Trained, config: FewShotConfig, device: torch.device) -> Eval
     elif config.steps is not None:
         steps = config.steps
     else:
-        steps = SINE_STEPS if config.data == "sine" else (0, 1, row.test_steps)
+        steps = JUDGED_STEPS if config.data == "sine" else (0, 1, row.test_steps)
     return evaluate(
         trained.rule,
         trained.phi,
@@ -223,6 +231,7 @@ def judge(trained: Trained, config: FewShotConfig, device: torch.device) -> Eval
         seed=derive_seed(config.seed, "test"),
         lr=row.inner_lr,
         total_steps=max(row.test_steps, 1),
+        proximal=row.proximal,
         device=device,
         progress=config.progress,
     )

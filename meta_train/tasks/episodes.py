@@ -118,9 +118,17 @@ class EpisodeTask(Task):
     def _shared(self) -> dict[torch.device, tuple[Tensors, Tensors]]:
         return {}
 
-    def template(self, device: torch.device | None = None) -> Tensors:
-        """Where problems start whose parameters are not drawn anew; phi usually starts here."""
-        return dict(self._template(device or torch.device("cpu"))[0])
+    def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:
+        """Where a learned initialisation starts; of seed 0, where problems start too.
+
+        (Those whose parameters are not drawn anew.)
+        """
+        device = device or torch.device("cpu")
+        shared = dict(self._template(device)[0])
+        if seed == 0:
+            return shared
+        drawn = self.draw_parameters(torch.Generator().manual_seed(seed), head_only=False)
+        return {key: value.to(device) for key, value in drawn.items()}
 
     def buffers(self, device: torch.device) -> Tensors:
         """Initial buffers."""

@@ -187,10 +187,10 @@ class OmniglotClasses(_OmniglotSettings, Task):
         """The skeleton that parameters are put into."""
         return self.make_network(len(self.sampler.images))
 
-    def template(self) -> Tensors:
+    def template(self, *, seed: int = 0) -> Tensors:
         """Initial parameters."""
         return _built(
-            lambda: self.make_network(len(self.sampler.images)), torch.Generator().manual_seed(0)
+            lambda: self.make_network(len(self.sampler.images)), torch.Generator().manual_seed(seed)
         )
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:

@@ -55,9 +55,12 @@ class StoredHeads(Task):
         ]
         return {STORED + key: torch.stack([head[key] for head in drawn]) for key in drawn[0]}
 
-    def template(self, device: torch.device | None = None) -> Tensors:
-        """Initial values of the body, of all stored heads, and of what is adapted of a head."""
-        plain = self.episodes.template(device)
+    def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:
+        """Initial values of the body, of all stored heads, and of what is adapted of a head.
+
+        The tasks and their first heads are the same for all seeds.
+        """
+        plain = self.episodes.template(device, seed)
         zeros = {k: torch.zeros_like(v) for k, v in plain.items() if k.startswith(HEAD)}
         stored = {key: value.to(device or "cpu") for key, value in self._stored.items()}
         return {**plain, **zeros, **stored}

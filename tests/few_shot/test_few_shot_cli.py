@@ -16,7 +16,7 @@ from meta_train.few_shot import row as row_module
 from meta_train.few_shot.cli import build_parser
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation
-from meta_train.few_shot.rows import ROWS, list_rows
+from meta_train.few_shot.rows import ROWS, get_row, list_rows
 from meta_train.few_shot.table import render
 from meta_train.few_shot.train import Trained, make_trainer, row_of, train_settings
 from meta_train.tasks.sine import Sine, SineNetwork
@@ -149,9 +149,10 @@ def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
     out = tmp_path / "run"
     assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
-    assert f"go on with --out {out} --resume true" in capsys.readouterr().err
+    again = capsys.readouterr().err.split("go on with ")[1].split()
     monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
-    assert main([*TINY, *SMALL_SINE, "--out", str(out), "--resume", "true"]) == 0
+    assert main(["few-shot", *again]) == 0  # word for word
+    assert rows_of(out)["maml"]["outer_steps"] == 3
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,12 @@ def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--train", '{"rate": 1}'], "rate"),
         (["--row_settings", '{"rat": 1}'], "rat"),
         (["--task_settings", '{"hid": 1}'], "hid"),
+        (["--task_settings", '{"split": "test"}'], "training takes the training split"),
+        (["--task_settings", '{"shots": 5}'], "--shots"),
+        (["--task_settings", '{"batch_norm": "support"}'], "--row_settings"),
+        (["--train", '{"lr": "abc"}'], "lr must be a number (float), got 'abc'"),
+        (["--train", '{"patience": 3}'], "patience needs validations"),
+        (["--row_settings", '{"inner_lr": "abc"}'], "inner_lr must be a number"),
     ],
 )
 def test_errors_are_one_line(settings, message, capsys, tmp_path, monkeypatch):
@@ -290,3 +297,81 @@ def test_a_row_that_uses_another_of_the_job_does_not_train_it_again(
         for name in names
     ]
     assert torch.equal(left[0].parameters["body.0.weight"], left[1].parameters["body.0.weight"])
+
+
+def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    assert main([*TINY, *SMALL_SINE, "--row", "maml,anil", "--steps", "[1]", *out]) == 0
+    assert main([*TINY, *SMALL_SINE, *out, "--resume", "true"]) == 2  # one row: maml
+    assert "is not of a job of --row maml: go on with --config" in capsys.readouterr().err
+    assert main([*TINY, *SMALL_SINE, "--row", "maml", "--out", str(tmp_path / "one")]) == 0
+    other = ["--row", "maml", "--out", str(tmp_path / "one"), "--resume", "true"]
+    for change, named in (("--shots", "task.shots=10, not 5"), ("--seed", "seed=0, not 5")):
+        assert main([*TINY, *SMALL_SINE, *other, change, "5"]) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_a_resumed_job_keeps_the_rows_that_it_has_not_come_to_again(tmp_path, monkeypatch):
+    given = [*TINY, *SMALL_SINE, "--row", "maml,anil", "--steps", "[1]"]
+    out = tmp_path / "run"
+    assert main([*given, "--out", str(out)]) == 0
+    before = rows_of(out)
+    monkeypatch.setattr("meta_train.few_shot.job.judge", lambda *_: (_ for _ in ()).throw(OSError))
+    assert main([*given, "--out", str(out), "--resume", "true"]) == 2
+    assert rows_of(out) == before
+
+
+def test_episodes_that_cannot_be_tested_are_refused_before_training(tmp_path, characters, capsys):
+    given = [*TINY, "--data", "omniglot", "--ways", "3", "--queries", "1", "--test_queries", "8"]
+    given += ["--task_settings", '{"hidden": 4}', "--out", str(tmp_path / "run")]
+    assert main(given) == 2
+    assert "together at most the 8 images of a class, got 1 and 8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_quiet_curves_have_a_picture_too(tmp_path):
+    quiet = ["--task_settings", '{"hidden": [4], "amplitude": [0.1, 0.5]}', "--steps", "[0, 1]"]
+    assert main([*TINY, *quiet, "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "sine.png").exists()
+
+
+def test_the_file_of_anil_adapts_the_head_alone(tmp_path):
+    assert main([*TINY, *SMALL_SINE, "--row", "anil", "--out", str(tmp_path / "run")]) == 0
+    learned = load_initialization(tmp_path / "run" / "initialization.safetensors")
+    assert learned.only == ("head.",)
+    x = torch.linspace(-1, 1, 5).unsqueeze(1)
+    mse = torch.nn.functional.mse_loss
+    adapted = adapt(SineNetwork((4,)), (x, x.cos()), initialization=learned, loss=mse)
+    moved = {k for k, v in adapted.named_parameters() if not torch.equal(v, learned.parameters[k])}
+    assert "head.bias" in moved and moved <= {"head.bias", "head.weight"}
+
+
+def test_seeds_begin_with_other_initialisations():
+    phis = []
+    for seed in (0, 0, 1):
+        trainer = make_trainer("maml", FewShotConfig(seed=seed), CPU, None)
+        phis.append(trainer.learner.initialization()["body.0.weight"].detach())
+    assert torch.equal(phis[0], phis[1]) and not torch.equal(phis[0], phis[2])
+
+
+def test_a_run_that_time_has_ended_takes_no_further_step_when_it_is_resumed(tmp_path):
+    given = [*TINY, *SMALL_SINE, "--max_minutes", "0.005", "--out", str(tmp_path / "run")]
+    given[given.index("--outer_steps") + 1] = "100000"
+    assert main(given) == 0
+    before = rows_of(tmp_path / "run")
+    assert 0 < before["maml"]["outer_steps"] < 100_000
+    assert main([*given, "--resume", "true"]) == 0
+    assert rows_of(tmp_path / "run") == before
+
+
+def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
+    values = torch.full((1, 4), 0.5)
+    rows = {
+        name: (
+            Trained(name, get_row(name), None, {}, {}),
+            Evaluation("accuracy", (steps,), values, 0),
+        )
+        for name, steps in (("maml", 3), ("prototypical", 0))
+    }
+    table = render(rows, "title")
+    assert "-" not in [line.split()[-1] for line in table.splitlines()[3:5]]

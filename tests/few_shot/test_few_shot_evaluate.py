@@ -5,7 +5,7 @@ import torch
 from few_shot_cases import MadeUp
 
 from learned_opt import create_rule
-from meta_train.few_shot.evaluate import Evaluation, evaluate
+from meta_train.few_shot.evaluate import Evaluation, adapt_once, evaluate
 from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.seeding import generator
 from meta_train.tasks.sine import Sine
@@ -112,3 +112,29 @@ def test_refuses_what_cannot_be(settings, message):
     settings = {"phi": {}, **settings}
     with pytest.raises(ValueError, match=message):
         evaluate(create_rule("sgd"), settings.pop("phi"), Sine(), **settings)
+
+
+def test_inner_training_is_held_at_the_initialisation():
+    """iMAML's pull at testing: by hand, theta' = theta - rate (g + lambda (theta - phi))."""
+    task = Sine(hidden=(4,), shots=6, queries=5, fresh="nothing")
+    phi = task.template()
+    rate, strength = 0.1, 2.0
+    problem, states = adapt_once(
+        create_rule("sgd"), phi, task, 3, steps=(0, 1, 2), lr=rate, proximal=strength
+    )
+    theta = phi
+    for step in (1, 2):
+        leaves = {key: value.clone().requires_grad_() for key, value in theta.items()}
+        loss, _ = task.loss(leaves, {}, problem.full())
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        theta = {
+            key: theta[key] - rate * (gradient + strength * (theta[key] - phi[key]))
+            for key, gradient in zip(phi, gradients, strict=True)
+        }
+        for key, value in theta.items():
+            torch.testing.assert_close(states[step][key], value)
+    pulled, free = (
+        evaluate(create_rule("sgd"), phi, task, steps=(8,), episodes=5, lr=rate, proximal=held)
+        for held in (strength, None)
+    )
+    assert not torch.equal(pulled.values, free.values)

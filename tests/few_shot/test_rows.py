@@ -56,7 +56,7 @@ def test_settings_of_ways_and_shots():
     assert (maml.at(5, 1).inner_lr, maml.at(20, 5).inner_lr) == (0.4, 0.1)
     assert (maml.at(5, 5).train_steps, maml.at(20, 1).train_steps) == (1, 5)
     lstm = get_row("meta-lstm")
-    assert (lstm.at(5, 1).train_steps, lstm.at(5, 5).train_steps) == (12, 5)
+    assert (lstm.at(5, 1).train_steps, lstm.at(5, 5).train_steps) == (12, 8)
     assert not lstm.transductive and maml.transductive
 
 
