@@ -308,3 +308,29 @@ def test_refuses_supports_that_are_none():
         adapt(make_model(), [], loss=mse)
     with pytest.raises(ValueError, match="ReLU has no parameter to adapt"):
         adapt(nn.ReLU(), make_batch(), loss=mse)
+
+
+def test_a_loaders_batch_is_one_batch():
+    model, (inputs, targets) = make_model(), make_batch()
+    pair = adapt(model, (inputs, targets), loss=mse, lr=0.1, steps=2)
+    listed = adapt(model, [inputs, targets], loss=mse, lr=0.1, steps=2)
+    assert same(weights(pair), weights(listed))
+    with pytest.raises(ValueError, match=r"each batch of support must be a pair"):
+        adapt(model, [(inputs, targets), "batch"], loss=mse, lr=0.1, steps=2)
+
+
+def test_a_file_says_what_is_adapted(tmp_path):
+    model, batch = make_model(), make_batch()
+    save_initialization(initialization_of(model, only=("2.",), lr=0.1), tmp_path / "a.safetensors")
+    learned = load_initialization(tmp_path / "a.safetensors")
+    assert learned.only == ("2.",)
+    adapted = adapt(make_model(seed=3), batch, initialization=learned, loss=mse)
+    assert same(weights(adapted)[:2], weights(model)[:2])
+    assert not same(weights(adapted)[2:], weights(model)[2:])
+    every = adapt(make_model(seed=3), batch, initialization=learned, loss=mse, only=[""])
+    assert not same(weights(every)[:2], weights(model)[:2])
+
+
+def test_names_to_keep_are_not_a_text():
+    with pytest.raises(ValueError, match="keep must be names"):
+        initialization_of(make_model()).apply_to(make_model(seed=2), keep="2.")

@@ -27,6 +27,8 @@ OWNED = {
     **{name: _OF_THE_ROW.format(name) for name in ("adapted", "inner_batch", "batch_norm")},
 }
 """Settings of episodes that the job or the row sets, and what to do instead."""
+NESTED = ("sine", "twenty_ways", "five_shots")
+"""What a row says of other data; changes of the row come after it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class FewShotConfig:
         for name in self.task_settings:
             if name in OWNED:
                 raise ValueError(f"{name} is not a setting of episodes here: {OWNED[name]}")
+        for name in NESTED:
+            if name in self.row_settings:
+                raise ValueError(f"{name} has been read already: give the settings that it changes")
         task = Sine if self.data == "sine" else OmniglotEpisodes
         for kind, given, known in (
             ("setting of rows", self.row_settings, Row),

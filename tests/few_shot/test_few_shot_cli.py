@@ -174,6 +174,7 @@ def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--task_settings", '{"batch_norm": "support"}'], "--row_settings"),
         (["--train", '{"lr": "abc"}'], "lr must be a number (float), got 'abc'"),
         (["--train", '{"patience": 3}'], "patience needs validations"),
+        (["--row_settings", '{"sine": {"inner_lr": 1}}'], "sine has been read already"),
         (["--row_settings", '{"inner_lr": "abc"}'], "inner_lr must be a number"),
     ],
 )
