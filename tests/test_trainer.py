@@ -106,7 +106,9 @@ def test_resume_needs_no_particular_initial_weights(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"task": create_task("quadratic", dimensions=5)}, "task's tensors"),
+        ({"task": create_task("quadratic", dimensions=5)}, "task.dimensions=4, not 5"),
+        # Of tensors of the same shapes.
+        ({"task": create_task("quadratic", dimensions=4, condition=9.0)}, "task.condition=None"),
         ({"runs": 2}, "runs=3"),
         ({"window": 2}, "window=4"),
     ],
