@@ -1,7 +1,7 @@
 """The sine curves: every gradient-based row from 10 and from 5 points, judged after 0 to 10 steps.
 
     python benchmarks/sine.py                      # all rows, two to four minutes each
-    python benchmarks/sine.py --effort 23.4 --rule_effort 3     # 70,000 outer steps
+    python benchmarks/sine.py --effort 23.4 --lr 0.001 --rule_effort 2  # the 70,000 of the paper
     python benchmarks/sine.py --rows maml,anil --shots 10
 
 Each is one `python -m meta_train few-shot --data sine`; rules that are learned begin with the
@@ -52,6 +52,8 @@ def run_row(name, shots, args):
         "device": args.device,
         "train": {"checkpoint_every": 500},
     }
+    if base is None and args.lr is not None and "reptile" not in name:
+        settings["train"]["lr"] = args.lr
     if base is not None:
         run_row(base, shots, args)
         settings["begin"] = folder / base / "initialization.safetensors"
@@ -124,6 +126,7 @@ if __name__ == "__main__":
     parser.add_argument("--shots", default="10,5")
     parser.add_argument("--effort", type=float, default=1.0)
     parser.add_argument("--rule_effort", type=float, default=1.0, help="of rules that are learned")
+    parser.add_argument("--lr", type=float, help="of initialisations that are learned alone")
     parser.add_argument("--max_minutes", type=float, default=60.0, help="of training, a row")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
