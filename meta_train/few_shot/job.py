@@ -116,11 +116,17 @@ class _Job:
             row = row_of(name, config)
             if row.trained_on == "nothing":
                 assert row.uses is not None
-                self.trainers[name] = self.trained(row.uses, folder / row.uses, config)
+                self.trainers[name] = self._other(row.uses, folder, config)
             else:
                 begin = self._begin(name, row, folder, config)
                 self.trainers[name] = self._train(name, folder, config, begin)
         return self.trainers[name]
+
+    def _other(self, name: str, folder: Path, config: FewShotConfig) -> MetaTrainer:
+        """A row that another one needs: the job's own, if it is among its rows."""
+        if name in self.config.rows:
+            return self.trained(name, row_folder(self.config, self.folder, name))
+        return self.trained(name, folder / name, config)
 
     def _begin(self, name: str, row: Row, folder: Path, config: FewShotConfig) -> Tensors | None:
         if config.begin is not None:
@@ -128,10 +134,9 @@ class _Job:
             return dict(load_initialization(config.begin).parameters)
         if row.begins_with is None:
             return None
-        # Changes are this row's, not those of the one that it begins with (which the job may have
-        # trained with them already, as a row of its own).
+        # Changes are this row's, not those of the one that it begins with.
         config = replace(config, row_settings={}, train={})
-        trainer = self.trained(row.begins_with, folder / row.begins_with, config)
+        trainer = self._other(row.begins_with, folder, config)
         minutes = round(trainer.seconds / 60, 2)
         self.beginnings[name] = {"row": row.begins_with, "minutes": minutes}
         return take(row.begins_with, trainer, config).phi

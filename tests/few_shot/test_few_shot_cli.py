@@ -266,6 +266,19 @@ def test_a_row_begins_with_what_another_has_learned(tmp_path, capsys):
     assert not (tmp_path / "d").exists()
 
 
+def test_a_row_begins_with_the_jobs_own_whatever_the_order(tmp_path):
+    phis = []
+    for rows in ("maml,learned-gated-lstm", "learned-gated-lstm,maml"):
+        out = tmp_path / rows
+        given = [*TINY, *SMALL_SINE, "--row", rows, "--steps", "[1]", "--out", str(out)]
+        assert main(given) == 0
+        assert not (out / "learned-gated-lstm" / "maml").exists()
+        for name in ("maml", "learned-gated-lstm"):
+            phis.append(load_initialization(out / name / "initialization.safetensors").parameters)
+    for key in phis[0]:
+        assert torch.equal(phis[0][key], phis[2][key]) and torch.equal(phis[1][key], phis[3][key])
+
+
 def test_an_interruption_before_the_row_itself_has_begun_can_be_resumed(tmp_path, monkeypatch):
     from meta_train.trainer import MetaTrainer
 
