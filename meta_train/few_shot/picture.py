@@ -111,7 +111,8 @@ def _draw_curves(axis: Any, name: str, shown: _Shown) -> None:
 def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Evaluation]]) -> None:
     from matplotlib import colormaps, ticker
 
-    colors = [colormaps["tab20"](k) for k in range(20)]
+    strong, pale = range(0, 20, 2), range(1, 20, 2)
+    colors = [colormaps["tab20"](k) for k in (*strong, *pale)]
     for k, (name, (_, evaluation)) in enumerate(rows.items()):
         steps = evaluation.steps
         mean = torch.tensor([evaluation.mean(step) for step in steps])
