@@ -69,6 +69,13 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             initialization="body",
             stored_heads=200,
         ),
+        "maml-ten-steps": _row(
+            {**MAML, "begins_with": "maml", "outer": {**ADAM, "lr": 2e-4}},
+            "trained as learned-gated-lstm is, but for its step, which stays fixed",
+            train_steps=5,
+            test_steps=5,
+            sine=sine_lstm("gated-lstm", inner_lr=0.01),
+        ),
         "maml-negative-rate": _row(
             MAML,
             "the inner rate of MAML with the other sign",
