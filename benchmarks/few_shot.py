@@ -162,7 +162,7 @@ def parse(given=None):
     parser.add_argument(
         "--minutes",
         type=float,
-        help="of training, a cell; by default 1, or 600 as in the papers",
+        help="of training, a cell; by default 1, or 600 for --protocol paper",
     )
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--test_queries", type=int, default=5, help="images of a class")

@@ -1,6 +1,6 @@
 """The sine curves: every gradient-based row from 10 and from 5 points, judged after 0 to 10 steps.
 
-    python benchmarks/sine.py                      # all rows, two to four minutes each
+    python benchmarks/sine.py                      # all rows, for a short while
     python benchmarks/sine.py --effort 23.4 --lr 0.001 --rule_effort 2  # the 70,000 of the paper
     python benchmarks/sine.py --rows maml,anil --shots 10
 

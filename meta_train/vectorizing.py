@@ -50,8 +50,8 @@ CHUNK = 256 * 1024
 
 Nothing is kept for an outer gradient, so only speed counts: operations that stay in the cache.
 Measured on one thread on the strided conv4, ms an episode with 1, 5 and 25 at once: 5 images (48
-KiB an operation of one) 224, 112, 129; 20 images (200 KiB) 172, 187, 284; 100 images 422, 374,
-1127; 20 units of LSTM on 5 images (1 MiB) 432, 560."""
+KiB an operation of one) 224, 112, 129; 20 images 172, 187, 284; 100 images 422, 374, 1127;
+adam-lstm on 5 images, with 1 and 5, 432, 560."""
 
 
 @dataclass(frozen=True)

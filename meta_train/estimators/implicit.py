@@ -182,10 +182,12 @@ class ImplicitGradient(InitializationOnly):
     ) -> tuple[InnerState, Tensor]:
         """Inner training with the pull towards phi; where it ends, and its losses."""
         phi = learner.initialization()
-        anchors = {
-            ANCHOR + key: phi[key].detach().to(value).expand_as(value) if key in phi else value
-            for key, value in inner.parameters.items()
-        }
+        anchors = anchors_at(
+            {
+                key: phi[key].detach().to(value).expand_as(value) if key in phi else value
+                for key, value in inner.parameters.items()
+            }
+        )
         loop = replace(loop, loss=Proximal(loop.loss, self.proximal), differentiable=False)
         inner = replace(inner, buffers={**inner.buffers, **anchors})
         rollout = roll_out(loop, inner, replace(data, judging=None), steps)

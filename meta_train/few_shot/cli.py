@@ -27,7 +27,7 @@ def description() -> str:
         "Train a few-shot method and test it on episodes that it has not seen. Without",
         "arguments: MAML on sine curves. --row all --data sine draws all rows in one",
         "picture, sine.png. By default rows train for a short while, far from",
-        "convergence; --effort 10 trains them ten times as long.",
+        "convergence; --effort 10 takes ten times the outer steps.",
         "",
         f"rows (--row NAME, or --row {ALL} for all that fit; those with * fit sine curves):",
     ]

@@ -29,7 +29,7 @@ SINE_OUTER_STEPS = {
     "adam-lstm": 300,
     "step-size-lstm": 500,
 }
-"""For two or three minutes each on one core."""
+"""The fewer the dearer a step is."""
 SINE_STEPS = {**SINE, "train_steps": 5}
 """Rules that learn how to step are trained through several steps."""
 
@@ -49,7 +49,8 @@ LSTM = {
     "test_steps": 5,
     "meta_batch": 4,  # the graph of five steps of an LSTM on conv4 is 1.3 GB an episode
     "begins_with": "maml",
-    # At MAML's own rate a hundred outer steps undo what MAML has learned.
+    # Higher ones undo what MAML has learned: learned-gated-lstm had 72.5% after 172 outer steps at
+    # 2e-3, 95.7% after 93 at 4e-4, from a MAML of 96.0%.
     "outer": {**ADAM, "lr": 2e-4},
 }
 REPTILE_SINE = {"train_shots": None, "inner_batch": None, "test_steps": 10}

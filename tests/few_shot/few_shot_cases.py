@@ -1,15 +1,25 @@
 """Episodes of made-up characters, and the real ones where they are."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from meta_train.few_shot import row as row_module
 from meta_train.few_shot.episodes import rotated
 from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
+TINY = [
+    "few-shot",
+    "--outer_steps", "3",
+    "--episodes", "6",
+    "--progress", "false",
+    "--device", "cpu",
+]  # fmt: skip
+SMALL_SINE = ["--task_settings", '{"hidden": [4]}', "--train", '{"runs": 3}']
 
 
 def made_up_images(classes=12, per_class=8, size=28):
@@ -41,6 +51,17 @@ class SmallClasses(OmniglotClasses):
 
     def images(self):
         return made_up_images()
+
+
+def take_made_up(monkeypatch):
+    """Made-up characters for Omniglot's, in all rows."""
+    monkeypatch.setattr(row_module, "OmniglotEpisodes", MadeUp)
+    monkeypatch.setattr(row_module, "OmniglotClasses", SmallClasses)
+
+
+def rows_of(folder):
+    """What a few-shot job has left of its rows."""
+    return json.loads((folder / "table.json").read_text())["rows"]
 
 
 def data_folder():

@@ -4,18 +4,16 @@ import json
 
 import pytest
 import torch
-from few_shot_cases import MadeUp, SmallClasses
+from few_shot_cases import take_made_up
 
 from learned_opt.initializers import load_initialization
 from meta_train.cli import main
-from meta_train.few_shot import row as row_module
 from meta_train.few_shot.rows import ROWS
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_resumed_row_is_the_unbroken_one(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(row_module, "OmniglotEpisodes", MadeUp)
-    monkeypatch.setattr(row_module, "OmniglotClasses", SmallClasses)
+    take_made_up(monkeypatch)
     sine = ROWS[name].sine is not None and not ROWS[name].published  # half of them on each data
     given = ["few-shot", "--row", name, "--episodes", "4", "--progress", "false", "--device", "cpu"]
     train = {"runs": 2, "schedule": "constant", "checkpoint_every": 1}

@@ -1,18 +1,12 @@
-"""The few-shot command: help, rows of all kinds, what is left, resume, one-line errors."""
-
-import json
-import os
-import signal
+"""The few-shot command: help, rows of all kinds, what is left, one-line errors."""
 
 import pytest
 import torch
-from few_shot_cases import MadeUp, SmallClasses
+from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
 from safetensors import safe_open
 
 from learned_opt.initializers import adapt, load_initialization
-from meta_train.checkpoint import list_checkpoints
 from meta_train.cli import main
-from meta_train.few_shot import row as row_module
 from meta_train.few_shot.cli import build_parser
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation
@@ -22,25 +16,12 @@ from meta_train.few_shot.train import Trained, make_trainer, row_of, train_setti
 from meta_train.tasks.sine import Sine, SineNetwork
 
 CPU = torch.device("cpu")
-TINY = [
-    "few-shot",
-    "--outer_steps", "3",
-    "--episodes", "6",
-    "--progress", "false",
-    "--device", "cpu",
-]  # fmt: skip
-SMALL_SINE = ["--task_settings", '{"hidden": [4]}', "--train", '{"runs": 3}']
 
 
 @pytest.fixture
 def characters(monkeypatch):
     """Made-up characters for Omniglot's."""
-    monkeypatch.setattr(row_module, "OmniglotEpisodes", MadeUp)
-    monkeypatch.setattr(row_module, "OmniglotClasses", SmallClasses)
-
-
-def rows_of(folder):
-    return json.loads((folder / "table.json").read_text())["rows"]
+    take_made_up(monkeypatch)
 
 
 def test_help_lists_every_row_by_name():
@@ -124,37 +105,6 @@ def test_rows_that_classify(name, tmp_path, characters, capsys):
     )
 
 
-def test_a_resumed_row_is_the_unbroken_one(tmp_path):
-    given = [*TINY, *SMALL_SINE, "--row", "anil"]
-    given[2] = "6"
-    unbroken, broken = tmp_path / "a", tmp_path / "b"
-    train = ["--train", '{"runs": 3, "schedule": "constant", "checkpoint_every": 2}']
-    assert main([*given, *train, "--out", str(unbroken)]) == 0
-    assert main([*given, *train, "--outer_steps", "4", "--out", str(broken)]) == 0
-    assert main([*given, *train, "--out", str(broken), "--resume", "true"]) == 0
-    assert rows_of(broken)["anil"]["results"] == rows_of(unbroken)["anil"]["results"]
-    assert list_checkpoints(broken / "checkpoints")
-
-
-def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    from meta_train.trainer import MetaTrainer
-
-    take = MetaTrainer._take_outer_step
-
-    def interrupted(self, **how):
-        if self.outer_step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take(self, **how)
-
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
-    out = tmp_path / "run"
-    assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
-    again = capsys.readouterr().err.split("go on with ")[1].split()
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
-    assert main(["few-shot", *again]) == 0  # word for word
-    assert rows_of(out)["maml"]["outer_steps"] == 3
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -188,15 +138,6 @@ def test_errors_are_one_line(settings, message, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path, capsys):
-    out = ["--out", str(tmp_path / "run")]
-    assert main([*TINY, *SMALL_SINE, *out]) == 0
-    assert main([*TINY, *SMALL_SINE, *out]) == 2
-    assert "already holds a run" in capsys.readouterr().err
-    assert main([*TINY, *SMALL_SINE, "--out", str(tmp_path / "b"), "--resume", "true"]) == 2
-    assert "there is no checkpoint to resume from" in capsys.readouterr().err
 
 
 def test_zero_steps_of_maml_are_joint_training():
@@ -238,103 +179,6 @@ def test_tables_are_80_characters_wide():
         assert all(f" {cell}" in lines[-2] for cell in lines[-2].split()[1:])
 
 
-def test_a_row_begins_with_what_another_has_learned(tmp_path, capsys):
-    small = ["--task_settings", '{"hidden": [4]}', "--steps", "[0, 1]"]
-    still = ["--train", '{"runs": 2, "lr": 1e-12}', "--row", "learned-gated-lstm"]
-    assert main([*TINY, *small, *still, "--out", str(tmp_path / "a")]) == 0
-    found = rows_of(tmp_path / "a")["learned-gated-lstm"]
-    assert found["begins_with"]["row"] == "maml"
-    own = load_initialization(tmp_path / "a" / "initialization.safetensors").parameters
-    assert main([*TINY, *small, "--row", "maml", "--out", str(tmp_path / "b")]) == 0
-    maml = tmp_path / "b" / "initialization.safetensors"
-    for key, value in load_initialization(maml).parameters.items():
-        torch.testing.assert_close(own[key], value)
-        assert not torch.equal(value, Sine(hidden=(4,), shots=1, queries=1).template()[key])
-    # The same from the file; and a resumed run takes the first part as it is.
-    given = [*TINY, *small, *still, "--begin", str(maml), "--out", str(tmp_path / "c")]
-    assert main(given) == 0
-    assert rows_of(tmp_path / "c")["learned-gated-lstm"]["results"] == found["results"]
-    assert not (tmp_path / "c" / "maml").exists()
-    again = [*TINY, *small, *still, "--out", str(tmp_path / "a"), "--resume", "true"]
-    assert main(again) == 0
-    assert rows_of(tmp_path / "a")["learned-gated-lstm"]["results"] == found["results"]
-    capsys.readouterr()
-    wide = ["--task_settings", '{"hidden": [5]}', "--out", str(tmp_path / "d")]
-    assert main([*TINY, *wide, *still, "--begin", str(maml)]) == 2
-    error = capsys.readouterr().err
-    assert "'body.0.weight' is [4, 1] in the initialisation to begin with" in error
-    assert not (tmp_path / "d").exists()
-
-
-def test_a_row_begins_with_the_jobs_own_whatever_the_order(tmp_path):
-    phis = []
-    for rows in ("maml,learned-gated-lstm", "learned-gated-lstm,maml"):
-        out = tmp_path / rows
-        given = [*TINY, *SMALL_SINE, "--row", rows, "--steps", "[1]", "--out", str(out)]
-        assert main(given) == 0
-        assert not (out / "learned-gated-lstm" / "maml").exists()
-        for name in ("maml", "learned-gated-lstm"):
-            phis.append(load_initialization(out / name / "initialization.safetensors").parameters)
-    for key in phis[0]:
-        assert torch.equal(phis[0][key], phis[2][key]) and torch.equal(phis[1][key], phis[3][key])
-
-
-def test_an_interruption_before_the_row_itself_has_begun_can_be_resumed(tmp_path, monkeypatch):
-    from meta_train.trainer import MetaTrainer
-
-    take = MetaTrainer._take_outer_step
-
-    def interrupted(self, **how):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return take(self, **how)
-
-    given = [*TINY, *SMALL_SINE, "--row", "learned-gated-lstm", "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
-    assert main(given) == 130
-    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
-    assert main([*given, "--resume", "true"]) == 0
-    assert (tmp_path / "run" / "initialization.safetensors").exists()
-
-
-def test_a_row_that_uses_another_of_the_job_does_not_train_it_again(
-    tmp_path, characters, monkeypatch
-):
-    names = ["fine-tuning", "nearest-neighbour"]
-    monkeypatch.setattr("meta_train.few_shot.config.list_rows", lambda sine: names)
-    given = [*TINY, "--data", "omniglot", "--row", "all", "--ways", "3", "--queries", "2"]
-    given += ["--test_queries", "3", "--task_settings", '{"hidden": 4}', "--train", '{"runs": 2}']
-    assert main([*given, "--out", str(tmp_path / "run")]) == 0
-    assert not (tmp_path / "run" / "nearest-neighbour" / "fine-tuning").exists()
-    left = [
-        load_initialization(tmp_path / "run" / name / "initialization.safetensors")
-        for name in names
-    ]
-    assert torch.equal(left[0].parameters["body.0.weight"], left[1].parameters["body.0.weight"])
-
-
-def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path, capsys):
-    out = ["--out", str(tmp_path / "run")]
-    assert main([*TINY, *SMALL_SINE, "--row", "maml,anil", "--steps", "[1]", *out]) == 0
-    assert main([*TINY, *SMALL_SINE, *out, "--resume", "true"]) == 2  # one row: maml
-    assert "is not of a job of --row maml: go on with --config" in capsys.readouterr().err
-    assert main([*TINY, *SMALL_SINE, "--row", "maml", "--out", str(tmp_path / "one")]) == 0
-    other = ["--row", "maml", "--out", str(tmp_path / "one"), "--resume", "true"]
-    for change, named in (("--shots", "task.shots=10, not 5"), ("--seed", "seed=0, not 5")):
-        assert main([*TINY, *SMALL_SINE, *other, change, "5"]) == 2
-        assert named in capsys.readouterr().err
-
-
-def test_a_resumed_job_keeps_the_rows_that_it_has_not_come_to_again(tmp_path, monkeypatch):
-    given = [*TINY, *SMALL_SINE, "--row", "maml,anil", "--steps", "[1]"]
-    out = tmp_path / "run"
-    assert main([*given, "--out", str(out)]) == 0
-    before = rows_of(out)
-    monkeypatch.setattr("meta_train.few_shot.job.judge", lambda *_: (_ for _ in ()).throw(OSError))
-    assert main([*given, "--out", str(out), "--resume", "true"]) == 2
-    assert rows_of(out) == before
-
-
 def test_episodes_that_cannot_be_tested_are_refused_before_training(tmp_path, characters, capsys):
     given = [*TINY, "--data", "omniglot", "--ways", "3", "--queries", "1", "--test_queries", "8"]
     given += ["--task_settings", '{"hidden": 4}', "--out", str(tmp_path / "run")]
@@ -366,16 +210,6 @@ def test_seeds_begin_with_other_initialisations():
         trainer = make_trainer("maml", FewShotConfig(seed=seed), CPU, None)
         phis.append(trainer.learner.initialization()["body.0.weight"].detach())
     assert torch.equal(phis[0], phis[1]) and not torch.equal(phis[0], phis[2])
-
-
-def test_a_run_that_time_has_ended_takes_no_further_step_when_it_is_resumed(tmp_path):
-    given = [*TINY, *SMALL_SINE, "--max_minutes", "0.005", "--out", str(tmp_path / "run")]
-    given[given.index("--outer_steps") + 1] = "100000"
-    assert main(given) == 0
-    before = rows_of(tmp_path / "run")
-    assert 0 < before["maml"]["outer_steps"] < 100_000
-    assert main([*given, "--resume", "true"]) == 0
-    assert rows_of(tmp_path / "run") == before
 
 
 def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
