@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learned_opt.functional import apply_rule
+from learned_opt.functional import apply_rule, half_square_distance
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.weights import from_pretrained
@@ -37,6 +38,7 @@ def adapt(
     initialization: Initialization | None = ...,
     keep: Iterable[str] = ...,
     only: Iterable[str] | None = ...,
+    proximal: float | None = ...,
     functional: Literal[False] = ...,
     create_graph: bool = ...,
 ) -> M: ...
@@ -54,6 +56,7 @@ def adapt(
     initialization: Initialization | None = ...,
     keep: Iterable[str] = ...,
     only: Iterable[str] | None = ...,
+    proximal: float | None = ...,
     functional: Literal[True],
     create_graph: bool = ...,
 ) -> dict[str, Tensor]: ...
@@ -70,6 +73,7 @@ def adapt(
     initialization: Initialization | None = None,
     keep: Iterable[str] = (),
     only: Iterable[str] | None = None,
+    proximal: float | None = None,
     functional: bool = False,
     create_graph: bool = False,
 ) -> nn.Module | dict[str, Tensor]:
@@ -92,6 +96,9 @@ def adapt(
         keep: see `Initialization.apply_to`.
         only: names, or beginnings of names, of the parameters to adapt; by default those that the
             initialisation was meta-trained to adapt, or all.
+        proximal: hold the steps at the start: half of this times the squared distance from there
+            is added to the loss (iMAML's lambda; 0 is without). By default the initialisation's,
+            or without.
         functional: return tensors instead of a module.
         create_graph: with `functional`, make them differentiable by the parameters of the module
             and the weights of the rule, through all steps.
@@ -118,12 +125,25 @@ def adapt(
             lr = initialization.lr
         steps = initialization.steps if steps is None else steps
         only = initialization.only if only is None else only
+        proximal = initialization.proximal if proximal is None else proximal
         module = initialization.apply_to(copy.deepcopy(module), keep=keep)
     steps = STEPS if steps is None else steps
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
+    proximal = 0.0 if proximal is None else proximal
+    if not (proximal >= 0 and math.isfinite(proximal)):
+        raise ValueError(f"proximal must be at least 0, got {proximal}")
     adapted = _train(
-        module, _batches(support), _find_rule(rule), lr, steps, loss, only, functional, create_graph
+        module,
+        _batches(support),
+        _find_rule(rule),
+        lr,
+        steps,
+        loss,
+        only,
+        proximal,
+        functional,
+        create_graph,
     )
     return adapted if functional else _copy_with(module, adapted)
 
@@ -136,6 +156,7 @@ def _train(
     steps: int,
     loss: Callable[[Any, Any], Tensor],
     only: Iterable[str] | None,
+    proximal: float,
     functional: bool,
     create_graph: bool,
 ) -> dict[str, Tensor]:
@@ -148,6 +169,7 @@ def _train(
     if not create_graph:
         chosen = {key: value.detach().clone() for key, value in chosen.items()}
         rest = {key: value.detach() for key, value in rest.items()}
+    anchors = chosen
     states = [rule.init_state(value) for value in chosen.values()]
     planned = torch.full((), float(steps), device=next(iter(chosen.values())).device)
     for step in range(steps):
@@ -156,6 +178,8 @@ def _train(
                 chosen = {k: v.detach().requires_grad_() for k, v in chosen.items()}
             inputs, targets = next(batches)
             value = loss(_call(module, {**rest, **chosen, **buffers}, inputs), targets)
+            if proximal:
+                value = value + proximal * half_square_distance(chosen, anchors)
             gradients = torch.autograd.grad(
                 value,
                 list(chosen.values()),

@@ -8,7 +8,7 @@ the unroll of `meta_train` and the bridge to `higher` all call the functions her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -81,3 +81,9 @@ def move(
     if isinstance(weight_decay, Tensor) or weight_decay != 0:
         moved = moved - lr * weight_decay * wide
     return moved.to(parameter.dtype)
+
+
+def half_square_distance(values: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> Tensor:
+    """|values - anchors|^2 / 2 over all tensors of `values`, 0-dim: times lambda, iMAML's pull."""
+    squares = [(value - anchors[key]).square().sum() for key, value in values.items()]
+    return torch.stack(squares).sum() / 2

@@ -42,6 +42,7 @@ class Initialization:
         lr: the rate that goes with it; None is the rule's own.
         steps: inner steps that it is meant for.
         only: beginnings of the names of the parameters that those steps adapt; None adapts all.
+        proximal: how strongly those steps are held at the start (iMAML's lambda); None is not.
         card: what it was meta-trained on, what was measured.
     """
 
@@ -51,6 +52,7 @@ class Initialization:
     lr: float | None = None
     steps: int | None = None
     only: tuple[str, ...] | None = None
+    proximal: float | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def apply_to(self, module: M, *, keep: Iterable[str] = ()) -> M:
@@ -133,6 +135,8 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
     facts: dict[str, Any] = {"lr": initialization.lr, "steps": initialization.steps}
     if initialization.only is not None:
         facts["only"] = list(initialization.only)
+    if initialization.proximal is not None:
+        facts["proximal"] = initialization.proximal
     rule = initialization.rule
     if rule is not None:
         name = any_rule_name(rule)
@@ -176,6 +180,7 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
             lr=facts["lr"],
             steps=facts["steps"],
             only=tuple(facts["only"]) if "only" in facts else None,
+            proximal=facts.get("proximal"),
             card=json.loads(metadata["card"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

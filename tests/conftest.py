@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt.initializers import Initialization
 from learned_opt.rules import CoordinateRule
 
 torch.set_num_threads(1)
@@ -54,6 +55,16 @@ def make_batch(dtype=torch.float32, seed=0):
         torch.tensor(random.normal(size=(8, 3)), dtype=dtype),
         torch.tensor(random.normal(size=(8, 2)), dtype=dtype),
     )
+
+
+def initialization_of(module, **fields):
+    """A copy of a module's parameters as an initialisation."""
+    return Initialization({k: v.detach().clone() for k, v in module.named_parameters()}, **fields)
+
+
+def weights(module):
+    """Copies of a module's parameters."""
+    return clones(module.parameters())
 
 
 def model_loss(model, dtype=torch.float32):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from learned_opt.functional import half_square_distance
 from meta_train.estimators.base import Estimate, Judgement
 from meta_train.estimators.initialization_only import InitializationOnly
 from meta_train.inner_state import InnerState
@@ -44,12 +45,9 @@ class Proximal:
         """See `meta_train.tasks.base.Loss`."""
         own, anchors = split_anchors(buffers)
         loss, new_buffers = self.loss(parameters, own, batch)
-        distances = [
-            (value - anchors[ANCHOR + key]).square().sum()
-            for key, value in parameters.items()
-            if ANCHOR + key in anchors  # others stay as they are
-        ]
-        return loss + self.strength / 2 * torch.stack(distances).sum(), {**new_buffers, **anchors}
+        held = {key.removeprefix(ANCHOR): value for key, value in anchors.items()}
+        moved = {key: value for key, value in parameters.items() if key in held}  # others stay
+        return loss + self.strength * half_square_distance(moved, held), {**new_buffers, **anchors}
 
 
 def anchors_at(parameters: Tensors) -> Tensors:

@@ -51,6 +51,9 @@ class FewShotConfig:
         effort: factor on the outer steps that rows train for by default.
         max_minutes: stop training a row earlier when so much time has gone by.
         episodes: that a row is tested on.
+        validate: episodes of validation (the validation alphabets, other sine curves) every
+            train.validate_every outer steps, 20 times by default; the best weights are kept. With 0
+            there is none, and the last weights are kept.
         steps: inner steps after which it is judged; by default 0 to 10 on sine curves, and 0, 1 and
             the row's own on characters.
         begin: an initialization.safetensors that learned initialisations begin with (but for a head
@@ -79,6 +82,7 @@ class FewShotConfig:
     effort: float = 1.0
     max_minutes: float = 30.0
     episodes: int = 1000
+    validate: int = 0
     steps: tuple[int, ...] | None = None
     begin: Path | None = None
     seed: int = 0
@@ -114,8 +118,10 @@ class FewShotConfig:
             ("setting of training", self.train, TrainSettings),
         ):
             _check(kind, given, known)
-        if self.train.get("patience"):
-            raise ValueError("patience needs validations, and this job makes none")
+        if self.validate < 0:
+            raise ValueError(f"validate must be at least 0, got {self.validate}")
+        if self.train.get("patience") and not self.validate:
+            raise ValueError("patience needs validations: set validate=EPISODES")
         for name in ("threads", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

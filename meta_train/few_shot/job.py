@@ -184,6 +184,7 @@ def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, fold
             lr=row.inner_lr,
             steps=row.test_steps,
             only=(HEAD,) if row.adapted == "head" else None,
+            proximal=row.proximal,
             card=card,
         ),
         folder / "initialization.safetensors",

@@ -15,6 +15,8 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.weights import from_pretrained
 from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.learner import Learner
+from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes import HEAD, EpisodeTask
 from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.sine import Sine
@@ -208,3 +210,24 @@ class Row:
         if self.adapted == "head":
             adapted = {k: v for k, v in template.items() if k.startswith(HEAD)}
         return learned, adapted
+
+    def ready(
+        self, learner: Learner, task: EpisodeTask | ScoredEpisodes
+    ) -> tuple[UpdateRule, Tensors]:
+        """The rule and phi to test with, of a learner that this row, or one that it uses, trained.
+
+        Args:
+            learner: what was learned.
+            task: episodes to test on.
+        """
+        rule: UpdateRule = learner.rule
+        if self.trained_on != "episodes":  # with another rule than it was trained with
+            rule = self.make_rule(self.start(task)[1]).to(rule.device)
+        own = task.template()
+        phi = {
+            key: value.detach().clone()
+            for key, value in learner.initialization().items()
+            # Not what only training had: stored heads, a head of all characters as classes.
+            if key in own and not (self.initialization == "body" and key.startswith(HEAD))
+        }
+        return rule, phi

@@ -16,6 +16,7 @@ from meta_train.few_shot.evaluate import Evaluation, evaluate
 from meta_train.few_shot.row import Row
 from meta_train.few_shot.rows import get_row
 from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.few_shot.validation import EpisodeValidator
 from meta_train.seeding import derive_seed
 from meta_train.settings import TrainSettings
 from meta_train.tasks.base import Tensors
@@ -26,6 +27,8 @@ from meta_train.trainer import MetaTrainer
 
 OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
 JUDGED_STEPS = tuple(range(11))
+VALIDATIONS = 20
+"""Validations of a run, where there are any and nobody says how often."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ def row_of(name: str, config: FewShotConfig) -> Row:
     return replace(row, **config.row_settings)
 
 
-def test_task(row: Row, config: FewShotConfig) -> EpisodeTask | ScoredEpisodes:
-    """What the row is tested on."""
+def test_task(
+    row: Row, config: FewShotConfig, *, split: str = "test"
+) -> EpisodeTask | ScoredEpisodes:
+    """What the row is tested on, or by split="validation" what it is validated on."""
     settings = _task_settings(config, testing=True)
-    if config.data == "sine":
+    if config.data == "sine":  # all curves are of one kind: seeds keep them apart
         return row.sine_task(config.support, **settings)
-    return row.test_task(config.ways, config.support, **settings)
+    return row.test_task(config.ways, config.support, split=split, **settings)
 
 
 def train_task(
@@ -104,6 +109,8 @@ def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
         own["horizons"] = (row.train_steps,)
     if config.outer_steps is not None:
         own["outer_steps"] = config.outer_steps
+    if config.validate and "validate_every" not in config.train:
+        own["validate_every"] = max(1, own["outer_steps"] // VALIDATIONS)
     return TrainSettings(**own)
 
 
@@ -142,7 +149,15 @@ def make_trainer(
         initialization=learned,
         folder=folder,
         device=device,
+        validate=_validator(row, config, device),
     )
+
+
+def _validator(row: Row, config: FewShotConfig, device: torch.device) -> EpisodeValidator | None:
+    if not config.validate:
+        return None
+    task = test_task(row, config, split="validation")
+    return EpisodeValidator(row, task, config.validate, config.seed, device)
 
 
 def _begin_with(begin: Mapping[str, Tensor], learned: Tensors) -> Tensors:
@@ -176,11 +191,7 @@ def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
     """
     row = row_of(name, config)
     task = test_task(row, config)
-    found = {k: v.detach().clone() for k, v in trainer.kept.initialization().items()}
-    rule: UpdateRule = trainer.kept.rule
-    if row.trained_on != "episodes":  # with another rule than it was trained with
-        _, adapted = row.start(task)
-        rule = row.make_rule(adapted).to(trainer.device)
+    rule, phi = row.ready(trainer.kept, task)
     settings = trainer.settings
     facts = {
         "source": row.source,
@@ -195,22 +206,20 @@ def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
         "adapted_parameters": _count(row.start(task)[1]) if row.method is None else 0,
         "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
         "train": asdict(settings),
+        "validation": _validation(trainer, config),
     }
-    return Trained(name, row, rule, _fitting(found, row, task), facts)
+    return Trained(name, row, rule, phi, facts)
+
+
+def _validation(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, Any] | None:
+    """What picked the weights that are kept, if anything did."""
+    if trainer.validate is None:
+        return None
+    return {"episodes": config.validate, "error": trainer.best_value}
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() for value in tensors.values())
-
-
-def _fitting(found: Tensors, row: Row, task: EpisodeTask | ScoredEpisodes) -> Tensors:
-    """Of what was learned what the tested task has: not the head of all characters as classes."""
-    own = task.template()
-    return {
-        key: value
-        for key, value in found.items()
-        if key in own and not (row.initialization == "body" and key.startswith(HEAD))
-    }
 
 
 def judge(trained: Trained, config: FewShotConfig, device: torch.device) -> Evaluation:

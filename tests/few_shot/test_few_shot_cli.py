@@ -9,13 +9,14 @@ from learned_opt.initializers import adapt, load_initialization
 from meta_train.cli import main
 from meta_train.few_shot.cli import build_parser
 from meta_train.few_shot.config import FewShotConfig
-from meta_train.few_shot.evaluate import Evaluation
+from meta_train.few_shot.evaluate import Evaluation, adapt_once
 from meta_train.few_shot.rows import ROWS, get_row, list_rows
 from meta_train.few_shot.table import render
 from meta_train.few_shot.train import Trained, make_trainer, row_of, train_settings
 from meta_train.tasks.sine import Sine, SineNetwork
 
 CPU = torch.device("cpu")
+mse_loss = torch.nn.functional.mse_loss
 
 
 @pytest.fixture
@@ -123,7 +124,8 @@ def test_rows_that_classify(name, tmp_path, characters, capsys):
         (["--task_settings", '{"shots": 5}'], "--shots"),
         (["--task_settings", '{"batch_norm": "support"}'], "--row_settings"),
         (["--train", '{"lr": "abc"}'], "lr must be a number (float), got 'abc'"),
-        (["--train", '{"patience": 3}'], "patience needs validations"),
+        (["--train", '{"patience": 3}'], "patience needs validations: set validate=EPISODES"),
+        (["--validate", "-1"], "validate must be at least 0, got -1"),
         (["--row_settings", '{"sine": {"inner_lr": 1}}'], "sine has been read already"),
         (["--row_settings", '{"inner_lr": "abc"}'], "inner_lr must be a number"),
     ],
@@ -198,10 +200,30 @@ def test_the_file_of_anil_adapts_the_head_alone(tmp_path):
     learned = load_initialization(tmp_path / "run" / "initialization.safetensors")
     assert learned.only == ("head.",)
     x = torch.linspace(-1, 1, 5).unsqueeze(1)
-    mse = torch.nn.functional.mse_loss
-    adapted = adapt(SineNetwork((4,)), (x, x.cos()), initialization=learned, loss=mse)
+    adapted = adapt(SineNetwork((4,)), (x, x.cos()), initialization=learned, loss=mse_loss)
     moved = {k for k, v in adapted.named_parameters() if not torch.equal(v, learned.parameters[k])}
     assert "head.bias" in moved and moved <= {"head.bias", "head.weight"}
+
+
+@pytest.mark.parametrize("name", ["maml", "anil", "imaml", "meta-sgd", "learned-adam-lstm"])
+def test_a_file_adapts_a_module_as_the_row_was_tested(name, tmp_path):
+    given = [*TINY, *SMALL_SINE, "--row", name, "--out", str(tmp_path / "run")]
+    assert main(given) == 0
+    learned = load_initialization(tmp_path / "run" / "initialization.safetensors")
+    row = get_row(name).on_sine()
+    problem, found = adapt_once(
+        learned.rule,
+        learned.parameters,
+        row.sine_task(10, hidden=(4,)),
+        seed=7,
+        steps=(row.test_steps,),
+        lr=row.inner_lr,
+        proximal=row.proximal,
+    )
+    module = adapt(SineNetwork((4,)), problem.full(), initialization=learned, loss=mse_loss)
+    for key, value in module.named_parameters():
+        torch.testing.assert_close(value.detach(), found[row.test_steps][key])
+    assert (learned.proximal is None) == (name != "imaml")
 
 
 def test_seeds_begin_with_other_initialisations():

@@ -1,0 +1,61 @@
+"""Which weights of a row to keep: how well it does on episodes of validation."""
+
+from __future__ import annotations
+
+import torch
+
+from meta_train.few_shot.evaluate import evaluate
+from meta_train.few_shot.row import Row
+from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.learner import Learner
+from meta_train.seeding import derive_seed
+from meta_train.tasks.episodes import EpisodeTask
+
+
+class EpisodeValidator:
+    """The mean score after the row's own steps, on the same episodes every time.
+
+    Args:
+        row: the method.
+        task: episodes that it is neither trained on nor tested on.
+        episodes: how many of them.
+        seed: of the job; these episodes are drawn from a seed of their own.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        task: EpisodeTask | ScoredEpisodes,
+        episodes: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.row = row
+        self.task = task
+        self.episodes = episodes
+        self.seed = derive_seed(seed, "validation")
+        self.device = device
+
+    def __call__(self, learner: Learner) -> float:
+        """Validate.
+
+        Returns:
+            The share of wrong classes, or the squared error: the less the better.
+        """
+        rule, phi = self.row.ready(learner, self.task)
+        steps = self.row.test_steps if self.row.method is None else 0
+        evaluation = evaluate(
+            rule,
+            phi,
+            self.task,
+            steps=(steps,),
+            episodes=self.episodes,
+            seed=self.seed,
+            lr=self.row.inner_lr,
+            total_steps=max(steps, 1),
+            proximal=self.row.proximal,
+            device=self.device,
+        )
+        mean = evaluation.mean(steps)
+        return 1 - mean if evaluation.metric == "accuracy" else mean
