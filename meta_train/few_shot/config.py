@@ -6,7 +6,9 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
 
 from learned_opt.names import look_up
 from meta_train.few_shot.row import Row
@@ -112,12 +114,12 @@ class FewShotConfig:
             if name in self.row_settings:
                 raise ValueError(f"{name} has been read already: give the settings that it changes")
         task = Sine if self.data == "sine" else OmniglotEpisodes
-        for kind, given, known in (
-            ("setting of rows", self.row_settings, Row),
-            ("setting of episodes", self.task_settings, task),
-            ("setting of training", self.train, TrainSettings),
+        for field_name, kind, known in (
+            ("row_settings", "setting of rows", Row),
+            ("task_settings", "setting of episodes", task),
+            ("train", "setting of training", TrainSettings),
         ):
-            _check(kind, given, known)
+            object.__setattr__(self, field_name, _typed(kind, getattr(self, field_name), known))
         if self.validate < 0:
             raise ValueError(f"validate must be at least 0, got {self.validate}")
         if self.train.get("patience") and not self.validate:
@@ -155,12 +157,18 @@ class FewShotConfig:
         return usual[testing]
 
 
-def _check(kind: str, given: dict[str, Any], known: type) -> None:
-    """Refuse unknown names, and numbers that are none."""
-    fields = {field.name: field for field in dataclasses.fields(known)}
+def _typed(kind: str, given: dict[str, Any], known: type) -> dict[str, Any]:
+    """The same settings as the types that they must have; refuses unknown names and other types."""
+    hints = get_type_hints(known)
+    typed = {}
     for name, value in given.items():
-        look_up(kind, name, fields)
-        wanted = str(fields[name].type)
-        numeric = wanted.startswith(("int", "float"))
-        if numeric and not (isinstance(value, int | float) or (value is None and "None" in wanted)):
-            raise ValueError(f"{name} must be a number ({wanted}), got {value!r}")
+        look_up(kind, name, {field.name: field for field in dataclasses.fields(known)})
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{name}", type=hints[name])
+        try:
+            typed[name] = parser.parse_object({name: value})[name]
+        except ArgumentError:
+            wanted = getattr(hints[name], "__name__", None)
+            wanted = str(hints[name]) if get_args(hints[name]) or wanted is None else wanted
+            raise ValueError(f"{name} must be {wanted}, got {value!r}") from None
+    return typed
