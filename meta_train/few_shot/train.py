@@ -99,7 +99,6 @@ def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
         "inner_lr": row.inner_lr,
         "outer_steps": OUTER_STEPS[config.data],
         "max_minutes": config.max_minutes,
-        "gates_every": 0,
         "seed": config.seed,
         **row.outer,
     }

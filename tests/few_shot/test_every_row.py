@@ -16,7 +16,7 @@ def test_a_resumed_row_is_the_unbroken_one(name, tmp_path, monkeypatch, capsys):
     take_made_up(monkeypatch)
     sine = ROWS[name].sine is not None and not ROWS[name].published  # half of them on each data
     given = ["few-shot", "--row", name, "--episodes", "4", "--progress", "false", "--device", "cpu"]
-    train = {"runs": 2, "schedule": "constant", "checkpoint_every": 1}
+    train = {"runs": 2, "schedule": "constant", "checkpoint_every": 1, "gates_every": 1}
     given += ["--train", json.dumps(train)]
     if sine:
         given += ["--task_settings", '{"hidden": [4]}', "--steps", "[0, 2]"]
