@@ -46,7 +46,8 @@ def short_protocol(name, ways, shots):
     row = ROWS[name].at(ways, shots)
     train = {"checkpoint_every": 200}
     if row.outer.get("meta_optimizer") == "adam":
-        most = LSTM_META_BATCH if "lstm" in row.rule else META_BATCH
+        learned = "lstm" in row.rule or row.begins_with is not None  # and the control beside them
+        most = LSTM_META_BATCH if learned else META_BATCH
         train |= {"lr": 2 * row.outer["lr"], "runs": min(row.meta_batch, most[ways])}
     return {"queries": QUERIES[ways], "train": train}
 

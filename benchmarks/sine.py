@@ -3,6 +3,7 @@
     python benchmarks/sine.py                      # all rows, for a short while
     python benchmarks/sine.py --effort 23.4 --lr 0.001 --rule_effort 2  # the 70,000 of the paper
     python benchmarks/sine.py --rows maml,anil --shots 10
+    python benchmarks/sine.py --write              # only collect what is in the folder of runs
 
 Each is one `python -m meta_train few-shot --data sine`; rules that are learned begin with the
 `maml` of the same number of points. Results land in docs/measured/sine.json, in place of what was
@@ -34,8 +35,8 @@ HEADER = """# Sine curves from a few points, measured
 Written by `python benchmarks/sine.py` from `docs/measured/sine.json`. The toy of Finn et al. 2017:
 amplitude 0.1 to 5, phase 0 to pi, x in -5 to 5, a network of 40-40 ReLU units. Mean squared error
 on 100 points of each of 1000 curves (the same for all rows) with its 95% interval, after steps of
-inner training. Inner rate 0.01 where it is not learned; one seed. Rows with an LSTM begin with
-MAML's initialisation; their minutes come on top of MAML's.
+inner training. Inner rate 0.01 where it is not learned, 0.02 for Reptile by SGD; one seed. After a
+plus are the minutes of the MAML that a row begins with.
 """
 
 
@@ -106,10 +107,17 @@ def document(measured):
             if name in rows:
                 found = {one["steps"]: one for one in rows[name]["results"]}
                 cells = " | ".join(cell(found[step]) for step in SHOWN)
-                facts = f"{rows[name]['outer_steps']} | {rows[name]['minutes']:.1f}"
+                facts = f"{rows[name]['outer_steps']} | {minutes(name, rows)}"
                 parts.append(f"| {name} | {cells} | {facts} |")
         parts += ["", f"![curves and errors](images/sine-{shots}.png)", ""]
     return "\n".join(parts)
+
+
+def minutes(name, rows):
+    """Of training, and of what it begins with."""
+    base = rows[name]["begins_with"]
+    own = f"{rows[name]['minutes']:.1f}"
+    return own if base is None else f"{own} + {rows[base]['minutes']:.1f}"
 
 
 def cell(result):
@@ -129,12 +137,13 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, help="of initialisations that are learned alone")
     parser.add_argument("--max_minutes", type=float, default=60.0, help="of training, a row")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--write", action="store_true", help="train nothing")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = list_rows(sine=True) if args.rows == ALL else args.rows.split(",")
     for shots in args.shots.split(","):
-        for name in rows:
+        for name in [] if args.write else rows:
             run_row(name, int(shots), args)
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for shots in map(int, args.shots.split(",")):

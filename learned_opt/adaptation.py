@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learned_opt.functional import apply_rule, half_square_distance
+from learned_opt.functional import apply_rule, check_proximal, half_square_distance
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.weights import from_pretrained
@@ -108,8 +107,8 @@ def adapt(
         for `torch.func.functional_call(module, adapted, inputs)`.
 
     Raises:
-        ValueError: nothing to adapt, an argument out of range, or an initialisation that does not
-            fit the module.
+        ValueError: nothing to adapt, complex parameters, an argument out of range, or an
+            initialisation that does not fit the module.
         RuntimeError: the loss is not finite (only without `functional`).
     """
     if create_graph and not functional:
@@ -130,9 +129,7 @@ def adapt(
     steps = STEPS if steps is None else steps
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
-    proximal = 0.0 if proximal is None else proximal
-    if not (proximal >= 0 and math.isfinite(proximal)):
-        raise ValueError(f"proximal must be at least 0, got {proximal}")
+    proximal = 0.0 if proximal is None else check_proximal(proximal)
     adapted = _train(
         module,
         _batches(support),
@@ -268,6 +265,9 @@ def _chosen(module: nn.Module, only: Iterable[str] | None) -> dict[str, Tensor]:
         for prefix in prefixes:
             if not any(key.startswith(prefix) for key in named):
                 raise ValueError(f"no parameter to adapt begins with {prefix!r}: {list(named)}")
+    for name, value in chosen.items():
+        if value.is_complex():
+            raise ValueError(f"parameter {name!r} is complex: adapt takes real ones only")
     if not chosen:
         raise ValueError(f"{type(module).__name__} has no parameter to adapt")
     return chosen

@@ -8,6 +8,7 @@ the unroll of `meta_train` and the bridge to `higher` all call the functions her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -87,3 +88,14 @@ def half_square_distance(values: Mapping[str, Tensor], anchors: Mapping[str, Ten
     """|values - anchors|^2 / 2 over all tensors of `values`, 0-dim: times lambda, iMAML's pull."""
     squares = [(value - anchors[key]).square().sum() for key, value in values.items()]
     return torch.stack(squares).sum() / 2
+
+
+def check_proximal(strength: float) -> float:
+    """The same lambda.
+
+    Raises:
+        ValueError: it is not a finite number of at least 0.
+    """
+    if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
+        raise ValueError(f"proximal must be finite and at least 0, got {strength!r}")
+    return strength

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from learned_opt.adaptation import adapt
 from learned_opt.files import read_tensors, write_tensors
+from learned_opt.functional import check_proximal
 from learned_opt.rates import any_rule_name, create_any_rule
 from learned_opt.rules.base import UpdateRule
 
@@ -44,6 +45,9 @@ class Initialization:
         only: beginnings of the names of the parameters that those steps adapt; None adapts all.
         proximal: how strongly those steps are held at the start (iMAML's lambda); None is not.
         card: what it was meta-trained on, what was measured.
+
+    Raises:
+        ValueError: a `proximal` that is not a finite number of at least 0.
     """
 
     parameters: Mapping[str, Tensor]
@@ -54,6 +58,11 @@ class Initialization:
     only: tuple[str, ...] | None = None
     proximal: float | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody could adapt with."""
+        if self.proximal is not None:
+            check_proximal(self.proximal)
 
     def apply_to(self, module: M, *, keep: Iterable[str] = ()) -> M:
         """Write the values into a module, and leave everything else of it as it is.

@@ -97,6 +97,10 @@ class Runs:
         """The same loop on the loss and the planned steps of these runs."""
         return replace(loop, loss=self.problems[0].loss, total_steps=self._totals())
 
+    def first_begins(self) -> InnerState:
+        """The first run alone, as it begins now, `[1, ...]`."""
+        return map_states(lambda tensor: tensor[:1], self._start(self.problems[:1])).detach()
+
     def choice(self) -> Choice:
         """Whether to run these at once, from the work of one step; for estimators that can."""
         if self.chosen is None:

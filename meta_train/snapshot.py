@@ -71,7 +71,9 @@ def made_with(trainer: MetaTrainer) -> dict[str, Any]:
     settings = {k: v for k, v in asdict(trainer.settings).items() if k not in MAY_CHANGE}
     rule = {"rule": rule_name(trainer.rule), "rule_settings": trainer.rule.settings}
     task = {"task": describe(trainer.groups.family), "task's tensors": trainer.groups.shapes()}
-    facts = {**settings, **rule, **task}
+    described = getattr(trainer.validate, "described", None)
+    judge = {"validation": None if described is None else described()}
+    facts = {**settings, **rule, **task, **judge}
     # Through JSON, where a tuple becomes a list, as what it is compared with did.
     return dict(json.loads(json.dumps(facts)))
 

@@ -165,6 +165,9 @@ class MetaTrainer:
                 reason = None
                 if self.outer_step == 0:
                     self.save()  # a run that is killed before the next one can be resumed, too
+                elif self.outer_step % settings.validate_every == 0:
+                    self._consider_average()  # a run that ended here did so after its checkpoint
+                    reason = self.reason_to_stop()
                 with bar:
                     while reason is None:
                         reduced, norm = self._take_outer_step(stop=bool(stop), late=self._late())

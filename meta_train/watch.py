@@ -7,16 +7,20 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from learned_opt.monitor import GateMonitor
 from learned_opt.rules.base import Context
+from meta_train.inner_state import map_states
 from meta_train.reduce import Reduced
 from meta_train.settings import TrainSettings
+from meta_train.tasks.base import Batch
 
 if TYPE_CHECKING:
     from meta_train.trainer import MetaTrainer
@@ -126,14 +130,30 @@ class Watch:
                 self.writer.add_figure("validation/curves", figure(), step)
 
     def _observe_gates(self, trainer: MetaTrainer, monitor: GateMonitor) -> None:
-        """Show the monitor what the rule would do next in the first of the runs."""
+        """Show the monitor what the rule would do next in the first of the runs.
+
+        Where an outer step takes whole runs they have ended by now: the first one is taken again,
+        each time to the step after that of the last time.
+        """
         runs = trainer.groups.runs[0]
-        inner, batch = runs.inner, runs.stream(trainer.outer_step).next()
-        names = list(inner.parameters)
         loop = runs.equip(trainer.loop)
-        losses, gradients = loop.gradients(inner, batch)
         total = loop.total_steps
-        first_total = total[0] if isinstance(total, torch.Tensor) else None
+        if isinstance(total, torch.Tensor):
+            loop = replace(loop, total_steps=total[:1])
+        stream = runs.stream(trainer.outer_step)
+        inner = map_states(lambda tensor: tensor[:1], runs.inner)
+        if not trainer.estimator.continues:
+            if not runs.lengths[0]:
+                return  # there is no inner step
+            shown = trainer.outer_step // self.settings.gates_every - 1
+            inner = runs.first_begins()
+            quick = replace(loop, differentiable=False)
+            with torch.random.fork_rng(devices=_cuda(trainer.device)):
+                for _ in range(shown % runs.lengths[0]):
+                    inner, _ = quick.step(inner, _first(stream.next()))
+        losses, gradients = loop.gradients(inner, _first(stream.next()))
+        names = list(inner.parameters)
+        planned = loop.total_steps[0] if isinstance(loop.total_steps, torch.Tensor) else None
         with torch.no_grad():
             monitor.observe(
                 trainer.rule,
@@ -141,6 +161,15 @@ class Watch:
                 [gradients[name][0] for name in names],
                 [inner.parameters[name][0] for name in names],
                 [{k: v[0] for k, v in inner.states[name].items()} for name in names],
-                Context(loss=losses[0], total_steps=first_total),
+                Context(loss=losses[0], total_steps=planned),
                 trainer.outer_step,
             )
+
+
+def _first(batch: Batch) -> Batch:
+    """That of the first run, `[1, ...]`."""
+    return pytree.tree_map(lambda tensor: tensor[:1], batch)
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

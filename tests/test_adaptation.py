@@ -170,7 +170,7 @@ def test_inputs_by_name():
         ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
         ({"only": "2."}, ValueError, "only must be a list of names"),
         ({"only": ["head"]}, ValueError, "no parameter to adapt begins with 'head'"),
-        ({"proximal": -1.0}, ValueError, "proximal must be at least 0, got -1.0"),
+        ({"proximal": -1.0}, ValueError, "proximal must be finite and at least 0, got -1.0"),
         ({"create_graph": True}, ValueError, "needs functional=True"),
         ({"rule": "sdg"}, ValueError, "unknown pretrained rule 'sdg'"),
         ({"lr": 1e30, "steps": 9}, RuntimeError, "a lower lr may help"),
@@ -262,3 +262,11 @@ def test_the_pull_is_differentiated_by_the_start_too():
         nudged["0.weight"][0, 0] = at["0.weight"][0, 0] + sign * 1e-5
         difference += sign * float(end(nudged).detach()) / 2e-5
     assert float(gradient[0, 0]) == pytest.approx(difference, rel=1e-7)
+
+
+def test_what_could_not_be_adapted_with_is_refused():
+    for strength in (-1.0, float("inf"), float("nan"), "2"):
+        with pytest.raises(ValueError, match="proximal must be finite and at least 0"):
+            initialization_of(make_model(), proximal=strength)
+    with pytest.raises(ValueError, match="'weight' is complex"):
+        adapt(nn.Linear(3, 2, dtype=torch.complex64), make_batch(), loss=mse)

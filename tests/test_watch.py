@@ -57,6 +57,19 @@ def test_everything_to_watch_is_there(tmp_path):
     assert losses == family  # there is one family
 
 
+def test_gates_of_whole_runs_are_those_of_one_step_after_another(tmp_path, monkeypatch):
+    seen = []
+
+    def observe(self, rule, names, gradients, parameters, states, context, step):
+        seen.append((step, int(states[0]["step"]), float(context.total_steps)))
+        assert parameters[0].shape == (4,) and all(g.isfinite().all() for g in gradients)
+
+    monkeypatch.setattr("learned_opt.monitor.GateMonitor.observe", observe)
+    whole = {"estimator": "full", "horizons": (3,), "gates_every": 2, "unit_spread": 0.0}
+    make_trainer(tmp_path, outer_steps=10, **whole).train(progress=False)
+    assert seen == [(2, 0, 3.0), (4, 1, 3.0), (6, 2, 3.0), (8, 0, 3.0), (10, 1, 3.0)]
+
+
 @pytest.fixture
 def mixture():
     return Mixture(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -29,6 +31,11 @@ OWNED = {
     **{name: _OF_THE_ROW.format(name) for name in ("adapted", "inner_batch", "batch_norm")},
 }
 """Settings of episodes that the job or the row sets, and what to do instead."""
+NOT_OF_TRAINING = {
+    **{name: _OF_THE_ROW.format(name) for name in ("inner_lr", "estimator", "estimator_settings")},
+    "seed": _OF_THE_JOB.format("seed"),
+}
+"""Settings of meta-training that testing and files read from the row or the job."""
 NESTED = ("sine", "twenty_ways", "five_shots")
 """What a row says of other data; changes of the row come after it."""
 
@@ -54,8 +61,8 @@ class FewShotConfig:
         max_minutes: stop training a row earlier when so much time has gone by.
         episodes: that a row is tested on.
         validate: episodes of validation (the validation alphabets, other sine curves) every
-            train.validate_every outer steps, 20 times by default; the best weights are kept. With 0
-            there is none, and the last weights are kept.
+            train.validate_every outer steps; of the averaged weights the best are kept. With 0
+            there is none, and the last average is kept.
         steps: inner steps after which it is judged; by default 0 to 10 on sine curves, and 0, 1 and
             the row's own on characters.
         begin: an initialization.safetensors that learned initialisations begin with (but for a head
@@ -110,6 +117,9 @@ class FewShotConfig:
         for name in self.task_settings:
             if name in OWNED:
                 raise ValueError(f"{name} is not a setting of episodes here: {OWNED[name]}")
+        for name in {**self.train, **self.row_settings.get("outer", {})}:
+            if name in NOT_OF_TRAINING:
+                raise ValueError(f"{name} is not given in train: {NOT_OF_TRAINING[name]}")
         for name in NESTED:
             if name in self.row_settings:
                 raise ValueError(f"{name} has been read already: give the settings that it changes")
@@ -120,10 +130,12 @@ class FewShotConfig:
             ("train", "setting of training", TrainSettings),
         ):
             object.__setattr__(self, field_name, _typed(kind, getattr(self, field_name), known))
+        _typed("setting of training", self.row_settings.get("outer", {}), TrainSettings)
         if self.validate < 0:
             raise ValueError(f"validate must be at least 0, got {self.validate}")
-        if self.train.get("patience") and not self.validate:
-            raise ValueError("patience needs validations: set validate=EPISODES")
+        for name in ("patience", "validate_every"):
+            if self.train.get(name) and not self.validate:
+                raise ValueError(f"{name} needs validations: set validate=EPISODES")
         for name in ("threads", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -160,15 +172,26 @@ class FewShotConfig:
 def _typed(kind: str, given: dict[str, Any], known: type) -> dict[str, Any]:
     """The same settings as the types that they must have; refuses unknown names and other types."""
     hints = get_type_hints(known)
-    typed = {}
-    for name, value in given.items():
-        look_up(kind, name, {field.name: field for field in dataclasses.fields(known)})
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument(f"--{name}", type=hints[name])
-        try:
-            typed[name] = parser.parse_object({name: value})[name]
-        except ArgumentError:
-            wanted = getattr(hints[name], "__name__", None)
-            wanted = str(hints[name]) if get_args(hints[name]) or wanted is None else wanted
-            raise ValueError(f"{name} must be {wanted}, got {value!r}") from None
-    return typed
+    fields = {field.name: field.name for field in dataclasses.fields(known)}
+    return {
+        name: _as_type(name, value, hints[look_up(kind, name, fields)])
+        for name, value in given.items()
+    }
+
+
+def _as_type(name: str, value: Any, hint: Any) -> Any:
+    parts = get_args(hint)
+    wanted = str(hint) if parts else hint.__name__
+    error = ValueError(f"{name} must be {wanted}, got {value!r}")
+    if value is None:  # a parser takes it for anything
+        if type(None) in parts:
+            return None
+        raise error
+    if isinstance(value, Mapping) and get_origin(hint) in (dict, collections.abc.Mapping):
+        return dict(value)  # as it is: a parser would read its texts as YAML
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--setting", type=hint)
+    try:
+        return parser.parse_object({"setting": value}).setting
+    except ArgumentError:
+        raise error from None

@@ -12,7 +12,7 @@ from torch.func import vmap
 from tqdm import tqdm
 
 from learned_opt.rules.base import UpdateRule
-from meta_train.batches import BatchStream
+from meta_train.batches import BatchStream, cast
 from meta_train.estimators.implicit import Proximal, anchors_at, split_anchors
 from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.inner_state import InnerState, stack, start
@@ -146,7 +146,8 @@ def adapt_once(
     problem = task.sample(generator(seed), rule.device)
     phi = {key: value.detach().to(rule.device) for key, value in initialization.items()}
     _check_names(problem, phi)
-    fixed = {key: phi.get(key, value) for key, value in problem.fixed.items()}
+    dtype = _dtype_of(phi)
+    fixed = cast({key: phi.get(key, value) for key, value in problem.fixed.items()}, dtype)
     loop = InnerLoop(
         rule,
         _WithFixed(task.loss, fixed),
@@ -160,7 +161,7 @@ def adapt_once(
     found = {}
     for step in range(max(steps) + 1):
         if step:
-            inner, _ = loop.step(inner, stack([problem.draw(source)]))
+            inner, _ = loop.step(inner, cast(stack([problem.draw(source)]), dtype))
         if step in steps:
             found[step] = {**fixed, **{k: v[0].detach() for k, v in inner.parameters.items()}}
     return problem, found
@@ -180,15 +181,16 @@ def _judge_chunk(
     drawn = [task.sample(generator(seed, "episode", index), device) for index in indices]
     _check_names(drawn[0], phi)
     # The same for all: it need not be stacked.
-    fixed = {key: phi.get(key, value) for key, value in drawn[0].fixed.items()}
+    dtype = _dtype_of(phi)
+    fixed = cast({key: phi.get(key, value) for key, value in drawn[0].fixed.items()}, dtype)
     _check_shared(drawn, phi)
     problems = [_starting_at(problem, phi) for problem in drawn]
     loop = replace(loop, loss=_WithFixed(task.loss, fixed))
     loop, inner = _begin(loop, problems, proximal)
     sources = [generator(seed, "batches", index) for index in indices]
-    stream = BatchStream([problem.draw for problem in problems], sources)
-    support = stack([problem.full() for problem in problems])
-    query = stack([_query(problem) for problem in problems])
+    stream = BatchStream([problem.draw for problem in problems], sources, dtype=dtype)
+    support = cast(stack([problem.full() for problem in problems]), dtype)
+    query = cast(stack([_query(problem) for problem in problems]), dtype)
     scores = []
     with torch.no_grad():
         for step in range(wanted[-1] + 1):
@@ -245,7 +247,13 @@ class _WithFixed:
 
 def _starting_at(problem: Problem, phi: Tensors) -> Problem:
     parameters = {key: phi.get(key, value) for key, value in problem.parameters.items()}
-    return replace(problem, parameters=parameters, fixed={})
+    own = cast({"parameters": parameters, "buffers": problem.buffers}, _dtype_of(phi))
+    return replace(problem, **own, fixed={})
+
+
+def _dtype_of(phi: Tensors) -> torch.dtype | None:
+    """What episodes are cast to; None leaves them as they are."""
+    return next((value.dtype for value in phi.values()), None)
 
 
 def _query(problem: Problem) -> Batch:

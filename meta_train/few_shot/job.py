@@ -146,7 +146,9 @@ class _Job:
     ) -> MetaTrainer:
         # Before there is a folder: whatever is refused leaves none behind. Test episodes too: not
         # after training.
-        test_task(row_of(name, config), config).sample(generator("a look"), self.device)
+        for split in ("test", "validation") if config.validate else ("test",):
+            task = test_task(row_of(name, config), config, split=split)
+            task.sample(generator("a look"), self.device)
         trainer = make_trainer(name, config, self.device, None, begin)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.folder = folder

@@ -79,7 +79,8 @@ def _shown(trained: Trained, config: FewShotConfig) -> _Shown:
     loud = (seed for seed, amplitude in loudness.items() if amplitude >= LOUD)
     seed = next(loud, max(loudness, key=lambda seed: loudness[seed]))
     amplitude, phase = task.draw_curve(generator(seed))
-    x = torch.linspace(*task.domain, 200).unsqueeze(1)
+    dtype = next(iter(trained.phi.values())).dtype
+    x = torch.linspace(*task.domain, 200, dtype=dtype).unsqueeze(1)
     problem, states = adapt_once(
         trained.rule,
         trained.phi,
@@ -122,12 +123,13 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Evaluation]]) -> N
         low = torch.maximum(mean - half, mean / 10)  # zero has no logarithm
         axis.fill_between(steps, low, mean + half, color=colors[k % len(colors)], alpha=0.2, lw=0)
     episodes = next(iter(rows.values()))[1].values.shape[1]
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
     starts = [float(evaluation.values[0].mean()) for _, evaluation in rows.values()]
-    axis.set_ylim(top=3 * max(starts))  # what is above diverges
+    if finite := [start for start in starts if math.isfinite(start)]:  # or there is nothing to see
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_ylim(top=3 * max(finite))  # what is above diverges
     axis.set_xlabel("inner steps")
     axis.set_ylabel(f"mean squared error, {episodes} tasks")
     axis.spines[["top", "right"]].set_visible(False)

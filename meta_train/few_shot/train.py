@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,8 +28,6 @@ from meta_train.trainer import MetaTrainer
 
 OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
 JUDGED_STEPS = tuple(range(11))
-VALIDATIONS = 20
-"""Validations of a run, where there are any and nobody says how often."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,6 @@ def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
         own["horizons"] = (row.train_steps,)
     if config.outer_steps is not None:
         own["outer_steps"] = config.outer_steps
-    if config.validate and "validate_every" not in config.train:
-        own["validate_every"] = max(1, own["outer_steps"] // VALIDATIONS)
     return TrainSettings(**own)
 
 
@@ -141,10 +138,13 @@ def make_trainer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "rule"))
         rule = row.make_rule(adapted)
+    settings = train_settings(row, config)
+    if "gates_every" not in config.train and not list(rule.parameters()):
+        settings = replace(settings, gates_every=0)  # there are none
     return MetaTrainer(
         rule,
         task,
-        train_settings(row, config),
+        settings,
         initialization=learned,
         folder=folder,
         device=device,
@@ -214,7 +214,8 @@ def _validation(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, Any] |
     """What picked the weights that are kept, if anything did."""
     if trainer.validate is None:
         return None
-    return {"episodes": config.validate, "error": trainer.best_value}
+    error = trainer.best_value
+    return {"episodes": config.validate, "error": error if math.isfinite(error) else None}
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from meta_train.few_shot.evaluate import evaluate
@@ -9,6 +11,7 @@ from meta_train.few_shot.row import Row
 from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.learner import Learner
 from meta_train.seeding import derive_seed
+from meta_train.tasks.describe import describe
 from meta_train.tasks.episodes import EpisodeTask
 
 
@@ -36,6 +39,11 @@ class EpisodeValidator:
         self.episodes = episodes
         self.seed = derive_seed(seed, "validation")
         self.device = device
+
+    def described(self) -> dict[str, Any]:
+        """What a resumed run must be validated by, too."""
+        steps = {"steps": self.row.test_steps, "lr": self.row.inner_lr}
+        return {"episodes": self.episodes, **steps, "task": describe(self.task)}
 
     def __call__(self, learner: Learner) -> float:
         """Validate.

@@ -1,8 +1,11 @@
 """Weights that are picked on episodes of validation."""
 
+import json
+
 import pytest
 import torch
 from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learned_opt.initializers import load_initialization
 from meta_train.cli import main
@@ -63,17 +66,41 @@ def test_patience_ends_training():
     assert trainer.outer_step < 200
 
 
-def test_a_validated_row_resumes(tmp_path):
-    given = [*TINY, *SMALL_SINE, "--validate", "5", "--outer_steps", "6"]
-    often = ["--train", '{"runs": 3, "schedule": "constant", "validate_every": 2}']
+@pytest.mark.parametrize("break_at", [4, 10])
+def test_a_validated_row_resumes(tmp_path, break_at):
+    """Broken off after its best validation, and right at it, when it had the last word."""
+    given = [*TINY, "--task_settings", '{"hidden": [8]}', "--validate", "6"]
+    given += ["--train", json.dumps({**BAD, "validate_every": 2, "checkpoint_every": 1000})]
     unbroken, broken = tmp_path / "a", tmp_path / "b"
-    assert main([*given, *often, "--out", str(unbroken)]) == 0
-    assert main([*given, *often, "--outer_steps", "4", "--out", str(broken)]) == 0
-    assert main([*given, *often, "--out", str(broken), "--resume", "true"]) == 0
+    assert main([*given, "--outer_steps", "16", "--out", str(unbroken)]) == 0
+    first = [*given, "--outer_steps", str(break_at), "--out", str(broken)]
+    assert main(first) == 0
+    assert main([*given, "--outer_steps", "16", "--out", str(broken), "--resume", "true"]) == 0
     facts = [rows_of(out)["maml"] for out in (unbroken, broken)]
     assert facts[0]["results"] == facts[1]["results"]
     assert facts[0]["validation"] == facts[1]["validation"]
-    assert facts[0]["validation"]["episodes"] == 5
+    assert facts[0]["validation"]["episodes"] == 6
+    curve = EventAccumulator(str(unbroken / "tensorboard")).Reload().Scalars("validation/loss")
+    best = min(curve, key=lambda event: event.value)
+    assert best.step == 4  # or this test tests nothing
     files = [load_initialization(out / "initialization.safetensors") for out in (unbroken, broken)]
     for key, value in files[0].parameters.items():
         assert torch.equal(value, files[1].parameters[key])
+
+
+def test_a_resumed_row_is_validated_as_before(tmp_path, capsys):
+    given = [*TINY, *SMALL_SINE, "--out", str(tmp_path / "run"), "--validate"]
+    assert main([*given, "2"]) == 0
+    for other in (["5"], ["0"], ["2", "--row_settings", '{"test_steps": 4}']):
+        assert main([*given, *other, "--resume", "true"]) == 2
+        assert "was made with validation" in capsys.readouterr().err
+
+
+def test_an_error_that_is_no_number_is_left_out_of_the_table(tmp_path):
+    given = [*TINY, *SMALL_SINE, "--validate", "2", "--row_settings", '{"inner_lr": 1e30}']
+    assert main([*given, "--steps", "[10]", "--out", str(tmp_path / "run")]) == 0
+    text = (tmp_path / "run" / "table.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["rows"]["maml"]["validation"] == {
+        "episodes": 2,
+        "error": None,
+    }

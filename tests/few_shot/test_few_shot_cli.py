@@ -1,5 +1,7 @@
 """The few-shot command: help, rows of all kinds, what is left, one-line errors."""
 
+import copy
+
 import pytest
 import torch
 from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
@@ -131,6 +133,14 @@ def test_rows_that_classify(name, tmp_path, characters, capsys):
         (["--row_settings", '{"rule_settings": 3}'], "rule_settings must be "),
         (["--row_settings", '{"second_order": "x"}'], "second_order must be bool | None, got 'x'"),
         (["--train", '{"patience": 3}'], "patience needs validations: set validate=EPISODES"),
+        (["--train", '{"validate_every": 3}'], "validate_every needs validations"),
+        (["--train", '{"lr": null}'], "lr must be float, got None"),
+        (["--train", '{"inner_lr": 0.1}'], "--row_settings '{\"inner_lr\": ...}'"),
+        (["--train", '{"estimator_settings": {}}'], "it is a row's"),
+        (["--train", '{"seed": 3}'], "--seed"),
+        (["--row_settings", '{"outer": {"rate": 1}}'], "unknown setting of training 'rate'"),
+        (["--row_settings", '{"outer": {"lr": "abc"}}'], "lr must be float, got 'abc'"),
+        (["--row_settings", '{"rule": null}'], "rule must be str, got None"),
         (["--validate", "-1"], "validate must be at least 0, got -1"),
         (["--row_settings", '{"sine": {"inner_lr": 1}}'], "sine has been read already"),
         (["--row_settings", '{"inner_lr": "abc"}'], "inner_lr must be float | None, got 'abc'"),
@@ -146,6 +156,22 @@ def test_errors_are_one_line(settings, message, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_taken_as_they_are():
+    given = {"rule_settings": {"a": "off", "b": ["1_000"]}, "inner_lr": None, "second_order": True}
+    before = copy.deepcopy(given)
+    config = FewShotConfig(row_settings=given, task_settings={"hidden": [4, 5]})
+    assert config.row_settings == given == before
+    assert config.task_settings == {"hidden": (4, 5)}
+
+
+def test_a_row_in_double_precision(tmp_path):
+    given = [*TINY, "--task_settings", '{"hidden": [4]}', "--row", "anil", "--validate", "2"]
+    given += ["--train", '{"runs": 2, "dtype": "float64"}', "--out", str(tmp_path / "run")]
+    assert main(given) == 0
+    learned = load_initialization(tmp_path / "run" / "initialization.safetensors")
+    assert all(value.dtype == torch.float64 for value in learned.parameters.values())
 
 
 def test_zero_steps_of_maml_are_joint_training():
