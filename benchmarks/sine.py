@@ -23,7 +23,8 @@ from learned_opt.initializers import load_initialization
 from meta_train.few_shot.config import ALL, FewShotConfig
 from meta_train.few_shot.picture import draw_sine
 from meta_train.few_shot.rows import ROWS, list_rows
-from meta_train.few_shot.train import Trained, judge, row_of
+from meta_train.few_shot.table import Recorded
+from meta_train.few_shot.train import Trained, row_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"
@@ -67,11 +68,12 @@ def picture(shots, args):
     found = {}
     for name in list_rows(sine=True):
         path = args.runs / f"{shots}-shot" / name / "initialization.safetensors"
-        if path.exists():
+        if (path.parent / "table.json").exists():
             learned = load_initialization(path)
             row = row_of(name, config)
             trained = Trained(name, row, learned.rule, dict(learned.parameters), {})
-            found[name] = trained, judge(trained, config, torch.device("cpu"))
+            ((_, facts),) = json.loads((path.parent / "table.json").read_text())["rows"].items()
+            found[name] = trained, Recorded(facts)
     if found:
         draw_sine(IMAGES / f"sine-{shots}.png", found, config)
 

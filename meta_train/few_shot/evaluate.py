@@ -45,6 +45,11 @@ class Evaluation:
     values: Tensor
     diverged: int
 
+    @property
+    def episodes(self) -> int:
+        """How many."""
+        return self.values.shape[1]
+
     def mean(self, steps: int) -> float:
         """The mean over episodes after so many steps."""
         return float(self._row(steps).mean())

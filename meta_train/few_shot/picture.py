@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from learned_opt.files import write_atomically
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation, adapt_once
+from meta_train.few_shot.table import Recorded
 from meta_train.few_shot.train import Trained, test_task
 from meta_train.seeding import generator
 from meta_train.tasks.sine import Sine
@@ -22,6 +23,7 @@ from meta_train.tasks.sine import Sine
 CURVE_STEPS = (0, 1, 10)
 STYLES = {0: (":", "#999999"), 1: ("--", "#66a182"), 10: ("-", "#d1495b")}
 COLUMNS = 4
+Scores: TypeAlias = Evaluation | Recorded
 LOUD = 3.0
 """The curve that is shown has at least this amplitude, if it can: a flat one shows nothing."""
 
@@ -37,13 +39,13 @@ class _Shown:
 
 
 def draw_sine(
-    path: Path, rows: Mapping[str, tuple[Trained, Evaluation]], config: FewShotConfig
+    path: Path, rows: Mapping[str, tuple[Trained, Scores]], config: FewShotConfig
 ) -> None:
     """Write the picture.
 
     Args:
         path: a PNG file.
-        rows: what was trained on sine curves, by name.
+        rows: what was trained on sine curves and how it was judged, by name.
         config: of the job.
     """
     from matplotlib.figure import Figure  # slow to import, and of use here alone
@@ -109,7 +111,7 @@ def _draw_curves(axis: Any, name: str, shown: _Shown) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Evaluation]]) -> None:
+def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
     from matplotlib import colormaps, ticker
 
     strong, pale = range(0, 20, 2), range(1, 20, 2)
@@ -122,8 +124,8 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Evaluation]]) -> N
         axis.plot(steps, mean, style, color=colors[k % len(colors)], lw=1.4, marker=".", label=name)
         low = torch.maximum(mean - half, mean / 10)  # zero has no logarithm
         axis.fill_between(steps, low, mean + half, color=colors[k % len(colors)], alpha=0.2, lw=0)
-    episodes = next(iter(rows.values()))[1].values.shape[1]
-    starts = [float(evaluation.values[0].mean()) for _, evaluation in rows.values()]
+    episodes = next(iter(rows.values()))[1].episodes
+    starts = [evaluation.mean(evaluation.steps[0]) for _, evaluation in rows.values()]
     if finite := [start for start in starts if math.isfinite(start)]:  # or there is nothing to see
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from meta_train.few_shot.evaluate import Evaluation
@@ -18,7 +19,7 @@ def as_json(trained: Trained, evaluation: Evaluation) -> dict[str, Any]:
     return {
         **trained.facts,
         "metric": evaluation.metric,
-        "episodes": evaluation.values.shape[1],
+        "episodes": evaluation.episodes,
         "diverged_episodes": evaluation.diverged,
         "results": [
             {
@@ -29,6 +30,39 @@ def as_json(trained: Trained, evaluation: Evaluation) -> dict[str, Any]:
             for steps in evaluation.steps
         ],
     }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An evaluation as `as_json` wrote it.
+
+    Attributes:
+        facts: of one row.
+    """
+
+    facts: Mapping[str, Any]
+
+    @property
+    def episodes(self) -> int:
+        """How many."""
+        return int(self.facts["episodes"])
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Inner steps after which query sets were judged."""
+        return tuple(one["steps"] for one in self.facts["results"])
+
+    def mean(self, steps: int) -> float:
+        """The mean over episodes after so many steps."""
+        return self._number(steps, "mean")
+
+    def interval(self, steps: int) -> float:
+        """Half the 95% confidence interval of the mean."""
+        return self._number(steps, "interval")
+
+    def _number(self, steps: int, name: str) -> float:
+        (found,) = (one[name] for one in self.facts["results"] if one["steps"] == steps)
+        return math.nan if found is None else float(found)
 
 
 def _finite(value: float) -> float | None:
@@ -59,7 +93,7 @@ def render(rows: Mapping[str, tuple[Trained, Evaluation]], title: str) -> str:
             ]
             lines.append(f"{name:<27}" + "".join(f"{cell:>13}" for cell in cells))
     scale = "in percent, " if first.metric == "accuracy" else ""
-    lines.append(f"{scale}mean and 95% interval over {first.values.shape[1]} episodes")
+    lines.append(f"{scale}mean and 95% interval over {first.episodes} episodes")
     return "\n".join(lines)
 
 
