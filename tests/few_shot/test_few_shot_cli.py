@@ -1,6 +1,8 @@
 """The few-shot command: help, rows of all kinds, what is left, one-line errors."""
 
 import copy
+import json
+import math
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from meta_train.few_shot.cli import build_parser
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation, adapt_once
 from meta_train.few_shot.rows import ROWS, get_row, list_rows
-from meta_train.few_shot.table import render
+from meta_train.few_shot.table import Recorded, as_json, render
 from meta_train.few_shot.train import Trained, make_trainer, row_of, train_settings
 from meta_train.tasks.sine import Sine, SineNetwork
 
@@ -277,3 +279,13 @@ def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
     }
     table = render(rows, "title")
     assert "-" not in [line.split()[-1] for line in table.splitlines()[3:5]]
+
+
+def test_what_was_written_of_an_evaluation_is_read_again():
+    values = torch.tensor([[0.5, 0.7, 0.9], [0.1, 0.2, float("inf")]])
+    evaluation = Evaluation("MSE", (0, 10), values, 1)
+    facts = as_json(Trained("maml", get_row("maml"), None, {}, {}), evaluation)
+    found = Recorded(json.loads(json.dumps(facts, allow_nan=False)))
+    assert (found.steps, found.episodes) == ((0, 10), 3)
+    assert (found.mean(0), found.interval(0)) == (evaluation.mean(0), evaluation.interval(0))
+    assert math.isnan(found.mean(10)) and math.isnan(found.interval(10))
