@@ -30,14 +30,21 @@ ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"
 DOCUMENT = ROOT / "docs" / "sine.md"
 IMAGES = ROOT / "docs" / "images"
+MAIN = (
+    *("maml", "fomaml", "anil", "meta-sgd", "reptile-sgd"),
+    *("maml-further", "learned-gated-lstm", "learned-step-size-lstm"),
+)
 SHOWN = (0, 1, 2, 3, 5, 7, 10)
 HEADER = """# Sine curves from a few points, measured
 
 Written by `python benchmarks/sine.py` from `docs/measured/sine.json`. The toy of Finn et al. 2017:
 amplitude 0.1 to 5, phase 0 to pi, x in -5 to 5, a network of 40-40 ReLU units. Mean squared error
 on 100 points of each of 1000 curves (the same for all rows) with its 95% interval, after steps of
-inner training. Inner rate 0.01 where it is not learned, 0.02 for Reptile by SGD; one seed. After a
-plus are the minutes of the MAML that a row begins with.
+inner training. Inner rate 0.01 where it is not learned (0.02 for Reptile by SGD, 0.005 for iMAML);
+one seed. "Rate" is the outer one; after a plus are the minutes of the MAML that a row begins with.
+The paper's recipe, and what is compared with it, are of `--effort 23.4 --lr 0.001 --rule_effort 2`
+(maml, maml-further, learned-gated-lstm); from 10 points fomaml, anil and meta-sgd are of `--effort 7
+--lr 0.002`; all others were run without these arguments, and are far from converged.
 """
 
 
@@ -62,8 +69,8 @@ def run_row(name, shots, args):
     run_job(folder / name, lambda: settings)
 
 
-def picture(shots, args):
-    """One picture of all rows that are in the folder of runs."""
+def pictures(shots, args):
+    """Of all rows that are in the folder of runs, and, for README, of the main ones."""
     config = FewShotConfig(row=ALL, shots=shots, progress=False)
     found = {}
     for name in list_rows(sine=True):
@@ -76,6 +83,9 @@ def picture(shots, args):
             found[name] = trained, Recorded(facts)
     if found:
         draw_sine(IMAGES / f"sine-{shots}.png", found, config)
+    main = {name: found[name] for name in MAIN if name in found}
+    if main and shots == 10:
+        draw_sine(IMAGES / "sine-10-main.png", main, config)
 
 
 def merge(measured, shots, args):
@@ -85,6 +95,7 @@ def merge(measured, shots, args):
         ((name, facts),) = json.loads(table.read_text())["rows"].items()
         known[name] = {
             "outer_steps": facts["outer_steps"],
+            "lr": facts["train"]["lr"],
             "minutes": facts["minutes"],
             "begins_with": ROWS[name].on_sine().begins_with,
             "train_steps": facts["inner_steps"]["training"],
@@ -102,14 +113,15 @@ def document(measured):
         heads = " | ".join(f"{step} step{'s' * (step != 1)}" for step in SHOWN)
         parts += [
             f"## From {shots} points\n",
-            f"| MSE after | {heads} | outer steps | minutes |",
-            "|---" * (len(SHOWN) + 3) + "|",
+            f"| MSE after | {heads} | outer steps | rate | minutes |",
+            "|---" * (len(SHOWN) + 4) + "|",
         ]
         for name in list_rows(sine=True):
             if name in rows:
                 found = {one["steps"]: one for one in rows[name]["results"]}
                 cells = " | ".join(cell(found[step]) for step in SHOWN)
-                facts = f"{rows[name]['outer_steps']} | {minutes(name, rows)}"
+                own = rows[name]
+                facts = f"{own['outer_steps']} | {own['lr']:g} | {minutes(name, rows)}"
                 parts.append(f"| {name} | {cells} | {facts} |")
         parts += ["", f"![curves and errors](images/sine-{shots}.png)", ""]
     return "\n".join(parts)
@@ -150,6 +162,6 @@ if __name__ == "__main__":
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for shots in map(int, args.shots.split(",")):
         merge(measured, shots, args)
-        picture(shots, args)
+        pictures(shots, args)
     write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())
     write_atomically(DOCUMENT, document(measured).encode())

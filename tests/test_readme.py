@@ -125,6 +125,16 @@ def test_the_sine_table_is_what_was_measured():
         assert cells == expected
 
 
+@pytest.mark.parametrize("points", ["10", "5"])
+def test_the_learned_rule_is_below_fixed_steps_as_readme_says(points):
+    rows = measured("sine")[points]
+    learned, *fixed = (
+        {one["steps"]: one["mean"] for one in rows[name]["results"]}
+        for name in ("learned-gated-lstm", "maml", "maml-further")
+    )
+    assert all(learned[step] < other[step] for other in fixed for step in range(1, 11))
+
+
 def test_what_readme_says_of_omniglot_was_measured():
     cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
     cell = cells["maml", 5, 1]

@@ -131,7 +131,9 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.set_ylim(top=3 * max(finite))  # what is above diverges
+        means = [scores.mean(step) for _, scores in rows.values() for step in scores.steps]
+        lowest = min((mean for mean in means if mean > 0), default=max(finite))
+        axis.set_ylim(lowest / 2, 3 * max(finite))  # what is above diverges
     axis.set_xlabel("inner steps")
     axis.set_ylabel(f"mean squared error, {episodes} tasks")
     axis.spines[["top", "right"]].set_visible(False)
