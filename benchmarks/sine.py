@@ -43,8 +43,8 @@ on 100 points of each of 1000 curves (the same for all rows) with its 95% interv
 inner training. Inner rate 0.01 where it is not learned (0.02 for Reptile by SGD, 0.005 for iMAML);
 one seed. "Rate" is the outer one; after a plus are the minutes of the MAML that a row begins with.
 The paper's recipe, and what is compared with it, are of `--effort 23.4 --lr 0.001 --rule_effort 2`
-(maml, maml-further, learned-gated-lstm); from 10 points fomaml, anil and meta-sgd are of `--effort 7
---lr 0.002`; all others were run without these arguments, and are far from converged.
+(maml, maml-further, learned-gated-lstm); from 10 points fomaml, anil and meta-sgd are of
+`--effort 7 --lr 0.002`; all others were run without these arguments, and are far from converged.
 """
 
 
