@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 from meta_train.batches import BatchStream, Mark
 from meta_train.inner_state import InnerState
 from meta_train.runs import Runs
-from meta_train.seeding import derive_seed
+from meta_train.seeding import derive_seed, own_randomness
 from meta_train.tasks.base import Batch
 from meta_train.unroll import InnerLoop
 
@@ -92,7 +90,7 @@ def roll_out(
     if steps == 0 and data.judging is None:
         raise ValueError('no inner step needs data to judge by: objective_data="validation", say')
     losses, distances = [], []
-    with _own_randomness(inner):
+    with own_randomness(inner.alive.device):  # losses may draw from it
         batch = data.training.next() if steps else None
         for step in range(steps):
             torch.manual_seed(derive_seed(data.seed, first + step))
@@ -126,14 +124,6 @@ def _judge(loop: InnerLoop, inner: InnerState, batch: Batch) -> tuple[InnerState
     """The loss at `inner`; a run that shows there that it diverged is dead, the rest is kept."""
     looked, loss = loop.look(inner, batch)
     return replace(inner, alive=looked.alive), loss
-
-
-@contextmanager
-def _own_randomness(inner: InnerState) -> Iterator[None]:
-    """Losses may draw from torch's global generator, which is left as it was."""
-    device = inner.alive.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 def data_of(runs: Runs, judging: str, outer_step: int, *, end_only: bool = False) -> Data:

@@ -26,15 +26,22 @@ def generator(*path: int | str) -> torch.Generator:
 
 
 @contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Put torch's global generators, of the CPU and of `device`, back as they were at the end."""
+    accelerator = device.type != "cpu"
+    kind = device.type if accelerator else "cuda"
+    with torch.random.fork_rng([device] if accelerator else [], device_type=kind):
+        yield
+
+
+@contextmanager
 def seeded(device: torch.device, *path: int | str) -> Iterator[None]:
     """Seed torch's global generators of the CPU and of `device` for a while, then put them back.
 
     For what draws from them without asking, as dropout in a task's module does.
     """
-    accelerator = device.type != "cpu"
-    kind = device.type if accelerator else "cuda"
-    with torch.random.fork_rng([device] if accelerator else [], device_type=kind):
+    with own_randomness(device):
         torch.default_generator.manual_seed(derive_seed(*path))
-        if accelerator:
-            getattr(torch, kind).manual_seed(derive_seed(*path))
+        if device.type != "cpu":
+            getattr(torch, device.type).manual_seed(derive_seed(*path))
         yield

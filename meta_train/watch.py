@@ -19,6 +19,7 @@ from learned_opt.monitor import GateMonitor
 from learned_opt.rules.base import Context
 from meta_train.inner_state import map_states
 from meta_train.reduce import Reduced
+from meta_train.seeding import own_randomness
 from meta_train.settings import TrainSettings
 from meta_train.tasks.base import Batch
 
@@ -148,7 +149,7 @@ class Watch:
             shown = trainer.outer_step // self.settings.gates_every - 1
             inner = runs.first_begins()
             quick = replace(loop, differentiable=False)
-            with torch.random.fork_rng(devices=_cuda(trainer.device)):
+            with own_randomness(trainer.device):
                 for _ in range(shown % runs.lengths[0]):
                     inner, _ = quick.step(inner, _first(stream.next()))
         losses, gradients = loop.gradients(inner, _first(stream.next()))
@@ -169,7 +170,3 @@ class Watch:
 def _first(batch: Batch) -> Batch:
     """That of the first run, `[1, ...]`."""
     return pytree.tree_map(lambda tensor: tensor[:1], batch)
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -18,7 +18,7 @@ from meta_train.objectives import meta_loss
 from meta_train.ranks import Ranks
 from meta_train.rollout import Data, data_of, roll_out
 from meta_train.runs import Runs
-from meta_train.seeding import derive_seed
+from meta_train.seeding import derive_seed, own_randomness
 from meta_train.tasks.base import Batch, Loss, Tensors
 from meta_train.unroll import InnerLoop
 
@@ -143,7 +143,7 @@ class ImplicitGradient(InitializationOnly):
         inner = replace(inner, parameters=parameters, fixed={**inner.fixed, **fixed})
         device = inner.alive.device
         with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            own_randomness(device),
             torch.enable_grad(),
         ):
             torch.manual_seed(derive_seed(data.seed, "at the end"))

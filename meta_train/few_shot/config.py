@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -187,7 +186,7 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
         if type(None) in parts:
             return None
         raise error
-    if isinstance(value, Mapping) and get_origin(hint) in (dict, collections.abc.Mapping):
+    if isinstance(value, Mapping) and get_origin(hint) in (dict, Mapping):
         return dict(value)  # as it is: a parser would read its texts as YAML
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--setting", type=hint)

@@ -16,7 +16,7 @@ from meta_train.batches import BatchStream, cast
 from meta_train.estimators.implicit import Proximal, anchors_at, split_anchors
 from meta_train.few_shot.scored import ScoredEpisodes
 from meta_train.inner_state import InnerState, stack, start
-from meta_train.seeding import generator
+from meta_train.seeding import generator, own_randomness
 from meta_train.tasks.base import Batch, Loss, Problem, Tensors
 from meta_train.tasks.episodes import EpisodeTask
 from meta_train.unroll import InnerLoop
@@ -121,7 +121,7 @@ def evaluate(
     values, diverged = [], 0
     bar = tqdm(total=episodes, unit="episode", dynamic_ncols=True, disable=not progress)
     # Losses may draw from torch's global generator, which is left as it was.
-    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with bar, own_randomness(device):
         for first in range(0, episodes, chunk):
             indices = range(first, min(first + chunk, episodes))
             torch.manual_seed(seed + first)
