@@ -31,7 +31,7 @@ for _ in range(400):
     optimizer.zero_grad()
     nn.functional.cross_entropy(func.functional_call(model, adapted, (x,)), y).backward()
     optimizer.step()
-save_initialization(Initialization(dict(model.named_parameters()), **inner), "start.safetensors")
+save_initialization(Initialization.of(model, **inner), "start.safetensors")
 for start in (None, load_initialization("start.safetensors")):
     right = 0
     for support, (x, y) in map(episode, [classes[1::2]] * 200):  # odd ones

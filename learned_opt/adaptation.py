@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+import operator
+import os
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
-from learned_opt.functional import apply_rule, check_proximal, half_square_distance
+from learned_opt.adaptation_loop import Adaptation, in_graph
+from learned_opt.functional import check_proximal
+from learned_opt.names import unknown
 from learned_opt.rules import create_rule, list_rules
-from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.weights import from_pretrained
+from learned_opt.rules.base import UpdateRule
+from learned_opt.support import batches_of
+from learned_opt.weights import from_pretrained, list_pretrained
 
 if TYPE_CHECKING:
     from learned_opt.initializers import Initialization
@@ -33,8 +37,8 @@ def adapt(
     rule: UpdateRule | str | PathLike[str] | None = ...,
     lr: float | Tensor | None = ...,
     steps: int | None = ...,
-    loss: Callable[[Any, Any], Tensor] = ...,
-    initialization: Initialization | None = ...,
+    loss: Callable[[Any, Any], Tensor] | None = ...,
+    initialization: Initialization | str | PathLike[str] | None = ...,
     keep: Iterable[str] = ...,
     only: Iterable[str] | None = ...,
     proximal: float | None = ...,
@@ -51,8 +55,8 @@ def adapt(
     rule: UpdateRule | str | PathLike[str] | None = ...,
     lr: float | Tensor | None = ...,
     steps: int | None = ...,
-    loss: Callable[[Any, Any], Tensor] = ...,
-    initialization: Initialization | None = ...,
+    loss: Callable[[Any, Any], Tensor] | None = ...,
+    initialization: Initialization | str | PathLike[str] | None = ...,
     keep: Iterable[str] = ...,
     only: Iterable[str] | None = ...,
     proximal: float | None = ...,
@@ -68,8 +72,8 @@ def adapt(
     rule: UpdateRule | str | PathLike[str] | None = None,
     lr: float | Tensor | None = None,
     steps: int | None = None,
-    loss: Callable[[Any, Any], Tensor] = nn.functional.cross_entropy,
-    initialization: Initialization | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    initialization: Initialization | str | PathLike[str] | None = None,
     keep: Iterable[str] = (),
     only: Iterable[str] | None = None,
     proximal: float | None = None,
@@ -78,20 +82,24 @@ def adapt(
 ) -> nn.Module | dict[str, Tensor]:
     """Adapt a module to a support set; the module itself does not change.
 
-    It is run in the mode, training or evaluation, that it is in.
+    What runs is a copy, in the mode, training or evaluation, that the module is in. Not for use
+    within transforms of `torch.func` such as vmap.
 
     Args:
         module: any module; what does not require gradients stays as it is.
         support: `(inputs, targets)`, all of it for every step; or a list or a loader of such
-            batches, one a step, again from the first after the last. Inputs that are a tuple or
-            a dict are the module's positional or keyword arguments.
+            batches, one a step, again from the first after the last. Inputs that are a tuple, a
+            list or a dict are the module's positional or keyword arguments.
         rule: an update rule, the name of one without weights ("sgd", "adam"), the name of a
             bundled one, or the path of a weights file. By default the initialisation's, or SGD.
+            By name, one without weights computes in the module's dtype, or float32 if that is less.
         lr: factor on the update. By default the initialisation's, if the rule is too, or the
             rule's own.
         steps: how many; by default what the initialisation was meta-trained for, or 5.
-        loss: `(module output, targets) -> 0-dim`; the mean squared error for regression, say.
-        initialization: where to start; by default where the module stands.
+        loss: `(module output, targets) -> 0-dim`; by default the cross-entropy. The mean squared
+            error for regression, say.
+        initialization: where to start, or the path of a file that says; by default where the
+            module stands.
         keep: see `Initialization.apply_to`.
         only: names, or beginnings of names, of the parameters to adapt; by default those that the
             initialisation was meta-trained to adapt, or all.
@@ -100,16 +108,18 @@ def adapt(
             or without.
         functional: return tensors instead of a module.
         create_graph: with `functional`, make them differentiable by the parameters of the module
-            and the weights of the rule, through all steps.
+            and the weights of the rule, through all steps. Not for modules with activation
+            checkpointing: what is computed anew in the outer backward pass would read other
+            weights.
 
     Returns:
         A copy of the module, adapted; or with `functional` its parameters and buffers by name,
         for `torch.func.functional_call(module, adapted, inputs)`.
 
     Raises:
-        ValueError: nothing to adapt, complex parameters, an argument out of range, or an
-            initialisation that does not fit the module.
-        RuntimeError: the loss is not finite (only without `functional`).
+        ValueError: nothing to adapt, complex parameters, sparse gradients, an argument out of
+            range, or an initialisation that does not fit the module.
+        RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
     """
     if create_graph and not functional:
         raise ValueError("create_graph=True needs functional=True: a module's own are leaves")
@@ -118,139 +128,124 @@ def adapt(
             "create_graph=True differentiates by the module's own parameters: apply the "
             "initialisation to the module first (initialization.apply_to)"
         )
-    if initialization is not None:
-        rule = initialization.rule if rule is None else rule
-        if lr is None and rule is initialization.rule:
-            lr = initialization.lr
-        steps = initialization.steps if steps is None else steps
-        only = initialization.only if only is None else only
-        proximal = initialization.proximal if proximal is None else proximal
-        module = initialization.apply_to(copy.deepcopy(module), keep=keep)
-    steps = STEPS if steps is None else steps
+    if keep and initialization is None:
+        raise ValueError("keep says what an initialisation leaves alone: give initialization, too")
+    with torch.inference_mode(False):
+        if initialization is not None:
+            initialization = _read(initialization)
+            rule = initialization.rule if rule is None else rule
+            if lr is None and rule is initialization.rule:
+                lr = initialization.lr
+            steps = initialization.steps if steps is None else steps
+            only = initialization.only if only is None else only
+            proximal = initialization.proximal if proximal is None else proximal
+        # With `functional` its own tensors, by which one may want to differentiate.
+        shared = _own(module) if functional and initialization is None else {}
+        work = copy.deepcopy(module, {**_activations(module), **shared})
+        if initialization is not None:
+            initialization.apply_to(work, keep=keep)
+        chosen = _chosen(work, only)
+        first = next(iter(chosen.values()))
+        found = _find_rule(rule, first.dtype)
+        training = Adaptation(
+            rule=_on_device_of(found, first, create_graph),
+            lr=found.default_lr if lr is None else _checked_lr(lr),
+            steps=_checked_steps(steps),
+            loss=_cross_entropy if loss is None else loss,
+            proximal=0.0 if proximal is None else check_proximal(proximal),
+            create_graph=create_graph,
+        )
+        batches = (pytree.tree_map_only(Tensor, _normal, batch) for batch in batches_of(support))
+        if functional:
+            return training.of_tensors(work, chosen, batches)
+        training.of_module(work, chosen, batches)
+        return work
+
+
+def _read(initialization: Initialization | str | PathLike[str]) -> Initialization:
+    if isinstance(initialization, (str, os.PathLike)):
+        from learned_opt.initializers import load_initialization  # which imports this file
+
+        return load_initialization(initialization)
+    return initialization
+
+
+def _own(module: nn.Module) -> dict[int, Any]:
+    """Parameters and buffers by id."""
+    return {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+
+
+def _activations(module: nn.Module) -> dict[int, Any]:
+    """What the module has kept of a forward pass, without the graph, which cannot be copied."""
+    kept = (value for part in module.modules() for value in vars(part).values())
+    return {id(value): value.detach() for value in kept if in_graph(value)}
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """Not of inference mode: of those nothing can be differentiated."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
+    if output.dim() > 1 and output.shape[1] == 1:
+        raise ValueError(
+            f"the module's output is {list(output.shape)}, and the cross-entropy of one class is 0 "
+            "whatever it is: give a loss, torch.nn.functional.mse_loss say"
+        )
+    return nn.functional.cross_entropy(output, targets)
+
+
+def _checked_steps(steps: int | None) -> int:
+    try:
+        steps = STEPS if steps is None else operator.index(steps)
+    except TypeError:
+        raise ValueError(f"steps must be a whole number, got {steps!r}") from None
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
-    proximal = 0.0 if proximal is None else check_proximal(proximal)
-    adapted = _train(
-        module,
-        _batches(support),
-        _find_rule(rule),
-        lr,
-        steps,
-        loss,
-        only,
-        proximal,
-        functional,
-        create_graph,
-    )
-    return adapted if functional else _copy_with(module, adapted)
+    return steps
 
 
-def _train(
-    module: nn.Module,
-    batches: Iterator[tuple[Any, Any]],
-    rule: UpdateRule,
-    lr: float | Tensor | None,
-    steps: int,
-    loss: Callable[[Any, Any], Tensor],
-    only: Iterable[str] | None,
-    proximal: float,
-    functional: bool,
-    create_graph: bool,
-) -> dict[str, Tensor]:
-    """Parameters and buffers by name after the steps."""
-    rate = rule.default_lr if lr is None else lr
-    chosen = _chosen(module, only)
-    rule = _on_device_of(rule, next(iter(chosen.values())))
-    rest: dict[str, Tensor] = {k: v for k, v in module.named_parameters() if k not in chosen}
-    buffers = {key: value.clone() for key, value in module.named_buffers()}
-    if not create_graph:
-        chosen = {key: value.detach().clone() for key, value in chosen.items()}
-        rest = {key: value.detach() for key, value in rest.items()}
-    anchors = chosen
-    states = [rule.init_state(value) for value in chosen.values()]
-    planned = torch.full((), float(steps), device=next(iter(chosen.values())).device)
-    for step in range(steps):
-        with torch.enable_grad():
-            if not create_graph:
-                chosen = {k: v.detach().requires_grad_() for k, v in chosen.items()}
-            inputs, targets = next(batches)
-            value = loss(_call(module, {**rest, **chosen, **buffers}, inputs), targets)
-            if proximal:
-                value = value + proximal * half_square_distance(chosen, anchors)
-            gradients = torch.autograd.grad(
-                value,
-                list(chosen.values()),
-                create_graph=create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        if not functional and not bool(torch.isfinite(value)):
-            raise RuntimeError(
-                f"the loss is {float(value.detach())} at step {step + 1} of adaptation: a lower lr "
-                "may help"
-            )
-        with torch.set_grad_enabled(create_graph):
-            moved, states = apply_rule(
-                rule,
-                gradients,
-                list(chosen.values()),
-                states,
-                Context(loss=value.detach(), total_steps=planned),
-                lr=rate,
-            )
-        chosen = dict(zip(chosen, moved, strict=True))
-    return {**rest, **chosen, **buffers}
+def _checked_lr(lr: float | Tensor) -> float | Tensor:
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
+        return lr.reshape(())
+    try:
+        finite = bool(torch.isfinite(torch.tensor(float(lr))))
+    except (TypeError, ValueError):
+        finite = False
+    if not finite or isinstance(lr, str):
+        raise ValueError(f"lr must be a finite number, got {lr!r}")
+    return lr
 
 
-def _call(module: nn.Module, tensors: dict[str, Tensor], inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return functional_call(module, tensors, (), inputs)
-    return functional_call(module, tensors, tuple(inputs) if _several(inputs) else (inputs,))
-
-
-def _several(value: Any) -> bool:
-    return isinstance(value, (tuple, list))
-
-
-def _batches(support: Any) -> Iterator[tuple[Any, Any]]:
-    # A loader gives a batch as a list of two tensors; a list of batches has pairs in it.
-    one = isinstance(support, list) and any(isinstance(part, Tensor) for part in support)
-    if isinstance(support, tuple) or one:
-        if len(support) != 2:
-            raise ValueError(f"support must be (inputs, targets), got {len(support)} parts")
-        return itertools.repeat((support[0], support[1]))
-    return _again_and_again(support)
-
-
-def _again_and_again(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    while True:
-        count = 0
-        for batch in batches:
-            count += 1
-            if not _several(batch) or len(batch) != 2:
-                raise ValueError(
-                    "each batch of support must be a pair (inputs, targets), got "
-                    f"{type(batch).__name__}"
-                )
-            yield batch[0], batch[1]
-        if not count:
-            raise ValueError("support has no batches (an iterator gives them only once)")
-
-
-def _find_rule(rule: UpdateRule | str | PathLike[str] | None) -> UpdateRule:
-    if rule is None:
-        return create_rule("sgd")
+def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype) -> UpdateRule:
     if isinstance(rule, UpdateRule):
         return rule
-    if isinstance(rule, str) and rule in list_rules():
-        created = create_rule(rule)
-        if not list(created.parameters()):
-            return created
-    return from_pretrained(rule)
+    if rule is not None and not isinstance(rule, (str, os.PathLike)):
+        raise ValueError(f"rule must be an UpdateRule, a name or a path, got {rule!r}")
+    name = "sgd" if rule is None else os.fspath(rule)
+    if name in list_pretrained() or os.path.isfile(name) or os.sep in name:
+        return from_pretrained(name)
+    if name not in list_rules():
+        raise ValueError(unknown("rule", name, {*list_rules(), *list_pretrained()}))
+    # Whatever torch.device context the caller is in, and without touching his random numbers.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        created = create_rule(name)
+    if list(created.parameters()):
+        raise ValueError(f"rule {name!r} has weights to be learned: give one that was trained")
+    return created.to(torch.promote_types(torch.float32, dtype))
 
 
-def _on_device_of(rule: UpdateRule, parameter: Tensor) -> UpdateRule:
-    return rule if rule.device == parameter.device else copy.deepcopy(rule).to(parameter.device)
+def _on_device_of(rule: UpdateRule, parameter: Tensor, create_graph: bool) -> UpdateRule:
+    if rule.device == parameter.device:
+        return rule
+    if create_graph and any(weight.requires_grad for weight in rule.parameters()):
+        raise ValueError(
+            f"the rule is on {rule.device} and the module on {parameter.device}: a copy of the "
+            "rule's weights would get no gradient; move the rule"
+        )
+    return copy.deepcopy(rule).to(parameter.device)
 
 
 def _chosen(module: nn.Module, only: Iterable[str] | None) -> dict[str, Tensor]:
@@ -271,11 +266,3 @@ def _chosen(module: nn.Module, only: Iterable[str] | None) -> dict[str, Tensor]:
     if not chosen:
         raise ValueError(f"{type(module).__name__} has no parameter to adapt")
     return chosen
-
-
-def _copy_with(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
-    adapted = copy.deepcopy(module)
-    with torch.no_grad():
-        for name, target in [*adapted.named_parameters(), *adapted.named_buffers()]:
-            target.copy_(tensors[name])
-    return adapted

@@ -11,16 +11,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import higher
+import torch
 from higher.optim import DifferentiableOptimizer
 from torch import Tensor
 
-from learned_opt.functional import apply_rule
+from learned_opt.functional import move, propose, without_autocast
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, State
+
+_Call: TypeAlias = tuple[torch.device, bool, int | None]
+"""Device, `maximize` and `total_steps`."""
+
+_Pending: TypeAlias = tuple[int, int, Tensor, Tensor, State]
+"""Group, position in it, parameter, gradient, state."""
 
 
 class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[misc]
@@ -38,12 +45,17 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
             2016, section 2.1) and the only one that leaves the optimizee differentiated once. Set
             the attribute `second_order` on the object that `innerloop_ctx` gives to change it.
         **kwargs: likewise.
+
+    Raises:
+        ValueError: complex parameters; in `step`, a rule that is not on the parameters' device.
     """
 
     def __init__(
         self, other: LearnedOptimizer, *args: Any, second_order: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(other, *args, **kwargs)
+        if any(p.is_complex() for group in other.param_groups for p in group["params"]):
+            raise ValueError("the bridge to higher takes real parameters only, got complex ones")
         # Not in the groups: higher deep-copies those, and a copied rule gets no gradient.
         self.rule = other.rule
         self.second_order = second_order
@@ -58,36 +70,48 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         return new_params
 
     def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
+        # One call over all groups, as in the optimizer: what a rule shares among tensors is the
+        # same then.
+        calls: dict[_Call, list[_Pending]] = {}
         for index, (group, grads) in enumerate(zip(self.param_groups, grouped_grads, strict=True)):
-            present = {k: grad for k, grad in enumerate(grads) if grad is not None}
-            if not present:
-                continue
-            chosen = list(present)
-            parameters = [group["params"][k] for k in chosen]
-            gradients = list(present.values())
-            if not self.second_order:
-                gradients = [gradient.detach() for gradient in gradients]
-            states = [self._state_of(index, k, group["params"][k]) for k in chosen]
-            total_steps = group["total_steps"]
-            context = Context(
-                loss=self._loss,
-                total_steps=None if total_steps is None else parameters[0].new_tensor(total_steps),
+            for k, gradient in enumerate(grads):
+                if gradient is None:
+                    continue
+                parameter = group["params"][k]
+                gradient = gradient if self.second_order else gradient.detach()
+                state = self._state_of(index, k, parameter)
+                call = (parameter.device, group["maximize"], group["total_steps"])
+                calls.setdefault(call, []).append((index, k, parameter, gradient, state))
+        for call, pending in calls.items():
+            with without_autocast([call[0].type]):
+                self._apply(call, pending)
+
+    def _apply(self, call: _Call, pending: Sequence[_Pending]) -> None:
+        device, maximize, total_steps = call
+        if device != self.rule.device:
+            raise ValueError(
+                f"the rule is on {self.rule.device} and parameters on {device}: move the rule "
+                "(a copy would get no gradient)"
             )
-            moved, new_states = apply_rule(
-                self.rule,
-                gradients,
-                parameters,
-                states,
-                context,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                maximize=group["maximize"],
-            )
-            for k, parameter, state in zip(chosen, moved, new_states, strict=True):
-                group["params"][k] = parameter
-                if not self._track_higher_grads:
-                    state = {key: value.detach() for key, value in state.items()}
-                self.state[index][k] = state
+        planned = None
+        if total_steps is not None:
+            planned = torch.full((), float(total_steps), device=device)
+        deltas, new_states = propose(
+            self.rule,
+            [gradient for *_, gradient, _ in pending],
+            [parameter for _, _, parameter, *_ in pending],
+            [state for *_, state in pending],
+            Context(loss=self._loss, total_steps=planned),
+            maximize=maximize,
+        )
+        for (index, k, parameter, *_), delta, state in zip(
+            pending, deltas, new_states, strict=True
+        ):
+            group = self.param_groups[index]
+            group["params"][k] = move(parameter, delta, group["lr"], group["weight_decay"])
+            if not self._track_higher_grads:
+                state = {key: value.detach() for key, value in state.items()}
+            self.state[index][k] = state
 
     def _state_of(self, group: int, position: int, parameter: Tensor) -> State:
         state: State = self.state[group][position]

@@ -51,6 +51,22 @@ def read_tensors(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, metadata
 
 
+def check_version(path: str | os.PathLike[str], metadata: Mapping[str, str], known: int) -> None:
+    """Check that a file's version is the known one.
+
+    Raises:
+        ValueError: it is another one, or the file does not say; the message names the file.
+    """
+    version = metadata.get("version")
+    if version is None:
+        raise ValueError(f"{path} does not say its format version: it is damaged")
+    if version != str(known):
+        raise ValueError(
+            f"{path} is of format version {version!r}, not {known}: "
+            "a newer version of learned_opt may have written it"
+        )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the target, sync, rename: the target is the old file or the new one, whole.
 

@@ -9,7 +9,8 @@ the unroll of `meta_train` and the bridge to `higher` all call the functions her
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -29,7 +30,7 @@ def apply_rule(
     weight_decay: float | Tensor = 0.0,
     maximize: bool = False,
 ) -> tuple[list[Tensor], list[State]]:
-    """Take one step without changing anything, differentiably.
+    """Take one step without changing anything, differentiably, and in full precision.
 
     Args:
         rule: the update rule.
@@ -44,12 +45,24 @@ def apply_rule(
     Returns:
         New parameters in the dtypes of the old ones, and new states.
     """
-    deltas, new_states = propose(rule, gradients, parameters, states, context, maximize=maximize)
-    moved = [
-        move(parameter, delta, lr, weight_decay)
-        for parameter, delta in zip(parameters, deltas, strict=True)
-    ]
+    with without_autocast({parameter.device.type for parameter in parameters}):
+        deltas, new_states = propose(
+            rule, gradients, parameters, states, context, maximize=maximize
+        )
+        moved = [
+            move(parameter, delta, lr, weight_decay)
+            for parameter, delta in zip(parameters, deltas, strict=True)
+        ]
     return moved, new_states
+
+
+def without_autocast(device_types: Iterable[str]) -> ExitStack:
+    """Leave autocast, as a context: it is for the optimizee, a rule computes in its own dtype."""
+    stack = ExitStack()
+    for device_type in device_types:
+        if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+    return stack
 
 
 def propose(

@@ -9,6 +9,8 @@ or, in a usual training loop, `initialization.apply_to(module)` before the first
 from __future__ import annotations
 
 import json
+import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.adaptation import adapt
-from learned_opt.files import read_tensors, write_tensors
+from learned_opt.files import check_version, read_tensors, write_tensors
 from learned_opt.functional import check_proximal
 from learned_opt.rates import any_rule_name, create_any_rule
 from learned_opt.rules.base import UpdateRule
@@ -37,8 +39,8 @@ class Initialization:
     """Where training starts, and the rule that it was meta-trained with.
 
     Attributes:
-        parameters: values by parameter name; those of a module that are not here keep their own.
-        buffers: values by buffer name.
+        parameters: values by parameter name, all of those of the modules that it is for.
+        buffers: values by buffer name, such as running statistics; a module may have others.
         rule: the update rule that goes with it, if one does.
         lr: the rate that goes with it; None is the rule's own.
         steps: inner steps that it is meant for.
@@ -47,7 +49,8 @@ class Initialization:
         card: what it was meta-trained on, what was measured.
 
     Raises:
-        ValueError: a `proximal` that is not a finite number of at least 0.
+        ValueError: an `lr` that is not a finite number, `steps` that are not a whole number of at
+            least 0, `only` that is a text, a `proximal` that is not finite and at least 0.
     """
 
     parameters: Mapping[str, Tensor]
@@ -60,9 +63,30 @@ class Initialization:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what nobody could adapt with."""
+        """Refuse what nobody could adapt with, and make plain numbers of those of other kinds."""
+        if self.lr is not None:
+            object.__setattr__(self, "lr", _number(self.lr))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", _count(self.steps))
+        if isinstance(self.only, str):
+            raise ValueError(f"only must be names or beginnings of names, got {self.only!r}")
+        if self.only is not None:
+            object.__setattr__(self, "only", tuple(self.only))
         if self.proximal is not None:
             check_proximal(self.proximal)
+
+    @classmethod
+    def of(cls, module: nn.Module, **fields: Any) -> Initialization:
+        """Where a module stands: copies of its parameters and of the buffers that it saves.
+
+        Args:
+            module: any module.
+            **fields: the other attributes, `rule`, `lr`, `steps` and so on.
+        """
+        saved = module.state_dict().keys()
+        buffers = {k: v.detach().clone() for k, v in module.named_buffers() if k in saved}
+        parameters = {k: v.detach().clone() for k, v in module.named_parameters()}
+        return cls(**{"parameters": parameters, "buffers": buffers, **fields})
 
     def apply_to(self, module: M, *, keep: Iterable[str] = ()) -> M:
         """Write the values into a module, and leave everything else of it as it is.
@@ -77,12 +101,18 @@ class Initialization:
 
         Raises:
             ValueError: the module has parameters that are not here, or the other way round, or
-                shapes differ, or `keep` is a text in place of names. Nothing has changed then.
+                shapes differ, or the module is on the meta device, or `keep` is a text in place
+                of names, or has one that nothing begins with. Nothing has changed then.
         """
         if isinstance(keep, str):
             raise ValueError(f"keep must be names or beginnings of names, got the text {keep!r}")
         kept = tuple(keep)
         pairs = self._pairs(module, kept)
+        if any(target.is_meta for target, _ in pairs):
+            raise ValueError(
+                f"{type(module).__name__} is on the meta device and holds no values: move it with "
+                "to_empty(device=...) first"
+            )
         with torch.no_grad():
             for target, value in pairs:
                 target.copy_(value)
@@ -95,6 +125,12 @@ class Initialization:
         # A module may have buffers that nobody learned, such as counters.
         present = {key: value for key, value in buffers.items() if key in self.buffers}
         problems += _differences("buffer", present, self.buffers, kept)
+        names = {*named, *buffers, *self.parameters, *self.buffers}
+        problems += [
+            f"keep has {prefix!r}, with which no name begins"
+            for prefix in kept
+            if not any(name.startswith(prefix) for name in names)
+        ]
         if problems:
             raise ValueError(
                 f"the initialisation does not fit {type(module).__name__}: {'; '.join(problems)} "
@@ -123,6 +159,27 @@ def _differences(
     return problems
 
 
+def _number(value: Any) -> float:
+    """As a plain float: not of numpy or torch, which a file could not hold."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"lr must be a finite number, got {value!r}")
+    return number
+
+
+def _count(value: Any) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise ValueError(f"steps must be a whole number of at least 0, got {value!r}")
+    return count
+
+
 def _list(names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -136,7 +193,8 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
         path: where to; an existing file is replaced.
 
     Raises:
-        ValueError: its rule's class is not registered, so nobody could load the file.
+        ValueError: its rule's class is not registered, so nobody could load the file, or the card
+            or the rule's settings are not for JSON.
         OSError: the disk is full or the folder cannot be written; the old file is as it was.
     """
     tensors = {f"parameters/{k}": v for k, v in initialization.parameters.items()}
@@ -156,9 +214,12 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
     metadata = {
         "version": str(VERSION),
         "names": json.dumps(list(initialization.parameters)),  # a file sorts them
-        "facts": json.dumps(facts),
-        "card": json.dumps(dict(initialization.card)),
     }
+    for key, value in (("facts", facts), ("card", dict(initialization.card))):
+        try:
+            metadata[key] = json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the {key} of the initialisation cannot be saved: {error}") from None
     write_tensors(Path(path), tensors, FORMAT, metadata)
 
 
@@ -170,12 +231,7 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
         ValueError: damaged, truncated, or not a file of ours; the message names it.
     """
     tensors, metadata = read_tensors(Path(path), FORMAT)
-    version = metadata.get("version", "")
-    if version != str(VERSION):
-        raise ValueError(
-            f"{path} is of format version {version!r}, not {VERSION}: "
-            "a newer version of learned_opt may have written it"
-        )
+    check_version(path, metadata, VERSION)
     parts: dict[str, dict[str, Tensor]] = {"parameters": {}, "buffers": {}, "rule": {}}
     try:
         for key, value in tensors.items():
@@ -192,8 +248,9 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
             proximal=facts.get("proximal"),
             card=json.loads(metadata["card"]),
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        lacks = "it lacks " if isinstance(error, KeyError) else ""
+        reason = lacks + " ".join(str(error).split())
         raise ValueError(
             f"{path} does not hold an initialisation that this version knows: {reason}"
         ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from learned_opt import optimizer_state, sharding
 from learned_opt.chunks import pack
-from learned_opt.functional import move, propose
+from learned_opt.functional import move, propose, without_autocast
 from learned_opt.guard import UpdateGuard
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.updates import PendingUpdate
@@ -146,10 +145,7 @@ class LearnedOptimizer(Optimizer):
             group = update.group
             key = (update.parameter.device, group["maximize"], group["total_steps"])
             by_call.setdefault(key, []).append(update)
-        with ExitStack() as stack:
-            for device_type in {device.type for device, _, _ in by_call}:
-                if torch.amp.is_autocast_available(device_type):
-                    stack.enter_context(torch.autocast(device_type, enabled=False))
+        with without_autocast({device.type for device, _, _ in by_call}):
             for (device, maximize, total_steps), updates in by_call.items():
                 seen_loss = 0.0 if loss is None and self._only_makes_state(updates) else loss
                 context = _context(seen_loss, total_steps, device)

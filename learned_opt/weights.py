@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.files import read_tensors, write_tensors
+from learned_opt.files import check_version, read_tensors, write_tensors
 from learned_opt.names import unknown
 from learned_opt.rules import create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
@@ -134,12 +134,7 @@ def _load_bundled(path: Path) -> UpdateRule:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = read_tensors(path, FORMAT)
-    version = metadata.get("version", "")
-    if version != str(VERSION):
-        raise ValueError(
-            f"{path} is of format version {version!r}, not {VERSION}: "
-            "a newer version of learned_opt may have written it"
-        )
+    check_version(path, metadata, VERSION)
     return tensors, metadata
 
 

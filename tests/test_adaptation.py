@@ -172,7 +172,7 @@ def test_inputs_by_name():
         ({"only": ["head"]}, ValueError, "no parameter to adapt begins with 'head'"),
         ({"proximal": -1.0}, ValueError, "proximal must be finite and at least 0, got -1.0"),
         ({"create_graph": True}, ValueError, "needs functional=True"),
-        ({"rule": "sdg"}, ValueError, "unknown pretrained rule 'sdg'"),
+        ({"rule": "sdg"}, ValueError, "unknown rule 'sdg'; did you mean 'sgd'"),
         ({"lr": 1e30, "steps": 9}, RuntimeError, "a lower lr may help"),
     ],
 )

@@ -105,3 +105,40 @@ def test_without_tracking_no_graph_is_kept_from_step_to_step(rule):
             diffopt.step(model_loss(fast))
         states = [value for k in range(4) for value in diffopt.state[0][k].values()]
     assert not any(value.requires_grad for value in states)
+
+
+def test_groups_share_what_the_rule_shares_among_tensors():
+    torch.manual_seed(0)
+    rule = make_rule("step-size-lstm", spread=0.3).double()
+    results = []
+    for bridged in (False, True):
+        model = make_model(torch.float64)
+        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters()}]
+        optimizer = LearnedOptimizer(groups, lr=0.1, rule=rule, total_steps=100)
+        if bridged:
+            with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+                for _ in range(4):
+                    diffopt.step(model_loss(fast, torch.float64))
+                results.append([p.detach() for p in fast.parameters()])
+        else:
+            train(model, optimizer, 4)
+            results.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_refuses_what_would_be_stepped_wrongly():
+    model = torch.nn.Linear(3, 2, dtype=torch.complex64)
+    optimizer = LearnedOptimizer(model.parameters())
+    with (
+        pytest.raises(ValueError, match="real parameters only"),
+        higher.innerloop_ctx(model, optimizer),
+    ):
+        pass
+    with torch.device("meta"):
+        model, x = torch.nn.Linear(3, 2), torch.zeros(4, 3)
+    optimizer = LearnedOptimizer(model.parameters())
+    with (
+        pytest.raises(ValueError, match="the rule is on cpu and parameters on meta"),
+        higher.innerloop_ctx(model, optimizer) as (fast, diffopt),
+    ):
+        diffopt.step(fast(x).sum())

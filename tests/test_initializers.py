@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from conftest import initialization_of, make_model, make_rule, same, weights
 from torch import nn
 
 from learned_opt import create_rule, save_rule
-from learned_opt.initializers import load_initialization, save_initialization
+from learned_opt.files import write_tensors
+from learned_opt.initializers import Initialization, load_initialization, save_initialization
 from learned_opt.rates import MetaSGD
 
 
@@ -99,6 +101,20 @@ def test_bad_files_are_refused_by_name(tmp_path):
     path.write_bytes(b"{}")
     with pytest.raises(ValueError, match="damaged"):
         load_initialization(path)
+    whole = {"version": "1", "names": "[]", "facts": '{"lr": 0.1, "steps": 1}', "card": "{}"}
+    ruled = '{"lr": 0.1, "steps": 1, "rule": "sgd", "settings": {}, "dtype": "foo"}'
+    for change, message in (
+        ({"version": None}, "does not say its format version"),
+        ({"version": "2"}, "a newer version"),
+        ({"facts": None}, "it lacks 'facts'"),
+        ({"facts": '{"lr": "hi", "steps": 1}'}, "lr must be a finite number, got 'hi'"),
+        ({"facts": ruled}, "has no attribute 'foo'"),
+    ):
+        header = {key: value for key, value in {**whole, **change}.items() if value is not None}
+        write_tensors(path, {}, "learned_opt.initialization", header)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_initialization(path)
+        assert str(path) in str(caught.value)
 
 
 def test_a_rule_that_nobody_could_load_is_not_saved(tmp_path):
@@ -113,3 +129,54 @@ def test_a_rule_that_nobody_could_load_is_not_saved(tmp_path):
 def test_names_to_keep_are_not_a_text():
     with pytest.raises(ValueError, match="keep must be names"):
         initialization_of(make_model()).apply_to(make_model(seed=2), keep="2.")
+
+
+def test_of_a_module_takes_the_buffers_that_it_saves(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    module.register_buffer("scratch", torch.zeros(2), persistent=False)
+    module(torch.randn(9, 3))
+    learned = Initialization.of(module, lr=0.1, steps=3)
+    save_initialization(learned, tmp_path / "a.safetensors")
+    fresh = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    load_initialization(tmp_path / "a.safetensors").apply_to(fresh)
+    x = torch.randn(4, 3)
+    assert torch.equal(fresh(x), module.eval()(x))
+    assert "scratch" not in learned.buffers
+    with torch.no_grad():
+        module[0].weight.zero_()
+    assert learned.parameters["0.weight"].abs().sum() > 0
+
+
+def test_numbers_of_other_kinds_become_plain_ones(tmp_path):
+    learned = Initialization.of(
+        nn.Linear(3, 2), lr=torch.tensor(0.5), steps=np.int64(3), only=["weight"]
+    )
+    assert (learned.lr, learned.steps, learned.only) == (0.5, 3, ("weight",))
+    assert type(learned.lr) is float and type(learned.steps) is int
+    save_initialization(learned, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
+        ({"lr": float("inf")}, "lr must be a finite number, got inf"),
+        ({"steps": -3}, "steps must be a whole number of at least 0, got -3"),
+        ({"steps": 1.5}, "steps must be a whole number of at least 0, got 1.5"),
+        ({"only": "head."}, "only must be names or beginnings of names, got 'head.'"),
+    ],
+)
+def test_fields_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Initialization.of(nn.Linear(3, 2), **fields)
+
+
+def test_what_cannot_be_applied_or_saved_is_named(tmp_path):
+    learned = Initialization.of(nn.Linear(3, 2), card={"loss": torch.zeros(())})
+    with pytest.raises(ValueError, match=r"keep has 'haed\.', with which no name begins"):
+        learned.apply_to(nn.Linear(3, 2), keep=["haed."])
+    with torch.device("meta"), pytest.raises(ValueError, match="Linear is on the meta device"):
+        learned.apply_to(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="the card of the initialisation cannot be saved"):
+        save_initialization(learned, tmp_path / "a.safetensors")

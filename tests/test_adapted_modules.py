@@ -1,0 +1,268 @@
+"""`adapt` on modules that keep things, compute anew, are shared: what a plain loop would give."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from conftest import make_batch, make_model, same, weights
+from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from learned_opt import LearnedOptimizer, create_rule
+from learned_opt.initializers import Initialization, adapt, save_initialization
+
+mse = nn.functional.mse_loss
+
+
+class Keeps(nn.Module):
+    """Keeps an activation, counts in Python, and assigns a buffer anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(4))
+        self.seen, self.calls = None, 0
+
+    def forward(self, x):
+        self.seen = self.first(x)
+        self.mean = 0.9 * self.mean + 0.1 * self.seen.detach().mean(0)
+        self.calls += 1
+        return self.second(torch.relu(self.seen - self.mean))
+
+
+class Recomputes(nn.Module):
+    """Its middle is not stored for the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.c(checkpoint(lambda x: self.b(self.a(x).tanh()).tanh(), x, use_reentrant=False))
+
+
+def plain_loop(model, support, steps, lr):
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        mse(model(support[0]), support[1]).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("build", [Keeps, Recomputes])
+def test_is_the_plain_loop(build, functional):
+    torch.manual_seed(0)
+    model, support = build().double(), make_batch(torch.float64)
+    before = copy.deepcopy(model.state_dict())
+    expected = plain_loop(model, support, 4, 0.3).state_dict()
+    found = adapt(model, support, lr=0.3, steps=4, loss=mse, functional=functional)
+    found = found if functional else found.state_dict()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12)
+    assert same(list(model.state_dict().values()), list(before.values()))
+
+
+def test_what_a_module_keeps_stays_out_of_the_users_and_can_be_copied():
+    model = Keeps()
+    model(make_batch()[0])  # the user's own activation, with its graph
+    seen, calls = model.seen, model.calls
+    for functional in (False, True):
+        adapted = adapt(model, make_batch(), steps=3, loss=mse, functional=functional)
+        assert model.seen is seen and model.calls == calls and model.mean.abs().sum() > 0
+        copy.deepcopy(adapted)
+        if not functional:
+            assert adapted.calls == calls + 3
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_threads_can_adapt_one_module(functional):
+    model, support = make_model(), make_batch()
+    own = list(model.parameters())
+    before = weights(model)
+
+    def work():
+        for _ in range(60):
+            adapt(model, support, lr=0.1, loss=mse, functional=functional)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(a is b for a, b in zip(own, model.parameters(), strict=True))
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("name", ["momentum", "adam", "digits-lstm"])
+def test_a_parameter_without_a_gradient_stays_as_in_the_optimizer(name, functional):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x, left):
+            return (self.left if left else self.right)(x)
+
+    torch.manual_seed(0)
+    model, (x, y) = Heads(), make_batch()
+    batches = [((x, True), y), ((x, False), y)]
+    found = adapt(model, batches, rule=name, steps=4, loss=mse, functional=functional)
+    found = found if functional else dict(found.named_parameters())
+    expected = copy.deepcopy(model)
+    rule = name if name == "digits-lstm" else create_rule(name)
+    optimizer = LearnedOptimizer(expected.parameters(), rule=rule, total_steps=4)
+    for inputs, targets in batches * 2:
+        optimizer.zero_grad()
+        mse(expected(*inputs), targets).backward()
+        optimizer.step()
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(found[key], value)
+
+
+def test_in_inference_mode_and_whatever_the_device_context():
+    model, support = make_model(), make_batch()
+    expected = weights(adapt(model, support, steps=2, loss=mse))
+    with torch.inference_mode():
+        inside = [part.clone() for part in support]  # cannot be differentiated themselves
+        assert same(weights(adapt(model, inside, steps=2, loss=mse)), expected)
+    with torch.device("meta"):
+        assert same(weights(adapt(model, support, steps=2, loss=mse)), expected)
+
+
+def test_no_random_number_is_drawn():
+    for rule in ("sgd", "step-size-lstm", "digits-lstm"):
+        torch.manual_seed(0)
+        expected = torch.rand(1)
+        torch.manual_seed(0)
+        adapt(make_model_quietly(), make_batch(), rule=rule, steps=1, loss=mse)
+        assert torch.equal(torch.rand(1), expected)
+
+
+def make_model_quietly():
+    with torch.random.fork_rng():
+        return make_model()
+
+
+def test_a_rule_by_name_computes_in_the_modules_precision():
+    model, support = make_model(torch.float64), make_batch(torch.float64)
+    found = weights(adapt(model, support, rule="sgd", lr=0.1, steps=3, loss=mse))
+    expected = weights(plain_loop(model, support, 3, 0.1))
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_rules_own_network_is_not_run_in_autocast(functional):
+    x, _ = make_batch()
+
+    class Bowl(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.linspace(-1, 1, 5))
+
+        def forward(self, x):
+            return (self.w**2).sum()
+
+    def run():
+        settings = {"rule": "digits-lstm", "steps": 5, "functional": functional}
+        found = adapt(Bowl(), (x, x), loss=lambda out, _: out, **settings)
+        return found["w"] if functional else found.w.detach()
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(), expected)
+
+
+def test_says_what_is_wrong_with_the_outcome():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            return (self.w**2).sum().sqrt()
+
+    def output(out, _):
+        return out
+
+    with pytest.raises(RuntimeError, match="parameter 'w' is not finite after 1 steps"):
+        adapt(Root(), (torch.zeros(1), None), loss=output, steps=1)
+    support = (torch.full((8, 3), torch.nan), make_batch()[1])
+    with pytest.raises(RuntimeError, match="nan at step 1 of adaptation: look at the support set"):
+        adapt(make_model(), support, loss=mse)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "gated-lstm"}, "rule 'gated-lstm' has weights to be learned"),
+        ({"rule": torch.optim.SGD}, "rule must be an UpdateRule, a name or a path"),
+        ({"steps": "3"}, "steps must be a whole number, got '3'"),
+        ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
+        ({"lr": float("nan")}, "lr must be a finite number, got nan"),
+        ({"lr": torch.zeros(4)}, r"a tensor lr must have one element, got shape \(4,\)"),
+        ({"loss": lambda out, y: 1.0}, "loss must return a 0-dim tensor, got float"),
+        ({"loss": lambda out, y: out}, r"0-dim tensor, got shape \[8, 2\]"),
+        ({"loss": lambda out, y: y.sum()}, "the loss does not depend on any parameter"),
+        ({"keep": ["2."]}, "keep says what an initialisation leaves alone"),
+    ],
+)
+def test_names_the_culprit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        adapt(make_model(), make_batch(), **{"loss": mse, **settings})
+
+
+def test_supports_that_would_be_misread_are_refused():
+    x, y = make_batch()
+    with pytest.raises(ValueError, match="TensorDataset, which gives single examples"):
+        adapt(make_model(), torch.utils.data.TensorDataset(x, y), loss=mse)
+    with pytest.raises(ValueError, match="got a list of 3 parts"):
+        adapt(make_model(), iter([[x, y, y]]), loss=mse)
+    with pytest.raises(ValueError, match="the cross-entropy of one class is 0"):
+        adapt(nn.Linear(3, 1), (x, y[:, :1]))
+    sparse = nn.Embedding(5, 2, sparse=True)
+    with pytest.raises(ValueError, match="the gradient of parameter 'weight' is sparse"):
+        adapt(sparse, (torch.arange(5), torch.zeros(5, 2)), loss=mse)
+
+
+def test_a_packed_sequence_is_one_input():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.GRU(3, 2, batch_first=True)
+
+        def forward(self, packed):
+            return self.net(packed)[1][0]
+
+    packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    model = Reads()
+    adapted = adapt(model, (packed, torch.zeros(2, 2)), lr=0.1, loss=mse)
+    assert mse(adapted(packed), torch.zeros(2, 2)) < mse(model(packed), torch.zeros(2, 2))
+
+
+def test_a_rule_elsewhere_is_refused_where_its_weights_are_to_be_learned():
+    with torch.device("meta"):
+        model, support = nn.Linear(3, 2), (torch.zeros(8, 3), torch.zeros(8, 2))
+    rule = create_rule("gated-lstm")
+    with pytest.raises(ValueError, match="the rule is on cpu and the module on meta"):
+        adapt(model, support, rule=rule, loss=mse, functional=True, create_graph=True)
+
+
+def test_an_initialisation_by_path(tmp_path):
+    start = make_model(seed=2)
+    save_initialization(Initialization.of(start, steps=0), tmp_path / "start.safetensors")
+    path = tmp_path / "start.safetensors"
+    for given in (path, str(path)):
+        assert same(
+            weights(adapt(make_model(), make_batch(), initialization=given)), weights(start)
+        )
+    tensors = adapt(make_model(), make_batch(), initialization=path, functional=True)
+    assert same(list(tensors.values()), weights(start))
+    moved = functional_call(make_model(), tensors, (make_batch()[0],))
+    assert torch.equal(moved, start(make_batch()[0]))
