@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable
@@ -114,7 +115,9 @@ def adapt(
 
     Returns:
         A copy of the module, adapted; or with `functional` its parameters and buffers by name,
-        for `torch.func.functional_call(module, adapted, inputs)`.
+        for `torch.func.functional_call(module, adapted, inputs)`. Running statistics are those of
+        the passes before each step: pass the support set once more, in training mode, for those
+        at the adapted weights.
 
     Raises:
         ValueError: nothing to adapt, complex parameters, sparse gradients, an argument out of
@@ -210,11 +213,7 @@ def _checked_lr(lr: float | Tensor) -> float | Tensor:
         if lr.numel() != 1:
             raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
         return lr.reshape(())
-    try:
-        finite = bool(torch.isfinite(torch.tensor(float(lr))))
-    except (TypeError, ValueError):
-        finite = False
-    if not finite or isinstance(lr, str):
+    if isinstance(lr, str) or not math.isfinite(lr):
         raise ValueError(f"lr must be a finite number, got {lr!r}")
     return lr
 

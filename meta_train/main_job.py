@@ -21,6 +21,7 @@ from meta_train.checkpoint import list_checkpoints
 from meta_train.config import EvaluateSettings, MainConfig
 from meta_train.evaluate import Column, compare, total_steps
 from meta_train.ranks import ProcessLost, Ranks, joined
+from meta_train.run_folders import claim_folder
 from meta_train.seeding import derive_seed
 from meta_train.stopping import Interrupted, NotLearning
 from meta_train.tasks import Family, create_task
@@ -175,14 +176,12 @@ def evaluate(
 
 def _run_folder(config: MainConfig) -> Path:
     if config.out is None:
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        folder = Path("runs") / f"{stamp}_{config.task}_{config.rule}_seed{config.train.seed}"
-    else:
-        folder = config.out
-        if not config.resume and list_checkpoints(folder / "checkpoints"):
-            raise FileExistsError(
-                f"{folder} already holds a run: add --resume true, or give another --out"
-            )
+        return claim_folder(f"{config.task}_{config.rule}_seed{config.train.seed}")
+    folder = config.out
+    if not config.resume and list_checkpoints(folder / "checkpoints"):
+        raise FileExistsError(
+            f"{folder} already holds a run: add --resume true, or give another --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

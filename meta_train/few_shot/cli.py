@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
         run(config, write_config)
     except (Interrupted, KeyboardInterrupt, NotLearning, ValueError, OSError) as error:
         status, text = verdict(error)
+        if isinstance(error, KeyboardInterrupt):  # with something to go on with, it is Interrupted
+            text = "\nstopped at once, before there was anything to go on with"
         print(text, file=sys.stderr)
         return status
     return 0

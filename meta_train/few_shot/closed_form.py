@@ -52,6 +52,11 @@ class RidgeHead(EpisodeMethod):
         self.scale = nn.Parameter(torch.tensor(scale))
         self.bias = nn.Parameter(torch.zeros(()))
 
+    @property
+    def solved_parameters(self) -> int:
+        """W, `[features, ways]`."""
+        return self.features * self.ways
+
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeMethod`."""
         weights = ridge(support, self.one_hot(labels, support), self.log_strength.exp())
@@ -87,6 +92,11 @@ class SVMHead(EpisodeMethod):
         self.c = c
         self.iterations = iterations
         self.scale = nn.Parameter(torch.tensor(scale))
+
+    @property
+    def solved_parameters(self) -> int:
+        """W, `[features, ways]`."""
+        return self.features * self.ways
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeMethod`."""

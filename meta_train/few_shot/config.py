@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -15,6 +15,7 @@ from learned_opt.names import look_up
 from meta_train.few_shot.row import Row
 from meta_train.few_shot.rows import get_row, list_rows
 from meta_train.settings import TrainSettings
+from meta_train.tasks.data.omniglot import DRAWINGS
 from meta_train.tasks.omniglot_episodes import OmniglotEpisodes
 from meta_train.tasks.sine import Sine
 
@@ -49,10 +50,11 @@ class FewShotConfig:
         ways: classes of an episode; sine curves have none.
         shots: support examples (of a class); by default 10 points or 1 image.
         queries: query examples (of a class) in training; by default 10 points or 5 images.
-        test_queries: query examples (of a class) in testing; by default 100 points or 15 images.
+        test_queries: query examples (of a class) in testing; by default 100 points, or 15 images,
+            or what the support leaves of a class's 20.
         row_settings: changes of the row, as in {"inner_lr": 0.1} (meta_train/few_shot/row.py).
-        task_settings: settings of the episodes, as in {"hidden": 32} (meta_train/tasks/sine.py and
-            omniglot_episodes.py).
+        task_settings: settings of the episodes, as in {"hidden": [64, 64]} (meta_train/tasks/
+            sine.py) or {"hidden": 32} (omniglot_episodes.py).
         train: further settings of meta-training, as in {"lr": 0.001} (meta_train/settings.py).
         outer_steps: updates of the meta-parameters; by default as a row says, or 3000 on sine
             curves and 10000 on characters: short beside the papers' 30000 and more.
@@ -62,15 +64,15 @@ class FewShotConfig:
         validate: episodes of validation (the validation alphabets, other sine curves) every
             train.validate_every outer steps; of the averaged weights the best are kept. With 0
             there is none, and the last average is kept.
-        steps: inner steps after which it is judged; by default 0 to 10 on sine curves, and 0, 1 and
-            the row's own on characters.
+        steps: inner steps after which it is judged, as in [0,1,5]; by default 0 to 10 on sine
+            curves, and 0, 1 and the row's own on characters.
         begin: an initialization.safetensors that learned initialisations begin with (but for a head
             of other classes); by default each row begins as it says, and what it says is taken from
             this job if it is among its rows, or else trained first, by its own settings.
         seed: of everything that is drawn.
         device: "cpu", "cuda", ...; by default the GPU where there is one.
         threads: of torch.
-        folder: where Omniglot's archives are; by default the user's cache folder.
+        folder: where Omniglot's archives are; by default what LEARNED_OPT_DATA says.
         download: let torchvision fetch them if they are missing.
         out: the run folder; by default a new one under runs/.
         resume: go on with the run in `out` from its newest checkpoint.
@@ -130,6 +132,10 @@ class FewShotConfig:
         ):
             object.__setattr__(self, field_name, _typed(kind, getattr(self, field_name), known))
         _typed("setting of training", self.row_settings.get("outer", {}), TrainSettings)
+        for name in self.rows:
+            self._check_row(name)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.validate < 0:
             raise ValueError(f"validate must be at least 0, got {self.validate}")
         for name in ("patience", "validate_every"):
@@ -144,6 +150,21 @@ class FewShotConfig:
             raise ValueError(f"steps must be numbers of at least 0, got {list(self.steps)}")
         if self.resume and self.out is None:
             raise ValueError("resume needs out=FOLDER, the run to go on with")
+
+    def _check_row(self, name: str) -> None:
+        """Refuse changes that make no row, or one that needs itself."""
+        seen: list[str] = []
+        needed: str | None = name
+        while needed is not None:
+            if needed in seen:
+                raise ValueError(f"rows need one another: {' -> '.join([*seen, needed])}")
+            seen.append(needed)
+            row = get_row(needed)
+            if needed in self.rows:
+                row = replace(row, **self.row_settings)
+            if self.data == "sine" and row.method is not None:
+                raise ValueError(f"method {row.method!r} only classifies: it has no sine curves")
+            needed = row.uses if row.trained_on == "nothing" else row.begins_with
 
     @property
     def rows(self) -> list[str]:
@@ -164,8 +185,9 @@ class FewShotConfig:
         given = self.test_queries if testing else self.queries
         if given is not None:
             return given
-        usual = (10, 100) if self.data == "sine" else (5, 15)
-        return usual[testing]
+        if self.data == "sine":
+            return 100 if testing else 10
+        return max(1, min(15, DRAWINGS - self.support)) if testing else 5
 
 
 def _typed(kind: str, given: dict[str, Any], known: type) -> dict[str, Any]:

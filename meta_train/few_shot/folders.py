@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import time
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from meta_train.checkpoint import list_checkpoints
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.train import row_of
+from meta_train.run_folders import claim_folder
 
-CONFIG, TABLE = "config.yaml", "table.json"
+CONFIG, TABLE, BEGIN = "config.yaml", "table.json", "begins_with.json"
+MOST_NAMES = 4
+"""Rows that a folder's name has; of more it has the number."""
 
 
 def job_folder(config: FewShotConfig) -> Path:
-    """The run folder of a job; it need not be there yet.
+    """The run folder of a job: one that is made now, or `out`, which need not be there yet.
 
     Raises:
         FileExistsError: it holds a run, and `resume` was not asked for.
         ValueError: `resume` was asked for, and it holds none, or one of other rows.
     """
     if config.out is None:
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        rows = config.row.replace(",", "+")
-        return Path("runs") / f"{stamp}_few-shot_{config.data}_{rows}_seed{config.seed}"
+        names = config.rows if len(config.rows) <= MOST_NAMES else [f"{len(config.rows)}-rows"]
+        return claim_folder(f"few-shot_{config.data}_{'+'.join(names)}_seed{config.seed}")
     found = config.out.glob("**/checkpoints")
     begun = [checkpoints.parent for checkpoints in found if list_checkpoints(checkpoints)]
+    if begun and not (config.out / CONFIG).exists():
+        raise FileExistsError(
+            f"{config.out} holds runs of other jobs, as in {begun[0]}: give another --out"
+        )
     if begun and not config.resume:
         raise FileExistsError(
             f"{config.out} already holds a run: go on with it ({resume_arguments(config.out)}), or "
@@ -52,7 +58,8 @@ def row_folder(config: FewShotConfig, folder: Path, name: str) -> Path:
 
 def resume_arguments(folder: Path) -> str:
     """What goes on with the run in a folder."""
-    return f"--config {folder / CONFIG} --out {folder} --resume true"
+    config, out = shlex.quote(str(folder / CONFIG)), shlex.quote(str(folder))
+    return f"--config {config} --out {out} --resume true"
 
 
 def _places(config: FewShotConfig) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,33 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from learned_opt.files import write_atomically
 from learned_opt.initializers import Initialization, load_initialization, save_initialization
 from meta_train import report
+from meta_train.checkpoint import list_checkpoints
 from meta_train.device import choose_device
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation
-from meta_train.few_shot.folders import CONFIG, TABLE, job_folder, resume_arguments, row_folder
+from meta_train.few_shot.folders import (
+    BEGIN,
+    CONFIG,
+    TABLE,
+    job_folder,
+    resume_arguments,
+    row_folder,
+)
 from meta_train.few_shot.picture import draw_sine
 from meta_train.few_shot.row import Row
 from meta_train.few_shot.table import as_json, render
-from meta_train.few_shot.train import Trained, judge, make_trainer, row_of, take, test_task
+from meta_train.few_shot.train import (
+    Trained,
+    judge,
+    make_trainer,
+    row_of,
+    take,
+    test_task,
+    train_task,
+)
 from meta_train.seeding import generator
 from meta_train.stopping import Interrupted, NotLearning
 from meta_train.tasks.base import Tensors
@@ -48,18 +66,37 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
         NotLearning: outer steps keep being of no use; the checkpoint is written.
     """
-    began = time.monotonic()
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    several = len(config.rows) > 1
     folder = job_folder(config)
+    try:
+        return _run(config, write_config, device, folder)
+    except KeyboardInterrupt:
+        if not any(map(list_checkpoints, folder.glob("**/checkpoints"))):
+            raise
+        stopped = f"stopped at once; go on with {resume_arguments(folder)}"
+        raise Interrupted(stopped) from None
+    finally:
+        if config.out is None:
+            with suppress(OSError):  # what is refused leaves no empty folder behind
+                folder.rmdir()
+
+
+def _run(
+    config: FewShotConfig,
+    write_config: Callable[[Path], object],
+    device: torch.device,
+    folder: Path,
+) -> Path:
+    began = time.monotonic()
+    several = len(config.rows) > 1
     done: dict[str, tuple[Trained, Evaluation]] = {}
-    table = json.loads((folder / TABLE).read_text())["rows"] if (folder / TABLE).exists() else {}
+    table = _read_table(folder / TABLE) if config.resume else {}
     job = _Job(config, device, folder, lambda: write_config(folder / CONFIG))
     for name in config.rows:
         own = row_folder(config, folder, name)
         trained = take(name, job.trained(name, own), config)
-        trained.facts["begins_with"] = job.beginnings.get(name)
+        trained.facts["begins_with"] = job.beginning(name)
         evaluation = judge(trained, config, device)
         done[name] = trained, evaluation
         _leave(config, trained, evaluation, own)
@@ -103,6 +140,11 @@ class _Job:
         self.trainers: dict[str, MetaTrainer] = {}
         self.beginnings: dict[str, dict[str, Any]] = {}
 
+    def beginning(self, name: str) -> dict[str, Any] | None:
+        """What a row's training, or that of the one that it uses, has begun with."""
+        used = row_of(name, self.config).uses or name
+        return self.beginnings.get(name) or self.beginnings.get(used)
+
     def trained(self, name: str, folder: Path, config: FewShotConfig | None = None) -> MetaTrainer:
         """The trainer of a row, or of the row that it uses, which has trained.
 
@@ -129,6 +171,9 @@ class _Job:
         return self.trained(name, folder / name, config)
 
     def _begin(self, name: str, row: Row, folder: Path, config: FewShotConfig) -> Tensors | None:
+        if config.resume and (folder / BEGIN).exists():
+            self.beginnings[name] = json.loads((folder / BEGIN).read_text())
+            return None  # it is in the checkpoint
         if config.begin is not None:
             self.beginnings[name] = {"file": str(config.begin)}
             return dict(load_initialization(config.begin).parameters)
@@ -149,6 +194,7 @@ class _Job:
         for split in ("test", "validation") if config.validate else ("test",):
             task = test_task(row_of(name, config), config, split=split)
             task.sample(generator("a look"), self.device)
+        train_task(row_of(name, config), config).sample(generator("a look"), self.device)
         trainer = make_trainer(name, config, self.device, None, begin)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.folder = folder
@@ -156,6 +202,9 @@ class _Job:
             trainer.resume()
         if not self.trainers:
             self.write_config()
+        if name in self.beginnings:
+            text = json.dumps(self.beginnings[name])
+            write_atomically(folder / BEGIN, text.encode())
         _say(f"{name}: run folder {folder}   (watch: tensorboard --logdir {folder})")
         try:
             trainer.train(progress=config.progress)
@@ -166,6 +215,14 @@ class _Job:
             f"{trainer.diverged} diverged runs, {trainer.descent.skipped} skipped steps"
         )
         return trainer
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """The rows that a job has done."""
+    try:
+        return dict(json.loads(path.read_text())["rows"]) if path.exists() else {}
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path} is damaged: delete it, and rows are tested again") from None
 
 
 def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, folder: Path) -> None:

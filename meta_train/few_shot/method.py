@@ -19,8 +19,8 @@ class EpisodeMethod(nn.Module):
     through `torch.func.vmap` over episodes.
 
     Where statistics of the batch normalise, they are those of support and query images together,
-    as in the code of Snell et al. 2017; with batch_norm="support", in evaluation mode, those of the
-    support images alone.
+    as in the training of Snell et al.'s code (its test takes running averages); with
+    batch_norm="support", in evaluation mode, those of the support images alone.
 
     Args:
         network: its body embeds.
@@ -33,6 +33,11 @@ class EpisodeMethod(nn.Module):
         self.body = network.body
         self.features = network.head.in_features
         self.ways = ways
+
+    @property
+    def solved_parameters(self) -> int:
+        """How many weights are found anew for each episode."""
+        return 0
 
     def forward(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """The loss, 0-dim, and the scores `[queries, ways]`, of an episode."""

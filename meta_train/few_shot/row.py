@@ -93,6 +93,20 @@ class Row:
         """Refuse a row that says nothing."""
         look_up("initialisation", self.initialization, dict.fromkeys(INITIALIZATIONS))
         look_up("thing to train on", self.trained_on, dict.fromkeys(TRAINED_ON))
+        for name in ("train_steps", "test_steps", "stored_heads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("train_shots", "inner_batch", "meta_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.trained_on == "classes" and self.initialization != "body":
+            raise ValueError(
+                'a row that is trained on "classes" has a head of all of them, which no episode '
+                'has: set initialization to "body"'
+            )
+        if self.trained_on == "nothing" and self.uses is None:
+            raise ValueError('a row that is trained on "nothing" must say whose training it uses')
         if self.stored_heads and (self.method is not None or self.trained_on != "episodes"):
             raise ValueError("stored_heads needs a row with inner steps that trains on episodes")
 
@@ -121,7 +135,8 @@ class Row:
     @property
     def transductive(self) -> bool:
         """Whether a query image's class depends on the other query images."""
-        return self.batch_norm == "batch"
+        # Relation networks normalise all pairs with one another, whatever the embedding does.
+        return self.batch_norm == "batch" or self.method == "relation"
 
     def train_task(
         self, ways: int, shots: int, **settings: Any

@@ -52,7 +52,8 @@ def split_characters(
         split_by: "alphabet" or "character".
 
     Raises:
-        ValueError: an unknown split, or no character is in it.
+        ValueError: an unknown split, no character is in it, or by alphabet a background alphabet
+            is missing.
     """
     look_up("split", split, dict.fromkeys(SPLITS))
     look_up("way to split", split_by, dict.fromkeys(SPLIT_BY))
@@ -70,6 +71,12 @@ def _alphabets_of(present: set[str], split: str) -> set[str]:
     written = written_splits()["background"]
     background = {name for names in written.values() for name in names}
     others = present - background
+    if missing := sorted(background - present):
+        more = f"; instead there is {', '.join(sorted(others)[:3])}" if others else ""
+        raise ValueError(
+            f"the split by alphabet needs all {len(background)} background alphabets, but "
+            f"{', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''} is missing{more}"
+        )
     if not others:
         return set(written[split])
     if split == "test":

@@ -88,31 +88,31 @@ def render(rows: Mapping[str, tuple[Trained, Evaluation]], title: str) -> str:
         lines.append(f"{first.metric + ' after':<27}{heads}")
         for name, (trained, evaluation) in rows.items():
             cells = [
-                _cell(evaluation, _own(trained, evaluation) if column is None else column)
+                _cell(evaluation, trained.row.test_steps if column is None else column)
                 for column in columns
             ]
             lines.append(f"{name:<27}" + "".join(f"{cell:>13}" for cell in cells))
+    for name, (_, evaluation) in rows.items():
+        if evaluation.diverged:
+            lines.append(
+                f"{name}: {evaluation.diverged} of {evaluation.episodes} episodes diverged, and "
+                "stand still since"
+            )
     scale = "in percent, " if first.metric == "accuracy" else ""
     lines.append(f"{scale}mean and 95% interval over {first.episodes} episodes")
     return "\n".join(lines)
 
 
 def _columns(rows: Mapping[str, tuple[Trained, Evaluation]]) -> list[int | None]:
-    """Numbers of steps that all rows have; None is each row's own."""
+    """Numbers of steps; None is each row's own."""
     every = [set(evaluation.steps) for _, evaluation in rows.values()]
-    longest = max(every, key=len)
-    if all(one == longest for one in every):
-        shared = sorted(longest)
-        if len(shared) <= SHOWN:
-            return list(shared)
+    judged = sorted(set().union(*every))
+    if len(judged) <= SHOWN:
+        return list(judged)
+    if all(one == every[0] for one in every):
         # The first, the last, and some between, early ones rather.
-        return [step for step in (shared[0], shared[1], shared[len(shared) // 2], shared[-1])]
-    return [*(step for step in (0, 1) if any(step in one for one in every)), None]
-
-
-def _own(trained: Trained, evaluation: Evaluation) -> int:
-    """The number of steps that a row is meant for, or the nearest that was judged."""
-    return min(evaluation.steps, key=lambda steps: abs(steps - trained.row.test_steps))
+        return [step for step in (judged[0], judged[1], judged[len(judged) // 2], judged[-1])]
+    return [*(step for step in (0, 1) if step in judged), None]
 
 
 def _head(column: int | None) -> str:

@@ -200,9 +200,10 @@ def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
         "skipped_steps": trainer.descent.skipped,
         "inner_steps": {"training": list(settings.horizons), "testing": row.test_steps},
         "inner_lr": row.inner_lr,
+        "episodes_of": _episodes_of(task),
         "transductive": row.transductive and config.data == "omniglot",
         "device": str(trainer.device),
-        "adapted_parameters": _count(row.start(task)[1]) if row.method is None else 0,
+        "adapted_parameters": _adapted(row, task),
         "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
         "train": asdict(settings),
         "validation": _validation(trainer, config),
@@ -216,6 +217,18 @@ def _validation(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, Any] |
         return None
     error = trainer.best_value
     return {"episodes": config.validate, "error": error if math.isfinite(error) else None}
+
+
+def _episodes_of(task: EpisodeTask | ScoredEpisodes) -> dict[str, Any]:
+    """Settings of test episodes and of their network, but for where the data lies."""
+    own = task.task if isinstance(task, ScoredEpisodes) else task
+    return {k: v for k, v in asdict(own).items() if k not in ("folder", "download")}
+
+
+def _adapted(row: Row, task: EpisodeTask | ScoredEpisodes) -> int:
+    if isinstance(task, ScoredEpisodes):
+        return task.module.solved_parameters
+    return _count(row.start(task)[1])
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:

@@ -154,6 +154,15 @@ def test_unknown_splits_are_refused(split, split_by):
         split_characters(["Greek"], ["character01"], split, split_by)
 
 
+def test_the_split_by_alphabet_needs_the_alphabets_that_it_names():
+    names = [name for part in written_splits()["background"].values() for name in part]
+    others = ["Hellenic" if name == "Greek" else name for name in names]
+    with pytest.raises(ValueError, match="Greek is missing; instead there is Hellenic"):
+        split_characters(others, ["character01"] * len(others), "test", "alphabet")
+    with pytest.raises(ValueError, match="needs all 30 background alphabets, but .* and more"):
+        split_characters(["Mine"], ["character01"], "test", "alphabet")
+
+
 def test_real_characters_of_splits_are_disjoint():
     folder = data_folder()
     sizes = {}

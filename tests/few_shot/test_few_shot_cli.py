@@ -64,7 +64,7 @@ def test_one_row_leaves_everything_in_its_folder(tmp_path, capsys):
     assert learned.card["results"] == found["results"]
     assert learned.rule is not None and learned.steps == 10
     x = torch.linspace(-1, 1, 5).unsqueeze(1)
-    module = adapt(SineNetwork((4,)), (x, x.sin()), initialization=learned)
+    module = adapt(SineNetwork((4,)), (x, x.sin()), initialization=learned, loss=mse_loss)
     assert module(x).shape == (5, 1)
     assert main([*TINY, "--config", str(out / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
     assert rows_of(tmp_path / "b")["meta-sgd"]["results"] == found["results"]
@@ -268,17 +268,74 @@ def test_seeds_begin_with_other_initialisations():
     assert torch.equal(phis[0], phis[1]) and not torch.equal(phis[0], phis[2])
 
 
-def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
-    values = torch.full((1, 4), 0.5)
-    rows = {
-        name: (
-            Trained(name, get_row(name), None, {}, {}),
-            Evaluation("accuracy", (steps,), values, 0),
+def judged(metric="accuracy", diverged=0, **rows):
+    """Rows as they come out of testing, by name: the steps at which they were judged."""
+    return {
+        name.replace("_", "-"): (
+            Trained(name, get_row(name.replace("_", "-")), None, {}, {}),
+            Evaluation(metric, steps, torch.full((len(steps), 4), 0.5), diverged),
         )
-        for name, steps in (("maml", 3), ("prototypical", 0))
+        for name, steps in rows.items()
     }
-    table = render(rows, "title")
-    assert "-" not in [line.split()[-1] for line in table.splitlines()[3:5]]
+
+
+def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
+    few = render(judged(maml=(3,), prototypical=(0,)), "title").splitlines()
+    assert few[2].split() == ["accuracy", "after", "0", "steps", "3", "steps"]
+    assert few[3].split() == ["maml", "-", "50.0+-0.0"]
+    assert few[4].split() == ["prototypical", "50.0+-0.0", "-"]
+    many = render(judged(maml=(0, 1, 3), imaml=(0, 1, 16), reptile=(0, 1, 50)), "title")
+    lines = many.splitlines()
+    assert lines[2].endswith("its steps") and all("-" not in line.split() for line in lines[3:6])
+    # Step 3 was not judged, so nothing is shown for maml's own.
+    other = render(judged(maml=(0, 1, 2, 4, 20), reptile=(0, 50)), "title").splitlines()
+    assert other[3].split()[-1] == "-" and other[4].split()[-1] == "50.0+-0.0"
+
+
+def test_the_table_says_how_many_episodes_diverged():
+    for rows in (judged(maml=(1,), diverged=3), judged(maml=(1,), anil=(1,), diverged=3)):
+        assert "maml: 3 of 4 episodes diverged, and stand still since" in render(rows, "title")
+    assert "diverged" not in render(judged(maml=(1,)), "title")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--row_settings", '{"test_steps": -1}'], "test_steps must be at least 0, got -1"),
+        (["--row_settings", '{"train_shots": 0}'], "train_shots must be at least 1, got 0"),
+        (["--row_settings", '{"trained_on": "classes"}'], 'set initialization to "body"'),
+        (["--row_settings", '{"trained_on": "nothing"}'], "must say whose training it uses"),
+        (["--row_settings", '{"method": "relation"}'], "method 'relation' only classifies"),
+        (["--row_settings", '{"begins_with": "maml"}'], "need one another: maml -> maml"),
+        (
+            ["--row", "maml,anil", "--row_settings", '{"begins_with": "anil"}'],
+            "rows need one another: maml -> anil -> anil",
+        ),
+        (["--seed", "99999999999999999999"], "seed must be from 0 to 2**63 - 1"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused_before_anything_is_done(given, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main([*TINY, *given, "--out", str(out)])
+    assert stop.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("shots", "queries"), [(1, 15), (5, 15), (6, 14), (19, 1)])
+def test_query_images_are_what_the_support_leaves(shots, queries):
+    assert FewShotConfig(data="omniglot", shots=shots).query(testing=True) == queries
+
+
+def test_a_file_says_what_it_was_tested_on(tmp_path, characters):
+    given = [*TINY, "--data", "omniglot", "--row", "prototypical", "--ways", "3"]
+    given += ["--task_settings", '{"hidden": 2}', "--train", '{"runs": 2}', "--test_queries", "3"]
+    assert main([*given, "--out", str(tmp_path / "run")]) == 0
+    card = load_initialization(tmp_path / "run" / "initialization.safetensors").card
+    told = card["episodes_of"]
+    assert (told["hidden"], told["ways"], told["queries"]) == (2, 3, 3)
+    assert (told["split"], told["split_by"], told["part"]) == ("test", "alphabet", "background")
+    assert "folder" not in told
 
 
 def test_what_was_written_of_an_evaluation_is_read_again():

@@ -1,6 +1,8 @@
 """Few-shot jobs that are broken off, go on, or begin with what others have learned."""
 
 import os
+import shlex
+import shutil
 import signal
 
 import torch
@@ -9,6 +11,8 @@ from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
 from learned_opt.initializers import load_initialization
 from meta_train.checkpoint import list_checkpoints
 from meta_train.cli import main
+from meta_train.few_shot.config import FewShotConfig
+from meta_train.few_shot.folders import job_folder
 from meta_train.tasks.sine import Sine
 
 CPU = torch.device("cpu")
@@ -158,3 +162,64 @@ def test_a_run_that_time_has_ended_takes_no_further_step_when_it_is_resumed(tmp_
     assert 0 < before["maml"]["outer_steps"] < 100_000
     assert main([*given, "--resume", "true"]) == 0
     assert rows_of(tmp_path / "run") == before
+
+
+def test_jobs_that_begin_at_once_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("meta_train.run_folders.time.strftime", lambda _: "now")
+    name = "few-shot_sine_maml_seed0"
+    for expected in (f"now_{name}", f"now_{name}_2", f"now_{name}_3"):
+        assert main([*TINY, *SMALL_SINE]) == 0
+        assert (tmp_path / "runs" / expected / "table.json").exists()
+    assert main([*TINY, "--begin", "none.safetensors"]) == 2  # an empty one goes
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    many = FewShotConfig(row="all", progress=False)
+    assert job_folder(many).name == "now_few-shot_sine_21-rows_seed0"
+
+
+def test_an_interruption_of_testing_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "a folder"
+    with monkeypatch.context() as patch:
+        patch.setattr("meta_train.few_shot.job.judge", interrupted)
+        assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
+    again = shlex.split(capsys.readouterr().err.split("go on with ")[1])
+    assert main(["few-shot", *again]) == 0  # word for word
+    assert rows_of(out)["maml"]["outer_steps"] == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("meta_train.few_shot.job.make_trainer", interrupted)
+        assert main([*TINY, *SMALL_SINE, "--out", str(tmp_path / "b")]) == 130
+    assert "before there was anything to go on with" in capsys.readouterr().err
+
+
+def test_what_a_run_began_with_is_remembered(tmp_path):
+    maml = ["--row", "maml", "--out", str(tmp_path / "maml")]
+    assert main([*TINY, *SMALL_SINE, *maml]) == 0
+    start = tmp_path / "maml" / "initialization.safetensors"
+    given = [*TINY, *SMALL_SINE, "--row", "anil", "--out", str(tmp_path / "run")]
+    assert main([*given, "--begin", str(start)]) == 0
+    before = rows_of(tmp_path / "run")
+    assert before["anil"]["begins_with"] == {"file": str(start)}
+    start.unlink()
+    for further in ([], ["--begin", str(tmp_path / "other.safetensors")]):
+        assert main([*given, *further, "--resume", "true"]) == 0
+        assert rows_of(tmp_path / "run") == before
+
+
+def test_what_lies_in_a_folder_is_not_taken_for_the_jobs_own(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 0
+    assert main([*TINY, *SMALL_SINE, "--out", str(tmp_path)]) == 2  # a folder of runs
+    assert "holds runs of other jobs, as in" in capsys.readouterr().err
+    table = out / "table.json"
+    whole = table.read_text()
+    for damaged in (whole[:30], "[]"):
+        table.write_text(damaged)
+        assert main([*TINY, *SMALL_SINE, "--out", str(out), "--resume", "true"]) == 2
+        assert f"{table} is damaged" in " ".join(capsys.readouterr().err.split())
+    table.write_text(whole)
+    shutil.rmtree(out / "checkpoints")
+    assert main([*TINY, *SMALL_SINE, "--row", "anil", "--out", str(out)]) == 0
+    assert list(rows_of(out)) == ["anil"]  # not what another job had left

@@ -194,6 +194,19 @@ def test_svm_bound_is_active_in_these_tests():
 # All methods.
 
 
+def test_closed_forms_count_the_weights_that_they_solve_for():
+    solved = {
+        name: made(make_network("conv4", 5, hidden=2), ways=5) for name, made in METHODS.items()
+    }
+    found = {name: one.solved_parameters for name, one in solved.items()}
+    weights = ridge(torch.ones(7, solved["r2d2"].features), torch.ones(7, 5), torch.ones(()))
+    assert found == {
+        **dict.fromkeys(METHODS, 0),
+        "r2d2": weights.numel(),
+        "metaoptnet": weights.numel(),
+    }
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("batch_norm", ["batch", "support"])
 def test_every_method_is_the_same_under_vmap_and_has_finite_gradients(name, batch_norm):

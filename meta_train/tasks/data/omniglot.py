@@ -94,8 +94,8 @@ def read_omniglot(
     try:
         with _opened(path) as drawings:
             return _cached(part, size, path, expected, drawings, progress)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError) as error:
-        # Pillow takes a broken PNG for an OSError or a SyntaxError.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        # A RuntimeError: the archive is encrypted.
         raise _damaged(path, error, expected) from error
 
 
@@ -103,7 +103,7 @@ def read_omniglot(
 class _Drawings:
     """Where drawings are: names `alphabet/character/drawing.png`, and what tells two apart."""
 
-    marks: Mapping[str, int]
+    marks: Mapping[str, int | tuple[int, int]]
     read: Callable[[str], bytes]
     close: Callable[[], None]
 
@@ -116,17 +116,21 @@ class _Drawings:
 
 def _opened(path: Path) -> _Drawings:
     if path.is_dir():
-        files = {_name(p.relative_to(path).as_posix()): p for p in path.glob("*/*/*.png")}
-        marks = {name: p.stat().st_size for name, p in files.items()}
+        found = (p for p in path.glob("*/*/*.png") if not p.name.startswith("."))
+        files = {_name(p.relative_to(path).as_posix()): p for p in found}
+        stats = {name: p.stat() for name, p in files.items()}
+        marks = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
         return _Drawings(marks, lambda name: files[name].read_bytes(), lambda: None)
     archive = zipfile.ZipFile(path)
     inside = {
         _name(item.filename): item
         for item in archive.infolist()
-        if item.filename.endswith(".png") and "__MACOSX" not in item.filename
+        if item.filename.endswith(".png")
+        and "__MACOSX" not in item.filename
+        and not PurePosixPath(item.filename).name.startswith(".")
     }
-    marks = {name: item.CRC for name, item in inside.items()}
-    return _Drawings(marks, lambda name: archive.read(inside[name]), archive.close)
+    crcs = {name: item.CRC for name, item in inside.items()}
+    return _Drawings(crcs, lambda name: archive.read(inside[name]), archive.close)
 
 
 def _name(path: str) -> str:
@@ -184,7 +188,7 @@ def _cached(
             desc=f"reading Omniglot, {part}",
             unit="image",
             dynamic_ncols=True,
-            disable=not progress,
+            disable=None if progress else True,  # None: where nobody watches
         ) as bar:
             images = np.empty((len(by_character), DRAWINGS, size, size), np.uint8)
             for row, names in enumerate(by_character.values()):
@@ -197,7 +201,10 @@ def _cached(
 
 
 def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) -> np.ndarray:
-    image = Image.open(io.BytesIO(content)).convert("L")
+    try:
+        image = Image.open(io.BytesIO(content)).convert("L")
+    except (OSError, SyntaxError) as error:  # either may be Pillow's word for a broken PNG
+        raise _damaged(path, f"{name} is no drawing ({error})", expected) from error
     if image.size != (PIXELS, PIXELS):
         raise _damaged(path, f"{name} is {image.size}, not {PIXELS} x {PIXELS} pixels", expected)
     if size != PIXELS:

@@ -135,7 +135,10 @@ def without(name):
     [
         (without("Latin"), "it holds 1 alphabets with 2 characters, not 2 alphabets with 3"),
         (without("Latin/character01/0002_20"), "Latin/character01 has 19 drawings, not 20"),
-        ({**drawings(), "Latin/character01/0002_20.png": b"GIF"}, "cannot identify image"),
+        (
+            {**drawings(), "Latin/character01/0002_20.png": b"GIF"},
+            "0002_20.png is no drawing .cannot identify image",
+        ),
         (
             {**drawings(), "Latin/character01/0002_20.png": drawing(1, 1, size=90)},
             r"0002_20.png is \(90, 90\), not 105 x 105 pixels",
@@ -147,6 +150,27 @@ def test_incomplete_and_damaged_drawings_are_named(tmp_path, content, message, z
     path = write(tmp_path, content, zipped=zipped)
     with pytest.raises(ValueError, match=f"{path.name} is damaged: .*{message}"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_file_system_adds_is_no_drawing(tmp_path, zipped):
+    expected = read(tmp_path / "a") if write(tmp_path / "a", drawings(), zipped=zipped) else None
+    write(tmp_path / "b", {**drawings(), "Latin/character01/._0002_20.png": b"?"}, zipped=zipped)
+    assert (read(tmp_path / "b").images == expected.images).all()
+
+
+def test_drawings_that_change_places_are_read_anew(tmp_path):
+    write(tmp_path, drawings(), zipped=False)
+    before = read(tmp_path)
+    first, second = (
+        next(tmp_path.rglob(f"{name}/*_01.png")) for name in ("character01", "character02")
+    )
+    one, other = first.read_bytes(), second.read_bytes()
+    size = max(len(one), len(other))  # of equal size, as sizes alone would not tell
+    first.write_bytes(other.ljust(size, b"\0"))
+    second.write_bytes(one.ljust(size, b"\0"))
+    after = read(tmp_path)
+    assert not (after.images == before.images).all()
 
 
 def test_a_truncated_or_corrupted_archive_is_named_with_its_checksum(tmp_path):
