@@ -135,6 +135,44 @@ def test_the_learned_rule_is_below_fixed_steps_as_readme_says(points):
     assert all(learned[step] < other[step] for other in fixed for step in range(1, 11))
 
 
+def test_what_readme_says_of_pairs_was_measured():
+    paired, text = measured("sine")["paired"], " ".join(README.split())
+
+    def said(points, other):
+        shares = [row["lower"] for row in paired[points][other]]
+        return f"on {min(shares):.0%} to {max(shares):.0%}"
+
+    assert f"from 1 to 10, {said('10', 'maml')} of the curves" in text
+    assert f"and from 5 points {said('5', 'maml')}" in text
+    assert f"From 5 points it is below the control's {said('5', 'maml-further')}" in text
+    for points in ("10", "5"):
+        assert all(row["difference"] > row["interval"] for row in paired[points]["maml"])
+    medians = [(row["median"], row["other_median"]) for row in paired["10"]["maml-further"]]
+    assert all(own == pytest.approx(other, rel=0.05) for own, other in medians[3:])
+    assert all(own < 0.99 * other for own, other in medians[:3])
+
+
+def test_what_readme_says_of_learned_rates_was_measured():
+    rows = measured("sine")["10"]
+    names = ("learned-gated-lstm", "meta-sgd", "layer-step-rates")
+    gates, single, stepwise = (
+        {one["steps"]: one["mean"] for one in rows[name]["results"]} for name in names
+    )
+    assert single[1] < gates[1] and all(stepwise[step] < gates[step] for step in (4, 5, 6))
+    assert single[10] is None or single[10] > 10
+    assert stepwise[10] is None or stepwise[10] > gates[10]
+
+
+def test_the_picture_is_of_the_outer_steps_that_readme_says():
+    rows = measured("sine")["10"]
+    steps = {name: row["outer_steps"] for name, row in rows.items()}
+    assert all(
+        steps[name] == pytest.approx(70_000, rel=0.01) for name in ("maml", "fomaml", "anil")
+    )
+    others = ("maml-further", "learned-gated-lstm", "reptile-sgd", "layer-step-rates")
+    assert all(steps[name] == 3000 for name in others) and steps["meta-sgd"] == 21_000
+
+
 def test_what_readme_says_of_omniglot_was_measured():
     cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
     cell = cells["maml", 5, 1]
