@@ -57,22 +57,36 @@ def test_a_rule_that_reads_the_loss_is_given_it():
     assert not same(*moved)
 
 
-@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"maximize": True}])
-def test_options_of_the_groups_are_honoured(rule, options):
-    rule.double()
+def in_both_drivers(rule, *lrs, steps, **options):
+    """Parameters after training a layer a group, by the optimizer itself and by `higher`."""
     results = []
     for differentiable in (False, True):
         model = make_model(torch.float64)
-        groups = [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[2].parameters()}]
-        optimizer = LearnedOptimizer(groups, lr=0.1, rule=rule, total_steps=100, **options)
+        layers = (model[0], model[2])
+        groups = [
+            {"params": layer.parameters(), "lr": lr} for layer, lr in zip(layers, lrs, strict=True)
+        ]
+        optimizer = LearnedOptimizer(groups, rule=rule, total_steps=100, **options)
         if differentiable:
             with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
-                for _ in range(3):
+                for _ in range(steps):
                     diffopt.step(model_loss(fast, torch.float64))
                 results.append([p.detach() for p in fast.parameters()])
         else:
-            train(model, optimizer, 3)
+            train(model, optimizer, steps)
             results.append([p.detach() for p in model.parameters()])
+    return results
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"maximize": True}])
+def test_options_of_the_groups_are_honoured(rule, options):
+    results = in_both_drivers(rule.double(), 0.2, 0.1, steps=3, **options)
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_groups_share_what_the_rule_shares_among_tensors():
+    rule = make_rule("step-size-lstm", spread=0.3).double()
+    results = in_both_drivers(rule, 0.1, 0.1, steps=4)
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
@@ -105,25 +119,6 @@ def test_without_tracking_no_graph_is_kept_from_step_to_step(rule):
             diffopt.step(model_loss(fast))
         states = [value for k in range(4) for value in diffopt.state[0][k].values()]
     assert not any(value.requires_grad for value in states)
-
-
-def test_groups_share_what_the_rule_shares_among_tensors():
-    torch.manual_seed(0)
-    rule = make_rule("step-size-lstm", spread=0.3).double()
-    results = []
-    for bridged in (False, True):
-        model = make_model(torch.float64)
-        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters()}]
-        optimizer = LearnedOptimizer(groups, lr=0.1, rule=rule, total_steps=100)
-        if bridged:
-            with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
-                for _ in range(4):
-                    diffopt.step(model_loss(fast, torch.float64))
-                results.append([p.detach() for p in fast.parameters()])
-        else:
-            train(model, optimizer, 4)
-            results.append([p.detach() for p in model.parameters()])
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 def test_refuses_what_would_be_stepped_wrongly():
