@@ -214,6 +214,11 @@ class _Job:
             f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} min, "
             f"{trainer.diverged} diverged runs, {trainer.descent.skipped} skipped steps"
         )
+        if config.validate and trainer.outer_step <= trainer.settings.validate_every:
+            _say(
+                f"{name}: validated only once, at the end, so that nothing was picked: "
+                f"train.validate_every is {trainer.settings.validate_every}"
+            )
         return trainer
 
 

@@ -104,3 +104,11 @@ def test_an_error_that_is_no_number_is_left_out_of_the_table(tmp_path):
         "episodes": 2,
         "error": None,
     }
+
+
+@pytest.mark.parametrize(("every", "said"), [(3, True), (2, False)])
+def test_a_single_validation_is_said_to_pick_nothing(tmp_path, capsys, every, said):
+    given = [*TINY, "--task_settings", '{"hidden": [4]}', "--validate", "4"]
+    given += ["--train", json.dumps({"runs": 3, "validate_every": every})]
+    assert main([*given, "--out", str(tmp_path / "run")]) == 0
+    assert ("validated only once" in capsys.readouterr().out) == said
