@@ -106,6 +106,7 @@ def run_cell(name, setting, args):
         run_cell(partner, setting, args)
         ((_, facts),) = json.loads((folder / partner / "table.json").read_text())["rows"].items()
         settings["outer_steps"] = facts["outer_steps"]
+        settings["max_minutes"] = LONGEST * minutes_of(partner, setting, args)
     run_job(folder / name, lambda: given(name, settings, args))
 
 

@@ -32,14 +32,16 @@ is, and how it differs from its paper, stands [below the tables](#rows).
   MAML's code; batch statistics. Transductive rows normalise query images with one another, as
   MAML's and Reptile's published figures do: test episodes have 5 query images of each class.
 - **Outer training.** Adam with betas 0.9 and 0.99, a warm-up of 20 steps, a cosine down to 5% of
-  the rate and gradients clipped at 1 (Reptile: SGD, linear, not clipped); what is tested is the
-  moving average of the weights with decay 0.98. The papers' rates are mostly constant, half of
-  ours, and they test the last weights. Learned rules have a fifth of MAML's outer rate, which was
-  chosen when a larger one had undone what MAML had learned; nothing else was tuned for this table.
+  the rate and gradients clipped at 1 (meta-lstm at its paper's 0.25; Reptile: SGD, linear, not
+  clipped); what is tested is the moving average of the weights with decay 0.98. The papers' rates
+  are mostly constant, half of ours, and they test the last weights. Learned rules have a fifth of
+  MAML's outer rate, which was chosen when a larger one had undone what MAML had learned; nothing
+  else was tuned for this table.
 - **Accuracy** is the mean over test episodes with its 95% interval, in percent; one seed. Cells of
-  a setting are alike in minutes, not in outer steps, and most are far from converged: they say how
-  a row learns in that time, not which method is better. Minutes are of training; after a plus those
-  of the MAML that a row begins with. Inner steps are those of testing.
+  a setting are alike in minutes, but for maml, and not in outer steps (maml-further alone takes as
+  many as learned-gated-lstm); most are far from converged: they say how a row learns in that time,
+  not which method is better. Minutes are of training; after a plus those of the MAML that a row
+  begins with. Inner steps are those of testing.
 - **Published** figures are the papers', with the ± that they give: a 95% interval over test tasks
   where it is said what it is. "Below" is what is missing, in points.
 """

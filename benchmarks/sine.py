@@ -171,7 +171,7 @@ def merge(measured, shots, args):
             "lr": facts["train"]["lr"],
             "minutes": facts["minutes"],
             "begins_with": ROWS[name].on_sine().begins_with,
-            "train_steps": facts["inner_steps"]["training"],
+            "train_steps": facts["train"]["horizons"],
             "episodes": facts["episodes"],
             "results": facts["results"],
         }

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from learned_opt.adaptation_loop import Adaptation, in_graph
+from learned_opt.adaptation_loop import Adaptation
 from learned_opt.functional import check_proximal
+from learned_opt.mirroring import kept_in_graph, mirror
 from learned_opt.names import unknown
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
@@ -98,7 +99,8 @@ def adapt(
             rule's own.
         steps: how many; by default what the initialisation was meta-trained for, or 5.
         loss: `(module output, targets) -> 0-dim`; by default the cross-entropy. The mean squared
-            error for regression, say.
+            error for regression, say. It must not read what a forward pass leaves in `module`: a
+            copy runs. Return it with the output.
         initialization: where to start, or the path of a file that says; by default where the
             module stands.
         keep: see `Initialization.apply_to`.
@@ -142,9 +144,13 @@ def adapt(
             steps = initialization.steps if steps is None else steps
             only = initialization.only if only is None else only
             proximal = initialization.proximal if proximal is None else proximal
-        # With `functional` its own tensors, by which one may want to differentiate.
-        shared = _own(module) if functional and initialization is None else {}
-        work = copy.deepcopy(module, {**_activations(module), **shared})
+        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+            raise ValueError("adapt takes modules that run in Python, got a ScriptModule")
+        if functional:  # with its own tensors, by which one may want to differentiate
+            work = mirror(module, {} if initialization is None else _copies(module))
+        else:
+            kept = {id(value): value.detach().clone() for value in kept_in_graph(module)}
+            work = copy.deepcopy(module, kept)
         if initialization is not None:
             initialization.apply_to(work, keep=keep)
         chosen = _chosen(work, only)
@@ -173,15 +179,9 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
     return initialization
 
 
-def _own(module: nn.Module) -> dict[int, Any]:
-    """Parameters and buffers by id."""
-    return {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-
-
-def _activations(module: nn.Module) -> dict[int, Any]:
-    """What the module has kept of a forward pass, without the graph, which cannot be copied."""
-    kept = (value for part in module.modules() for value in vars(part).values())
-    return {id(value): value.detach() for value in kept if in_graph(value)}
+def _copies(module: nn.Module) -> dict[int, Tensor]:
+    """Copies of parameters and buffers by the id of the original."""
+    return {id(value): copy.deepcopy(value) for value in (*module.parameters(), *module.buffers())}
 
 
 def _normal(tensor: Tensor) -> Tensor:
@@ -224,9 +224,11 @@ def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype
     if rule is not None and not isinstance(rule, (str, os.PathLike)):
         raise ValueError(f"rule must be an UpdateRule, a name or a path, got {rule!r}")
     name = "sgd" if rule is None else os.fspath(rule)
-    if name in list_pretrained() or os.path.isfile(name) or os.sep in name:
+    if name in list_pretrained() or os.sep in name or os.path.splitext(name)[1]:
         return from_pretrained(name)
     if name not in list_rules():
+        if os.path.isfile(name):
+            return from_pretrained(name)
         raise ValueError(unknown("rule", name, {*list_rules(), *list_pretrained()}))
     # Whatever torch.device context the caller is in, and without touching his random numbers.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from learned_opt.functional import apply_rule, half_square_distance
+from learned_opt.mirroring import let_go_of_graphs
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.support import arguments_of
 
@@ -39,8 +40,12 @@ class Adaptation:
         self, module: nn.Module, chosen: dict[str, Tensor], batches: Iterator[tuple[Any, Any]]
     ) -> None:
         """Train the chosen parameters of a module in place."""
+        ours = {id(value) for value in chosen.values()}
+        rest = [p for p in module.parameters() if p.requires_grad and id(p) not in ours]
         for own in module.parameters():
             own.grad = None
+        for own in rest:  # for a while: what they lead to need not be differentiated
+            own.requires_grad_(False)
         anchors = {key: value.detach().clone() for key, value in chosen.items()}
         states = self._states(chosen)
         for step in range(self.steps):
@@ -55,16 +60,16 @@ class Adaptation:
             with torch.no_grad():
                 for key, moved in self._move(chosen, gradients, states, value).items():
                     chosen[key].copy_(moved)
+            torch.clear_autocast_cache()  # of what they were
         for key, parameter in chosen.items():
             if not bool(torch.isfinite(parameter).all()):
                 raise RuntimeError(
                     f"parameter {key!r} is not finite after {self.steps} steps of adaptation: a "
                     "lower lr may help, if its gradient is finite"
                 )
-        for part in module.modules():  # activations that it has kept, with the graph behind them
-            for kept in (vars(part), part._buffers):
-                ours = {key: value for key, value in kept.items() if in_graph(value)}
-                kept.update({key: value.detach() for key, value in ours.items()})
+        for parameter in rest:
+            parameter.requires_grad_(True)
+        let_go_of_graphs(module)
 
     def of_tensors(
         self, module: nn.Module, chosen: dict[str, Tensor], batches: Iterator[tuple[Any, Any]]
@@ -101,16 +106,19 @@ class Adaptation:
         """The loss at a batch, and its gradients by the chosen tensors; None is without."""
         positional, named = arguments_of(batch[0])
         value = _checked_loss(self.loss(module(*positional, **named), batch[1]))
+        needed = value.requires_grad
         if self.proximal:
             value = value + self.proximal * half_square_distance(chosen, anchors)
-        if not value.requires_grad:
+        gradients: Sequence[Tensor | None] = ()
+        if needed:
+            gradients = torch.autograd.grad(
+                value, list(chosen.values()), create_graph=self.create_graph, allow_unused=True
+            )
+        if all(gradient is None for gradient in gradients):
             raise ValueError(
                 "the loss does not depend on any parameter that is to be adapted, or it is "
                 "computed within a transform of torch.func, of which adapt knows nothing"
             )
-        gradients = torch.autograd.grad(
-            value, list(chosen.values()), create_graph=self.create_graph, allow_unused=True
-        )
         return value, gradients
 
     def _kept(self, buffer: Tensor) -> Tensor:
@@ -164,11 +172,6 @@ class _Look(nn.Module):
 
     def forward(self, *given: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
         return self.look(self.module, *given)
-
-
-def in_graph(value: Any) -> TypeGuard[Tensor]:
-    """Whether it has come out of other tensors, with the graph behind it."""
-    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def _checked_loss(value: Any) -> Tensor:

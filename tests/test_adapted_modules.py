@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.initializers import Initialization, adapt, save_initialization
+from learned_opt.rates import LayerStepRates, MetaSGD
 
 mse = nn.functional.mse_loss
 
@@ -98,18 +99,21 @@ def test_threads_can_adapt_one_module(functional):
     assert same(weights(model), before)
 
 
+class Heads(nn.Module):
+    """A batch says which head it is for."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x, left):
+        return (self.left if left else self.right)(x)
+
+
 @pytest.mark.parametrize("functional", [False, True])
 @pytest.mark.parametrize("name", ["momentum", "adam", "digits-lstm"])
 def test_a_parameter_without_a_gradient_stays_as_in_the_optimizer(name, functional):
-    class Heads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
-
-        def forward(self, x, left):
-            return (self.left if left else self.right)(x)
-
-    torch.manual_seed(0)
     model, (x, y) = Heads(), make_batch()
     batches = [((x, True), y), ((x, False), y)]
     found = adapt(model, batches, rule=name, steps=4, loss=mse, functional=functional)
@@ -123,6 +127,127 @@ def test_a_parameter_without_a_gradient_stays_as_in_the_optimizer(name, function
         optimizer.step()
     for key, value in expected.named_parameters():
         torch.testing.assert_close(found[key], value)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("kind", [MetaSGD, LayerStepRates])
+def test_rates_of_all_tensors_take_a_batch_that_is_for_some(kind, functional):
+    model, (x, y) = Heads(), make_batch()
+    rule = kind(shapes=[list(p.shape) for p in model.parameters()])
+    support = ((x, True), y)
+    found = adapt(model, support, rule=rule, steps=2, loss=mse, functional=functional)
+    found = found if functional else dict(found.named_parameters())
+    assert torch.equal(found["right.weight"], model.right.weight)
+    assert not torch.equal(found["left.weight"], model.left.weight)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_adapts_within_autocast_as_a_plain_loop_does(functional):
+    model, support = make_model(), make_batch()
+    expected = copy.deepcopy(model)
+    for _ in range(5):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = mse(expected(support[0]), support[1])
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(expected.parameters(), gradients, strict=True):
+                parameter -= 0.3 * gradient
+    with torch.autocast("cpu", torch.bfloat16):
+        found = adapt(model, support, lr=0.3, steps=5, loss=mse, functional=functional)
+    found = found if functional else dict(found.named_parameters())
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(found[key], value)
+
+
+class Odd(nn.Module):
+    """Much that a copy may go wrong with."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.LSTM(4, 2)
+        self.parts = [self.first, self.second]  # the same modules, in a list
+        self.again = self.first.forward  # a bound method
+        self.kept = {"all": []}
+        self.register_buffer("memory", torch.zeros(8, 4), persistent=False)
+
+    def forward(self, x):
+        hidden = self.parts[0](x) + self.again(x)
+        self.memory = 0.5 * self.memory.detach() + hidden
+        self.kept["all"].append(hidden)
+        return self.parts[1](self.memory.relu())[0]
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_odd_modules_are_trained_as_in_a_plain_loop_and_left_alone(functional):
+    torch.manual_seed(0)
+    model, support = Odd(), make_batch()
+    expected = plain_loop(model, support, 3, 0.3)
+    model(support[0])  # keeps an activation with its graph, in a list and as a buffer
+    memory, kept = model.memory, list(model.kept["all"])
+    model.memory = torch.zeros(8, 4)
+    adapted = adapt(model, support, lr=0.3, steps=3, loss=mse, functional=functional)
+    found = adapted if functional else dict(adapted.named_parameters())
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(found[key], value)
+    assert model.kept["all"][0] is kept[0] and len(kept) == 1
+    model.memory = memory  # in the graph
+    once = adapt(model, support, lr=0.3, steps=1, loss=mse)
+    assert model.memory is memory and model.parts[0] is model.first
+    assert once.parts[0] is once.first and once.again.__self__ is once.first
+    adapt(once, support, lr=0.3, steps=1, loss=mse)
+
+
+def test_functional_tensors_are_of_the_modules_own_graph():
+    class Hyper(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.layer, self.scale, self.lock = nn.Linear(3, 2), scale, threading.Lock()
+
+        def forward(self, x):
+            return self.scale * self.layer(x)
+
+    model, support = Hyper(torch.tensor(1.5, requires_grad=True) * 2), make_batch()
+    found = adapt(model, support, lr=0.1, loss=mse, functional=True, create_graph=True)
+    total = sum(value.sum() for value in found.values())
+    gradients = torch.autograd.grad(total, [model.scale, *model.parameters()])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_compiled_module_is_adapted(functional):
+    model, support = make_model(), make_batch()
+    compiled = torch.compile(model, backend="eager")
+    found = adapt(compiled, support, lr=0.3, steps=3, loss=mse, functional=functional)
+    found = list(found.values()) if functional else list(found.parameters())
+    for left, right in zip(found, plain_loop(model, support, 3, 0.3).parameters(), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_only_what_is_adapted_is_differentiated(functional):
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            hidden = self.body(x)
+            seen.append(hidden.requires_grad)
+            return self.head(hidden)
+
+    seen: list[bool] = []
+    found = adapt(Watched(), make_batch(), steps=2, loss=mse, only=["head."], functional=functional)
+    assert seen == [False, False]
+    if not functional:
+        assert all(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_files_that_are_called_as_a_rule_do_not_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sgd").write_text("not weights")
+    adapt(make_model(), make_batch(), steps=1, loss=mse)
+    with pytest.raises(ValueError, match="there is no weights file mine.safetensors"):
+        adapt(make_model(), make_batch(), rule="mine.safetensors", loss=mse)
 
 
 def test_in_inference_mode_and_whatever_the_device_context():
@@ -210,12 +335,28 @@ def test_says_what_is_wrong_with_the_outcome():
         ({"loss": lambda out, y: 1.0}, "loss must return a 0-dim tensor, got float"),
         ({"loss": lambda out, y: out}, r"0-dim tensor, got shape \[8, 2\]"),
         ({"loss": lambda out, y: y.sum()}, "the loss does not depend on any parameter"),
+        (
+            {"loss": lambda out, y: y.sum(), "proximal": 1.0},
+            "the loss does not depend on any parameter",
+        ),
         ({"keep": ["2."]}, "keep says what an initialisation leaves alone"),
     ],
 )
 def test_names_the_culprit(settings, message):
     with pytest.raises(ValueError, match=message):
         adapt(make_model(), make_batch(), **{"loss": mse, **settings})
+
+
+def test_parameters_that_the_loss_does_not_read_cannot_be_adapted():
+    model, (x, y) = Heads(), make_batch()
+    for functional in (False, True):
+        settings = {"only": ["right."], "loss": mse, "functional": functional}
+        with pytest.raises(ValueError, match="the loss does not depend on any parameter"):
+            adapt(model, ((x, True), y), **settings)
+    with pytest.warns(DeprecationWarning):
+        scripted = torch.jit.trace(make_model(), x)
+    with pytest.raises(ValueError, match="modules that run in Python, got a ScriptModule"):
+        adapt(scripted, (x, y), loss=mse)
 
 
 def test_supports_that_would_be_misread_are_refused():

@@ -173,6 +173,15 @@ def test_the_picture_is_of_the_outer_steps_that_readme_says():
     assert all(steps[name] == 3000 for name in others) and steps["meta-sgd"] == 21_000
 
 
+def test_the_control_of_the_few_shot_table_took_as_many_outer_steps():
+    cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
+    places = [place[1:] for place in cells if place[0] == "maml-further"]
+    assert places
+    for place in places:
+        pair = [cells[name, *place] for name in ("maml-further", "learned-gated-lstm")]
+        assert pair[0]["outer_steps"] == pair[1]["outer_steps"], place
+
+
 def test_what_readme_says_of_omniglot_was_measured():
     cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
     cell = cells["maml", 5, 1]

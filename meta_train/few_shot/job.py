@@ -171,7 +171,8 @@ class _Job:
         return self.trained(name, folder / name, config)
 
     def _begin(self, name: str, row: Row, folder: Path, config: FewShotConfig) -> Tensors | None:
-        if config.resume and (folder / BEGIN).exists():
+        begun = config.resume and bool(list_checkpoints(folder / "checkpoints"))
+        if begun and (folder / BEGIN).exists():
             self.beginnings[name] = json.loads((folder / BEGIN).read_text())
             return None  # it is in the checkpoint
         if config.begin is not None:
@@ -202,6 +203,7 @@ class _Job:
             trainer.resume()
         if not self.trainers:
             self.write_config()
+        (folder / BEGIN).unlink(missing_ok=True)
         if name in self.beginnings:
             text = json.dumps(self.beginnings[name])
             write_atomically(folder / BEGIN, text.encode())

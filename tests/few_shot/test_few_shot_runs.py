@@ -208,6 +208,28 @@ def test_what_a_run_began_with_is_remembered(tmp_path):
         assert rows_of(tmp_path / "run") == before
 
 
+def test_a_run_cut_off_before_its_first_checkpoint_begins_as_it_should(tmp_path, monkeypatch):
+    from meta_train.few_shot import job
+
+    given = [*TINY, *SMALL_SINE, "--row", "maml-further"]
+    assert main([*given, "--out", str(tmp_path / "whole")]) == 0
+    make = job.make_trainer
+
+    def make_and_fail(name, *rest):
+        trainer = make(name, *rest)
+        if name == "maml-further":
+            trainer.train = lambda **_: (_ for _ in ()).throw(OSError(28, "no space"))
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "make_trainer", make_and_fail)
+        assert main([*given, "--out", str(tmp_path / "cut")]) == 2
+    assert main([*given, "--out", str(tmp_path / "cut"), "--resume", "true"]) == 0
+    found, expected = (rows_of(tmp_path / name)["maml-further"] for name in ("cut", "whole"))
+    assert found["results"] == expected["results"]
+    assert found["begins_with"]["row"] == "maml"
+
+
 def test_what_lies_in_a_folder_is_not_taken_for_the_jobs_own(tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 0

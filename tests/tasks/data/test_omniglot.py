@@ -160,15 +160,16 @@ def test_what_a_file_system_adds_is_no_drawing(tmp_path, zipped):
 
 
 def test_drawings_that_change_places_are_read_anew(tmp_path):
-    write(tmp_path, drawings(), zipped=False)
+    longest = max(map(len, drawings().values()))  # of equal sizes: those would not tell
+    padded = {name: data.ljust(longest, b"\0") for name, data in drawings().items()}
+    write(tmp_path, padded, zipped=False)
     before = read(tmp_path)
     first, second = (
         next(tmp_path.rglob(f"{name}/*_01.png")) for name in ("character01", "character02")
     )
     one, other = first.read_bytes(), second.read_bytes()
-    size = max(len(one), len(other))  # of equal size, as sizes alone would not tell
-    first.write_bytes(other.ljust(size, b"\0"))
-    second.write_bytes(one.ljust(size, b"\0"))
+    first.write_bytes(other)
+    second.write_bytes(one)
     after = read(tmp_path)
     assert not (after.images == before.images).all()
 
