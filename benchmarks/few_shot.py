@@ -44,7 +44,7 @@ MINUTES = {
     ("maml", "20x1"): 5.0,
     ("maml", "20x5"): 3.0,
 }
-LSTM_MINUTES = 1.5
+LEARNED_MINUTES = 1.5
 AS_LONG_AS = {"maml-further": "learned-gated-lstm"}
 """The control takes as many outer steps as its partner: only the rule differs."""
 LONGEST = 1.5
@@ -57,7 +57,14 @@ def minutes_of(name, setting, args):
         return args.minutes
     if args.protocol == "paper":
         return 600.0
-    return MINUTES.get((name, setting), LSTM_MINUTES if "-lstm" in name else 1.0)
+    row = ROWS[name].at(*map(int, setting.split("x")))
+    return MINUTES.get((name, setting), LEARNED_MINUTES if learns_a_rule(row) else 1.0)
+
+
+def learns_a_rule(row):
+    """Whether a row learns an LSTM that steps, or is the control of one."""
+    trained = row.outer.get("meta_optimizer") == "adam"
+    return trained and ("lstm" in row.rule or row.begins_with is not None)
 
 
 def short_protocol(name, ways, shots):
@@ -65,8 +72,7 @@ def short_protocol(name, ways, shots):
     row = ROWS[name].at(ways, shots)
     train = {"checkpoint_every": 200}
     if row.outer.get("meta_optimizer") == "adam":
-        learned = "lstm" in row.rule or row.begins_with is not None  # and the control beside them
-        most = LSTM_META_BATCH if learned else META_BATCH
+        most = LSTM_META_BATCH if learns_a_rule(row) else META_BATCH
         train |= {"lr": 2 * row.outer["lr"], "runs": min(row.meta_batch, most[ways])}
     return {"queries": QUERIES[ways], "train": train}
 

@@ -1,6 +1,5 @@
 """How rows of the few-shot table differ from their papers, for the document; by row."""
 
-TRAINING_WAYS = "trained on as many classes as it is tested on"
 NOTES = {
     "maml": "Network and episodes are the paper's.",
     "maml-further": "The control of learned-gated-lstm: it begins with the same MAML, takes as "
@@ -22,13 +21,12 @@ NOTES = {
     "meta-lstm": "The paper has no figures on Omniglot; its network has 32 filters and pools.",
     "learned-gated-lstm": "Without units: its gates read gradient, loss and parameter themselves.",
     "reptile-lstm": "The rule is bundled, and was meta-trained on digits as an optimizer.",
-    "r2d2": "The paper's figures on Omniglot could not be looked up; its network is larger, and "
-    "trained on more classes.",
+    "r2d2": "The paper's figures on Omniglot could not be looked up.",
     "metaoptnet": "The paper has no figures on Omniglot; its network is a ResNet-12.",
     "siamese": "Trained on the pairs of episodes.",
     "matching": "Without full context embeddings; the paper's network pools.",
-    "prototypical": f"Here {TRAINING_WAYS}, there on 60; there tested with running averages, so "
-    "not transductive; the paper's network pools.",
+    "prototypical": "Here trained on as many classes as it is tested on, there on 60; there tested "
+    "with running averages, so not transductive; the paper's network pools.",
     "relation": "The paper's network pools, and compares 5 x 5 maps, here 2 x 2; support and query "
     "images are normalised apart there, together here. Where it is at chance it has fallen into "
     "calling no pair related, which squared error nearly allows: of 20 pairs 19 are not.",

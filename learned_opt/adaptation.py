@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import operator
 import os
 from collections.abc import Callable, Iterable
 from os import PathLike
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation_loop import Adaptation
-from learned_opt.functional import check_proximal
+from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.mirroring import kept_in_graph, mirror
 from learned_opt.names import unknown
 from learned_opt.rules import create_rule, list_rules
@@ -159,7 +157,7 @@ def adapt(
         training = Adaptation(
             rule=_on_device_of(found, first, create_graph),
             lr=found.default_lr if lr is None else _checked_lr(lr),
-            steps=_checked_steps(steps),
+            steps=STEPS if steps is None else check_steps(steps),
             loss=_cross_entropy if loss is None else loss,
             proximal=0.0 if proximal is None else check_proximal(proximal),
             create_graph=create_graph,
@@ -198,24 +196,8 @@ def _cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(output, targets)
 
 
-def _checked_steps(steps: int | None) -> int:
-    try:
-        steps = STEPS if steps is None else operator.index(steps)
-    except TypeError:
-        raise ValueError(f"steps must be a whole number, got {steps!r}") from None
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-    return steps
-
-
 def _checked_lr(lr: float | Tensor) -> float | Tensor:
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
-        return lr.reshape(())
-    if isinstance(lr, str) or not math.isfinite(lr):
-        raise ValueError(f"lr must be a finite number, got {lr!r}")
-    return lr
+    return one_element(lr) if isinstance(lr, Tensor) else check_lr(lr)
 
 
 def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype) -> UpdateRule:

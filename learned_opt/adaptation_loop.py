@@ -52,10 +52,9 @@ class Adaptation:
             with torch.enable_grad():
                 value, gradients = self.look(module, next(batches), chosen, anchors)
             if not bool(torch.isfinite(value)):
-                where = "the support set and the module" if step == 0 else "a lower lr may help"
+                hint = "a lower lr may help" if step else "look at the support set and the module"
                 raise RuntimeError(
-                    f"the loss is {float(value.detach())} at step {step + 1} of adaptation: "
-                    + (f"look at {where}" if step == 0 else where)
+                    f"the loss is {float(value.detach())} at step {step + 1} of adaptation: {hint}"
                 )
             with torch.no_grad():
                 for key, moved in self._move(chosen, gradients, states, value).items():
@@ -151,7 +150,7 @@ class Adaptation:
             [states[key] for key in present],
             Context(
                 loss=value.detach(),
-                total_steps=torch.full((), float(self.steps), device=value.device),
+                total_steps=torch.full((), float(self.steps), device=self.rule.device),
             ),
             lr=self.lr,
         )

@@ -19,7 +19,7 @@ import torch
 from higher.optim import DifferentiableOptimizer
 from torch import Tensor
 
-from learned_opt.functional import move, propose, without_autocast
+from learned_opt.functional import move, propose
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, State
 
@@ -83,8 +83,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
                 call = (parameter.device, group["maximize"], group["total_steps"])
                 calls.setdefault(call, []).append((index, k, parameter, gradient, state))
         for call, pending in calls.items():
-            with without_autocast([call[0].type]):
-                self._apply(call, pending)
+            self._apply(call, pending)
 
     def _apply(self, call: _Call, pending: Sequence[_Pending]) -> None:
         device, maximize, total_steps = call

@@ -9,9 +9,11 @@ the unroll of `meta_train` and the bridge to `higher` all call the functions her
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ def apply_rule(
     weight_decay: float | Tensor = 0.0,
     maximize: bool = False,
 ) -> tuple[list[Tensor], list[State]]:
-    """Take one step without changing anything, differentiably, and in full precision.
+    """Take one step without changing anything, differentiably.
 
     Args:
         rule: the update rule.
@@ -45,14 +47,11 @@ def apply_rule(
     Returns:
         New parameters in the dtypes of the old ones, and new states.
     """
-    with without_autocast({parameter.device.type for parameter in parameters}):
-        deltas, new_states = propose(
-            rule, gradients, parameters, states, context, maximize=maximize
-        )
-        moved = [
-            move(parameter, delta, lr, weight_decay)
-            for parameter, delta in zip(parameters, deltas, strict=True)
-        ]
+    deltas, new_states = propose(rule, gradients, parameters, states, context, maximize=maximize)
+    moved = [
+        move(parameter, delta, lr, weight_decay)
+        for parameter, delta in zip(parameters, deltas, strict=True)
+    ]
     return moved, new_states
 
 
@@ -74,7 +73,7 @@ def propose(
     *,
     maximize: bool = False,
 ) -> tuple[list[Tensor], list[State]]:
-    """Ask the rule, or a function with its signature, for its deltas.
+    """Ask the rule, or a function with its signature, for its deltas, outside of autocast.
 
     Gradients and loss are negated where `maximize` says so.
     """
@@ -82,7 +81,8 @@ def propose(
         gradients = [-gradient for gradient in gradients]
         loss = None if context.loss is None else -context.loss
         context = replace(context, loss=loss)
-    deltas, new_states = rule(gradients, parameters, states, context)
+    with without_autocast({gradient.device.type for gradient in gradients}):
+        deltas, new_states = rule(gradients, parameters, states, context)
     return deltas, new_states
 
 
@@ -101,6 +101,47 @@ def half_square_distance(values: Mapping[str, Tensor], anchors: Mapping[str, Ten
     """|values - anchors|^2 / 2 over all tensors of `values`, 0-dim: times lambda, iMAML's pull."""
     squares = [(value - anchors[key]).square().sum() for key, value in values.items()]
     return torch.stack(squares).sum() / 2
+
+
+def one_element(lr: Tensor) -> Tensor:
+    """The same rate, 0-dim.
+
+    Raises:
+        ValueError: it has not one element.
+    """
+    if lr.numel() != 1:
+        raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
+    return lr.reshape(())
+
+
+def check_lr(lr: Any) -> float:
+    """The same rate as a plain float: not of numpy or torch, which a file could not hold.
+
+    Raises:
+        ValueError: it is not a finite number.
+    """
+    try:
+        number = math.nan if isinstance(lr, str) else float(lr)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"lr must be a finite number, got {lr!r}")
+    return number
+
+
+def check_steps(steps: Any) -> int:
+    """The same number of steps as a plain int.
+
+    Raises:
+        ValueError: it is not a whole number of at least 0.
+    """
+    try:
+        count = operator.index(steps)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise ValueError(f"steps must be a whole number of at least 0, got {steps!r}")
+    return count
 
 
 def check_proximal(strength: float) -> float:

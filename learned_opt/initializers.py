@@ -9,8 +9,6 @@ or, in a usual training loop, `initialization.apply_to(module)` before the first
 from __future__ import annotations
 
 import json
-import math
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from learned_opt.adaptation import adapt
 from learned_opt.files import check_version, read_tensors, write_tensors
-from learned_opt.functional import check_proximal
+from learned_opt.functional import check_lr, check_proximal, check_steps
 from learned_opt.rates import any_rule_name, create_any_rule
 from learned_opt.rules.base import UpdateRule
 
@@ -65,9 +63,9 @@ class Initialization:
     def __post_init__(self) -> None:
         """Refuse what nobody could adapt with, and make plain numbers of those of other kinds."""
         if self.lr is not None:
-            object.__setattr__(self, "lr", _number(self.lr))
+            object.__setattr__(self, "lr", check_lr(self.lr))
         if self.steps is not None:
-            object.__setattr__(self, "steps", _count(self.steps))
+            object.__setattr__(self, "steps", check_steps(self.steps))
         if isinstance(self.only, str):
             raise ValueError(f"only must be names or beginnings of names, got {self.only!r}")
         if self.only is not None:
@@ -157,27 +155,6 @@ def _differences(
         if wanted[key].shape != given[key].shape
     ]
     return problems
-
-
-def _number(value: Any) -> float:
-    """As a plain float: not of numpy or torch, which a file could not hold."""
-    try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"lr must be a finite number, got {value!r}")
-    return number
-
-
-def _count(value: Any) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = -1
-    if count < 0:
-        raise ValueError(f"steps must be a whole number of at least 0, got {value!r}")
-    return count
 
 
 def _list(names: list[str]) -> str:

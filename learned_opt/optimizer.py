@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from learned_opt import optimizer_state, sharding
 from learned_opt.chunks import pack
-from learned_opt.functional import move, propose, without_autocast
+from learned_opt.functional import move, one_element, propose, without_autocast
 from learned_opt.guard import UpdateGuard
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.updates import PendingUpdate
@@ -63,10 +63,8 @@ class LearnedOptimizer(Optimizer):
         if not isinstance(rule, UpdateRule):
             rule = from_pretrained(rule)
         lr = rule.default_lr if lr is None else lr
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
         if isinstance(lr, Tensor):
-            lr = lr.reshape(())
+            lr = one_element(lr)
         elif not lr >= 0:
             raise ValueError(f"lr must be at least 0, got {lr}")
         if not weight_decay >= 0:

@@ -167,7 +167,7 @@ def test_inputs_by_name():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ({"steps": -1}, ValueError, "steps must be a whole number of at least 0, got -1"),
         ({"only": "2."}, ValueError, "only must be a list of names"),
         ({"only": ["head"]}, ValueError, "no parameter to adapt begins with 'head'"),
         ({"proximal": -1.0}, ValueError, "proximal must be finite and at least 0, got -1.0"),

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from conftest import make_batch, make_model, same, weights
+from conftest import Heads, make_batch, make_model, same, weights
 from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -97,18 +97,6 @@ def test_threads_can_adapt_one_module(functional):
         thread.join()
     assert all(a is b for a, b in zip(own, model.parameters(), strict=True))
     assert same(weights(model), before)
-
-
-class Heads(nn.Module):
-    """A batch says which head it is for."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
-
-    def forward(self, x, left):
-        return (self.left if left else self.right)(x)
 
 
 @pytest.mark.parametrize("functional", [False, True])
@@ -304,74 +292,6 @@ def test_a_rules_own_network_is_not_run_in_autocast(functional):
         assert torch.equal(run(), expected)
 
 
-def test_says_what_is_wrong_with_the_outcome():
-    class Root(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.zeros(3))
-
-        def forward(self, x):
-            return (self.w**2).sum().sqrt()
-
-    def output(out, _):
-        return out
-
-    with pytest.raises(RuntimeError, match="parameter 'w' is not finite after 1 steps"):
-        adapt(Root(), (torch.zeros(1), None), loss=output, steps=1)
-    support = (torch.full((8, 3), torch.nan), make_batch()[1])
-    with pytest.raises(RuntimeError, match="nan at step 1 of adaptation: look at the support set"):
-        adapt(make_model(), support, loss=mse)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rule": "gated-lstm"}, "rule 'gated-lstm' has weights to be learned"),
-        ({"rule": torch.optim.SGD}, "rule must be an UpdateRule, a name or a path"),
-        ({"steps": "3"}, "steps must be a whole number, got '3'"),
-        ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
-        ({"lr": float("nan")}, "lr must be a finite number, got nan"),
-        ({"lr": torch.zeros(4)}, r"a tensor lr must have one element, got shape \(4,\)"),
-        ({"loss": lambda out, y: 1.0}, "loss must return a 0-dim tensor, got float"),
-        ({"loss": lambda out, y: out}, r"0-dim tensor, got shape \[8, 2\]"),
-        ({"loss": lambda out, y: y.sum()}, "the loss does not depend on any parameter"),
-        (
-            {"loss": lambda out, y: y.sum(), "proximal": 1.0},
-            "the loss does not depend on any parameter",
-        ),
-        ({"keep": ["2."]}, "keep says what an initialisation leaves alone"),
-    ],
-)
-def test_names_the_culprit(settings, message):
-    with pytest.raises(ValueError, match=message):
-        adapt(make_model(), make_batch(), **{"loss": mse, **settings})
-
-
-def test_parameters_that_the_loss_does_not_read_cannot_be_adapted():
-    model, (x, y) = Heads(), make_batch()
-    for functional in (False, True):
-        settings = {"only": ["right."], "loss": mse, "functional": functional}
-        with pytest.raises(ValueError, match="the loss does not depend on any parameter"):
-            adapt(model, ((x, True), y), **settings)
-    with pytest.warns(DeprecationWarning):
-        scripted = torch.jit.trace(make_model(), x)
-    with pytest.raises(ValueError, match="modules that run in Python, got a ScriptModule"):
-        adapt(scripted, (x, y), loss=mse)
-
-
-def test_supports_that_would_be_misread_are_refused():
-    x, y = make_batch()
-    with pytest.raises(ValueError, match="TensorDataset, which gives single examples"):
-        adapt(make_model(), torch.utils.data.TensorDataset(x, y), loss=mse)
-    with pytest.raises(ValueError, match="got a list of 3 parts"):
-        adapt(make_model(), iter([[x, y, y]]), loss=mse)
-    with pytest.raises(ValueError, match="the cross-entropy of one class is 0"):
-        adapt(nn.Linear(3, 1), (x, y[:, :1]))
-    sparse = nn.Embedding(5, 2, sparse=True)
-    with pytest.raises(ValueError, match="the gradient of parameter 'weight' is sparse"):
-        adapt(sparse, (torch.arange(5), torch.zeros(5, 2)), loss=mse)
-
-
 def test_a_packed_sequence_is_one_input():
     class Reads(nn.Module):
         def __init__(self):
@@ -385,14 +305,6 @@ def test_a_packed_sequence_is_one_input():
     model = Reads()
     adapted = adapt(model, (packed, torch.zeros(2, 2)), lr=0.1, loss=mse)
     assert mse(adapted(packed), torch.zeros(2, 2)) < mse(model(packed), torch.zeros(2, 2))
-
-
-def test_a_rule_elsewhere_is_refused_where_its_weights_are_to_be_learned():
-    with torch.device("meta"):
-        model, support = nn.Linear(3, 2), (torch.zeros(8, 3), torch.zeros(8, 2))
-    rule = create_rule("gated-lstm")
-    with pytest.raises(ValueError, match="the rule is on cpu and the module on meta"):
-        adapt(model, support, rule=rule, loss=mse, functional=True, create_graph=True)
 
 
 def test_an_initialisation_by_path(tmp_path):

@@ -91,7 +91,8 @@ def _run(
     began = time.monotonic()
     several = len(config.rows) > 1
     done: dict[str, tuple[Trained, Evaluation]] = {}
-    table = _read_table(folder / TABLE) if config.resume else {}
+    kept = config.resume and (folder / TABLE).exists()
+    table = _read_json(folder / TABLE, "rows") if kept else {}
     job = _Job(config, device, folder, lambda: write_config(folder / CONFIG))
     for name in config.rows:
         own = row_folder(config, folder, name)
@@ -173,7 +174,7 @@ class _Job:
     def _begin(self, name: str, row: Row, folder: Path, config: FewShotConfig) -> Tensors | None:
         begun = config.resume and bool(list_checkpoints(folder / "checkpoints"))
         if begun and (folder / BEGIN).exists():
-            self.beginnings[name] = json.loads((folder / BEGIN).read_text())
+            self.beginnings[name] = _read_json(folder / BEGIN)
             return None  # it is in the checkpoint
         if config.begin is not None:
             self.beginnings[name] = {"file": str(config.begin)}
@@ -224,12 +225,15 @@ class _Job:
         return trainer
 
 
-def _read_table(path: Path) -> dict[str, Any]:
-    """The rows that a job has done."""
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """What a file of the job holds, under these keys."""
     try:
-        return dict(json.loads(path.read_text())["rows"]) if path.exists() else {}
+        found = json.loads(path.read_text())
+        for key in keys:
+            found = found[key]
+        return dict(found)
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is damaged: delete it, and rows are tested again") from None
+        raise ValueError(f"{path} is damaged: delete it, and go on without it") from None
 
 
 def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ class EpisodeMethod(nn.Module):
         features: of the body.
         ways: classes of an episode.
     """
+
+    mixes_queries: ClassVar[bool] = False
+    """Whether a query image's scores depend on the others, whatever normalises the embedding."""
 
     def __init__(self, network: FewShotNetwork, *, ways: int) -> None:
         super().__init__()

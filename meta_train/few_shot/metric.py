@@ -63,6 +63,8 @@ class Relation(EpisodeMethod):
         ValueError: the body has no maps.
     """
 
+    mixes_queries = True  # its own layers normalise all pairs together
+
     def __init__(self, network: FewShotNetwork, *, ways: int, units: int = 8) -> None:
         super().__init__(network, ways=ways)
         layers = list(network.body.children())

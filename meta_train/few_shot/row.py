@@ -14,7 +14,7 @@ from learned_opt.rules import list_rules
 from learned_opt.rules.base import UpdateRule
 from learned_opt.weights import from_pretrained
 from meta_train.estimators.implicit import PROXIMAL
-from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.few_shot.scored import METHODS, ScoredEpisodes
 from meta_train.learner import Learner
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes import HEAD, EpisodeTask
@@ -135,8 +135,8 @@ class Row:
     @property
     def transductive(self) -> bool:
         """Whether a query image's class depends on the other query images."""
-        # Relation networks normalise all pairs with one another, whatever the embedding does.
-        return self.batch_norm == "batch" or self.method == "relation"
+        mixes = self.method is not None and METHODS[self.method].mixes_queries
+        return self.batch_norm == "batch" or mixes
 
     def train_task(
         self, ways: int, shots: int, **settings: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from meta_train.few_shot.metric import (
 from meta_train.tasks.base import Member, Problem, Task, Tensors
 from meta_train.tasks.omniglot_episodes import OmniglotEpisodes
 
-METHODS: Mapping[str, Callable[..., EpisodeMethod]] = MappingProxyType(
+METHODS: Mapping[str, type[EpisodeMethod]] = MappingProxyType(
     {
         "prototypical": Prototypical,
         "matching": Matching,

@@ -1,8 +1,6 @@
 """The few-shot command: help, rows of all kinds, what is left, one-line errors."""
 
 import copy
-import json
-import math
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from meta_train.few_shot.cli import build_parser
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation, adapt_once
 from meta_train.few_shot.rows import ROWS, get_row, list_rows
-from meta_train.few_shot.table import Recorded, as_json, render
+from meta_train.few_shot.table import render
 from meta_train.few_shot.train import Trained, make_trainer, row_of, train_settings
 from meta_train.tasks.sine import Sine, SineNetwork
 
@@ -268,36 +266,6 @@ def test_seeds_begin_with_other_initialisations():
     assert torch.equal(phis[0], phis[1]) and not torch.equal(phis[0], phis[2])
 
 
-def judged(metric="accuracy", diverged=0, **rows):
-    """Rows as they come out of testing, by name: the steps at which they were judged."""
-    return {
-        name.replace("_", "-"): (
-            Trained(name, get_row(name.replace("_", "-")), None, {}, {}),
-            Evaluation(metric, steps, torch.full((len(steps), 4), 0.5), diverged),
-        )
-        for name, steps in rows.items()
-    }
-
-
-def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
-    few = render(judged(maml=(3,), prototypical=(0,)), "title").splitlines()
-    assert few[2].split() == ["accuracy", "after", "0", "steps", "3", "steps"]
-    assert few[3].split() == ["maml", "-", "50.0+-0.0"]
-    assert few[4].split() == ["prototypical", "50.0+-0.0", "-"]
-    many = render(judged(maml=(0, 1, 3), imaml=(0, 1, 16), reptile=(0, 1, 50)), "title")
-    lines = many.splitlines()
-    assert lines[2].endswith("its steps") and all("-" not in line.split() for line in lines[3:6])
-    # Step 3 was not judged, so nothing is shown for maml's own.
-    other = render(judged(maml=(0, 1, 2, 4, 20), reptile=(0, 50)), "title").splitlines()
-    assert other[3].split()[-1] == "-" and other[4].split()[-1] == "50.0+-0.0"
-
-
-def test_the_table_says_how_many_episodes_diverged():
-    for rows in (judged(maml=(1,), diverged=3), judged(maml=(1,), anil=(1,), diverged=3)):
-        assert "maml: 3 of 4 episodes diverged, and stand still since" in render(rows, "title")
-    assert "diverged" not in render(judged(maml=(1,)), "title")
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -336,13 +304,3 @@ def test_a_file_says_what_it_was_tested_on(tmp_path, characters):
     assert (told["hidden"], told["ways"], told["queries"]) == (2, 3, 3)
     assert (told["split"], told["split_by"], told["part"]) == ("test", "alphabet", "background")
     assert "folder" not in told
-
-
-def test_what_was_written_of_an_evaluation_is_read_again():
-    values = torch.tensor([[0.5, 0.7, 0.9], [0.1, 0.2, float("inf")]])
-    evaluation = Evaluation("MSE", (0, 10), values, 1)
-    facts = as_json(Trained("maml", get_row("maml"), None, {}, {}), evaluation)
-    found = Recorded(json.loads(json.dumps(facts, allow_nan=False)))
-    assert (found.steps, found.episodes) == ((0, 10), 3)
-    assert (found.mean(0), found.interval(0)) == (evaluation.mean(0), evaluation.interval(0))
-    assert math.isnan(found.mean(10)) and math.isnan(found.interval(10))
