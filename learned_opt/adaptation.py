@@ -19,7 +19,7 @@ from learned_opt.names import unknown
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
 from learned_opt.support import batches_of
-from learned_opt.weights import from_pretrained, list_pretrained
+from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 
 if TYPE_CHECKING:
     from learned_opt.initializers import Initialization
@@ -95,10 +95,10 @@ def adapt(
             By name, one without weights computes in the module's dtype, or float32 if that is less.
         lr: factor on the update. By default the initialisation's, if the rule is too, or the
             rule's own.
-        steps: how many; by default what the initialisation was meta-trained for, or 5.
-        loss: `(module output, targets) -> 0-dim`; by default the cross-entropy. The mean squared
-            error for regression, say. It must not read what a forward pass leaves in `module`: a
-            copy runs. Return it with the output.
+        steps: how many; by default what the initialisation says that it is for, or 5.
+        loss: `(module output, targets) -> 0-dim`; by default the cross-entropy of classes or of
+            their probabilities. The mean squared error for regression, say. It must not read what
+            a forward pass leaves in `module`: a copy runs. Return it with the output.
         initialization: where to start, or the path of a file that says; by default where the
             module stands.
         keep: see `Initialization.apply_to`.
@@ -121,7 +121,8 @@ def adapt(
 
     Raises:
         ValueError: nothing to adapt, complex parameters, sparse gradients, an argument out of
-            range, or an initialisation that does not fit the module.
+            range, an initialisation that does not fit the module, or without `loss` targets that
+            are no classes.
         RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
     """
     if create_graph and not functional:
@@ -152,6 +153,9 @@ def adapt(
         if initialization is not None:
             initialization.apply_to(work, keep=keep)
         chosen = _chosen(work, only)
+        if initialization is not None:  # in its order, which learned rates go by
+            order = [key for key in initialization.parameters if key in chosen]
+            chosen = {key: chosen[key] for key in dict.fromkeys([*order, *chosen])}
         first = next(iter(chosen.values()))
         found = _find_rule(rule, first.dtype)
         training = Adaptation(
@@ -170,10 +174,15 @@ def adapt(
 
 
 def _read(initialization: Initialization | str | PathLike[str]) -> Initialization:
-    if isinstance(initialization, (str, os.PathLike)):
-        from learned_opt.initializers import load_initialization  # which imports this file
+    from learned_opt.initializers import Initialization, load_initialization  # they import this
 
+    if isinstance(initialization, (str, os.PathLike)):
         return load_initialization(initialization)
+    if not isinstance(initialization, Initialization):
+        raise ValueError(
+            "initialization must be an Initialization or the path of a file, got "
+            f"{type(initialization).__name__}: of a module there is Initialization.of(module)"
+        )
     return initialization
 
 
@@ -193,7 +202,17 @@ def _cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
             f"the module's output is {list(output.shape)}, and the cross-entropy of one class is 0 "
             "whatever it is: give a loss, torch.nn.functional.mse_loss say"
         )
+    if targets.is_floating_point() and not _are_probabilities(targets):
+        raise ValueError(
+            f"the targets, {list(targets.shape)} of {targets.dtype}, are neither classes (whole "
+            "numbers) nor their probabilities: give a loss, torch.nn.functional.mse_loss say"
+        )
     return nn.functional.cross_entropy(output, targets)
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    sums = targets.sum(min(1, targets.dim() - 1))
+    return bool((targets >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=0.01))
 
 
 def _checked_lr(lr: float | Tensor) -> float | Tensor:
@@ -206,11 +225,9 @@ def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype
     if rule is not None and not isinstance(rule, (str, os.PathLike)):
         raise ValueError(f"rule must be an UpdateRule, a name or a path, got {rule!r}")
     name = "sgd" if rule is None else os.fspath(rule)
-    if name in list_pretrained() or os.sep in name or os.path.splitext(name)[1]:
+    if names_weights(name):
         return from_pretrained(name)
     if name not in list_rules():
-        if os.path.isfile(name):
-            return from_pretrained(name)
         raise ValueError(unknown("rule", name, {*list_rules(), *list_pretrained()}))
     # Whatever torch.device context the caller is in, and without touching his random numbers.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):

@@ -122,8 +122,10 @@ class HeatMaps:
         """Rows of one tensor, `[rows, steps]`, sorted by their mean; NaN where not observed."""
         kept = [self._columns[step].get((tensor, gate)) for step in steps]
         rows = max((len(column) for column in kept if column is not None), default=1)
-        unseen = np.full(rows, np.nan, np.float32)
-        band = np.stack([unseen if column is None else column for column in kept], axis=1)
+        band = np.full((rows, len(steps)), np.nan, np.float32)
+        for place, column in enumerate(kept):
+            if column is not None:  # a tensor of this name may be smaller in another task
+                band[: len(column), place] = column
         ordered: Floats = band[np.nansum(-band, axis=1).argsort()]
         return ordered
 

@@ -41,14 +41,15 @@ class Initialization:
         buffers: values by buffer name, such as running statistics; a module may have others.
         rule: the update rule that goes with it, if one does.
         lr: the rate that goes with it; None is the rule's own.
-        steps: inner steps that it is meant for.
+        steps: inner steps that it is meant for; 0 where what it is of takes none.
         only: beginnings of the names of the parameters that those steps adapt; None adapts all.
         proximal: how strongly those steps are held at the start (iMAML's lambda); None is not.
         card: what it was meta-trained on, what was measured.
 
     Raises:
-        ValueError: an `lr` that is not a finite number, `steps` that are not a whole number of at
-            least 0, `only` that is a text, a `proximal` that is not finite and at least 0.
+        ValueError: a `rule` that is none, an `lr` that is not a finite number, `steps` that are not
+            a whole number of at least 0, `only` that is a text, a `proximal` that is not finite and
+            at least 0.
     """
 
     parameters: Mapping[str, Tensor]
@@ -62,6 +63,10 @@ class Initialization:
 
     def __post_init__(self) -> None:
         """Refuse what nobody could adapt with, and make plain numbers of those of other kinds."""
+        if self.rule is not None and not isinstance(self.rule, UpdateRule):
+            raise ValueError(
+                f"rule must be an UpdateRule, such as create_rule('sgd'), got {self.rule!r}"
+            )
         if self.lr is not None:
             object.__setattr__(self, "lr", check_lr(self.lr))
         if self.steps is not None:
@@ -92,7 +97,7 @@ class Initialization:
         Args:
             module: is changed in place.
             keep: names, or beginnings of names, of parameters and buffers that the module keeps as
-                they are: "head." for a head of other classes, say.
+                they are, or does not have: "head." for a head of other classes, say.
 
         Returns:
             The module itself.

@@ -7,6 +7,7 @@ of colour in place of each curve.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor
 from learned_opt.heat_maps import Column, Floats, HeatMaps
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
-from learned_opt.updates import PendingUpdate
+from learned_opt.updates import PendingUpdate, distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,16 +120,19 @@ class GateMonitor:
             raise TypeError(f"optimizer must be a LearnedOptimizer, got {type(optimizer).__name__}")
         taken = 0
 
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def count(*_: object) -> None:
             nonlocal taken
             taken += 1
 
+        # Nothing of it is to be compiled, nor anew at every count.
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def hook(source: LearnedOptimizer, updates: list[PendingUpdate], context: Context) -> None:
             if taken % self.every:
                 return
             self.observe(
                 source.rule,
-                [update.name for update in updates],
+                distinct_names(source, updates),
                 [update.gradient for update in updates],
                 [update.parameter for update in updates],
                 [update.state for update in updates],
@@ -188,7 +192,8 @@ class GateMonitor:
             if delta.numel() == 0:
                 continue
             rms = float(factor) * delta.float().square().mean().sqrt().item()
-            self.writer.add_scalar(f"update_rms/{name}", rms, step)
+            if math.isfinite(rms):  # else the step is skipped
+                self.writer.add_scalar(f"update_rms/{name}", rms, step)
             for gate, recorded in rule.gates(*sample, context).items():
                 values = _by_coordinate(recorded, delta.dim())
                 self._write_gate(f"{name}/{gate}", values, step)
@@ -220,12 +225,12 @@ class GateMonitor:
         return tensors.pop("gradient"), tensors.pop("parameter"), tensors
 
     def _write_gate(self, tag: str, values: Floats, step: int) -> None:
-        low, high = self.saturated
-        share = np.count_nonzero((values < low) | (values > high)) / values.size
-        self.writer.add_scalar(f"saturated/{tag}", share, step)
         values = values[np.isfinite(values)]
         if not values.size:
             return
+        low, high = self.saturated
+        share = np.count_nonzero((values < low) | (values > high)) / values.size
+        self.writer.add_scalar(f"saturated/{tag}", share, step)
         least, most = float(values.min()), float(values.max())
         # Several times as fast as np.histogram, which is most of the cost of an observation.
         width = max(most - least, 1e-12) / HISTOGRAM_BINS

@@ -16,6 +16,7 @@ from learned_opt import optimizer_state, sharding
 from learned_opt.chunks import pack
 from learned_opt.functional import move, one_element, propose, without_autocast
 from learned_opt.guard import UpdateGuard
+from learned_opt.options import check_group, check_options, scalar_loss
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.updates import PendingUpdate
 from learned_opt.weights import from_pretrained, rule_digest
@@ -62,15 +63,6 @@ class LearnedOptimizer(Optimizer):
     ) -> None:
         if not isinstance(rule, UpdateRule):
             rule = from_pretrained(rule)
-        lr = rule.default_lr if lr is None else lr
-        if isinstance(lr, Tensor):
-            lr = one_element(lr)
-        elif not lr >= 0:
-            raise ValueError(f"lr must be at least 0, got {lr}")
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
-        if total_steps is not None and total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
         if differentiable:
@@ -79,16 +71,15 @@ class LearnedOptimizer(Optimizer):
                 "higher.innerloop_ctx (after `import learned_opt.differentiable`) or "
                 "meta_train.unroll"
             )
-        if "total_steps" in rule.required_context() and total_steps is None:
-            raise ValueError(f"rule {type(rule).__name__} needs total_steps")
         self._set_rule(rule, chunk_size)
         defaults = {
-            "lr": lr,
+            "lr": rule.default_lr if lr is None else lr,
             "weight_decay": weight_decay,
             "maximize": maximize,
             "total_steps": total_steps,
             "rule": rule_digest(rule),
         }
+        check_options(defaults)
         super().__init__(params, defaults)
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int) -> None:
@@ -103,14 +94,17 @@ class LearnedOptimizer(Optimizer):
         """Add parameters; a tensor `lr` is cloned, so that groups can be scheduled apart.
 
         Raises:
+            ValueError: an option out of range, or one that groups cannot have apart, as a rule.
             RuntimeError: flattened by FSDP1, or sharded in a way that the rule cannot step.
         """
+        if isinstance(param_group, dict):  # the base class refuses anything else
+            check_group(param_group, self.defaults, self.rule)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for parameter in group["params"]:
             sharding.check_parameter(parameter, self.rule)
         if isinstance(group["lr"], Tensor):
-            group["lr"] = group["lr"].clone()
+            group["lr"] = one_element(group["lr"]).clone()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -131,12 +125,14 @@ class LearnedOptimizer(Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse.
-            ValueError: the rule reads the loss and there is no closure.
+            ValueError: the rule reads the loss, and there is no closure or it returns no number.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+
+        seen_loss = scalar_loss(loss, self.rule)
 
         by_call: dict[tuple[torch.device, bool, int | None], list[PendingUpdate]] = {}
         for update in self._pending_updates():
@@ -145,8 +141,10 @@ class LearnedOptimizer(Optimizer):
             by_call.setdefault(key, []).append(update)
         with without_autocast({device.type for device, _, _ in by_call}):
             for (device, maximize, total_steps), updates in by_call.items():
-                seen_loss = 0.0 if loss is None and self._only_makes_state(updates) else loss
-                context = _context(seen_loss, total_steps, device)
+                nothing = loss is None and self._only_makes_state(updates)
+                context = _context(
+                    torch.zeros((), device="cpu") if nothing else seen_loss, total_steps, device
+                )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
                 self._apply(updates, context, maximize)
@@ -280,7 +278,7 @@ class LearnedOptimizer(Optimizer):
                 group.setdefault(key, value)
 
 
-def _context(loss: Any, total_steps: int | None, device: torch.device) -> Context:
-    seen = None if loss is None else torch.as_tensor(loss, device=device).detach()
+def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
+    seen = None if loss is None else loss.to(device)
     planned = None if total_steps is None else torch.full((), float(total_steps), device=device)
     return Context(loss=seen, total_steps=planned)

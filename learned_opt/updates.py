@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from learned_opt.rules.base import State
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,12 @@ class PendingUpdate:
             state["step"] = self.state["step"]
             parameter, gradient = self.parameter[index], self.gradient[index]
             yield replace(self, parameter=parameter, gradient=gradient, state=state)
+
+
+def distinct_names(optimizer: Optimizer, updates: Sequence[PendingUpdate]) -> list[str]:
+    """Names of tensors; where groups have some alike, with the number of the group."""
+    named = [name for group in optimizer.param_groups for name in group.get("param_names", ())]
+    if len(set(named)) == len(named):
+        return [update.name for update in updates]
+    places = {id(group): index for index, group in enumerate(optimizer.param_groups)}
+    return [f"{places[id(update.group)]}.{update.name}" for update in updates]

@@ -108,6 +108,13 @@ def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     return _load_bundled(path) if path in _bundled().values() else load_rule(path)
 
 
+def names_weights(name_or_path: str) -> bool:
+    """Whether a text is the name of bundled weights, or looks like a path."""
+    if name_or_path in _bundled() or os.sep in name_or_path or Path(name_or_path).suffix:
+        return True
+    return name_or_path not in list_rules() and Path(name_or_path).is_file()
+
+
 def _find(name_or_path: str | PathLike[str]) -> Path:
     text = os.fspath(name_or_path)
     if text in _bundled():

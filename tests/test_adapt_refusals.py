@@ -6,7 +6,7 @@ from conftest import Heads, make_batch, make_model
 from torch import nn
 
 from learned_opt import create_rule
-from learned_opt.initializers import adapt
+from learned_opt.initializers import Initialization, adapt
 
 mse = nn.functional.mse_loss
 
@@ -85,3 +85,33 @@ def test_a_rule_elsewhere_is_refused_where_its_weights_are_to_be_learned():
     rule = create_rule("gated-lstm")
     with pytest.raises(ValueError, match="the rule is on cpu and the module on meta"):
         adapt(model, support, rule=rule, loss=mse, functional=True, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("head", "targets"),
+    [
+        (lambda: nn.Flatten(0), torch.linspace(-1, 1, 8)),
+        (lambda: nn.Linear(1, 2), torch.linspace(-1, 1, 16).reshape(8, 2)),
+        (lambda: nn.Linear(1, 2), torch.full((8, 2), 0.7)),
+    ],
+)
+def test_regression_is_not_taken_for_classification(head, targets):
+    model = nn.Sequential(nn.Linear(3, 1), head())
+    with pytest.raises(ValueError, match="are neither classes .* give a loss"):
+        adapt(model, (torch.zeros(8, 3), targets))
+
+
+def test_probabilities_of_classes_are_targets():
+    model, x = nn.Linear(3, 2), torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    classes = x[:, 0].gt(0).long()
+    hard = adapt(model, (x, classes), lr=0.1)
+    soft = adapt(model, (x, nn.functional.one_hot(classes, 2).float()), lr=0.1)
+    torch.testing.assert_close(hard.weight, soft.weight)
+
+
+def test_what_is_no_initialisation_is_named():
+    model = make_model()
+    with pytest.raises(ValueError, match="got OrderedDict: of a module there is Initialization.of"):
+        adapt(model, make_batch(), loss=mse, initialization=model.state_dict())
+    with pytest.raises(ValueError, match="rule must be an UpdateRule, .* got 'sgd'"):
+        Initialization.of(model, rule="sgd")

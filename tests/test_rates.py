@@ -1,9 +1,11 @@
 import pytest
 import torch
+from torch import nn
 from torch.func import vmap
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.functional import apply_rule
+from learned_opt.initializers import Initialization, adapt
 from learned_opt.rates import (
     RATE_RULES,
     LayerStepRates,
@@ -125,3 +127,28 @@ def test_names_and_bad_settings():
             create_any_rule("meta-sgd", **settings)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         create_any_rule("layer-step-rates", shapes=SHAPES, steps=0)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_rates_of_a_file_go_by_name_not_by_registration(functional):
+    class Pair(nn.Module):
+        def __init__(self, order):
+            super().__init__()
+            for name in order:
+                setattr(self, name, nn.Linear(2, 2))
+
+        def forward(self, x):
+            return self.a(x) + self.b(x)
+
+    torch.manual_seed(0)
+    module, other = Pair("ab"), Pair("ba")
+    rule = create_any_rule("meta-sgd", shapes=[list(p.shape) for p in module.parameters()])
+    start = Initialization.of(module, rule=rule, steps=2)
+    x = torch.randn(4, 2)
+    options = {"initialization": start, "loss": lambda out, y: (out - y).square().mean()}
+    found = []
+    for net in (module, other):
+        adapted = adapt(net, (x, x), functional=functional, **options)
+        found.append(adapted if functional else dict(adapted.named_parameters()))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name])

@@ -1,0 +1,84 @@
+"""Options of parameter groups and what closures return: followed, or refused by name."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from learned_opt import LearnedOptimizer, create_rule
+
+
+def parameter(*shape):
+    tensor = nn.Parameter(torch.zeros(shape))
+    tensor.grad = torch.ones(shape)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr must be at least 0, got -1"),
+        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"lr": torch.tensor(-1.0)}, "lr must be at least 0"),
+        ({"lr": torch.tensor([1.0, 2.0])}, "one element"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"total_steps": 0}, "total_steps must be at least 1"),
+        ({"rule": create_rule("sgd")}, "a parameter group has rule, which is one for all"),
+        ({"rule": "nonsense"}, "a parameter group has rule"),
+        ({"chunk_size": 3}, "a parameter group has chunk_size"),
+    ],
+)
+def test_a_group_that_would_not_be_followed_is_refused(options, message):
+    group = {"params": [parameter(2)], **options}
+    with pytest.raises(ValueError, match=message):
+        LearnedOptimizer([group], rule=create_rule("adam"))
+    optimizer = LearnedOptimizer([parameter(2)], rule=create_rule("adam"))
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("lr", [torch.tensor(-1.0), torch.tensor(math.nan), -1.0, math.nan])
+def test_rates_below_zero_are_refused(lr):
+    with pytest.raises(ValueError, match="lr must be at least 0"):
+        LearnedOptimizer([parameter(2)], lr=lr, rule=create_rule("sgd"))
+
+
+def test_groups_may_have_a_plan_each():
+    rule = create_rule("step-size-lstm")
+    groups = [{"params": [parameter(2)], "total_steps": steps} for steps in (10, 20)]
+    optimizer = LearnedOptimizer(groups, rule=rule)
+    optimizer.step()
+    with pytest.raises(ValueError, match="needs total_steps"):
+        optimizer.add_param_group({"params": [parameter(2)]})
+
+
+def test_groups_of_another_optimizer_with_the_same_rule_are_taken():
+    rule = create_rule("sgd")
+    one = LearnedOptimizer([parameter(2)], lr=0.5, rule=rule)
+    other = LearnedOptimizer(one.param_groups, rule=rule)
+    assert other.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("returned", [{"loss": 1.0}, (torch.tensor(1.0), 2), torch.ones(3), "x"])
+def test_a_rule_that_reads_no_loss_does_not_mind_what_a_closure_returns(returned):
+    tensor = parameter(3)
+    optimizer = LearnedOptimizer([tensor], lr=1.0, rule=create_rule("sgd"))
+    assert optimizer.step(lambda: returned) is returned
+    assert torch.equal(tensor.detach(), -torch.ones(3))
+    with pytest.raises(ValueError, match="closure must return one real number, got"):
+        LearnedOptimizer([tensor], rule=create_rule("gated-lstm")).step(lambda: returned)
+
+
+def test_a_loss_of_one_element_is_a_number():
+    moved = []
+    torch.manual_seed(0)
+    rule = create_rule("gated-lstm", init_range=1.0)
+    for loss in (2.0, torch.tensor(2.0), torch.tensor([[2.0]]), torch.tensor([2.0], dtype=float)):
+        tensors = [parameter(3), parameter()]
+        LearnedOptimizer(tensors, rule=rule).step(lambda loss=loss: loss)
+        moved.append(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
+    assert moved[0].abs().min() > 0
+    for other in moved[1:]:
+        torch.testing.assert_close(other, moved[0])
