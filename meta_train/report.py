@@ -82,7 +82,9 @@ def _steps(row: Row, column: Column) -> str:
 
 
 def _ratio(ours: tuple[float, float], theirs: tuple[float, float]) -> str:
-    return f"{ours[0] / theirs[0]:.2g}" if math.isfinite(ours[0]) else "diverged"
+    # Neither below the smallest that is shown: a baseline may well end at 0.
+    ratio = max(ours[0], FLOOR) / max(theirs[0], FLOOR)
+    return f"{ratio:.2g}" if math.isfinite(ours[0]) else "diverged"
 
 
 def as_json(table: Mapping[str, Sequence[Row]], columns: Sequence[Column]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class MetaTrainer:
         began = time.monotonic() - self.seconds
         with stop_signals() as stop:
             try:
-                reason = None
+                reason, stopped = None, False
                 if self.outer_step == 0:
                     self.save()  # a run that is killed before the next one can be resumed, too
                 elif self.outer_step % settings.validate_every == 0:
@@ -177,13 +177,14 @@ class MetaTrainer:
                         reason = self.reason_to_stop()
                         if reason is None and reduced.late:
                             reason = f"{settings.max_minutes:g} minutes are over"
-                        if reduced.stop:
+                        stopped = reduced.stop
+                        if stopped:
                             break
                 if self.saved_at != self.outer_step:
                     self.save()
-                if not reduced.stop:
+                if not stopped:
                     self._finish(reason)
-                if reduced.stop or stop:
+                if stopped or stop:
                     name = stop[0] if stop else "a signal to another process"
                     raise Interrupted(f"stopped by {name} after step {self.outer_step}")
             finally:

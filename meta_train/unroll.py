@@ -3,8 +3,8 @@
     (parameters, buffers, optimizer state, batch) -> (parameters, buffers, optimizer state, loss)
 
 built on `torch.func.functional_call` and plain `autograd.grad`. With `vectorize` every tensor has a
-leading axis of runs, and loss and rule go through `torch.func.vmap`; the mathematics is the same
-code either way.
+leading axis of runs, and loss and rule go through `torch.func.vmap` (the loss where it can); the
+mathematics is the same code either way.
 
 First derivatives only (the default) is what most learned optimizers are meta-trained with: the
 gradients that the rule reads are constants (Andrychowicz et al. 2016, section 2.1). Then the
@@ -24,6 +24,7 @@ from torch.func import functional_call, vmap
 
 from learned_opt.functional import move, propose
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from meta_train.batching import losses_of_runs
 from meta_train.imitation import Teacher
 from meta_train.inner_state import InnerState, map_states
 from meta_train.masking import LossWithGradient, largest, lead, where_alive
@@ -170,8 +171,7 @@ class InnerLoop:
         self, parameters: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Tensor, Tensors]:
         if self.vectorize:
-            losses, buffers = vmap(self.loss, randomness="different")(parameters, buffers, batch)
-            return losses, buffers
+            return losses_of_runs(self.loss, parameters, buffers, batch)
         return self.loss(parameters, buffers, batch)
 
     def _loss_and_gradients(

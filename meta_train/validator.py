@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from meta_train.evaluate import train_curves
 from meta_train.learner import Learner
 from meta_train.seeding import generator
 from meta_train.tasks.base import Family, Problem, Task, Tensors
+from meta_train.tasks.describe import describe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +65,11 @@ class Validator:
         ]
         self.curves = torch.cat(losses)
         return float(self.curves.clamp_min(1e-8).log().mean())
+
+    def described(self) -> dict[str, Any]:
+        """What a resumed run must be validated by, too: its best value is compared with these."""
+        tasks = [[describe(task), [seeds.start, seeds.stop]] for task, seeds in self.tasks]
+        return {"steps": self.steps, "tasks": tasks}
 
     def _tuned_adam(self) -> Tensor:
         """Adam's losses at its best rate on these very problems, `[problems, steps]`."""

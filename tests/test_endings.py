@@ -126,3 +126,15 @@ def test_steps_in_which_every_run_diverges_are_skipped_and_end_the_run():
     assert not trainer.descent.recent_norms
     for one, other in zip(weights(trainer), before, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_finished_run_whose_patience_is_over_is_not_made_longer(tmp_path, capsys):
+    values = iter(range(100))
+    common = {"validate_every": 2, "validate": lambda _: float(next(values)), "patience": 1}
+    make_trainer(tmp_path, outer_steps=4, **common).train(progress=False)
+    capsys.readouterr()
+    longer = make_trainer(tmp_path, outer_steps=8, **common)
+    assert longer.resume()
+    longer.train(progress=False)
+    assert longer.outer_step == 4
+    assert "step 4 of 8: no better validation in the last 1" in capsys.readouterr().out

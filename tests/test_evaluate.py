@@ -1,6 +1,7 @@
 """The comparison: same problems and batches for all, baselines at their best, honest figures."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,3 +157,11 @@ def test_seeds_depend_on_the_whole_path():
     paths = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), ("0", "a", 1)]
     assert len({derive_seed(*path) for path in paths}) == len(paths)
     assert derive_seed(0, "a") == derive_seed(0, "a")
+
+
+def test_a_baseline_that_ends_at_zero_has_a_ratio(tmp_path):
+    task = create_task("quadratic", dimensions=3)
+    columns = [Column("0", "title", task, steps=3, patience=3)]
+    table = compare(create_rule("adam"), columns, seeds=range(1))
+    rows = [replace(row, final_loss=(0.0, 0.0), mean_loss=(0.0, 0.0)) for row in table["0"]]
+    assert "< 2e-07" in render_table({"0": rows}, columns)

@@ -7,7 +7,9 @@ import torch
 
 from learned_opt import create_rule
 from meta_train.learner import Learner
+from meta_train.settings import TrainSettings
 from meta_train.tasks import Mixture, create_task
+from meta_train.trainer import MetaTrainer
 from meta_train.validator import PROBLEMS, Validator
 
 CPU = torch.device("cpu")
@@ -64,3 +66,16 @@ def test_a_learned_initialisation_is_where_validation_starts():
     ]
     assert values[0] != values[1]
     assert values[2] > max(values[:2])
+
+
+def test_a_run_is_not_resumed_with_another_validation(tmp_path, family):
+    def make_trainer(steps):
+        settings = TrainSettings(outer_steps=1, runs=2, groups=2, horizons=(2,), window=2)
+        rule = create_rule("adam-lstm", hidden_size=3)
+        validator = Validator(family, steps, CPU)
+        return MetaTrainer(rule, family, settings, folder=tmp_path, validate=validator)
+
+    make_trainer(3).train(progress=False)
+    assert make_trainer(3).resume()
+    with pytest.raises(ValueError, match="validation.*steps.*3"):
+        make_trainer(4).resume()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from learned_opt.functional import half_square_distance
+from meta_train.batching import losses_of_runs
 from meta_train.estimators.base import Estimate, Judgement
 from meta_train.estimators.initialization_only import InitializationOnly
 from meta_train.inner_state import InnerState
@@ -197,10 +197,10 @@ class ImplicitGradient(InitializationOnly):
     ) -> Callable[[Tensors], Tensor]:
         """A function from v to <grad L, v>, all runs together, to be differentiated."""
         # Not `InnerLoop.look`, whose losses can be differentiated once.
-        losses_of = vmap(loop.loss, randomness="different")
         batches = [data.training.next() for _ in range(self.batches)]
         read = {**inner.fixed, **inner.parameters}
-        losses = torch.stack([losses_of(read, inner.buffers, batch)[0] for batch in batches])
+        found = [losses_of_runs(loop.loss, read, inner.buffers, batch)[0] for batch in batches]
+        losses = torch.stack(found)
         total = losses.mean(0).sum()
         gradients = _by_parameter(total, inner.parameters, create_graph=True)
         return lambda v: torch.stack([(gradients[k] * v[k]).sum() for k in v]).sum()

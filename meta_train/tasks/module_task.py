@@ -19,8 +19,9 @@ class ModuleTask(Task):
 
         ModuleTask(lambda: nn.Linear(64, 10), nn.functional.cross_entropy, (images, labels))
 
-    Buffers (running statistics) are carried along, and the module stays in the mode, training or
-    evaluation, in which `make_module` leaves it. Dropout draws from torch's global generator.
+    Buffers (running statistics) are carried along, parameters that do not require gradients stay as
+    they are, and the module stays in the mode, training or evaluation, in which `make_module`
+    leaves it. Dropout draws from torch's global generator.
 
     Args:
         make_module: builds the module with random initial weights. It is called once for each
@@ -37,7 +38,7 @@ class ModuleTask(Task):
 
     Raises:
         ValueError: inputs and targets differ in length, are empty, hold NaN, or do not fit the
-            module or the loss; or a size is out of its range.
+            module or the loss; a size is out of its range; or the module has nothing to train.
     """
 
     def __init__(
@@ -69,6 +70,14 @@ class ModuleTask(Task):
         self.full_rows = full_rows
         self._loss_of_output = loss
         self._skeleton = self._seeded(0, make_module)
+        if not any(value.requires_grad for value in self._skeleton.parameters()):
+            name = type(self._skeleton).__name__
+            raise ValueError(f"{name} has no parameter that requires gradients: nothing to train")
+        for name, part in self._skeleton.named_modules():
+            if getattr(part, "sparse", False) is True:
+                raise ValueError(
+                    f"{name or type(part).__name__} has sparse=True: rules take no sparse gradients"
+                )
         for rows, name in ((self.rows, "data"), (self.unseen, "validation_data")):
             if rows is not None:
                 self._try(rows, name)
@@ -122,8 +131,10 @@ class ModuleTask(Task):
             draw_validation = self._drawer(self.unseen.on(device), None)
         elif unseen is not None and len(unseen):
             draw_validation = self._drawer(rows, unseen)
+        named = list(module.named_parameters())
         return Problem(
-            parameters={k: v.detach().to(device) for k, v in module.named_parameters()},
+            parameters={k: v.detach().to(device) for k, v in named if v.requires_grad},
+            fixed={k: v.detach().to(device) for k, v in named if not v.requires_grad},
             buffers={k: v.detach().to(device) for k, v in module.named_buffers()},
             loss=self.loss,
             draw=self._drawer(rows, seen),

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from learned_opt import create_rule
 from meta_train.inner_state import stack, start
 from meta_train.seeding import generator
+from meta_train.settings import TrainSettings
 from meta_train.tasks import ModuleTask, rows
+from meta_train.trainer import MetaTrainer
 from meta_train.unroll import InnerLoop
 
 CPU = torch.device("cpu")
@@ -215,3 +217,39 @@ def test_a_loss_must_be_one_number():
 def test_sizes_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         regression(**wrong)
+
+
+def test_frozen_parameters_stay_as_they_are():
+    def make():
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        net[0].requires_grad_(False)
+        return net
+
+    inputs = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    task = ModuleTask(make, nn.functional.mse_loss, (inputs, inputs[:, :2]), 4)
+    problems = [sample(task, seed) for seed in range(2)]
+    assert list(problems[0].fixed) == ["0.weight", "0.bias"]
+    assert list(problems[0].parameters) == ["2.weight", "2.bias"]
+    rule = create_rule("sgd")
+    loop = InnerLoop(rule, task.loss, True, lr=0.1, differentiable=False)
+    inner = start(rule, problems, vectorize=True)
+    after, losses = loop.step(inner, stack([problem.draw(generator("b")) for problem in problems]))
+    for k, problem in enumerate(problems):  # each has frozen ones of its own
+        torch.testing.assert_close(after.fixed["0.weight"][k], problem.fixed["0.weight"])
+        own = {**problem.fixed, **problem.parameters}
+        torch.testing.assert_close(losses[k], task.loss(own, {}, problem.draw(generator("b")))[0])
+    settings = TrainSettings(outer_steps=2, runs=2, horizons=(4,), window=2)
+    MetaTrainer(create_rule("adam-lstm"), task, settings).train(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Linear(3, 2).requires_grad_(False), "Linear has no parameter that requires"),
+        (nn.Tanh, "Tanh has no parameter"),
+        (lambda: nn.Sequential(nn.Embedding(9, 2, sparse=True)), "0 has sparse=True"),
+    ],
+)
+def test_modules_that_cannot_be_trained_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        ModuleTask(make, nn.functional.mse_loss, (torch.zeros(4, 3), torch.zeros(4, 3)), 4)

@@ -1,0 +1,80 @@
+"""A loss for many runs at once: under `vmap`, or run by run where `vmap` cannot batch it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils import _pytree as pytree
+
+from meta_train.tasks.base import Batch, Loss, Tensors
+
+_refused: set[tuple[Any, ...]] = set()
+"""Kinds of problems, by names and shapes, whose loss `vmap` has refused."""
+
+
+def losses_of_runs(
+    loss: Loss, parameters: Tensors, buffers: Tensors, batch: Batch
+) -> tuple[Tensor, Tensors]:
+    """The losses of all runs, and their buffers afterwards, to be differentiated like the loss.
+
+    Some modules cannot be batched: those of one fused kernel (`nn.GRU`, `nn.LSTM`), those that look
+    at numbers (`if x.mean() > 0`). They are tried once for each kind of problem, and taken run by
+    run from then on. A try draws no random number, so that a run that is resumed, which tries
+    again, goes on as the unbroken one.
+
+    Args:
+        loss: of one run.
+        parameters: `[runs, *param]` by name.
+        buffers: `[runs, *buffer]` by name.
+        batch: `[runs, ...]`.
+
+    Returns:
+        `[runs]`, and buffers as given.
+
+    Raises:
+        Exception: what the loss raises for one run.
+    """
+    batched = vmap(loss, randomness="different")
+    if torch.compiler.is_compiling():
+        losses, buffers = batched(parameters, buffers, batch)
+        return losses, buffers
+    kind = _kind(parameters, buffers, batch)
+    if kind not in _refused:
+        device = next(iter(parameters.values())).device
+        before = _random_state(device)
+        try:
+            losses, buffers = batched(parameters, buffers, batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            _restore(device, before)
+        else:
+            return losses, buffers
+    found = [
+        loss(*pytree.tree_map(lambda value, run=run: value[run], (parameters, buffers, batch)))
+        for run in range(len(next(iter(parameters.values()))))
+    ]
+    _refused.add(kind)  # now it is known that the loss is sound
+    losses = torch.stack([one for one, _ in found])
+    return losses, {key: torch.stack([own[key] for _, own in found]) for key in buffers}
+
+
+def _kind(*trees: Any) -> tuple[Any, ...]:
+    leaves, structure = pytree.tree_flatten(trees)
+    return structure, tuple((tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    own = None
+    if device.type != "cpu":
+        own = torch.get_device_module(device).get_rng_state(device)
+    return torch.get_rng_state(), own
+
+
+def _restore(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.get_device_module(device).set_rng_state(state[1], device)
