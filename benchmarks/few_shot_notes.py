@@ -1,7 +1,7 @@
 """How rows of the few-shot table differ from their papers, for the document; by row."""
 
 NOTES = {
-    "maml": "Network and episodes are the paper's.",
+    "maml": "The network is the paper's; episodes and outer training are as said above.",
     "maml-further": "The control of learned-gated-lstm: it begins with the same MAML, takes as "
     "many outer steps in the same way, and keeps the inner rate.",
     "maml-negative-rate": "Each inner step ascends the support loss, and in so short a training no "

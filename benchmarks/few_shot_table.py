@@ -34,9 +34,9 @@ is, and how it differs from its paper, stands [below the tables](#rows).
 - **Outer training.** Adam with betas 0.9 and 0.99, a warm-up of 20 steps, a cosine down to 5% of
   the rate and gradients clipped at 1 (meta-lstm at its paper's 0.25; Reptile: SGD, linear, not
   clipped); what is tested is the moving average of the weights with decay 0.98. The papers' rates
-  are mostly constant, half of ours, and they test the last weights. Learned rules have a fifth of
-  MAML's outer rate, which was chosen when a larger one had undone what MAML had learned (seen in
-  the accuracy of learned-gated-lstm at 5-way 1-shot).
+  are mostly constant, half of ours, and they test the last weights. Rows that begin with MAML have
+  a fifth of its outer rate, which was chosen when a larger one had undone what MAML had learned
+  (seen in the accuracy of learned-gated-lstm at 5-way 1-shot).
 - **Accuracy** is the mean over test episodes with its 95% interval, in percent; one seed. Cells of
   a setting are alike in minutes, but for maml, and not in outer steps (maml-further alone takes as
   many as learned-gated-lstm); most are far from converged: they say how a row learns in that time,

@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def verdict(error: BaseException | None) -> tuple[int, str]:
+def verdict(error: BaseException | None, program: str = PROGRAM) -> tuple[int, str]:
     """Exit status and a line to show."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "\nstopped at once; a run goes on with --out FOLDER --resume true"
@@ -107,4 +107,4 @@ def verdict(error: BaseException | None) -> tuple[int, str]:
         return 130, f"\n{error}"
     status = 2 if isinstance(error, (ValueError, OSError)) else 1
     status = 3 if isinstance(error, NotLearning) else status
-    return status, f"{PROGRAM}: error: {' '.join(str(error).split())}"
+    return status, f"{program}: error: {' '.join(str(error).split())}"

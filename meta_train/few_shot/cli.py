@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
@@ -60,10 +61,12 @@ def main(arguments: list[str]) -> int:
     """
     parser = build_parser()
     config, write_config = read_config(parser, arguments, FewShotConfig)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error("few-shot runs in one process: start it without torchrun")
     try:
         run(config, write_config)
     except (Interrupted, KeyboardInterrupt, NotLearning, ValueError, OSError) as error:
-        status, text = verdict(error)
+        status, text = verdict(error, PROGRAM)
         if isinstance(error, KeyboardInterrupt):  # with something to go on with, it is Interrupted
             text = "\nstopped at once, before there was anything to go on with"
         print(text, file=sys.stderr)

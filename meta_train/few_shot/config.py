@@ -36,6 +36,8 @@ NOT_OF_TRAINING = {
     "seed": _OF_THE_JOB.format("seed"),
 }
 """Settings of meta-training that testing and files read from the row or the job."""
+OF_USERS = ("trained_on", "uses", "method")
+"""Settings of a row that takes another one's training; they are not for that one."""
 NESTED = ("sine", "twenty_ways", "five_shots")
 """What a row says of other data; changes of the row come after it."""
 
@@ -155,16 +157,27 @@ class FewShotConfig:
         """Refuse changes that make no row, or one that needs itself."""
         seen: list[str] = []
         needed: str | None = name
+        settings = self.row_settings
         while needed is not None:
             if needed in seen:
                 raise ValueError(f"rows need one another: {' -> '.join([*seen, needed])}")
             seen.append(needed)
-            row = get_row(needed)
-            if needed in self.rows:
-                row = replace(row, **self.row_settings)
+            settings = self.row_settings if needed in self.rows else settings
+            row = replace(get_row(needed), **settings)
             if self.data == "sine" and row.method is not None:
                 raise ValueError(f"method {row.method!r} only classifies: it has no sine curves")
-            needed = row.uses if row.trained_on == "nothing" else row.begins_with
+            if row.trained_on == "nothing":
+                needed, settings = row.uses, _without_use(settings)
+            else:
+                needed, settings = row.begins_with, {}
+
+    def of_used(self) -> FewShotConfig:
+        """How a row trains that another one uses: as that one says, but for what it then does."""
+        return replace(self, row_settings=_without_use(self.row_settings))
+
+    def of_beginning(self) -> FewShotConfig:
+        """How a row trains that another one begins with: changes are not its own."""
+        return replace(self, row_settings={}, train={})
 
     @property
     def rows(self) -> list[str]:
@@ -188,6 +201,10 @@ class FewShotConfig:
         if self.data == "sine":
             return 100 if testing else 10
         return max(1, min(15, DRAWINGS - self.support)) if testing else 5
+
+
+def _without_use(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in OF_USERS}
 
 
 def _typed(kind: str, given: dict[str, Any], known: type) -> dict[str, Any]:

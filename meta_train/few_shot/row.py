@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from learned_opt.names import look_up
+from learned_opt.names import look_up, unknown
 from learned_opt.rates import RATE_RULES, create_any_rule
 from learned_opt.rules import list_rules
 from learned_opt.rules.base import UpdateRule
-from learned_opt.weights import from_pretrained
+from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.scored import METHODS, ScoredEpisodes
 from meta_train.learner import Learner
@@ -37,7 +37,7 @@ class Row:
             each episode.
         stored_heads: that many training tasks come again and again, each with a head of its own,
             stored and learned with the body (`StoredHeads`); 0 for none.
-        rule: takes the inner steps; one of all rules, or a bundled one by its name.
+        rule: takes the inner steps; one of all rules, a bundled one, or the path of a file.
         rule_settings: of it; shapes are filled in.
         inner_lr: the inner rate; None is the rule's own.
         adapted: see `EpisodeTask`.
@@ -210,6 +210,10 @@ class Row:
         if self.rule in RATE_RULES:
             settings["shapes"] = [list(value.shape) for value in adapted.values()]
         elif self.rule not in list_rules():
+            if not names_weights(self.rule):
+                raise ValueError(
+                    unknown("rule", self.rule, {*list_rules(), *RATE_RULES, *list_pretrained()})
+                )
             return from_pretrained(self.rule)
         return create_any_rule(self.rule, **settings)
 

@@ -128,5 +128,9 @@ def _cell(evaluation: Evaluation, steps: int) -> str:
     if not math.isfinite(mean):
         return "diverged"
     if evaluation.metric == "accuracy":
-        return f"{100 * mean:.1f}+-{100 * interval:.1f}"
-    return f"{mean:.3f}+-{interval:.3f}" if mean < 100 else f"{mean:.3g}"
+        text, spread = f"{100 * mean:.1f}", f"+-{100 * interval:.1f}"
+    elif mean < 100:
+        text, spread = f"{mean:.3f}", f"+-{interval:.3f}"
+    else:
+        text, spread = f"{mean:.3g}", ""
+    return text + (spread if math.isfinite(interval) else "")  # one episode has no interval

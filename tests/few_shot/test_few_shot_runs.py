@@ -11,6 +11,7 @@ from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
 from learned_opt.initializers import load_initialization
 from meta_train.checkpoint import list_checkpoints
 from meta_train.cli import main
+from meta_train.few_shot import trainers
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.folders import job_folder
 from meta_train.tasks.sine import Sine
@@ -189,12 +190,12 @@ def test_an_interruption_of_testing_says_how_to_go_on(tmp_path, capsys, monkeypa
     assert main(["few-shot", *again]) == 0  # word for word
     assert rows_of(out)["maml"]["outer_steps"] == 3
     with monkeypatch.context() as patch:
-        patch.setattr("meta_train.few_shot.job.make_trainer", interrupted)
+        patch.setattr("meta_train.few_shot.trainers.make_trainer", interrupted)
         assert main([*TINY, *SMALL_SINE, "--out", str(tmp_path / "b")]) == 130
     assert "before there was anything to go on with" in capsys.readouterr().err
 
 
-def test_what_a_run_began_with_is_remembered(tmp_path):
+def test_what_a_run_began_with_is_remembered(tmp_path, capsys):
     maml = ["--row", "maml", "--out", str(tmp_path / "maml")]
     assert main([*TINY, *SMALL_SINE, *maml]) == 0
     start = tmp_path / "maml" / "initialization.safetensors"
@@ -203,17 +204,22 @@ def test_what_a_run_began_with_is_remembered(tmp_path):
     before = rows_of(tmp_path / "run")
     assert before["anil"]["begins_with"] == {"file": str(start)}
     start.unlink()
-    for further in ([], ["--begin", str(tmp_path / "other.safetensors")]):
+    for further in ([], ["--begin", str(start)]):
         assert main([*given, *further, "--resume", "true"]) == 0
         assert rows_of(tmp_path / "run") == before
+    other = str(tmp_path / "other.safetensors")
+    assert main([*given, "--begin", other, "--resume", "true"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"began with {start}, and goes on" in told and f"without --begin {other}" in told
+    plain = [*TINY, *SMALL_SINE, "--row", "maml", "--out", str(tmp_path / "maml")]
+    assert main([*plain, "--begin", other, "--resume", "true"]) == 2
+    assert "began without --begin" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_cut_off_before_its_first_checkpoint_begins_as_it_should(tmp_path, monkeypatch):
-    from meta_train.few_shot import job
-
     given = [*TINY, *SMALL_SINE, "--row", "maml-further"]
     assert main([*given, "--out", str(tmp_path / "whole")]) == 0
-    make = job.make_trainer
+    make = trainers.make_trainer
 
     def make_and_fail(name, *rest):
         trainer = make(name, *rest)
@@ -222,7 +228,7 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_as_it_should(tmp_path,
         return trainer
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "make_trainer", make_and_fail)
+        patch.setattr(trainers, "make_trainer", make_and_fail)
         assert main([*given, "--out", str(tmp_path / "cut")]) == 2
     assert main([*given, "--out", str(tmp_path / "cut"), "--resume", "true"]) == 0
     found, expected = (rows_of(tmp_path / name)["maml-further"] for name in ("cut", "whole"))

@@ -21,9 +21,12 @@ def data_folder(folder: str | None, what: str) -> Path:
     chosen = folder or os.environ.get(FOLDER_VARIABLE)
     if not chosen:
         raise ValueError(f"{what} is read from files: give folder, or set {FOLDER_VARIABLE}")
-    if not Path(chosen).is_dir():
-        raise ValueError(f"{what}: there is no folder {chosen}")
-    return Path(chosen)
+    path = Path(os.path.expanduser(chosen))  # a shell leaves the ~ of --folder=~/data alone
+    if path.is_file():
+        raise ValueError(f"{what}: {path} is a file: give the folder that it is in")
+    if not path.is_dir():
+        raise ValueError(f"{what}: there is no folder {path}")
+    return path
 
 
 def find(folder: Path, places: Sequence[str], names: Sequence[str]) -> Path | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
@@ -147,7 +147,8 @@ def _locate(part: str, folder: str | None, download: bool) -> Path:
         path = find(where, PLACES, names)
     if path is None:
         raise missing("Omniglot", names, where, PAGE)
-    return path
+    # Some programs unpack an archive into a folder of its own name.
+    return path / stem if (path / stem).is_dir() else path
 
 
 def _damaged(path: Path, why: object, expected: Part) -> ValueError:
@@ -180,8 +181,13 @@ def _cached(
     by_character = _check_complete(path, drawings.marks, expected)
     content = repr(sorted(drawings.marks.items())).encode()
     key = hashlib.sha256(content).hexdigest()[:16]
-    cache = cache_folder() / f"omniglot-{part}-{size}-{key}.npz"
-    images = _read_cache(cache, (len(by_character), DRAWINGS, size, size))
+    try:
+        cache = cache_folder() / f"omniglot-{part}-{size}-{key}.npz"
+    except RuntimeError as error:  # whoever runs this has no home folder
+        warnings.warn(f"Omniglot will be read anew next time: {error}", stacklevel=2)
+        cache = None
+    shape = (len(by_character), DRAWINGS, size, size)
+    images = None if cache is None else _read_cache(cache, shape)
     if images is None:
         with tqdm(
             total=len(by_character) * DRAWINGS,
@@ -190,12 +196,13 @@ def _cached(
             dynamic_ncols=True,
             disable=None if progress else True,  # None: where nobody watches
         ) as bar:
-            images = np.empty((len(by_character), DRAWINGS, size, size), np.uint8)
+            images = np.empty(shape, np.uint8)
             for row, names in enumerate(by_character.values()):
                 for column, name in enumerate(names):
                     images[row, column] = _decode(path, name, drawings.read(name), size, expected)
                 bar.update(len(names))
-        _write_cache(cache, images)
+        if cache is not None:
+            _write_cache(cache, images)
     alphabets, characters = zip(*(name.split("/") for name in by_character), strict=True)
     return Omniglot(images, alphabets, characters)
 
@@ -204,7 +211,9 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
     try:
         image = Image.open(io.BytesIO(content)).convert("L")
     except (OSError, SyntaxError) as error:  # either may be Pillow's word for a broken PNG
-        raise _damaged(path, f"{name} is no drawing ({error})", expected) from error
+        # Pillow's own word for content that it does not know names an object in memory.
+        why = "no image" if isinstance(error, UnidentifiedImageError) else error
+        raise _damaged(path, f"{name} is no drawing ({why})", expected) from error
     if image.size != (PIXELS, PIXELS):
         raise _damaged(path, f"{name} is {image.size}, not {PIXELS} x {PIXELS} pixels", expected)
     if size != PIXELS:

@@ -137,7 +137,7 @@ def without(name):
         (without("Latin/character01/0002_20"), "Latin/character01 has 19 drawings, not 20"),
         (
             {**drawings(), "Latin/character01/0002_20.png": b"GIF"},
-            "0002_20.png is no drawing .cannot identify image",
+            "0002_20.png is no drawing .no image",
         ),
         (
             {**drawings(), "Latin/character01/0002_20.png": drawing(1, 1, size=90)},
@@ -193,3 +193,29 @@ def test_the_real_background_set_is_whole(monkeypatch):
     assert len(set(result.alphabets)) == 30
     assert result.alphabets.count("Greek") == 24
     assert 0.05 < result.images.mean() / 255 < 0.12
+
+
+def test_a_folder_unpacked_into_one_of_its_own_name_is_read(tmp_path):
+    write(tmp_path, drawings(), zipped=False, name="images_background/images_background")
+    found = read_omniglot("background", str(tmp_path), progress=False)
+    assert found.images.shape == (3, 20, 28, 28)
+
+
+def test_without_a_home_nothing_is_cached_and_nothing_called_damaged(tmp_path, monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    write(tmp_path, drawings())
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.warns(UserWarning, match="will be read anew next time: Could not determine home"):
+        found = read_omniglot("background", str(tmp_path), progress=False)
+    assert found.images.shape == (3, 20, 28, 28)
+
+
+def test_where_the_folder_is(tmp_path, monkeypatch):
+    archive = write(tmp_path / "data", drawings())
+    with pytest.raises(ValueError, match="images_background.zip is a file: give the folder"):
+        read_omniglot("background", str(archive), progress=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(read_omniglot("background", "~/data", progress=False).images) == 3
