@@ -48,7 +48,8 @@ class GateMonitor:
       the end. Where a gate has `H` units per coordinate, row k shows unit k modulo H; where all
       coordinates share it, row k shows unit k.
 
-    Training is untouched: nothing is changed and no global random number is drawn. Rules that are
+    Coordinates whose gradient has always been zero are among the sample, though their gates move
+    nothing. Training is untouched: nothing is changed and no global random number is drawn. Rules that are
     not `CoordinateRule`s are asked about whole tensors; rules without gates get `update_rms` only.
 
     Args:

@@ -85,6 +85,10 @@ def test_the_held_out_table_is_what_was_measured(where):
     assert rows_below("| final training loss |", (ROOT / where).read_text()) == expected
 
 
+def test_the_card_in_the_weights_holds_what_was_measured():
+    assert load_card("step-size-lstm")["columns"] == measured("held_out")["columns"]
+
+
 def test_the_memory_table_is_what_was_measured():
     expected: dict = {}
     for row in measured("unroll_memory")["rows"]:

@@ -21,7 +21,8 @@ class ModuleTask(Task):
 
     Buffers (running statistics) are carried along, parameters that do not require gradients stay as
     they are, and the module stays in the mode, training or evaluation, in which `make_module`
-    leaves it. Dropout draws from torch's global generator.
+    leaves it. Dropout draws from torch's global generator. What `vmap` cannot batch, such as
+    `nn.GRU`, is run after run, though runs go at once (`meta_train.batching`).
 
     Args:
         make_module: builds the module with random initial weights. It is called once for each
