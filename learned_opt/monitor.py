@@ -49,8 +49,9 @@ class GateMonitor:
       coordinates share it, row k shows unit k.
 
     Coordinates whose gradient has always been zero are among the sample, though their gates move
-    nothing. Training is untouched: nothing is changed and no global random number is drawn. Rules that are
-    not `CoordinateRule`s are asked about whole tensors; rules without gates get `update_rms` only.
+    nothing. Training is untouched: nothing is changed and no global random number is drawn. Rules
+    that are not `CoordinateRule`s are asked about whole tensors; rules without gates get
+    `update_rms` only.
 
     Args:
         writer: a `SummaryWriter`, or the folder to make one in.
