@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from few_shot_jobs import run_job
+from sine_notes import HEADER, PAIRED, SEEDS
 
 from learned_opt.files import write_atomically
 from learned_opt.initializers import load_initialization
@@ -53,42 +54,16 @@ FIXED = ("maml", "maml-further")
 FRESH = 1
 """The seed of curves that nothing was chosen by; those of the tables are of seed 0."""
 SHOWN = (0, 1, 2, 3, 5, 7, 10)
-HEADER = """# Sine curves from a few points, measured
-
-Written by `python benchmarks/sine.py` from `docs/measured/sine.json`; what each row is stands in
-[the few-shot table](few_shot.md#rows). The toy of Finn et al. 2017: amplitude 0.1 to 5, phase 0 to
-pi, x in -5 to 5, a network of 40-40 ReLU units. Mean squared error on 100 points of each of 1000
-curves (the same for all rows) with its 95% interval, after steps of inner training. Inner rate 0.01
-where it is not learned (0.02 for Reptile by SGD, 0.005 for iMAML); one seed. "Rate" is the outer
-one; after a plus are the minutes of the MAML that a row begins with.
-
-**How long.** The paper has 70,000 outer steps at a rate of 0.001. So were maml trained, from both
-numbers of points, and fomaml and anil from 10; from there, maml-further and learned-gated-lstm
-took 3000 steps more. All others have the rows' own short training at up to three times the rate
-(meta-sgd from 10 points seven times that at twice the rate), and are far from converged: compare
-rows that took the same number of steps. The rate falls in a cosine to 5%, the gradient is clipped
-at 10, Adam's betas are 0.9 and 0.99, and the moving average of the weights is tested; the paper's
-rate is constant, without averaging.
-
-**What was tuned.** Objective and horizons of learned rules (the sum of the errors after 1, 2 or 10
-steps; `meta_train/few_shot/recipes.py`) were chosen by learned-gated-lstm's error on the curves of
-these tables, and maml-further has the same: so the comparison at the end is on fresh ones. The
-fixed inner rate is the paper's.
-
-**Curves** show one task; one that is not to be seen has left the panel.
-"""
-PAIRED = """## learned-gated-lstm curve by curve
-
-On 1000 other curves than above, which nothing was chosen by. By how much its error is below
-another's, mean over the curves of the differences with its 95% interval; on how many of the curves
-it is lower; and both medians. From few points a mean can hang on a few curves, on which a fixed
-step blows up: the median does not.
-"""
 
 
-def run_row(name, shots, args):
+def runs_of(shots, args, seed=0):
+    """The folder of all rows that one seed has trained."""
+    return args.runs / (f"{shots}-shot" + (f"-seed-{seed}" if seed else ""))
+
+
+def run_row(name, shots, args, seed=0):
     """Train and judge a row, and first what it begins with."""
-    folder = args.runs / f"{shots}-shot"
+    folder = runs_of(shots, args, seed)
     base = ROWS[name].on_sine().begins_with
     settings = {
         "data": "sine",
@@ -96,6 +71,7 @@ def run_row(name, shots, args):
         "shots": shots,
         "max_minutes": args.max_minutes,
         "device": args.device,
+        "seed": seed,
         "train": {"checkpoint_every": 500},
     }
     own = LONGER.get((name, shots), {}) if args.effort is None else {"effort": args.effort}
@@ -103,17 +79,17 @@ def run_row(name, shots, args):
     if "lr" in own:
         settings["train"]["lr"] = own["lr"]
     if base is not None:
-        run_row(base, shots, args)
+        run_row(base, shots, args, seed)
         settings["begin"] = folder / base / "initialization.safetensors"
     run_job(folder / name, lambda: settings)
 
 
-def load(shots, args):
+def load(shots, args, seed=0):
     """All rows that are in the folder of runs: what was learned, and the scores of the table."""
     config = FewShotConfig(row=ALL, shots=shots, progress=False)
     found = {}
     for name in list_rows(sine=True):
-        path = args.runs / f"{shots}-shot" / name / "initialization.safetensors"
+        path = runs_of(shots, args, seed) / name / "initialization.safetensors"
         if (path.parent / "table.json").exists():
             learned = load_initialization(path)
             row = row_of(name, config)
@@ -137,12 +113,17 @@ def compare(found, shots):
     """The learned rule against fixed steps, on fresh curves; nothing if it was not found."""
     if any(name not in found for name in (LEARNED, *FIXED)):
         return {}
+    values = judge_fresh(found, shots)
+    return {name: differences(values[name], values[LEARNED]) for name in FIXED}
+
+
+def judge_fresh(found, shots):
+    """Errors of the learned rule and of fixed steps on fresh curves, `[steps, curves]` by name."""
     config = FewShotConfig(row=ALL, shots=shots, seed=FRESH, progress=False)
-    values = {
+    return {
         name: judge(found[name][0], config, torch.device("cpu")).values.double()
         for name in (LEARNED, *FIXED)
     }
-    return {name: differences(values[name], values[LEARNED]) for name in FIXED}
 
 
 def differences(other, own):
@@ -183,7 +164,7 @@ def document(measured):
     """All tables, in Markdown."""
     parts = [HEADER]
     for shots, rows in measured.items():
-        if not rows or shots == "paired":
+        if not rows or not shots.isdecimal():
             continue
         heads = " | ".join(f"{step} step{'s' * (step != 1)}" for step in SHOWN)
         parts += [
@@ -201,6 +182,8 @@ def document(measured):
         parts += ["", f"![curves and errors](images/sine-{shots}.png)", ""]
     if measured.get("paired"):
         parts += [PAIRED, *paired_tables(measured["paired"])]
+    if measured.get("seeds"):
+        parts += [SEEDS, *seed_tables(measured["seeds"])]
     return "\n".join(parts)
 
 
@@ -219,6 +202,31 @@ def paired_tables(paired):
             ]
             yield f"| {rows[0]['steps']} | {' | '.join(cells)} |"
         yield ""
+
+
+def seed_tables(seeds):
+    """One for each number of points."""
+    for shots, rows in seeds.items():
+        count = min(len(by_seed) for by_seed in rows.values())
+        yield f"From {shots} points, {count} seeds:\n"
+        yield f"| after step | {' | '.join(rows)} | lower than both in |"
+        yield "|---" * (2 + len(rows)) + "|"
+        for step in SHOWN[1:]:
+            errors = {
+                name: torch.tensor([by_seed[seed][step] for seed in sorted(by_seed)])
+                for name, by_seed in rows.items()
+            }
+            best = torch.stack([errors[name] for name in FIXED]).amin(0)
+            cells = [f"{one.mean():.3f} ± {one.std():.3f}" for one in errors.values()]
+            lower = f"{int((errors[LEARNED] < best).sum())} of {count}"
+            yield f"| {step} | {' | '.join(cells)} | {lower} |"
+        yield ""
+
+
+def write(measured):
+    """Leave the figures, and the document that shows them."""
+    write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())
+    write_atomically(DOCUMENT, document(measured).encode())
 
 
 def minutes(name, rows):
@@ -257,13 +265,11 @@ if __name__ == "__main__":
         for name in [] if args.write else rows:
             run_row(name, int(shots), args)
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
-    paired = measured.pop("paired", {})
+    paired, seeds = measured.pop("paired", {}), measured.pop("seeds", {})
     for shots in map(int, args.shots.split(",")):
         merge(measured, shots, args)
         learned = load(shots, args)
         pictures(shots, learned)
         if compared := compare(learned, shots):
             paired[str(shots)] = compared
-    measured["paired"] = paired
-    write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())
-    write_atomically(DOCUMENT, document(measured).encode())
+    write({**measured, "paired": paired, "seeds": seeds})

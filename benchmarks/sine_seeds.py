@@ -1,0 +1,50 @@
+"""Whether the learned rule is below fixed steps whatever the seed of meta-training.
+
+    python benchmarks/sine_seeds.py                # seeds 1 to 4 beside that of the documents, 0
+    python benchmarks/sine_seeds.py --write        # only collect what is in the folder of runs
+
+Each seed is the `maml` of benchmarks/sine.py with other initial weights and other curves, and what
+begins with it, at the same lengths. Results land in docs/measured/sine.json under "seeds", and in
+docs/sine.md. A row that is done is not done again, one that was cut off goes on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from sine import FIXED, LEARNED, MEASURED, ROOT, judge_fresh, load, run_row, write
+
+
+def collect(shots, seeds, args):
+    """Mean errors after each step by row and seed, of seeds whose rows are all there."""
+    errors = {name: {} for name in (*FIXED, LEARNED)}
+    for seed in seeds:
+        found = load(shots, args, seed)
+        if all(name in found for name in errors):
+            for name, values in judge_fresh(found, shots).items():
+                errors[name][str(seed)] = values.mean(1).tolist()
+    return errors
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default="1,2,3,4", help="beside 0")
+    parser.add_argument("--shots", default="10")
+    parser.add_argument("--effort", type=float, help="see benchmarks/sine.py")
+    parser.add_argument("--max_minutes", type=float, default=60.0, help="of training, a row")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--write", action="store_true", help="train nothing")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = [0, *map(int, args.seeds.split(","))]
+    measured = json.loads(MEASURED.read_text())
+    for shots in map(int, args.shots.split(",")):
+        for seed in [] if args.write else seeds:
+            for name in (*FIXED, LEARNED):
+                run_row(name, shots, args, seed)
+        errors = collect(shots, seeds, args)
+        if len(errors[LEARNED]) > 1:
+            measured.setdefault("seeds", {})[str(shots)] = errors
+    write(measured)
