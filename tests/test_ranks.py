@@ -22,6 +22,7 @@ from meta_train.ranks import Ranks, joined
 from meta_train.settings import TrainSettings
 from meta_train.tasks import create_task
 from meta_train.trainer import MetaTrainer
+from meta_train.validator import Validator
 
 SCRIPT = str(Path(__file__).with_name("ranked_training.py"))
 BOUND = 120
@@ -120,14 +121,16 @@ def test_a_process_that_fails_ends_all_and_the_checkpoint_stands(tmp_path, how, 
     assert len(own) == 1, errors
     assert said in own[0]
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name.startswith("step-00000002")
-    with open(tmp_path / "run" / "config.yaml") as config:
-        settings = TrainSettings(**yaml.safe_load(config)["train"])
+    with open(tmp_path / "run" / "config.yaml") as file:
+        config = yaml.safe_load(file)
+    task, cpu = create_task("quadratic"), torch.device("cpu")
     resumed = MetaTrainer(
         create_rule("adam-lstm", hidden_size=3),
-        create_task("quadratic"),
-        settings,
+        task,
+        TrainSettings(**config["train"]),
         folder=tmp_path / "run",
-        device="cpu",
+        device=cpu,
+        validate=Validator(task.validation(), config["evaluate"]["steps"], cpu),
     )
     assert resumed.resume()
     resumed.train(progress=False)
