@@ -53,14 +53,15 @@ million (MAML's 60,000 of 32). Of the {figures} cells with a published figure, {
 mostly, we think, for want of training: {row} at {setting}, which trained longest, for {longest}
 minutes, has {best}, {missing} points below; the farthest are {farthest}. And beside the papers
 there are fewer alphabets to learn from, and whole alphabets to be tested on. Besides, rows differ
-from their papers as is said below. Cells without a figure were not run.
+from their papers as is said below.
 """
 LEARNED = """
 Learned rules begin with the setting's MAML; maml-further is the control, trained further with the
 fixed step. At {places}: maml has {maml}, maml-further {further}, learned-gated-lstm {gated},
-learned-step-size-lstm {sized}. Above the control by more than both intervals: {added}. Rules with
-larger networks are mostly below what they began with: a minute or two are not enough for them to
-find back.
+learned-step-size-lstm {sized}. Of all learned rules, above the control by more than both intervals:
+{added}. There the control has trained for a few minutes only, and is far from converged itself.
+Rules with larger networks are mostly below what they began with: a minute or two are not enough for
+them to find back.
 """
 
 
@@ -140,8 +141,9 @@ def learned_rules(cells):
     )
     added = [
         f"{name} at {s}"
-        for name in names[2:]
+        for name in ROWS
         for s in where
+        if name.startswith("learned-") and (name, s) in found
         if above(found[name, s], found["maml-further", s])
     ]
     text = LEARNED.format(
