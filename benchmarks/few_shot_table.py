@@ -59,9 +59,8 @@ LEARNED = """
 Learned rules begin with the setting's MAML; maml-further is the control, trained further with the
 fixed step. At {places}: maml has {maml}, maml-further {further}, learned-gated-lstm {gated},
 learned-step-size-lstm {sized}. Of all learned rules, above the control by more than both intervals:
-{added}. There the control has trained for a few minutes only, and is far from converged itself.
-Rules with larger networks are mostly below what they began with: a minute or two are not enough for
-them to find back.
+{added}. Rules with larger networks are mostly below what they began with: a minute or two are not
+enough for them to find back.
 """
 
 
@@ -152,7 +151,7 @@ def learned_rules(cells):
         further=further,
         gated=gated,
         sized=sized,
-        added=", ".join(added) or "none",
+        added=f"{', '.join(added)}, where the control is far from converged" if added else "none",
     )
     return "\n\n".join(("## Learned rules beside MAML", textwrap.fill(text.strip(), 100))) + "\n"
 

@@ -244,10 +244,10 @@ def cell(result):
     return f"{mean:.3f} ± {interval:.3f}"
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default=ALL)
-    parser.add_argument("--shots", default="10,5")
+def make_parser(description, shots):
+    """Arguments that training and collecting runs of sine curves take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--shots", default=shots)
     parser.add_argument(
         "--effort",
         type=float,
@@ -258,6 +258,12 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="auto")
     parser.add_argument("--write", action="store_true", help="train nothing")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
+    return parser
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__.splitlines()[0], "10,5")
+    parser.add_argument("--rows", default=ALL)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = list_rows(sine=True) if args.rows == ALL else args.rows.split(",")

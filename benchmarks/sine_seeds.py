@@ -8,12 +8,10 @@ begins with it, at the same lengths. Results land in docs/measured/sine.json und
 docs/sine.md. A row that is done is not done again, one that was cut off goes on.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
-from sine import FIXED, LEARNED, MEASURED, ROOT, judge_fresh, load, run_row, write
+from sine import FIXED, LEARNED, MEASURED, judge_fresh, load, make_parser, run_row, write
 
 
 def collect(shots, seeds, args):
@@ -28,14 +26,8 @@ def collect(shots, seeds, args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__.splitlines()[0], "10")
     parser.add_argument("--seeds", default="1,2,3,4", help="beside 0")
-    parser.add_argument("--shots", default="10")
-    parser.add_argument("--effort", type=float, help="see benchmarks/sine.py")
-    parser.add_argument("--max_minutes", type=float, default=60.0, help="of training, a row")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--write", action="store_true", help="train nothing")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
     args = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [0, *map(int, args.seeds.split(","))]
