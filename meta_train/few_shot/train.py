@@ -116,6 +116,7 @@ def make_trainer(
     device: torch.device,
     folder: Path | None,
     begin: Mapping[str, Tensor] | None = None,
+    settings: TrainSettings | None = None,
 ) -> MetaTrainer:
     """The trainer of a row that trains something.
 
@@ -125,6 +126,7 @@ def make_trainer(
         device: where to train.
         folder: of the run; None writes nothing.
         begin: what the learned initialisation begins with, by name, as far as the row has it.
+        settings: of an earlier trainer of the row; by default those of `config`.
 
     Raises:
         ValueError: settings that do not go together, nothing in `begin` that fits.
@@ -138,7 +140,7 @@ def make_trainer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "rule"))
         rule = row.make_rule(adapted)
-    settings = train_settings(row, config)
+    settings = train_settings(row, config) if settings is None else settings
     if "gates_every" not in config.train and not list(rule.parameters()):
         settings = replace(settings, gates_every=0)  # there are none
     return MetaTrainer(

@@ -19,6 +19,7 @@ from meta_train.few_shot.folders import BEGIN, resume_arguments, row_folder
 from meta_train.few_shot.row import Row
 from meta_train.few_shot.train import make_trainer, row_of, take, test_task, train_task
 from meta_train.seeding import generator
+from meta_train.settings import TrainSettings
 from meta_train.stopping import Interrupted, NotLearning
 from meta_train.tasks.base import Tensors
 from meta_train.trainer import MetaTrainer
@@ -35,6 +36,8 @@ class Trainers:
 
     Attributes:
         trainers: that have trained, by row.
+        settings: of meta-training, by row that was checked: what fits a budget of memory is
+            predicted only once.
         failed: why rows have stopped that have not.
         beginnings: where the initialisation of a row began, if it was with another's.
     """
@@ -51,6 +54,7 @@ class Trainers:
         self.folder = folder
         self.write_config = write_config
         self.trainers: dict[str, MetaTrainer] = {}
+        self.settings: dict[str, TrainSettings] = {}
         self.failed: dict[str, NotLearning] = {}
         self.beginnings: dict[str, dict[str, Any]] = {}
 
@@ -75,7 +79,8 @@ class Trainers:
             begin = None
             if config.begin is not None and not _begun(folder, config):
                 begin = load_initialization(config.begin).parameters
-            make_trainer(name, config, self.device, None, begin)
+            trainer = make_trainer(name, config, self.device, None, begin)
+            self.settings[name] = trainer.settings
             config = config.of_beginning()
         if needed is not None and needed not in self.config.rows:
             self.check(needed, folder / needed, config)
@@ -151,7 +156,8 @@ class Trainers:
         self, name: str, folder: Path, config: FewShotConfig, begin: Tensors | None
     ) -> MetaTrainer:
         # Before there is a folder: whatever is refused leaves none behind.
-        trainer = make_trainer(name, config, self.device, None, begin)
+        settings = self.settings.get(name)
+        trainer = make_trainer(name, config, self.device, None, begin, settings)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.folder = folder
         if config.resume:

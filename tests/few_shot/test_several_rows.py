@@ -100,3 +100,12 @@ def test_one_episode_has_no_interval(tmp_path, capsys):
     given = ["few-shot", "--outer_steps", "1", "--episodes", "1", "--progress", "false"]
     assert main([*given, *SMALL_SINE, "--out", str(tmp_path / "run")]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_what_fits_a_memory_budget_is_predicted_once_for_each_row(tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["--train", '{"runs": 3, "memory": "500MiB"}']
+    given = [*TINY, *SMALL_SINE[:2], *train, "--row", "maml,fomaml", "--out", str(out)]
+    assert main(given) == 0
+    assert capsys.readouterr().out.count("memory: plain") == 2
+    assert list(rows_of(out)) == ["maml", "fomaml"]
