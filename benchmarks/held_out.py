@@ -1,6 +1,7 @@
 """A learned optimizer at its one default setting beside tuned AdamW, on six held-out tasks.
 
     python benchmarks/held_out.py step-size-lstm
+    python benchmarks/held_out.py step-size-lstm --long-steps 0 --picture curves.png
 
 Networks, data or both are none that the bundled optimizers were meta-trained or selected on. All
 optimizers train the same problems on the same batches. AdamW follows a cosine with a warm-up over
@@ -19,7 +20,7 @@ from learned_opt import from_pretrained
 from learned_opt.rules import rule_name
 from meta_train.baselines import Baseline, rate_grid
 from meta_train.evaluate import Column, compare, total_steps
-from meta_train.report import as_json
+from meta_train.report import as_json, draw_curves
 from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.char_rnn import CharRNN
 from meta_train.tasks.char_transformer import CharTransformer
@@ -91,6 +92,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the table here as JSON")
+    parser.add_argument("--picture", type=Path, help="draw loss against steps here, as PNG")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -111,6 +113,9 @@ def main():
     if arguments.out:
         data = {"rates": list(RATES), "columns": as_json(table, columns)}
         arguments.out.write_text(json.dumps(data, indent=2) + "\n")
+    if arguments.picture:
+        names = {"learned": rule_name(rule)} | {b.label: b.label for b in baselines}
+        draw_curves(arguments.picture, table, columns, names=names, across=3, panel=(3.6, 2.5))
 
 
 if __name__ == "__main__":

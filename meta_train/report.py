@@ -124,34 +124,56 @@ def write_table(path: Path, data: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
-def draw_curves(path: Path, table: Mapping[str, Sequence[Row]], columns: Sequence[Column]) -> None:
-    """Draw training loss against steps, one panel per column, with a band over seeds."""
+def draw_curves(
+    path: Path,
+    table: Mapping[str, Sequence[Row]],
+    columns: Sequence[Column],
+    *,
+    names: Mapping[str, str] | None = None,
+    across: int = 2,
+    panel: tuple[float, float] = (4.6, 3.5),
+) -> None:
+    """Draw training loss against steps, one panel per column, with a band over seeds.
+
+    Args:
+        path: of the PNG.
+        table: see `compare`.
+        columns: those to draw.
+        names: of optimizers in the legend, by label; all but the learned one's by default say that
+            they were tuned.
+        across: panels side by side.
+        panel: width and height of one, in inches.
+    """
     from matplotlib.figure import Figure
 
-    width = min(2, len(columns))
+    from meta_train.axes import show_losses
+
+    names = {"learned": "learned"} if names is None else names
+    width = min(across, len(columns))
     height = -(-len(columns) // width)
-    figure = Figure(figsize=(4.6 * width, 3.5 * height), layout="constrained")
+    figure = Figure(figsize=(panel[0] * width, panel[1] * height), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat[len(columns) :]:
         axis.set_visible(False)
-    for axis, column in zip(axes.flat, columns, strict=False):
+    for k, (axis, column) in enumerate(zip(axes.flat, columns, strict=False)):
         for row, color, style in zip(table[column.name], COLORS, STYLES, strict=False):
             curve = _smooth(row.curve, max(1, column.steps // 50)).clamp_min(FLOOR)
             steps = range(1, curve.shape[1] + 1)
             middle = curve.log().mean(0).exp()
             low, high = curve.quantile(0.1, dim=0), curve.quantile(0.9, dim=0)
             thickness = 2.4 if row.label == "learned" else 1.4
-            label = row.label if row.label == "learned" else f"{row.label}, tuned"
+            label = names.get(row.label, f"{row.label}, tuned")
             axis.plot(steps, middle, color=color, linestyle=style, linewidth=thickness, label=label)
             axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.set_yscale("log")
-        axis.set_ylim(bottom=max(FLOOR, axis.get_ylim()[0]))
+        show_losses(axis, low=max(FLOOR, axis.get_ylim()[0]))
         axis.set_title(column.title, fontsize=11)
-        axis.set_xlabel("inner step")
         axis.grid(True, which="major", alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_ylabel("training loss")
-    axes[0][0].legend(frameon=False, fontsize=9, loc="lower left")
+        if k % width == 0:
+            axis.set_ylabel("training loss")
+        if k + width >= len(columns):
+            axis.set_xlabel("inner step")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
 

@@ -90,6 +90,8 @@ class Validator:
         """The last validation's curves beside those of tuned Adam (trained once)."""
         from matplotlib.figure import Figure
 
+        from meta_train.axes import show_losses
+
         if self._adam is None:
             self._adam = self._tuned_adam()
         figure = Figure(figsize=(5, 3.4), layout="constrained")
@@ -100,11 +102,10 @@ class Validator:
             line = axis.plot(curves.clamp_min(1e-8).log().mean(0).exp(), label=label)[0]
             low, high = curves.min(0).values, curves.max(0).values
             axis.fill_between(range(len(low)), low, high, color=line.get_color(), alpha=0.15)
-        axis.set_yscale("log")
+        show_losses(axis)
         axis.set_xlabel("inner step")
         axis.set_ylabel("training loss")
         axis.legend(frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
         return figure
 
 

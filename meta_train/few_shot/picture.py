@@ -112,7 +112,9 @@ def _draw_curves(axis: Any, name: str, shown: _Shown) -> None:
 
 
 def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
-    from matplotlib import colormaps, ticker
+    from matplotlib import colormaps
+
+    from meta_train.axes import show_losses
 
     strong, pale = range(0, 20, 2), range(1, 20, 2)
     colors = [colormaps["tab20"](k) for k in (*strong, *pale)]
@@ -127,13 +129,9 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
     episodes = next(iter(rows.values()))[1].episodes
     starts = [evaluation.mean(evaluation.steps[0]) for _, evaluation in rows.values()]
     if finite := [start for start in starts if math.isfinite(start)]:  # or there is nothing to see
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
         means = [scores.mean(step) for _, scores in rows.values() for step in scores.steps]
         lowest = min((mean for mean in means if mean > 0), default=max(finite))
-        axis.set_ylim(lowest / 2, 3 * max(finite))  # what is above diverges
+        show_losses(axis, lowest / 2, 3 * max(finite))  # what is above diverges
     axis.set_xlabel("inner steps")
     axis.set_ylabel(f"mean squared error, {episodes} tasks")
     axis.spines[["top", "right"]].set_visible(False)
