@@ -1,7 +1,7 @@
 """A learned optimizer at its one default setting beside tuned AdamW, on six held-out tasks.
 
     python benchmarks/held_out.py step-size-lstm
-    python benchmarks/held_out.py step-size-lstm --long-steps 0 --picture curves.png
+    python benchmarks/held_out.py step-size-lstm --out table.json --picture curves.png
 
 Networks, data or both are none that the bundled optimizers were meta-trained or selected on. All
 optimizers train the same problems on the same batches. AdamW follows a cosine with a warm-up over
@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the table here as JSON")
-    parser.add_argument("--picture", type=Path, help="draw loss against steps here, as PNG")
+    parser.add_argument("--picture", type=Path, help="draw the six's curves here, as PNG")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -115,7 +115,8 @@ def main():
         arguments.out.write_text(json.dumps(data, indent=2) + "\n")
     if arguments.picture:
         names = {"learned": rule_name(rule)} | {b.label: b.label for b in baselines}
-        draw_curves(arguments.picture, table, columns, names=names, across=3, panel=(3.6, 2.5))
+        short = [column for column in columns if column.name != "long"]
+        draw_curves(arguments.picture, table, short, names=names, across=3, panel=(3.6, 2.5))
 
 
 if __name__ == "__main__":
