@@ -1,5 +1,6 @@
 """The few-shot table as a document, out of measured cells alone."""
 
+import statistics
 import textwrap
 
 from few_shot_notes import NOTES
@@ -30,18 +31,21 @@ is, and how it differs from its paper, stands [below the tables](#rows).
   papers' split by characters, and there are 20 alphabets to learn from in place of 50.
 - **Network.** Four convolutions of 64 filters and stride 2 and the mean over positions, as in
   MAML's code; batch statistics. Transductive rows normalise query images with one another, as
-  MAML's and Reptile's published figures do: test episodes have 5 query images of each class.
+  MAML's and Reptile's published figures do in ways of their own: test episodes have 5 query images
+  of each class.
 - **Outer training.** Adam with betas 0.9 and 0.99, a warm-up of 20 steps, a cosine down to 5% of
   the rate and gradients clipped at 1 (meta-lstm at its paper's 0.25; Reptile: SGD, linear, not
   clipped); what is tested is the moving average of the weights with decay 0.98. The papers' rates
   are mostly constant, half of ours, and they test the last weights. Rows that begin with MAML have
   a fifth of its outer rate, which was chosen when a larger one had undone what MAML had learned
-  (seen in the accuracy of learned-gated-lstm at 5-way 1-shot).
+  (seen in the accuracy of learned-gated-lstm at 5-way 1-shot). Rows that learn an LSTM, and
+  maml-further, are trained in first order, gradients being taken as constants, and through as many
+  inner steps as they are tested with; maml in second order, at 5 ways through one step.
 - **Accuracy** is the mean over test episodes with its 95% interval, in percent; one seed. Cells of
-  a setting are alike in minutes, but for maml, and not in outer steps (maml-further alone takes as
-  many as learned-gated-lstm); most are far from converged: they say how a row learns in that time,
-  not which method is better. Minutes are of training; after a plus those of the MAML that a row
-  begins with. Inner steps are those of testing.
+  a setting are alike in minutes, but for those that are named above its table, and not in outer
+  steps (maml-further alone takes as many as learned-gated-lstm); most are far from converged: they
+  say how a row learns in that time, not which method is better. Minutes are of training; after a
+  plus those of the MAML that a row begins with. Inner steps are those of testing.
 - **Published** figures are the papers', with the ± that they give: a 95% interval over test tasks
   where it is said what it is. "Below" is what is missing, in points.
 """
@@ -50,8 +54,8 @@ WHY = """
 {short} of the {count} cells were trained by the short protocol: {minutes} minutes on one core of a
 CPU, {steps} outer steps of {episodes} episodes, where the papers take tens of thousands to a
 million (MAML's 60,000 of 32). Of the {figures} cells with a published figure, {below} are below it,
-mostly, we think, for want of training: {row} at {setting}, which trained longest, for {longest}
-minutes, has {best}, {missing} points below; the farthest are {farthest}. And beside the papers
+mostly, we think, for want of training: {row} at {setting}, which of them trained longest, for
+{longest} minutes, has {best}{missing}; the farthest are {farthest}. And beside the papers
 there are fewer alphabets to learn from, and whole alphabets to be tested on. Besides, rows differ
 from their papers as is said below.
 """
@@ -79,7 +83,7 @@ def table(cells):
     lines = [
         f"## {setting(cells[0])}",
         "",
-        f"{' or '.join(map(str, episodes))} test episodes a row.",
+        f"{' or '.join(map(str, episodes))} test episodes a row.{longer(cells)}",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + "---|" * len(COLUMNS),
@@ -99,12 +103,20 @@ def table(cells):
     return "\n".join([*lines, ""])
 
 
+def longer(cells):
+    """Which rows trained far longer than most."""
+    usual = statistics.median(cell["minutes"] for cell in cells)
+    names = [cell["row"] for cell in cells if cell["minutes"] > 2.5 * usual]
+    return f" Trained longer than the others: {', '.join(names)}." if names else ""
+
+
 def reasons(cells):
     """Why figures are missed."""
     short = [cell for cell in cells if cell["protocol"] == "short"]
     if not short:
         return ""
-    longest = max(short, key=lambda cell: cell["minutes"])
+    judged = [cell for cell in short if gap(cell) is not None]
+    longest = max(judged or short, key=lambda cell: cell["minutes"])
     missed = sorted((cell for cell in short if (gap(cell) or 0) > 0), key=gap)
     text = WHY.format(
         short=len(short),
@@ -112,13 +124,13 @@ def reasons(cells):
         minutes=span(short, "minutes", ".1f"),
         steps=span(short, "outer_steps", "d"),
         episodes=span(short, "meta_batch", "d"),
-        figures=sum(gap(cell) is not None for cell in short),
+        figures=len(judged),
         below=len(missed),
         row=longest["row"],
         setting=setting(longest),
         longest=f"{longest['minutes']:.0f}",
         best=percent(longest["accuracy"], longest["interval"]),
-        missing=below(longest),
+        missing=f", {below(longest)} points below" if below(longest) else "",
         farthest=", ".join(
             f"{one['row']} at {setting(one)} ({below(one)} after {one['outer_steps']} outer steps)"
             for one in missed[:-4:-1]

@@ -1,6 +1,7 @@
 """A learned optimizer at its one default setting beside tuned AdamW, on six held-out tasks.
 
     python benchmarks/held_out.py step-size-lstm
+    python benchmarks/held_out.py step-size-lstm --out table.json     # which is then drawn by
     python benchmarks/held_out.py step-size-lstm --out table.json --picture curves.png
 
 Networks, data or both are none that the bundled optimizers were meta-trained or selected on. All
@@ -11,6 +12,7 @@ these very problems; weight decay is 0.01.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -84,23 +86,10 @@ def render(columns, table):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rule", help="a bundled rule's name, or a weights file")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--long-steps", type=int, default=2000, help="0: no long column")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the table here as JSON")
-    parser.add_argument("--picture", type=Path, help="draw the six's curves here, as PNG")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-
-    rule = from_pretrained(arguments.rule)
-    columns = make_columns(arguments.steps, arguments.long_steps)
-    baselines = make_baselines(rule)
+def run(rule, columns, baselines, arguments):
+    """Train all optimizers on all problems."""
     with tqdm(total=total_steps(columns, baselines), unit="step", dynamic_ncols=True) as bar:
-        table = compare(
+        return compare(
             rule,
             columns,
             seeds=range(2000, 2000 + arguments.seeds),
@@ -109,14 +98,49 @@ def main():
             workers=arguments.workers,
             on_steps=bar.update,
         )
+
+
+def draw(rule, columns, arguments):
+    """Curves of the six, each optimizer at the rate that was measured to be best."""
+    measured = json.loads(arguments.out.read_text())["columns"]
+    baselines = make_baselines(rule)
+    table = {}
+    for column in columns:
+        rates = {row["optimizer"]: row["mean_loss_rate"] for row in measured[column.name]["rows"]}
+        best = [replace(one, rates=(rates[one.label],)) for one in baselines]
+        table |= run(rule, [column], best, arguments)
+    names = {"learned": rule_name(rule)} | {one.label: one.label for one in baselines}
+    draw_curves(arguments.picture, table, columns, names=names, across=3, panel=(3.6, 2.5))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rule", help="a bundled rule's name, or a weights file")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--long-steps", type=int, default=2000, help="0: no long column")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="write the table here as JSON")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        help="draw the six's curves here, as PNG: only at the rates that are the best in --out",
+    )
+    arguments = parser.parse_args()
+    if arguments.picture and not (arguments.out and arguments.out.exists()):
+        parser.error("--picture needs --out, the table that was measured")
+    torch.set_num_threads(1)
+
+    rule = from_pretrained(arguments.rule)
+    columns = make_columns(arguments.steps, arguments.long_steps)
+    if arguments.picture:
+        draw(rule, [column for column in columns if column.name != "long"], arguments)
+        return
+    table = run(rule, columns, make_baselines(rule), arguments)
     print(render(columns, table))
     if arguments.out:
         data = {"rates": list(RATES), "columns": as_json(table, columns)}
         arguments.out.write_text(json.dumps(data, indent=2) + "\n")
-    if arguments.picture:
-        names = {"learned": rule_name(rule)} | {b.label: b.label for b in baselines}
-        short = [column for column in columns if column.name != "long"]
-        draw_curves(arguments.picture, table, short, names=names, across=3, panel=(3.6, 2.5))
 
 
 if __name__ == "__main__":

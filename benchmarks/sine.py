@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from few_shot_jobs import run_job
-from sine_notes import HEADER, PAIRED, SEEDS
+from sine_notes import BEYOND, HEADER, PAIRED, SEEDS
 
 from learned_opt.files import write_atomically
 from learned_opt.initializers import load_initialization
@@ -179,12 +179,20 @@ def document(measured):
                 own = rows[name]
                 facts = f"{own['outer_steps']} | {own['lr']:g} | {minutes(name, rows)}"
                 parts.append(f"| {name} | {cells} | {facts} |")
-        parts += ["", f"![curves and errors](images/sine-{shots}.png)", ""]
+        parts += ["", *beyond(rows), f"![curves and errors](images/sine-{shots}.png)", ""]
     if measured.get("paired"):
         parts += [PAIRED, *paired_tables(measured["paired"])]
     if measured.get("seeds"):
         parts += [SEEDS, *seed_tables(measured["seeds"])]
     return "\n".join(parts)
+
+
+def beyond(rows):
+    """What rows have after more steps than the table shows, where they are meant for them."""
+    for name, own in rows.items():
+        last, row = own["results"][-1], ROWS[name].on_sine()
+        if row.test_steps == last["steps"] > SHOWN[-1]:
+            yield BEYOND.format(row=name, steps=last["steps"], pull=row.proximal, cell=cell(last))
 
 
 def paired_tables(paired):

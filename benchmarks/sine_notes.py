@@ -14,8 +14,8 @@ numbers of points, and fomaml and anil from 10; from there, maml-further and lea
 took 3000 steps more. All others have the rows' own short training at up to three times the rate
 (meta-sgd from 10 points seven times that at twice the rate), and are far from converged: compare
 rows that took the same number of steps. The rate falls in a cosine to 5%, the gradient is clipped
-at 10, Adam's betas are 0.9 and 0.99, and the moving average of the weights is tested; the paper's
-rate is constant, without averaging.
+at 10, Adam's betas are 0.9 and 0.99 (Reptile: SGD, linear to 0, not clipped), and the moving
+average of the weights is tested; the paper's rate is constant, without averaging.
 
 **What was tuned.** Objective and horizons of learned rules (the sum of the errors after 1, 2 or 10
 steps; `meta_train/few_shot/recipes.py`) were chosen by learned-gated-lstm's error on the curves of
@@ -31,6 +31,10 @@ another's, mean over the curves of the differences with its 95% interval; on how
 it is lower; and both medians. From few points a mean can hang on a few curves, on which a fixed
 step blows up: the median does not.
 """
+BEYOND = (
+    "{row} is trained and meant for {steps} steps, held to where it starts by lambda {pull:g}:\n"
+    "after them it has {cell}. After fewer, its meta-gradient does not hold.\n"
+)
 SEEDS = """## Over seeds of meta-training
 
 `python benchmarks/sine_seeds.py` trains anew, from other initial weights and on other curves, what

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 
+GIVE_A_LOSS = "give a loss, torch.nn.functional.mse_loss say"
 STEPS = 5
 
 
@@ -196,17 +197,31 @@ def _normal(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(output: Any, targets: Any) -> Tensor:
+    if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
+        raise ValueError(
+            "the cross-entropy takes one tensor of scores and one of targets, got "
+            f"{type(output).__name__} and {type(targets).__name__}: give a loss that takes these"
+        )
     if output.dim() > 1 and output.shape[1] == 1:
         raise ValueError(
             f"the module's output is {list(output.shape)}, and the cross-entropy of one class is 0 "
-            "whatever it is: give a loss, torch.nn.functional.mse_loss say"
+            f"whatever it is: {GIVE_A_LOSS}"
         )
     if targets.is_floating_point() and not _are_probabilities(targets):
         raise ValueError(
             f"the targets, {list(targets.shape)} of {targets.dtype}, are neither classes (whole "
-            "numbers) nor their probabilities: give a loss, torch.nn.functional.mse_loss say"
+            f"numbers) nor their probabilities: {GIVE_A_LOSS}"
         )
+    scores = output.shape
+    classes = scores[:1] + scores[2:] if len(scores) > 1 else torch.Size()
+    if targets.shape != (scores if targets.is_floating_point() else classes):
+        raise ValueError(
+            f"the targets, {list(targets.shape)} of {targets.dtype}, are no classes of the "
+            f"module's output, {list(scores)}: they would be {list(classes)}; or {GIVE_A_LOSS}"
+        )
+    if not targets.is_floating_point():
+        targets = targets.long()  # which is all that it takes beside bytes
     return nn.functional.cross_entropy(output, targets)
 
 

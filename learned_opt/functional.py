@@ -120,13 +120,18 @@ def check_lr(lr: Any) -> float:
     Raises:
         ValueError: it is not a finite number.
     """
-    try:
-        number = math.nan if isinstance(lr, str) else float(lr)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
+    number = _plain(lr)
     if not math.isfinite(number):
         raise ValueError(f"lr must be a finite number, got {lr!r}")
     return number
+
+
+def _plain(value: Any) -> float:
+    """The same number of whatever kind as a float; NaN if it is none."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 def check_steps(steps: Any) -> int:
@@ -144,12 +149,13 @@ def check_steps(steps: Any) -> int:
     return count
 
 
-def check_proximal(strength: float) -> float:
-    """The same lambda.
+def check_proximal(strength: Any) -> float:
+    """The same lambda as a plain float.
 
     Raises:
         ValueError: it is not a finite number of at least 0.
     """
-    if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
+    number = _plain(strength)
+    if not 0 <= number < math.inf:
         raise ValueError(f"proximal must be finite and at least 0, got {strength!r}")
-    return strength
+    return number

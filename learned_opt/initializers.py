@@ -32,7 +32,7 @@ VERSION = 1
 M = TypeVar("M", bound=nn.Module)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors are not compared in passing
 class Initialization:
     """Where training starts, and the rule that it was meta-trained with.
 
@@ -76,7 +76,7 @@ class Initialization:
         if self.only is not None:
             object.__setattr__(self, "only", tuple(self.only))
         if self.proximal is not None:
-            check_proximal(self.proximal)
+            object.__setattr__(self, "proximal", check_proximal(self.proximal))
 
     @classmethod
     def of(cls, module: nn.Module, **fields: Any) -> Initialization:

@@ -13,6 +13,8 @@ def choose_device(name: str | torch.device) -> torch.device:
     """
     if isinstance(name, torch.device):
         return name
+    if name == "meta":
+        raise ValueError("device 'meta' cannot be used: its tensors hold no values")
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

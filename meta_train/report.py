@@ -165,7 +165,7 @@ def draw_curves(
             label = names.get(row.label, f"{row.label}, tuned")
             axis.plot(steps, middle, color=color, linestyle=style, linewidth=thickness, label=label)
             axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-        show_losses(axis, low=max(FLOOR, axis.get_ylim()[0]))
+        show_losses(axis, floor=FLOOR)
         axis.set_title(column.title, fontsize=11)
         axis.grid(True, which="major", alpha=0.3)
         if k % width == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,8 @@ from meta_train.objectives import OBJECTIVES
 OBJECTIVE_DATA = ("training", "fresh", "validation")
 NO_STEPS = ("full", "first-order", "es")
 """Estimators that can judge the start itself."""
+LARGEST = 1e30
+"""Of settings that are as good as infinite there, and would overflow, or not be for JSON."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -173,7 +174,10 @@ class TrainSettings:
         for name in ("lr_end", "averaging", "restart", "hide_loss"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.inner_lr is not None and not math.isfinite(self.inner_lr):
+        for name in ("max_minutes", "lr", "clip", "outlier", "unit_spread", "loss_spread"):
+            if getattr(self, name) > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(self, name)}")
+        if self.inner_lr is not None and not abs(self.inner_lr) <= LARGEST:
             raise ValueError(f"inner_lr must be finite, got {self.inner_lr}")
         if len(self.imitate_weight) != 2 or not min(self.imitate_weight) >= 0:
             raise ValueError(f"imitate_weight must be two weights, got {self.imitate_weight}")

@@ -101,6 +101,41 @@ def test_regression_is_not_taken_for_classification(head, targets):
         adapt(model, (torch.zeros(8, 3), targets))
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([0, 1] * 4, "takes one tensor of scores and one of targets, got Tensor and list"),
+        (torch.zeros(8, 1, dtype=torch.int64), r"\[8, 1\] of torch.int64, are no classes"),
+        (torch.full((8, 1), 1.0), r"are no classes of the module's output, \[8, 2\]"),
+        (torch.zeros(7, dtype=torch.int64), r"they would be \[8\]; or give a loss"),
+    ],
+)
+def test_targets_that_are_no_classes_are_named(targets, message):
+    with pytest.raises(ValueError, match=message):
+        adapt(nn.Linear(3, 2), (torch.zeros(8, 3), targets))
+
+
+def test_outputs_that_are_no_scores_are_named():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    with pytest.raises(ValueError, match="got tuple and Tensor: give a loss that takes these"):
+        adapt(Two(3, 2), (torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64)))
+    with pytest.raises(ValueError, match=r"they would be \[\]; or give a loss"):
+        whole = torch.zeros(8, dtype=torch.int64)
+        adapt(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), (torch.zeros(8, 3), whole))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_classes_may_be_whole_numbers_of_any_kind(dtype):
+    model, x = nn.Linear(3, 2), torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    classes = x[:, 0].gt(0)
+    assert torch.equal(
+        adapt(model, (x, classes.to(dtype))).weight, adapt(model, (x, classes.long())).weight
+    )
+
+
 def test_probabilities_of_classes_are_targets():
     model, x = nn.Linear(3, 2), torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     classes = x[:, 0].gt(0).long()

@@ -23,7 +23,9 @@ def test_plain_numbers(losses):
     figure = Figure()
     axis = figure.subplots()
     axis.plot(losses)
-    show_losses(axis)
+    show_losses(axis, floor=1e-7)
+    low, high = axis.get_ylim()
+    assert losses[1] / 2 < low < losses[1] and losses[0] < high < 2 * losses[0]
     labels = labels_in_sight(figure, axis)
     assert 2 <= len(labels) <= 10
     assert all(float(label) > 0 for label in labels)
@@ -33,7 +35,7 @@ def test_plain_numbers(losses):
 def test_powers_of_ten_over_many_decades():
     figure = Figure()
     axis = figure.subplots()
-    axis.plot((5.0, 1e-5))
-    show_losses(axis, low=2e-7)
+    axis.plot((5.0, 1e-9))
+    show_losses(axis, floor=2e-7)
     assert axis.get_ylim()[0] == pytest.approx(2e-7)
     assert all("10^" in label for label in labels_in_sight(figure, axis))

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     """
     parser = build_parser()
     config, write_config = read_config(parser, arguments, FewShotConfig)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "") not in ("", "0", "1"):
         parser.error("few-shot runs in one process: start it without torchrun")
     try:
         run(config, write_config)

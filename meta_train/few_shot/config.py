@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,10 @@ NOT_OF_TRAINING = {
 """Settings of meta-training that testing and files read from the row or the job."""
 OF_USERS = ("trained_on", "uses", "method")
 """Settings of a row that takes another one's training; they are not for that one."""
+OF_OMNIGLOT = ("train_shots", "batch_norm")
+"""Settings of a row that sine curves know nothing of."""
+MOST_THREADS = 1024
+MOST_EFFORT = 1e9
 NESTED = ("sine", "twenty_ways", "five_shots")
 """What a row says of other data; changes of the row come after it."""
 
@@ -117,6 +120,8 @@ class FewShotConfig:
             row = get_row(name)
             if self.data == "sine":
                 row.on_sine()
+        row_settings = _typed("setting of rows", self.row_settings, Row)
+        object.__setattr__(self, "row_settings", row_settings)
         for name in self.task_settings:
             if name in OWNED:
                 raise ValueError(f"{name} is not a setting of episodes here: {OWNED[name]}")
@@ -126,9 +131,11 @@ class FewShotConfig:
         for name in NESTED:
             if name in self.row_settings:
                 raise ValueError(f"{name} has been read already: give the settings that it changes")
+        for name in OF_OMNIGLOT if self.data == "sine" else ():
+            if name in self.row_settings:
+                raise ValueError(f"{name} is of Omniglot's episodes: sine curves have none")
         task = Sine if self.data == "sine" else OmniglotEpisodes
         for field_name, kind, known in (
-            ("row_settings", "setting of rows", Row),
             ("task_settings", "setting of episodes", task),
             ("train", "setting of training", TrainSettings),
         ):
@@ -146,8 +153,12 @@ class FewShotConfig:
         for name in ("threads", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.effort > 0 and math.isfinite(self.effort)):
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads must be at most {MOST_THREADS}, got {self.threads}")
+        if not self.effort > 0:
             raise ValueError(f"effort must be positive, got {self.effort}")
+        if self.effort > MOST_EFFORT:
+            raise ValueError(f"effort must be at most {MOST_EFFORT:g}, got {self.effort}")
         if self.steps is not None and (not self.steps or min(self.steps) < 0):
             raise ValueError(f"steps must be numbers of at least 0, got {list(self.steps)}")
         if self.resume and self.out is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from learned_opt.names import look_up
@@ -41,6 +42,37 @@ class MeanPool(nn.Module):
         return maps.mean((2, 3))
 
 
+class LastBatchNorm1d(nn.BatchNorm1d):
+    """Batch normalisation that in evaluation repeats what it did to the last batch in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[images, features] -> [images, features]`."""
+        return _by_last_batch(self, x)
+
+
+class LastBatchNorm2d(nn.BatchNorm2d):
+    """The same for maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[images, features, H, W] -> [images, features, H, W]`."""
+        return _by_last_batch(self, x)
+
+
+def _by_last_batch(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    if norm.training:
+        # torch's own would keep the unbiased variance, but normalise by the biased one.
+        places = [dim for dim in range(x.dim()) if dim != 1]
+        seen = torch.var_mean(x.detach(), places, correction=0)
+        variance.copy_(seen[0])
+        mean.copy_(seen[1])
+        mean = variance = None
+    return nn.functional.batch_norm(
+        x, mean, variance, norm.weight, norm.bias, training=norm.training, eps=norm.eps
+    )
+
+
 def conv4(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
     """Four blocks of convolution 3 x 3 of stride 2, batch normalisation and ReLU.
 
@@ -55,12 +87,13 @@ def conv4(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
     Returns:
         The body, and the number of its features.
     """
-    keeps = batch_norm == "support"
     layers: list[nn.Module] = []
     for inputs in (1, hidden, hidden, hidden):
         layers += [
             nn.Conv2d(inputs, hidden, 3, stride=2, padding=1),
-            nn.BatchNorm2d(hidden, momentum=1.0, track_running_stats=keeps),
+            LastBatchNorm2d(hidden)
+            if batch_norm == "support"
+            else nn.BatchNorm2d(hidden, track_running_stats=False),
             nn.ReLU(),
         ]
     if pool == "mean":
@@ -74,13 +107,14 @@ def dense(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
     The network without convolutions of Finn et al. 2017, section 5.2. `hidden` and `pool` say
     nothing to it.
     """
-    keeps = batch_norm == "support"
     layers: list[nn.Module] = [nn.Flatten()]
     inputs = 28 * 28
     for units in DENSE_SIZES:
         layers += [
             nn.Linear(inputs, units),
-            nn.BatchNorm1d(units, momentum=1.0, track_running_stats=keeps),
+            LastBatchNorm1d(units)
+            if batch_norm == "support"
+            else nn.BatchNorm1d(units, track_running_stats=False),
             nn.ReLU(),
         ]
         inputs = units

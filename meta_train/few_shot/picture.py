@@ -119,7 +119,7 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
     strong, pale = range(0, 20, 2), range(1, 20, 2)
     colors = [colormaps["tab20"](k) for k in (*strong, *pale)]
     for k, (name, (_, evaluation)) in enumerate(rows.items()):
-        steps = evaluation.steps
+        steps = [step for step in evaluation.steps if step <= CURVE_STEPS[-1]]
         mean = torch.tensor([evaluation.mean(step) for step in steps])
         half = torch.tensor([evaluation.interval(step) for step in steps])
         style = ("-", "--", ":")[k // len(colors)]
@@ -129,7 +129,12 @@ def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
     episodes = next(iter(rows.values()))[1].episodes
     starts = [evaluation.mean(evaluation.steps[0]) for _, evaluation in rows.values()]
     if finite := [start for start in starts if math.isfinite(start)]:  # or there is nothing to see
-        means = [scores.mean(step) for _, scores in rows.values() for step in scores.steps]
+        means = [
+            scores.mean(step)
+            for _, scores in rows.values()
+            for step in scores.steps
+            if step <= CURVE_STEPS[-1]
+        ]
         lowest = min((mean for mean in means if mean > 0), default=max(finite))
         show_losses(axis, lowest / 2, 3 * max(finite))  # what is above diverges
     axis.set_xlabel("inner steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from meta_train.tasks.stored_heads import STORED, StoredHeads
 
 Episodes = TypeVar("Episodes", Sine, "OmniglotEpisodes | ScoredEpisodes")
 INITIALIZATIONS = ("learned", "body")
+PRETRAINED = "pretrained:"
 TRAINED_ON = ("episodes", "classes", "nothing")
 
 
@@ -37,7 +39,9 @@ class Row:
             each episode.
         stored_heads: that many training tasks come again and again, each with a head of its own,
             stored and learned with the body (`StoredHeads`); 0 for none.
-        rule: takes the inner steps; one of all rules, a bundled one, or the path of a file.
+        rule: takes the inner steps; one of all rules, which is made anew, the path of a weights
+            file, or a bundled rule: "digits-lstm", or with "pretrained:" before it where a rule
+            to be trained has the same name, "pretrained:step-size-lstm".
         rule_settings: of it; shapes are filled in.
         inner_lr: the inner rate; None is the rule's own.
         adapted: see `EpisodeTask`.
@@ -109,6 +113,11 @@ class Row:
             raise ValueError('a row that is trained on "nothing" must say whose training it uses')
         if self.stored_heads and (self.method is not None or self.trained_on != "episodes"):
             raise ValueError("stored_heads needs a row with inner steps that trains on episodes")
+        if self.stored_heads and self.initialization != "body":
+            raise ValueError(
+                "stored_heads are of training tasks, and no test task has one: set initialization "
+                'to "body"'
+            )
 
     def at(self, ways: int, shots: int) -> Row:
         """The row as it is for so many ways and shots of Omniglot."""
@@ -210,12 +219,27 @@ class Row:
         if self.rule in RATE_RULES:
             settings["shapes"] = [list(value.shape) for value in adapted.values()]
         elif self.rule not in list_rules():
-            if not names_weights(self.rule):
-                raise ValueError(
-                    unknown("rule", self.rule, {*list_rules(), *RATE_RULES, *list_pretrained()})
-                )
-            return from_pretrained(self.rule)
-        return create_any_rule(self.rule, **settings)
+            return self._pretrained(self.rule.removeprefix(PRETRAINED))
+        rule = create_any_rule(self.rule, **settings)
+        if self.estimator_settings.get("freeze_rule") and list(rule.parameters()):
+            known = f", {PRETRAINED + self.rule!r} say" if self.rule in list_pretrained() else ""
+            raise ValueError(
+                f"freeze_rule would leave rule {self.rule!r} untrained: name pretrained "
+                f"weights{known}"
+            )
+        return rule
+
+    def _pretrained(self, name: str) -> UpdateRule:
+        if not names_weights(name):
+            raise ValueError(
+                unknown("rule", name, {*list_rules(), *RATE_RULES, *list_pretrained()})
+            )
+        if self.rule_settings:
+            raise ValueError(
+                f"rule_settings are for rules that are made anew: the weights of {name!r} come "
+                f"with theirs, got {dict(self.rule_settings)}"
+            )
+        return copy.deepcopy(from_pretrained(name))  # which all callers share
 
     def start(
         self, task: EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads, seed: int = 0

@@ -91,7 +91,8 @@ def render(rows: Mapping[str, tuple[Trained, Evaluation]], title: str) -> str:
                 _cell(evaluation, trained.row.test_steps if column is None else column)
                 for column in columns
             ]
-            lines.append(f"{name:<27}" + "".join(f"{cell:>13}" for cell in cells))
+            lines.append(f"{name:<27}" + "".join(f" {cell:>12}" for cell in cells))
+        lines += _beyond(rows, columns)
     for name, (_, evaluation) in rows.items():
         if evaluation.diverged:
             lines.append(
@@ -109,10 +110,23 @@ def _columns(rows: Mapping[str, tuple[Trained, Evaluation]]) -> list[int | None]
     judged = sorted(set().union(*every))
     if len(judged) <= SHOWN:
         return list(judged)
-    if all(one == every[0] for one in every):
+    if len(shared := sorted(set.intersection(*every))) > SHOWN:
         # The first, the last, and some between, early ones rather.
-        return [step for step in (judged[0], judged[1], judged[len(judged) // 2], judged[-1])]
+        return [shared[0], shared[1], shared[len(shared) // 2], shared[-1]]
     return [*(step for step in (0, 1) if step in judged), None]
+
+
+def _beyond(rows: Mapping[str, tuple[Trained, Evaluation]], columns: list[int | None]) -> list[str]:
+    """What rows reach in as many steps as they are meant for, where no column shows it."""
+    if None in columns:
+        return []
+    last = columns[-1]
+    assert last is not None
+    return [
+        f"{name}, after its {trained.row.test_steps} steps: {_cell(scores, trained.row.test_steps)}"
+        for name, (trained, scores) in rows.items()
+        if trained.row.test_steps > last and trained.row.test_steps in scores.steps
+    ]
 
 
 def _head(column: int | None) -> str:
@@ -130,7 +144,9 @@ def _cell(evaluation: Evaluation, steps: int) -> str:
     if evaluation.metric == "accuracy":
         text, spread = f"{100 * mean:.1f}", f"+-{100 * interval:.1f}"
     elif mean < 100:
-        text, spread = f"{mean:.3f}", f"+-{interval:.3f}"
+        larger = max(mean, interval if math.isfinite(interval) else 0.0)
+        digits = sum(larger < bound for bound in (10, 100)) + 1  # within 12 characters
+        text, spread = f"{mean:.{digits}f}", f"+-{interval:.{digits}f}"
     else:
         text, spread = f"{mean:.3g}", ""
     return text + (spread if math.isfinite(interval) else "")  # one episode has no interval

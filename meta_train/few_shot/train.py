@@ -245,7 +245,8 @@ def judge(trained: Trained, config: FewShotConfig, device: torch.device) -> Eval
     elif config.steps is not None:
         steps = config.steps
     else:
-        steps = JUDGED_STEPS if config.data == "sine" else (0, 1, row.test_steps)
+        every = JUDGED_STEPS if config.data == "sine" else (0, 1)
+        steps = tuple(sorted({*every, row.test_steps}))
     return evaluate(
         trained.rule,
         trained.phi,

@@ -134,10 +134,6 @@ class EpisodeTask(Task):
         """Initial buffers."""
         return dict(self._template(device)[1])
 
-    def body_names(self) -> tuple[str, ...]:
-        """Names of all parameters but the head's."""
-        return tuple(name for name in self.template() if not name.startswith(HEAD))
-
     def _template(self, device: torch.device) -> tuple[Tensors, Tensors]:
         if device not in self._shared:
             drawn = self.draw_parameters(torch.Generator().manual_seed(0), head_only=False)

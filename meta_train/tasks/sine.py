@@ -68,8 +68,8 @@ class Sine(EpisodeTask):
         super().__post_init__()
         for name in ("amplitude", "phase", "domain"):
             bounds = tuple(getattr(self, name))
-            if len(bounds) != 2 or not bounds[0] <= bounds[1]:
-                raise ValueError(f"{name} must be two ordered bounds, got {bounds}")
+            if len(bounds) != 2 or not -math.inf < bounds[0] <= bounds[1] < math.inf:
+                raise ValueError(f"{name} must be two ordered, finite bounds, got {bounds}")
             object.__setattr__(self, name, bounds)
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if not self.hidden or min(self.hidden) < 1:

@@ -3,12 +3,14 @@
 import json
 import math
 
+import pytest
 import torch
 
+from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.evaluate import Evaluation
 from meta_train.few_shot.rows import get_row
 from meta_train.few_shot.table import Recorded, as_json, render
-from meta_train.few_shot.train import Trained
+from meta_train.few_shot.train import Trained, row_of
 
 
 def judged(metric="accuracy", diverged=0, **rows):
@@ -49,3 +51,25 @@ def test_what_was_written_of_an_evaluation_is_read_again():
     assert (found.steps, found.episodes) == ((0, 10), 3)
     assert (found.mean(0), found.interval(0)) == (evaluation.mean(0), evaluation.interval(0))
     assert math.isnan(found.mean(10)) and math.isnan(found.interval(10))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 9.9995, 30.0, 99.994])
+def test_cells_stand_apart_and_rows_say_what_they_reach_in_their_own_steps(scale):
+    values = scale * torch.tensor([0.1, 0.2, 0.5, 3.0]).expand(12, 4)
+    few, many = (row_of(name, FewShotConfig()) for name in ("maml", "imaml"))
+    rows = {
+        "maml": (
+            Trained("maml", few, None, {}, {}),
+            Evaluation("MSE", tuple(range(11)), values[1:], 0),
+        ),
+        "imaml": (
+            Trained("imaml", many, None, {}, {}),
+            Evaluation("MSE", (*range(11), 25), values, 0),
+        ),
+    }
+    lines = render(rows, "title").splitlines()
+    assert max(map(len, lines)) <= 80
+    heads, *cells, own, _ = lines[2:]
+    assert heads.split()[2:] == ["0", "steps", "1", "step", "5", "steps", "10", "steps"]
+    assert all(len(line.split()) == 5 for line in cells)
+    assert own.startswith("imaml, after its 25 steps: ")

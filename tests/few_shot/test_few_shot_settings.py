@@ -1,0 +1,106 @@
+"""Settings of the few-shot job that cannot work are refused in one line, and leave nothing."""
+
+from dataclasses import replace
+
+import pytest
+from few_shot_cases import TINY
+
+from learned_opt import from_pretrained
+from meta_train.cli import main
+from meta_train.few_shot.rows import get_row
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--row", "mamI"], "did you mean 'maml'"),
+        (["--row", "prototypical"], "only classifies"),
+        (["--data", "sines"], "did you mean 'sine'"),
+        (["--row", "maml,anli"], "did you mean 'anil'"),
+        (["--effort", "0"], "effort must be positive, got 0"),
+        (["--episodes", "0"], "episodes must be at least 1, got 0"),
+        (["--steps", "[-1]"], "steps must be numbers of at least 0"),
+        (["--resume", "true"], "resume needs out=FOLDER"),
+        (["--train", '{"rate": 1}'], "rate"),
+        (["--row_settings", '{"rat": 1}'], "rat"),
+        (["--task_settings", '{"hid": 1}'], "hid"),
+        (["--task_settings", '{"split": "test"}'], "training takes the training split"),
+        (["--task_settings", '{"shots": 5}'], "--shots"),
+        (["--task_settings", '{"batch_norm": "support"}'], "--row_settings"),
+        (["--train", '{"lr": "abc"}'], "lr must be float, got 'abc'"),
+        (["--train", '{"horizons": 4}'], "horizons must be tuple[int, ...], got 4"),
+        (["--train", '{"runs": 1.5}'], "runs must be int, got 1.5"),
+        (["--task_settings", '{"hidden": 4}'], "hidden must be tuple[int, ...], got 4"),
+        (["--task_settings", '{"amplitude": [1]}'], "amplitude must be tuple[float, float]"),
+        (["--row_settings", '{"rule_settings": 3}'], "rule_settings must be "),
+        (["--row_settings", '{"second_order": "x"}'], "second_order must be bool | None, got 'x'"),
+        (["--train", '{"patience": 3}'], "patience needs validations: set validate=EPISODES"),
+        (["--train", '{"validate_every": 3}'], "validate_every needs validations"),
+        (["--train", '{"lr": null}'], "lr must be float, got None"),
+        (["--train", '{"inner_lr": 0.1}'], "--row_settings '{\"inner_lr\": ...}'"),
+        (["--train", '{"estimator_settings": {}}'], "it is a row's"),
+        (["--train", '{"seed": 3}'], "--seed"),
+        (["--row_settings", '{"outer": {"rate": 1}}'], "unknown setting of training 'rate'"),
+        (["--row_settings", '{"outer": {"lr": "abc"}}'], "lr must be float, got 'abc'"),
+        (["--row_settings", '{"rule": null}'], "rule must be str, got None"),
+        (["--validate", "-1"], "validate must be at least 0, got -1"),
+        (["--row_settings", '{"sine": {"inner_lr": 1}}'], "sine has been read already"),
+        (["--row_settings", '{"inner_lr": "abc"}'], "inner_lr must be float | None, got 'abc'"),
+        (["--row_settings", '{"outer": 3}'], "outer must be "),
+        (["--effort", "1e308"], "effort must be at most 1e+09, got 1e+308"),
+        (["--threads", "1000000000000"], "threads must be at most 1024"),
+        (["--device", "meta"], "device 'meta' cannot be used: its tensors hold no values"),
+        (["--train", '{"lr": 1.0e300}'], "lr must be at most 1e+30, got 1e+300"),
+        (["--train", '{"clip": .inf}'], "clip must be at most 1e+30, got inf"),
+        (["--row_settings", '{"outer": {"lr": .inf}}'], "lr must be at most 1e+30, got inf"),
+        (["--row_settings", '{"inner_lr": .nan}'], "inner_lr must be finite, got nan"),
+        (["--task_settings", '{"domain": [-.inf, 1]}'], "domain must be two ordered, finite"),
+        (["--row_settings", '{"train_shots": 3}'], "train_shots is of Omniglot's episodes"),
+        (["--row_settings", '{"stored_heads": 3}'], 'set initialization to "body"'),
+        (
+            ["--row_settings", '{"rule": "digits-lstm", "rule_settings": {"a": 1}}'],
+            "rule_settings are for rules that are made anew",
+        ),
+        (
+            ["--row", "reptile-lstm", "--row_settings", '{"rule": "step-size-lstm"}'],
+            "untrained: name pretrained weights, 'pretrained:step-size-lstm' say",
+        ),
+        (["--row_settings", '{"rule": "pretrained:digit-lstm"}'], "did you mean 'digits-lstm'"),
+    ],
+)
+def test_errors_are_one_line(settings, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main([*TINY, *settings])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize("size", ["", "0", "1"])
+def test_one_process_is_not_several(size, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert main([*TINY, "--row", "maml", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_bundled_rule_is_trained_as_a_copy(tmp_path):
+    bundled = from_pretrained("digits-lstm")
+    before = {key: value.clone() for key, value in bundled.state_dict().items()}
+    given = [*TINY, "--row", "maml,fomaml", "--out", str(tmp_path / "run")]
+    given += ["--row_settings", '{"rule": "digits-lstm", "inner_lr": null}']
+    assert main([*given, "--train", '{"dtype": "float64", "runs": 2}']) == 0
+    assert bundled is from_pretrained("digits-lstm")
+    assert all(value.equal(before[key]) for key, value in bundled.state_dict().items())
+    assert not any(weight.requires_grad for weight in bundled.parameters())
+
+
+@pytest.mark.parametrize("name", ["step-size-lstm", "digits-lstm"])
+def test_pretrained_weights_are_asked_for_by_name(name):
+    row = get_row("reptile-lstm")
+    rule = replace(row, rule=f"pretrained:{name}").make_rule({})
+    bundled = from_pretrained(name)
+    assert rule is not bundled
+    assert all(a.equal(b) for a, b in zip(rule.parameters(), bundled.parameters(), strict=True))
