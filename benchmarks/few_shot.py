@@ -38,7 +38,7 @@ QUERIES = {5: 3, 20: 2}
 an outer step costs."""
 META_BATCH = {5: 8, 20: 4}
 LSTM_META_BATCH = {5: 4, 20: 1}
-LONG = ("maml", "fomaml", "anil", "prototypical")
+LONG = ("maml", "fomaml", "prototypical")
 MINUTES = {
     **{(name, "5x1"): 25.0 for name in LONG},
     ("maml", "5x5"): 5.0,

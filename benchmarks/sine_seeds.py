@@ -15,13 +15,16 @@ from sine import FIXED, LEARNED, MEASURED, judge_fresh, load, make_parser, run_r
 
 
 def collect(shots, seeds, args):
-    """Mean errors after each step by row and seed, of seeds whose rows are all there."""
+    """Mean and median errors after each step by row and seed, of seeds whose rows are all there."""
     errors = {name: {} for name in (*FIXED, LEARNED)}
     for seed in seeds:
         found = load(shots, args, seed)
         if all(name in found for name in errors):
             for name, values in judge_fresh(found, shots).items():
-                errors[name][str(seed)] = values.mean(1).tolist()
+                errors[name][str(seed)] = {
+                    "mean": values.mean(1).tolist(),
+                    "median": values.median(1).values.tolist(),
+                }
     return errors
 
 

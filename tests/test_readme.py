@@ -120,16 +120,19 @@ def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch
 def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     sine = importlib.import_module("sine")
-    steps = range(11)
+
+    def curves(median, mean):
+        return {"median": [median] * 11, "mean": [mean] * 11}
+
     rows = {
-        "maml": {"0": [1.0] * 11, "1": [3.0] * 11},
-        "maml-further": {"1": [1.0 for _ in steps], "0": [2.0 for _ in steps]},
-        "learned-gated-lstm": {"0": [0.5] * 11, "1": [1.5] * 11},
+        "maml": {"0": curves(1.0, 9.0), "1": curves(3.0, 9.0)},
+        "maml-further": {"1": curves(1.0, 8.0), "0": curves(2.0, 8.0)},
+        "learned-gated-lstm": {"0": curves(0.5, 7.0), "1": curves(1.5, 7.0)},
     }
     lines = list(sine.seed_tables({"10": rows}))
     assert lines[0] == "From 10 points, 2 seeds:\n"
-    spread = "| 2.000 ± 1.414 | 1.500 ± 0.707 | 1.000 ± 0.707 | 1 of 2 |"
-    assert [line.split(" ", 2)[2] for line in lines[3:-1]] == [spread] * 6
+    spread = "| 2.000 ± 1.414 | 1.500 ± 0.707 | 1.000 ± 0.707 | 1 of 2 | 2 of 2 |"
+    assert [line.split(" ", 2)[2] for line in lines[3:-1]] == [spread] * 10
 
 
 def test_the_sine_table_is_what_was_measured():
