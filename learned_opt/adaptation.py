@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,13 @@ from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation_loop import Adaptation
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
+from learned_opt.initialization import Initialization, load_initialization
 from learned_opt.mirroring import kept_in_graph, mirror
 from learned_opt.names import unknown
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
 from learned_opt.support import batches_of
 from learned_opt.weights import from_pretrained, list_pretrained, names_weights
-
-if TYPE_CHECKING:
-    from learned_opt.initializers import Initialization
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -175,8 +173,6 @@ def adapt(
 
 
 def _read(initialization: Initialization | str | PathLike[str]) -> Initialization:
-    from learned_opt.initializers import Initialization, load_initialization  # they import this
-
     if isinstance(initialization, (str, os.PathLike)):
         return load_initialization(initialization)
     if not isinstance(initialization, Initialization):

@@ -9,7 +9,7 @@ from argparse import RawDescriptionHelpFormatter
 
 from jsonargparse import DefaultHelpFormatter
 
-from meta_train.cli import OneLineParser, read_config, verdict
+from meta_train.command import OneLineParser, read_config, verdict
 from meta_train.few_shot.config import ALL, FewShotConfig
 from meta_train.few_shot.job import run
 from meta_train.few_shot.rows import ROWS

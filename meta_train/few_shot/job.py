@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from learned_opt.initializers import Initialization, save_initialization
+from learned_opt.initialization import Initialization, save_initialization
 from meta_train import report
 from meta_train.checkpoint import list_checkpoints
 from meta_train.device import choose_device

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
-from learned_opt.initializers import load_initialization
+from learned_opt.initialization import load_initialization
 from meta_train.checkpoint import list_checkpoints
 from meta_train.few_shot.config import FewShotConfig
 from meta_train.few_shot.folders import BEGIN, resume_arguments, row_folder
