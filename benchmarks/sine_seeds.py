@@ -11,7 +11,8 @@ docs/sine.md. A row that is done is not done again, one that was cut off goes on
 import json
 
 import torch
-from sine import FIXED, LEARNED, MEASURED, judge_fresh, load, make_parser, run_row, write
+from sine import MEASURED, judge_fresh, load, make_parser, run_row, write
+from sine_table import FIXED, LEARNED
 
 
 def collect(shots, seeds, args):

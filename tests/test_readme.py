@@ -109,7 +109,7 @@ def test_the_meta_gradient_table_is_what_was_measured():
     assert [row[1:] for row in rows_below("| case | library |")] == expected
 
 
-@pytest.mark.parametrize(("program", "name"), [("few_shot_table", "few_shot"), ("sine", "sine")])
+@pytest.mark.parametrize(("program", "name"), [("few_shot_table", "few_shot"), ("sine_table", "sine")])
 def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     found = measured(name)
@@ -119,7 +119,7 @@ def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch
 
 def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    sine = importlib.import_module("sine")
+    table = importlib.import_module("sine_table")
 
     def curves(median, mean):
         return {"median": [median] * 11, "mean": [mean] * 11}
@@ -129,9 +129,9 @@ def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
         "maml-further": {"1": curves(1.0, 8.0), "0": curves(2.0, 8.0)},
         "learned-gated-lstm": {"0": curves(0.5, 7.0), "1": curves(1.5, 7.0)},
     }
-    lines = list(sine.seed_tables({"10": rows}))
+    lines = list(table.seed_tables({"10": rows}))
     assert lines[0] == "From 10 points, 2 seeds:\n"
-    spread = "| 2.000 ± 1.414 | 1.500 ± 0.707 | 1.000 ± 0.707 | 1 of 2 | 2 of 2 |"
+    spread = "| 2.000 ± 1.414 | 1.500 ± 0.707 | 1.000 ± 0.707 | 2 of 2 | 1 of 2 | 2 of 2 |"
     assert [line.split(" ", 2)[2] for line in lines[3:-1]] == [spread] * 10
 
 
