@@ -6,7 +6,7 @@ Written by `python benchmarks/sine.py` from `docs/measured/sine.json`; what each
 [the few-shot table](few_shot.md#rows). The toy of Finn et al. 2017: amplitude 0.1 to 5, phase 0 to
 pi, x in -5 to 5, a network of 40-40 ReLU units. Mean squared error on 100 points of each of 1000
 curves (the same for all rows) with its 95% interval, after steps of inner training. Inner rate 0.01
-where it is not learned (0.02 for Reptile by SGD, 0.005 for iMAML); one seed. "Rate" is the outer
+where it is not learned (0.02 for Reptile by SGD, 0.005 for iMAML); seed 0. "Rate" is the outer
 one; after a plus are the minutes of the MAML that a row begins with.
 
 **How long.** The paper has 70,000 outer steps at a rate of 0.001. So were maml trained, from both

@@ -178,6 +178,23 @@ def test_what_readme_says_of_pairs_was_measured():
         assert all(row["difference"] > row["interval"] for row in others["maml-further"])
 
 
+def test_what_readme_says_of_seeds_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    table = importlib.import_module("sine_table")
+    rows, text = measured("sine")["seeds"]["10"], " ".join(README.split())
+    count = len(rows["maml"])
+
+    def seeds_below(kind, others):
+        errors = (table.of_seeds(rows, kind, step) for step in range(1, 11))
+        return [table.seeds_below(one, others) for one in errors]
+
+    assert f"Over {count} seeds of meta-training" in text
+    assert set(seeds_below("mean", table.FIXED)) == {count}
+    assert set(seeds_below("median", ("maml",))) == {count}
+    least = min(seeds_below("median", table.FIXED))
+    assert f"below the control's in at least {least} of the {count}" in text
+
+
 def test_what_readme_says_of_learned_rates_was_measured():
     rows = measured("sine")["10"]
     names = ("learned-gated-lstm", "meta-sgd", "layer-step-rates")
