@@ -109,7 +109,9 @@ def test_the_meta_gradient_table_is_what_was_measured():
     assert [row[1:] for row in rows_below("| case | library |")] == expected
 
 
-@pytest.mark.parametrize(("program", "name"), [("few_shot_table", "few_shot"), ("sine_table", "sine")])
+@pytest.mark.parametrize(
+    ("program", "name"), [("few_shot_table", "few_shot"), ("sine_table", "sine")]
+)
 def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     found = measured(name)
