@@ -29,7 +29,7 @@ NOTES = {
     "meta-lstm": "The paper has no figures on Omniglot; its network has 32 filters and pools. Its "
     "running averages of batch statistics begin anew with every episode; here query images are "
     "normalised by those of the support set in the last step alone. Its cells were measured when "
-    "that took the unbiased variance, up to 5% more than the support set was normalised by.",
+    "that took the unbiased variance, at most 20/19 of what the support set was normalised by.",
     "learned-gated-lstm": "Without units: its gates read gradient, loss and parameter themselves. "
     "Trained, as the other learned-* rows, in first order through five inner steps.",
     "reptile-lstm": "The rule is bundled, and was meta-trained on digits as an optimizer.",

@@ -41,6 +41,5 @@ SEEDS = """## Over seeds of meta-training
 the comparison above is of, each row by the same command but for its seed. Mean and standard
 deviation over seeds (that of the tables above among them) of the median of the squared errors on
 the same 1000 fresh curves; and in how many of the seeds learned-gated-lstm is below maml, and below
-maml-further, too, by that median and by the mean over the curves, which is of single curves on
-which a fixed step blows up.
+maml-further, too, by that median and by the mean over the curves, which can hang on a few of them.
 """

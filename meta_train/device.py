@@ -13,8 +13,6 @@ def choose_device(name: str | torch.device) -> torch.device:
     """
     if isinstance(name, torch.device):
         return name
-    if name == "meta":
-        raise ValueError("device 'meta' cannot be used: its tensors hold no values")
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -23,4 +21,6 @@ def choose_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used: {reason}") from None
+    if device.type == "meta":
+        raise ValueError(f"device {name!r} cannot be used: its tensors hold no values")
     return device
