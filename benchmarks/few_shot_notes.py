@@ -13,10 +13,9 @@ NOTES = {
     "taken, as in MAML's; the inner Adam's second moments outlast the task, here each episode "
     "begins without any, so that its first step is the sign of the gradient; mini-batches go "
     "through the support set in turn, here they are drawn independently; and its transductive "
-    "figures normalise the support images and one query image of each class together, here five "
-    "query images of each class by themselves. A file of it adapts on the whole support set in "
-    "every step, where at 5 shots the row was tested on 10 images (20-way: 20) a step: give "
-    "`adapt` a loader of such batches for the same.",
+    "figures normalise one query image of each class together, here five. A file of it adapts on "
+    "the whole support set in every step, where at 5 shots the row was tested on 10 images "
+    "(20-way: 20) a step: give `adapt` a loader of such batches for the same.",
     "reptile-serial": "As reptile.",
     "reptile-sgd": "As reptile, but for Adam.",
     "anil": "The figures are means over three seeds. It is trained in five steps at MAML's rate.",

@@ -31,8 +31,7 @@ is, and how it differs from its paper, stands [below the tables](#rows).
   papers' split by characters, and there are 20 alphabets to learn from in place of 50.
 - **Network.** Four convolutions of 64 filters and stride 2 and the mean over positions, as in
   MAML's code; batch statistics. Transductive rows normalise query images with one another, as
-  MAML's and Reptile's published figures do in ways of their own: test episodes have 5 query images
-  of each class.
+  MAML's and Reptile's published figures do: test episodes have 5 query images of each class.
 - **Outer training.** Adam with betas 0.9 and 0.99, a warm-up of 20 steps, a cosine down to 5% of
   the rate and gradients clipped at 1 (meta-lstm at its paper's 0.25; Reptile: SGD, linear, not
   clipped); what is tested is the moving average of the weights with decay 0.98. The papers' rates
