@@ -199,8 +199,8 @@ def parse(given=None):
     parser.add_argument(
         "--minutes",
         type=float,
-        help="of training, a cell; by default what the documented table had, 1 to 25, or 600 for "
-        "--protocol paper",
+        help="of training, a cell; by default what the documented table was asked for, 1 to 25, or "
+        "600 for --protocol paper; a slow machine takes up to half as long again",
     )
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--test_queries", type=int, default=5, help="images of a class")
