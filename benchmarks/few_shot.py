@@ -24,10 +24,10 @@ from few_shot_jobs import run_job
 from few_shot_table import document
 
 from learned_opt.files import write_atomically
-from meta_train.device import choose_device
-from meta_train.few_shot.config import FewShotConfig
-from meta_train.few_shot.rows import ROWS
-from meta_train.few_shot.train import make_trainer
+from meta_train.few_shot.methods.registry import ROWS
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.training import make_trainer
+from meta_train.runtime.device import choose_device
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured" / "few_shot.json"

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from meta_train.checkpoint import list_checkpoints
-from meta_train.cli import main as command
+from meta_train.jobs.cli import main as command
+from meta_train.runtime.checkpoint_files import list_checkpoints
 
 
 def run_job(out: Path, settings: Callable[[], dict]) -> None:

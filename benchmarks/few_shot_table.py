@@ -5,7 +5,7 @@ import textwrap
 
 from few_shot_notes import NOTES
 
-from meta_train.few_shot.rows import ROWS
+from meta_train.few_shot.methods.registry import ROWS
 
 COLUMNS = (
     "row",

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from learned_opt import from_pretrained
 from learned_opt.rules import rule_name
-from meta_train.baselines import Baseline, rate_grid
-from meta_train.evaluate import Column, compare, total_steps
-from meta_train.report import as_json, draw_curves
+from meta_train.evaluation.baselines import Baseline, rate_grid
+from meta_train.evaluation.compare import Column, compare, total_steps
+from meta_train.evaluation.report import as_json, draw_curves
 from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.char_rnn import CharRNN
 from meta_train.tasks.char_transformer import CharTransformer

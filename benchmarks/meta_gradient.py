@@ -31,15 +31,15 @@ from torch.nn import functional as F
 
 import learned_opt.differentiable  # noqa: F401
 from learned_opt import LearnedOptimizer, create_rule
-from meta_train.batches import BatchStream
 from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.base import Judgement
-from meta_train.inner_state import stack, start
-from meta_train.objectives import OBJECTIVES, meta_loss
-from meta_train.rollout import Data
+from meta_train.estimators.objectives import OBJECTIVES, meta_loss
+from meta_train.inner.batches import BatchStream
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.state import stack, start
+from meta_train.inner.unroll import Data
+from meta_train.inner.vectorize import choose_vectorize
 from meta_train.tasks import Problem
-from meta_train.unroll import InnerLoop
-from meta_train.vectorizing import choose_vectorize
 
 try:
     import torchopt

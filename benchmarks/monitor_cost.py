@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.monitor import GateMonitor
+from learned_opt.monitoring.monitor import GateMonitor
 
 MODELS = {"64-20-10": (64, 20, 10), "64-128-128-10": (64, 128, 128, 10)}
 

@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 
 from learned_opt import create_rule
-from meta_train.ranks import joined
-from meta_train.settings import TrainSettings
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.runtime.distributed import joined
 from meta_train.tasks import create_task
-from meta_train.trainer import MetaTrainer
 
 CASES = {
     "truncated, 8 runs": {"estimator": "truncated", "runs": 8},

@@ -19,14 +19,14 @@ import torch
 from few_shot_jobs import run_job
 from sine_table import FIXED, LEARNED, document
 
+from learned_opt.adaptation import load_initialization
 from learned_opt.files import write_atomically
-from learned_opt.initializers import load_initialization
-from meta_train.few_shot.config import ALL, FewShotConfig
-from meta_train.few_shot.evaluate import Z
-from meta_train.few_shot.picture import draw_sine
-from meta_train.few_shot.rows import ROWS, list_rows
+from meta_train.few_shot.evaluation import Z
+from meta_train.few_shot.methods.registry import ROWS, list_rows
+from meta_train.few_shot.plots import draw_sine
+from meta_train.few_shot.settings import ALL, FewShotConfig
 from meta_train.few_shot.table import Recorded
-from meta_train.few_shot.train import Trained, judge, row_of
+from meta_train.few_shot.training import Trained, judge, row_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"

@@ -18,9 +18,9 @@ at 10, Adam's betas are 0.9 and 0.99 (Reptile: SGD, linear to 0, not clipped), a
 average of the weights is tested; the paper's rate is constant, without averaging.
 
 **What was tuned.** Objective and horizons of learned rules (the sum of the errors after 1, 2 or 10
-steps; `meta_train/few_shot/recipes.py`) were chosen by learned-gated-lstm's error on the curves of
-these tables, and maml-further has the same: so the comparison at the end is on fresh ones. The
-fixed inner rate is the paper's.
+steps; `meta_train/few_shot/methods/presets.py`) were chosen by learned-gated-lstm's error on the
+curves of these tables, and maml-further has the same: so the comparison at the end is on fresh
+ones. The fixed inner rate is the paper's.
 
 **Curves** show one task; one that is not to be seen has left the panel.
 """

@@ -3,7 +3,7 @@
 import torch
 from sine_notes import BEYOND, HEADER, PAIRED, SEEDS
 
-from meta_train.few_shot.rows import ROWS, list_rows
+from meta_train.few_shot.methods.registry import ROWS, list_rows
 
 LEARNED = "learned-gated-lstm"
 FIXED = ("maml", "maml-further")

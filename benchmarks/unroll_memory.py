@@ -6,7 +6,7 @@
 
 The rule is an LSTM with two layers of 20 units (Andrychowicz et al. 2016), the optimizee a
 perceptron of 784, 20 and 10 units (15,910 coordinates) on random data of that shape; inner
-gradients count as constants. The modes are those of meta_train/memory.py:
+gradients count as constants. The modes are those of meta_train/estimators/memory_budget.py:
 
 - plain keeps the graph of all steps;
 - segments keeps states at some steps and computes what lies between them twice, same gradient;
@@ -34,15 +34,15 @@ from torch import nn
 from learned_opt import create_rule
 from meta_train.estimators import Judgement, create_estimator
 from meta_train.estimators.backprop import best_segment
-from meta_train.horizons import Horizons
-from meta_train.learner import Learner
-from meta_train.memory import MODES, measure
-from meta_train.objectives import OBJECTIVES
-from meta_train.ranks import Ranks
-from meta_train.rollout import data_of
-from meta_train.runs import RunPlan, Runs
+from meta_train.estimators.memory_budget import MODES, measure
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.inner.horizons import Horizons
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.unroll import data_of
+from meta_train.runtime.distributed import Ranks
 from meta_train.tasks import ModuleTask
-from meta_train.unroll import InnerLoop
 
 STEPS = (10, 30, 100, 300, 1000, 10_000)
 WINDOW = 20

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule, save_rule
-from meta_train.settings import TrainSettings
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import ModuleTask
-from meta_train.trainer import MetaTrainer
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--outer-steps", type=int, default=100)

@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import func, nn
 
-from learned_opt.initializers import Initialization, adapt, load_initialization, save_initialization
+from learned_opt.adaptation import Initialization, adapt, load_initialization, save_initialization
 
 torch.manual_seed(0)
 pixels, labels = (torch.tensor(part).float() for part in load_digits(return_X_y=True))

@@ -13,11 +13,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from learned_opt import LearnedOptimizer, UpdateRule, create_rule
-from learned_opt.monitor import GateMonitor
-from meta_train.device import choose_device
-from meta_train.settings import TrainSettings
+from learned_opt.monitoring.monitor import GateMonitor
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.runtime.device import choose_device
 from meta_train.tasks import create_task
-from meta_train.trainer import MetaTrainer
 
 
 def meta_train(rule: UpdateRule, device: str) -> UpdateRule:

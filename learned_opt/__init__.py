@@ -3,14 +3,14 @@
 >>> optimizer = learned_opt.LearnedOptimizer(model.parameters())
 """
 
-from learned_opt.initializers import (
+from learned_opt.adaptation import (
     Initialization,
     adapt,
     load_initialization,
     save_initialization,
 )
-from learned_opt.monitor import GateMonitor
-from learned_opt.optimizer import LearnedOptimizer
+from learned_opt.monitoring.monitor import GateMonitor
+from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules import UpdateRule, create_rule, list_rules
 from learned_opt.weights import (
     from_pretrained,

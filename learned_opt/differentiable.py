@@ -20,7 +20,7 @@ from higher.optim import DifferentiableOptimizer
 from torch import Tensor
 
 from learned_opt.functional import move, propose
-from learned_opt.optimizer import LearnedOptimizer
+from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, State
 
 _Call: TypeAlias = tuple[torch.device, bool, int | None]

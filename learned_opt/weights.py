@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.files import check_version, read_tensors, write_tensors
-from learned_opt.names import unknown
+from learned_opt.registry import unknown
 from learned_opt.rules import create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from meta_train.cli import main
+from meta_train.jobs.cli import main
 
 sys.exit(main())

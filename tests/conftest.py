@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
-from learned_opt.initializers import Initialization
+from learned_opt.adaptation import Initialization
 from learned_opt.rules import CoordinateRule
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from learned_opt.names import create
+from learned_opt.registry import create
 from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State, UpdateRule

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from learned_opt.features import bias_correction, moving_average, moving_square, safe_sqrt
-from learned_opt.lstm import LSTMCell, record_gates
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
+from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
 """The step t is read as t / (t + scale) for each of these."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learned_opt.features import bias_correction, moving_average, moving_square, safe_sqrt
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
 
 
 class Adam(CoordinateRule):

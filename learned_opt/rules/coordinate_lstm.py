@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from learned_opt.features import log_sign
-from learned_opt.lstm import LSTMCell, record_gates
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+from learned_opt.rules.features import log_sign
+from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 
 class CoordinateLSTM(CoordinateRule):

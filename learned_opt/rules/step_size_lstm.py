@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from learned_opt.features import bias_correction
-from learned_opt.lstm import LSTMCell, record_gates
 from learned_opt.rules.base import Context, Gates, State, UpdateRule
+from learned_opt.rules.features import bias_correction
+from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.tensor_directions import (
     BETA_FAST,
     BETA_SLOW,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from learned_opt.names import create
+from learned_opt.registry import create
 from meta_train.estimators.base import Estimate, Estimator, Judgement, combine
 from meta_train.estimators.es import EvolutionStrategies
 from meta_train.estimators.first_order import FirstOrder

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from meta_train.batches import Mark
 from meta_train.estimators.base import Estimate, Judgement
-from meta_train.inner_state import InnerState
-from meta_train.objectives import meta_loss
-from meta_train.rollout import Data, Rollout, roll_out
-from meta_train.unroll import InnerLoop
+from meta_train.estimators.objectives import meta_loss
+from meta_train.inner.batches import Mark
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.state import InnerState
+from meta_train.inner.unroll import Data, Rollout, roll_out
 
 
 @dataclass(frozen=True)

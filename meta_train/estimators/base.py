@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from meta_train.learner import Learner
-from meta_train.objectives import END_ONLY, Objective
-from meta_train.ranks import Ranks
-from meta_train.runs import Runs
-from meta_train.unroll import InnerLoop
+from meta_train.estimators.objectives import END_ONLY, Objective
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import Runs
+from meta_train.runtime.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Judgement:
     """How inner training is judged.
 
     Attributes:
-        objective: one of `meta_train.objectives.OBJECTIVES`.
+        objective: one of `meta_train.estimators.objectives.OBJECTIVES`.
         data: "training" judges each step by the next batch that is trained on; "fresh" by a batch
             of its own; "validation" by data that inner training does not see.
         imitation: weight of the distance from the teacher's steps, added to the objective.

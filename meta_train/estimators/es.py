@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from meta_train.estimators.base import Estimate, Estimator, Judgement
-from meta_train.estimators.perturbed import (
+from meta_train.estimators.es_common import (
     antithetic_estimate,
     draw_noise,
     roll_out_pairs,
     value_by_run,
 )
-from meta_train.learner import Learner
-from meta_train.ranks import Ranks
-from meta_train.runs import Runs
-from meta_train.unroll import InnerLoop
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import Runs
+from meta_train.runtime.distributed import Ranks
 
 
 class EvolutionStrategies(Estimator):

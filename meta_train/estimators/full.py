@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meta_train.estimators.backprop import Derivative, best_segment, differentiate
+from meta_train.estimators.backprop_sequential import differentiate_one_by_one
 from meta_train.estimators.base import Estimate, Estimator, Judgement
-from meta_train.estimators.one_by_one import differentiate_one_by_one
-from meta_train.learner import Learner
-from meta_train.ranks import Ranks
-from meta_train.rollout import data_of
-from meta_train.runs import Runs
-from meta_train.unroll import InnerLoop
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import Runs
+from meta_train.inner.unroll import data_of
+from meta_train.runtime.distributed import Ranks
 
 
 class FullBackprop(Estimator):

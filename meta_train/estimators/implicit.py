@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from learned_opt.functional import half_square_distance
-from meta_train.batching import losses_of_runs
 from meta_train.estimators.base import Estimate, Judgement
 from meta_train.estimators.initialization_only import InitializationOnly
-from meta_train.inner_state import InnerState
-from meta_train.learner import Learner
-from meta_train.objectives import meta_loss
-from meta_train.ranks import Ranks
-from meta_train.rollout import Data, data_of, roll_out
-from meta_train.runs import Runs
-from meta_train.seeding import derive_seed, own_randomness
+from meta_train.estimators.objectives import meta_loss
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import Runs
+from meta_train.inner.state import InnerState
+from meta_train.inner.unroll import Data, data_of, roll_out
+from meta_train.inner.vmap_fallback import losses_of_runs
+from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.seeding import derive_seed, own_randomness
 from meta_train.tasks.base import Batch, Loss, Tensors
-from meta_train.unroll import InnerLoop
 
 ANCHOR = "anchor of "
 PROXIMAL = 2.0

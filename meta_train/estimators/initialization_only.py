@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from meta_train.estimators.base import Estimator
-from meta_train.learner import Learner
+from meta_train.inner.meta_parameters import Learner
 
 
 class InitializationOnly(Estimator):

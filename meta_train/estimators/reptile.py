@@ -8,12 +8,12 @@ import torch
 
 from meta_train.estimators.base import Estimate, Judgement
 from meta_train.estimators.initialization_only import InitializationOnly
-from meta_train.learner import Learner
-from meta_train.objectives import meta_loss
-from meta_train.ranks import Ranks
-from meta_train.rollout import data_of, roll_out
-from meta_train.runs import Runs
-from meta_train.unroll import InnerLoop
+from meta_train.estimators.objectives import meta_loss
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import Runs
+from meta_train.inner.unroll import data_of, roll_out
+from meta_train.runtime.distributed import Ranks
 
 
 class Reptile(InitializationOnly):

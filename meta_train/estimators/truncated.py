@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from meta_train.estimators.base import Estimate, Judgement
 from meta_train.estimators.full import FullBackprop
-from meta_train.learner import Learner
-from meta_train.ranks import Ranks
-from meta_train.rollout import data_of
-from meta_train.runs import Runs
-from meta_train.unroll import InnerLoop
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import Runs
+from meta_train.inner.unroll import data_of
+from meta_train.runtime.distributed import Ranks
 
 
 class TruncatedBackprop(FullBackprop):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meta_train.few_shot.evaluate import Evaluation
-from meta_train.few_shot.train import Trained
+from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.training import Trained
 
 SHOWN = 4
 """Columns that fit into 80 characters beside the longest name."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from meta_train.few_shot.evaluate import evaluate
-from meta_train.few_shot.row import Row
-from meta_train.few_shot.scored import ScoredEpisodes
-from meta_train.learner import Learner
-from meta_train.seeding import derive_seed
+from meta_train.few_shot.evaluation import evaluate
+from meta_train.few_shot.heads.task import ScoredEpisodes
+from meta_train.few_shot.methods.spec import Row
+from meta_train.inner.meta_parameters import Learner
+from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.describe import describe
-from meta_train.tasks.episodes import EpisodeTask
+from meta_train.tasks.episodes.base import EpisodeTask
 
 
 class EpisodeValidator:

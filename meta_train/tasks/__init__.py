@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from learned_opt.names import create
+from learned_opt.registry import create
 from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.base import Batch, Family, Loss, Member, Problem, Task, Tensors
 from meta_train.tasks.char_rnn import CharRNN
@@ -14,13 +14,13 @@ from meta_train.tasks.char_transformer import CharTransformer
 from meta_train.tasks.classic_functions import TestFunctions
 from meta_train.tasks.conv import Conv
 from meta_train.tasks.digits import DigitsMLP
+from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
+from meta_train.tasks.episodes.sine import Sine
 from meta_train.tasks.logistic_regression import LogisticRegression
 from meta_train.tasks.mixture import Mixture
 from meta_train.tasks.module_task import ModuleTask
-from meta_train.tasks.omniglot_episodes import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.quadratic import Quadratic
 from meta_train.tasks.random_mlp import RandomMLP
-from meta_train.tasks.sine import Sine
 
 __all__ = [
     "Batch",

@@ -12,10 +12,10 @@ from torch import nn
 
 from meta_train.tasks.base import Task
 from meta_train.tasks.data import IMAGES, LabelledData, load_data
+from meta_train.tasks.data.in_memory import Rows
 from meta_train.tasks.draws import check_bounds, check_names, draw_choice, draw_int
 from meta_train.tasks.network_family import DataFamily
 from meta_train.tasks.networks import ACTIVATIONS, make_mlp
-from meta_train.tasks.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

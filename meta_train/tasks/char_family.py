@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from meta_train.tasks.data import LabelledData
+from meta_train.tasks.data.in_memory import Rows
 from meta_train.tasks.data.text import VOCABULARY, read_windows
 from meta_train.tasks.draws import check_bounds, draw_int
 from meta_train.tasks.network_family import NetworkFamily
-from meta_train.tasks.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from learned_opt.names import look_up
+from learned_opt.registry import look_up
 from meta_train.tasks.base import Task
 from meta_train.tasks.data.digits import SPLITS, read_digits
 from meta_train.tasks.module_task import ModuleTask

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from learned_opt.names import unknown
+from learned_opt.registry import unknown
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
-from meta_train.tasks.rows import Data, Rows, as_rows
+from meta_train.tasks.data.in_memory import Data, Rows, as_rows
 
 
 class ModuleTask(Task):
@@ -22,7 +22,7 @@ class ModuleTask(Task):
     Buffers (running statistics) are carried along, parameters that do not require gradients stay as
     they are, and the module stays in the mode, training or evaluation, in which `make_module`
     leaves it. Dropout draws from torch's global generator. What `vmap` cannot batch, such as
-    `nn.GRU`, is run after run, though runs go at once (`meta_train.batching`).
+    `nn.GRU`, is run after run, though runs go at once (`meta_train.inner.vmap_fallback`).
 
     Args:
         make_module: builds the module with random initial weights. It is called once for each

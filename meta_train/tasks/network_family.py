@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from learned_opt.names import look_up
+from learned_opt.registry import look_up
 from meta_train.tasks.base import Family, Member, Task, family_name
 from meta_train.tasks.data import DATA, SPLITS, LabelledData, load_data
 from meta_train.tasks.draws import (

@@ -18,7 +18,8 @@ from conftest import (
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learned_opt import LearnedOptimizer, guard, list_rules
+from learned_opt import LearnedOptimizer, list_rules
+from learned_opt.optimizer import finite_guard
 
 LOW_DTYPES = [torch.bfloat16, torch.float16]
 
@@ -139,7 +140,7 @@ class _Operations(TorchDispatchMode):
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["float lr", "tensor lr"])
 def test_30_a_step_never_waits_for_the_device(rule, lr, monkeypatch):
     # Values on the CPU can be read at once, and are; here the step must take the way of a GPU.
-    monkeypatch.setattr(guard, "_is_readable", lambda values: False)
+    monkeypatch.setattr(finite_guard, "_is_readable", lambda values: False)
     optimizer, _ = make_optimizer(rule, torch.ones(3), torch.ones(2, 2), lr=lr, chunk_size=3)
     loss = torch.tensor(1.0)
     for p in optimizer.param_groups[0]["params"]:

@@ -8,14 +8,14 @@ from conftest import make_rule
 from learned_opt import list_rules
 from learned_opt.rules import CoordinateRule
 from meta_train.estimators import Judgement, create_estimator
-from meta_train.horizons import Horizons
-from meta_train.learner import Learner
-from meta_train.objectives import OBJECTIVES
-from meta_train.ranks import Ranks
-from meta_train.runs import RunPlan, Runs
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.inner.horizons import Horizons
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import RunPlan, Runs
+from meta_train.runtime.distributed import Ranks
 from meta_train.tasks import Quadratic
 from meta_train.tasks.base import Problem, Task
-from meta_train.unroll import InnerLoop
 
 F64 = torch.float64
 CPU = torch.device("cpu")

@@ -20,9 +20,9 @@ from estimator_cases import (
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from meta_train.estimators import create_estimator
-from meta_train.estimators.perturbed import antithetic_estimate, value_by_run
-from meta_train.rollout import Rollout
-from meta_train.seeding import generator
+from meta_train.estimators.es_common import antithetic_estimate, value_by_run
+from meta_train.inner.unroll import Rollout
+from meta_train.runtime.seeding import generator
 
 PHI = vector(1.0, -2.0, 0.5)
 SIGMA = 0.1

@@ -22,7 +22,7 @@ from estimator_cases import (
 )
 
 from meta_train.estimators import Estimate, combine, create_estimator, list_estimators
-from meta_train.ranks import Ranks
+from meta_train.runtime.distributed import Ranks
 
 PHI = vector(1.0, -2.0, 0.5)
 WINDOW = 2

@@ -17,12 +17,12 @@ from estimator_cases import (
     vector,
 )
 
-from learned_opt.rates import LayerStepRates
+from learned_opt.rules.per_tensor_rates import LayerStepRates
 from meta_train.estimators import create_estimator
 from meta_train.estimators.backprop import differentiate
-from meta_train.learner import Learner
-from meta_train.rollout import data_of
-from meta_train.settings import TrainSettings
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.unroll import data_of
+from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.base import Problem, Task
 from meta_train.tasks.reparametrized import Reparametrized
 

@@ -17,7 +17,7 @@ from estimator_cases import (
 
 from meta_train.estimators import create_estimator, implicit
 from meta_train.estimators.implicit import ANCHOR, Proximal, solve
-from meta_train.rollout import roll_out
+from meta_train.inner.unroll import roll_out
 
 PHI = vector(1.0, -2.0, 0.5)
 TASK = Quadratics(dimensions=3)

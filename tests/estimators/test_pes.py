@@ -14,7 +14,7 @@ from estimator_cases import (
 )
 
 from meta_train.estimators import create_estimator
-from meta_train.seeding import generator
+from meta_train.runtime.seeding import generator
 
 START, SIGMA = vector(1.0, -2.0), 0.3
 TASK = Fixed(START, lambda theta, _: theta.square().sum())

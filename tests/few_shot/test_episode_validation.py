@@ -7,13 +7,13 @@ import torch
 from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from learned_opt.initializers import load_initialization
-from meta_train.cli import main
-from meta_train.few_shot import train
-from meta_train.few_shot.config import FewShotConfig
-from meta_train.few_shot.evaluate import evaluate
-from meta_train.few_shot.train import make_trainer, take
-from meta_train.seeding import derive_seed
+from learned_opt.adaptation import load_initialization
+from meta_train.few_shot import training
+from meta_train.few_shot.evaluation import evaluate
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.training import make_trainer, take
+from meta_train.jobs.cli import main
+from meta_train.runtime.seeding import derive_seed
 
 CPU = torch.device("cpu")
 BAD = {"runs": 2, "lr": 0.5, "schedule": "constant", "averaging": 0.0, "clip": 1e3}
@@ -56,7 +56,7 @@ def test_characters_are_those_of_the_validation_alphabets(monkeypatch):
     )
     trainer = make_trainer("prototypical", config, CPU, None)
     assert trainer.validate.task.task.split == "validation"
-    assert train.test_task(trainer.validate.row, config).task.split == "test"
+    assert training.test_task(trainer.validate.row, config).task.split == "test"
     trainer.train(progress=False)
     assert 0 <= trainer.best_value <= 1
 

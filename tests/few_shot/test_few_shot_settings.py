@@ -6,8 +6,8 @@ import pytest
 from few_shot_cases import TINY
 
 from learned_opt import from_pretrained
-from meta_train.cli import main
-from meta_train.few_shot.rows import get_row
+from meta_train.few_shot.methods.registry import get_row
+from meta_train.jobs.cli import main
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from meta_train.few_shot.config import FewShotConfig
-from meta_train.few_shot.evaluate import Evaluation
-from meta_train.few_shot.rows import get_row
+from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.methods.registry import get_row
+from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import Recorded, as_json, render
-from meta_train.few_shot.train import Trained, row_of
+from meta_train.few_shot.training import Trained, row_of
 
 
 def judged(metric="accuracy", diverged=0, **rows):

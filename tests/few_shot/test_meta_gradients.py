@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from meta_train.few_shot.config import FewShotConfig
-from meta_train.few_shot.train import make_trainer
-from meta_train.tasks.stored_heads import STORED
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.training import make_trainer
+from meta_train.tasks.episodes.stored_heads import STORED
 
 CPU = torch.device("cpu")
 RUNS = 3

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from meta_train.few_shot.scored import ScoredEpisodes
+from meta_train.few_shot.heads.task import ScoredEpisodes
 from meta_train.tasks import ModuleTask, create_mixture, create_task, list_tasks
 from meta_train.tasks.describe import describe, difference
-from meta_train.tasks.omniglot_episodes import OmniglotEpisodes
-from meta_train.tasks.sine import Sine
-from meta_train.tasks.stored_heads import StoredHeads
+from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
+from meta_train.tasks.episodes.sine import Sine
+from meta_train.tasks.episodes.stored_heads import StoredHeads
 
 
 @pytest.mark.parametrize("name", list_tasks())

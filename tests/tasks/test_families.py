@@ -9,12 +9,12 @@ from conftest import same
 from torch.utils import _pytree as pytree
 
 from learned_opt import create_rule
-from meta_train.inner_state import stack, start
-from meta_train.seeding import generator
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.state import stack, start
+from meta_train.runtime.seeding import generator
 from meta_train.tasks import TASKS, Task, create_task, list_tasks
 from meta_train.tasks.base import family_name
 from meta_train.tasks.reparametrized import Reparametrized
-from meta_train.unroll import InnerLoop
 
 CPU = torch.device("cpu")
 

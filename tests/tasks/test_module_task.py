@@ -9,12 +9,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from learned_opt import create_rule
-from meta_train.inner_state import stack, start
-from meta_train.seeding import generator
-from meta_train.settings import TrainSettings
-from meta_train.tasks import ModuleTask, rows
-from meta_train.trainer import MetaTrainer
-from meta_train.unroll import InnerLoop
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.state import stack, start
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.runtime.seeding import generator
+from meta_train.tasks import ModuleTask
+from meta_train.tasks.data import in_memory
 
 CPU = torch.device("cpu")
 
@@ -71,7 +72,7 @@ def test_data_too_large_to_hold_is_refused(monkeypatch):
             while True:
                 yield torch.zeros(100), torch.zeros(1)
 
-    monkeypatch.setattr(rows, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(in_memory, "MAX_BYTES", 10_000)
     with pytest.raises(ValueError, match="GiB.*Subset"):
         ModuleTask(lambda: nn.Linear(100, 1), nn.functional.mse_loss, DataLoader(Endless()))
 

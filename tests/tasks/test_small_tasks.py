@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import same
 
-from meta_train.seeding import generator
+from meta_train.runtime.seeding import generator
 from meta_train.tasks import Mixture, create_task
 from meta_train.tasks.classic_functions import FUNCTIONS, KEPT_BACK, TestFunction
 from meta_train.tasks.digits import DigitsMLP

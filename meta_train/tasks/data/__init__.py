@@ -13,12 +13,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from learned_opt.names import look_up
+from learned_opt.registry import look_up
 from meta_train.tasks.data.digits import read_digits
 from meta_train.tasks.data.image_files import IMAGE_FILES, read_images
+from meta_train.tasks.data.in_memory import Rows
 from meta_train.tasks.data.photos import read_photos
 from meta_train.tasks.data.tables import TABLES, read_table
-from meta_train.tasks.rows import Rows
 
 SPLITS = ("train", "validation", "test")
 """Meta-training, model selection, held out."""

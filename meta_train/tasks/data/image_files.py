@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.names import look_up
+from learned_opt.registry import look_up
 from meta_train.tasks.data.archives import check, damaged, data_folder, fetch, find, missing
 from meta_train.tasks.data.cifar_pickles import read_pickled_batch
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
-from learned_opt.names import look_up
+from learned_opt.registry import look_up
 from meta_train.tasks.data.archives import damaged, data_folder, fetch, find, missing
 
 PAGE = "github.com/brendenlake/omniglot"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from learned_opt.names import look_up
+from learned_opt.registry import look_up
 
 SYMBOLS = "\n" + "".join(chr(code) for code in range(32, 127))
 """Printable ASCII; what comes after all of them stands for every other character."""

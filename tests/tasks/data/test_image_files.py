@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from meta_train.seeding import generator
+from meta_train.runtime.seeding import generator
 from meta_train.tasks import autoencoder, create_task, data
 from meta_train.tasks.data import image_files, load_data
 from meta_train.tasks.data.image_files import CHECKSUMS, IMAGE_FILES, read_images

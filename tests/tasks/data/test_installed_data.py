@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import same
 
-from meta_train.seeding import generator
+from meta_train.runtime.seeding import generator
 from meta_train.tasks import create_task
 from meta_train.tasks.data import DATA, SPLITS, load_data
 from meta_train.tasks.data.image_files import IMAGE_FILES

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meta_train.seeding import generator
+from meta_train.runtime.seeding import generator
 from meta_train.tasks import create_task
 from meta_train.tasks.data.text import SYMBOLS, VOCABULARY, read_windows
 

@@ -1,0 +1,16 @@
+"""Learned initialisations: a file that is applied to a module, and adaptation from there.
+
+    initialization = load_initialization("maml.safetensors")
+    adapted = adapt(module, (inputs, targets), initialization=initialization, steps=5)
+
+or, in a usual training loop, `initialization.apply_to(module)` before the first step.
+"""
+
+from learned_opt.adaptation.adapt import adapt
+from learned_opt.adaptation.initialization import (
+    Initialization,
+    load_initialization,
+    save_initialization,
+)
+
+__all__ = ["Initialization", "adapt", "load_initialization", "save_initialization"]

@@ -1,0 +1,318 @@
+"""Gate values to TensorBoard: what the gates of a learned optimizer do while it trains.
+
+The heat map is the figure of Ravi & Larochelle 2017 ("Optimization as a model for few-shot
+learning", figure 2: gates of sampled coordinates over the inner steps, layer by layer), with a row
+of colour in place of each curve.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
+from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
+from learned_opt.optimizer.updates import PendingUpdate, distinct_names
+from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
+HISTOGRAM_BINS = 30
+"""Between the smallest and the largest value; TensorBoard draws as many."""
+
+
+class GateMonitor:
+    """Writes what the gates of an update rule do, per parameter tensor, every `every` steps.
+
+        with GateMonitor("runs/gates") as monitor:
+            monitor.attach(optimizer)
+            ...  # train as usual
+
+    Each observation takes a fixed random sample of every tensor's coordinates, asks the rule once
+    more for their gates and deltas, and writes
+
+    - `gates/<tensor>/<gate>`: a histogram;
+    - `saturated/<tensor>/<gate>`: the share of values below 0.05 or above 0.95 (`saturated`);
+    - `update_rms/<tensor>`: the root mean square of `lr * delta` (without weight decay);
+    - `heat_maps/<gate>`: sampled coordinates by steps, every `heat_map_every` observations and at
+      the end. Where a gate has `H` units per coordinate, row k shows unit k modulo H; where all
+      coordinates share it, row k shows unit k.
+
+    Coordinates whose gradient has always been zero are among the sample, though their gates move
+    nothing. Training is untouched: nothing is changed and no global random number is drawn. Rules
+    that are not `CoordinateRule`s are asked about whole tensors; rules without gates get
+    `update_rms` only.
+
+    Args:
+        writer: a `SummaryWriter`, or the folder to make one in.
+        every: steps from one observation to the next.
+        coordinates: at most so many are sampled per tensor.
+        saturated: the bounds outside which a gate counts as saturated.
+        heat_map_coordinates: rows per tensor in a heat map.
+        heat_map_columns: memory holds at most so many observations; when it is full every second
+            one is dropped, and half as many are kept from there on.
+        heat_map_every: observations from one drawing to the next.
+        seed: of the samples.
+
+    Raises:
+        ValueError: a number below 1 (below 2 for `heat_map_columns`), or bounds out of order.
+    """
+
+    def __init__(
+        self,
+        writer: SummaryWriter | str | PathLike[str],
+        *,
+        every: int = 200,
+        coordinates: int = 256,
+        saturated: tuple[float, float] = (0.05, 0.95),
+        heat_map_coordinates: int = 32,
+        heat_map_columns: int = 256,
+        heat_map_every: int = 256,
+        seed: int = 0,
+    ) -> None:
+        for name, value, least in (
+            ("every", every, 1),
+            ("coordinates", coordinates, 1),
+            ("heat_map_coordinates", heat_map_coordinates, 1),
+            ("heat_map_columns", heat_map_columns, 2),
+            ("heat_map_every", heat_map_every, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= saturated[0] <= saturated[1] <= 1:
+            raise ValueError(f"saturated must be two ordered bounds in [0, 1], got {saturated}")
+        self._owns_writer = isinstance(writer, (str, PathLike))
+        if isinstance(writer, (str, PathLike)):
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(str(writer))
+        self.writer = writer
+        self.every = every
+        self.coordinates = coordinates
+        self.saturated = saturated
+        self.heat_map_coordinates = heat_map_coordinates
+        self.heat_map_every = heat_map_every
+        self.seed = seed
+        self._samples: dict[tuple[str, int], Tensor] = {}
+        self._handles: list[MonitorHandle] = []
+        self._closed = False
+        self._heat_maps = HeatMaps(heat_map_columns)
+
+    def attach(self, optimizer: LearnedOptimizer, first_step: int = 0) -> MonitorHandle:
+        """Observe an optimizer's next step, and each `every` steps after.
+
+        Args:
+            optimizer: the one to watch. Give each optimizer a monitor and a folder of its own.
+            first_step: the number of its next step, where training is resumed.
+
+        Raises:
+            TypeError: not a `LearnedOptimizer`.
+        """
+        if not isinstance(optimizer, LearnedOptimizer):
+            raise TypeError(f"optimizer must be a LearnedOptimizer, got {type(optimizer).__name__}")
+        taken = 0
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def count(*_: object) -> None:
+            nonlocal taken
+            taken += 1
+
+        # Nothing of it is to be compiled, nor anew at every count.
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def hook(source: LearnedOptimizer, updates: list[PendingUpdate], context: Context) -> None:
+            if taken % self.every:
+                return
+            self.observe(
+                source.rule,
+                distinct_names(source, updates),
+                [update.gradient for update in updates],
+                [update.parameter for update in updates],
+                [update.state for update in updates],
+                context,
+                first_step + taken,
+                lr=[update.group["lr"] for update in updates],
+                maximize=updates[0].group["maximize"],
+            )
+
+        # A step may call the update hook several times (devices, options), so it cannot count.
+        handle = MonitorHandle(
+            [optimizer.register_update_hook(hook), optimizer.register_step_post_hook(count)]
+        )
+        self._handles.append(handle)
+        return handle
+
+    @torch.no_grad()
+    def observe(
+        self,
+        rule: UpdateRule,
+        names: Sequence[str],
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+        step: int,
+        *,
+        lr: float | Tensor | Sequence[float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None:
+        """Write one observation: what the rule would do from here. Changes no argument.
+
+        Args:
+            rule: the update rule.
+            names: of the parameter tensors.
+            gradients: `[*param]` each; of one run, without a leading axis of runs.
+            parameters: `[*param]` each.
+            states: the rule's state of each, before the step.
+            context: see `Context`.
+            step: the number of the step; going back begins new heat maps.
+            lr: the factor on the deltas, one or one per tensor; by default the rule's own.
+            maximize: the optimizer ascends.
+        """
+        lr = rule.default_lr if lr is None else lr
+        lrs = lr if isinstance(lr, Sequence) else [lr] * len(names)
+        sign = -1 if maximize else 1
+        if context.loss is not None:
+            context = replace(context, loss=sign * context.loss.detach().to(rule.device))
+        if context.total_steps is not None:
+            context = replace(context, total_steps=context.total_steps.to(rule.device))
+        column = self._heat_map_column(step)
+        tensors = zip(names, gradients, parameters, states, strict=True)
+        samples = [self._take(rule, *tensor) for tensor in tensors]
+        samples = [(sign * gradient, parameter, state) for gradient, parameter, state in samples]
+        deltas, _ = rule(*([sample[k] for sample in samples] for k in range(3)), context)
+        for name, factor, sample, delta in zip(names, lrs, samples, deltas, strict=True):
+            if delta.numel() == 0:
+                continue
+            rms = float(factor) * delta.float().square().mean().sqrt().item()
+            if math.isfinite(rms):  # else the step is skipped
+                self.writer.add_scalar(f"update_rms/{name}", rms, step)
+            for gate, recorded in rule.gates(*sample, context).items():
+                values = _by_coordinate(recorded, delta.dim())
+                self._write_gate(f"{name}/{gate}", values, step)
+                if column is not None:
+                    rows = self._sample(name, len(values))[: self.heat_map_coordinates].numpy()
+                    column[name, gate] = values[rows, np.arange(len(rows)) % values.shape[1]]
+
+    def _sample(self, name: str, size: int) -> Tensor:
+        """At most `coordinates` of `size` places, the same each time, in random order: `[n]`."""
+        key = name, size
+        if key not in self._samples:
+            count = min(size, self.coordinates)
+            places = random.Random(f"{self.seed} {name}").sample(range(size), count)
+            self._samples[key] = torch.tensor(places, dtype=torch.long)
+        return self._samples[key]
+
+    def _take(
+        self, rule: UpdateRule, name: str, gradient: Tensor, parameter: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        """Gradient, parameter, state of a tensor's sample, `[n]`, or of all of a tensor."""
+        tensors = {**state, "gradient": gradient, "parameter": parameter}
+        if isinstance(rule, CoordinateRule):
+            size, dims = parameter.numel(), parameter.dim()
+            places = self._sample(name, size).to(parameter.device)
+            for key, value in tensors.items():
+                if key != "step":
+                    tensors[key] = value.reshape(size, *value.shape[dims:])[places]
+        tensors = {key: value.detach().to(rule.device) for key, value in tensors.items()}
+        return tensors.pop("gradient"), tensors.pop("parameter"), tensors
+
+    def _write_gate(self, tag: str, values: Floats, step: int) -> None:
+        values = values[np.isfinite(values)]
+        if not values.size:
+            return
+        low, high = self.saturated
+        share = np.count_nonzero((values < low) | (values > high)) / values.size
+        self.writer.add_scalar(f"saturated/{tag}", share, step)
+        least, most = float(values.min()), float(values.max())
+        # Several times as fast as np.histogram, which is most of the cost of an observation.
+        width = max(most - least, 1e-12) / HISTOGRAM_BINS
+        places = ((values - least) / width).astype(np.int64).clip(0, HISTOGRAM_BINS - 1)
+        self.writer.add_histogram_raw(
+            f"gates/{tag}",
+            min=least,
+            max=most,
+            num=values.size,
+            sum=float(values.sum()),
+            sum_squares=float(np.vdot(values, values)),
+            bucket_limits=[least + width * k for k in range(1, HISTOGRAM_BINS + 1)],
+            bucket_counts=np.bincount(places, minlength=HISTOGRAM_BINS).tolist(),
+            global_step=step,
+        )
+
+    def _heat_map_column(self, step: int) -> Column | None:
+        maps = self._heat_maps
+        if step < maps.last_step:
+            maps.clear()
+        if step != maps.last_step and maps.observed and maps.observed % self.heat_map_every == 0:
+            self._draw()
+        return maps.column(step)
+
+    def _draw(self) -> None:
+        for gate in self._heat_maps.gates():
+            figure = self._heat_maps.figure([gate])
+            self.writer.add_figure(f"heat_maps/{gate}", figure, self._heat_maps.last_step)
+
+    def figure(
+        self, gates: Sequence[str] | None = None, tensors: Sequence[str] | None = None
+    ) -> Figure:
+        """Draw the heat maps that are in memory; see `HeatMaps.figure`."""
+        return self._heat_maps.figure(gates, tensors)
+
+    def close(self) -> None:
+        """Detach, draw the heat maps once more, flush; close the writer if it was made here."""
+        if self._closed:
+            return
+        self._closed = True
+        for handle in self._handles:
+            handle.remove()
+        self._draw()
+        self.writer.flush()
+        if self._owns_writer:
+            self.writer.close()
+
+    def __enter__(self) -> GateMonitor:
+        """Close at the end of a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+class MonitorHandle:
+    """Detaches a monitor from an optimizer: by `remove()`, or at the end of a `with` block."""
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        self._handles = handles
+
+    def remove(self) -> None:
+        """Take the hooks off; a second time does nothing."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> MonitorHandle:
+        """Stay attached inside the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Detach."""
+        self.remove()
+
+
+def _by_coordinate(values: Tensor, dims: int) -> Floats:
+    """Gate values `[*tensor, *units]` as `[coordinates, units]`, on the host."""
+    values = values.float()
+    table = values.flatten(dims) if values.dim() > dims else values.unsqueeze(-1)
+    array: Floats = table.reshape(-1, table.shape[-1]).cpu().numpy()
+    # One gate for the whole tensor: its units take the coordinates' place.
+    return array.T if len(array) == 1 else array

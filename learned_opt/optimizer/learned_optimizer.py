@@ -1,0 +1,285 @@
+"""The drop-in optimizer: a rule under `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+from torch.utils.hooks import RemovableHandle
+
+from learned_opt.functional import move, one_element, propose, without_autocast
+from learned_opt.optimizer import sharding
+from learned_opt.optimizer.chunks import pack
+from learned_opt.optimizer.finite_guard import UpdateGuard
+from learned_opt.optimizer.options import check_group, check_options, scalar_loss
+from learned_opt.optimizer.state_dict import check_and_shelter, copy_rule, ready, unwrap
+from learned_opt.optimizer.updates import PendingUpdate
+from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.weights import from_pretrained, rule_digest
+
+DEFAULT_PRETRAINED = "digits-lstm"
+
+
+UpdateHook = Callable[["LearnedOptimizer", list[PendingUpdate], Context], None]
+
+
+class LearnedOptimizer(Optimizer):
+    """An update rule, learned or hand-designed, as a `torch.optim` optimizer.
+
+        optimizer = LearnedOptimizer(model.parameters())
+
+    Args:
+        params: parameters, named parameters, or parameter groups.
+        lr: factor on the whole update; by default the rule's own.
+        rule: an `UpdateRule`, the name of a bundled one, or the path of a weights file. The rule is
+            held by reference: optimizers can share one.
+        weight_decay: decoupled: each step takes `lr * weight_decay * parameter` away.
+        maximize: ascend.
+        total_steps: the planned number of steps, for rules that want to know it.
+        chunk_size: at most so many coordinates are stepped at once; bounds the memory that a step
+            needs besides the state. Only for rules that treat coordinates alone.
+        differentiable: refused; see `learned_opt.differentiable` and `meta_train.inner.loop`.
+
+    Raises:
+        ValueError: an argument out of range, an unknown name, a damaged weights file.
+        RuntimeError: parameters flattened by FSDP1 (use `fully_shard`), complex DTensors.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | None = None,
+        *,
+        rule: UpdateRule | str | PathLike[str] = DEFAULT_PRETRAINED,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        total_steps: int | None = None,
+        chunk_size: int = 1 << 16,
+        differentiable: bool = False,
+    ) -> None:
+        if not isinstance(rule, UpdateRule):
+            rule = from_pretrained(rule)
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+        if differentiable:
+            raise ValueError(
+                "differentiable=True is not supported: to differentiate through steps use "
+                "higher.innerloop_ctx (after `import learned_opt.differentiable`) or "
+                "meta_train.inner.loop"
+            )
+        self._set_rule(rule, chunk_size)
+        defaults = {
+            "lr": rule.default_lr if lr is None else lr,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "total_steps": total_steps,
+            "rule": rule_digest(rule),
+        }
+        check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _set_rule(self, rule: UpdateRule, chunk_size: int) -> None:
+        # An attribute, not an entry of the groups: those are deep-copied and saved.
+        self.rule = rule
+        self.chunk_size = chunk_size
+        self._rules_elsewhere: dict[torch.device, tuple[list[int], UpdateRule]] = {}
+        self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
+        self._guard = UpdateGuard()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; a tensor `lr` is cloned, so that groups can be scheduled apart.
+
+        Raises:
+            ValueError: an option out of range, or one that groups cannot have apart, as a rule.
+            RuntimeError: flattened by FSDP1, or sharded in a way that the rule cannot step.
+        """
+        if isinstance(param_group, dict):  # the base class refuses anything else
+            check_group(param_group, self.defaults, self.rule)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for parameter in group["params"]:
+            sharding.check_parameter(parameter, self.rule)
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = one_element(group["lr"]).clone()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        A tensor whose update is not finite is skipped: parameter and state stay as they are, bit
+        for bit, `skipped_updates` counts it, and the first time a RuntimeWarning names it. The
+        gradient is judged whole, what the rule makes of it in pieces of `chunk_size`: where only
+        this overflows, other pieces of the same tensor may move.
+
+        Args:
+            closure: re-evaluates the model, calls `backward()` and returns the loss. Rules that
+                read the loss need it; `step(lambda: loss)` serves after a usual backward pass. With
+                several processes it must return the same loss in all, the mean over them say.
+
+        Returns:
+            What the closure returned, else None.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+            ValueError: the rule reads the loss, and there is no closure or it returns no number.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        seen_loss = scalar_loss(loss, self.rule)
+
+        by_call: dict[tuple[torch.device, bool, int | None], list[PendingUpdate]] = {}
+        for update in self._pending_updates():
+            group = update.group
+            key = (update.parameter.device, group["maximize"], group["total_steps"])
+            by_call.setdefault(key, []).append(update)
+        with without_autocast({device.type for device, _, _ in by_call}):
+            for (device, maximize, total_steps), updates in by_call.items():
+                nothing = loss is None and self._only_makes_state(updates)
+                context = _context(
+                    torch.zeros((), device="cpu") if nothing else seen_loss, total_steps, device
+                )
+                for hook in list(self._update_hooks.values()):
+                    hook(self, updates, context)
+                self._apply(updates, context, maximize)
+        self._guard.warn()
+        return loss
+
+    @property
+    def skipped_updates(self) -> int:
+        """How many tensors' updates were skipped because they were not finite; see `step`.
+
+        Counted from the construction on, not saved. Reading it waits for the devices.
+        """
+        return self._guard.skipped
+
+    def _only_makes_state(self, updates: list[PendingUpdate]) -> bool:
+        """Whether this is the step by which torch.distributed.checkpoint makes optimizer state.
+
+        It steps once without a closure, at a rate of zero: no loss is needed to move nothing.
+        """
+        if "loss" not in self.rule.required_context():
+            return False
+        return all(float(update.group["lr"]) == 0 for update in updates)
+
+    def _pending_updates(self) -> Iterator[PendingUpdate]:
+        for index, group in enumerate(self.param_groups):
+            names = group.get("param_names")
+            for position, parameter in enumerate(group["params"]):
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                if gradient.is_sparse:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+                name = names[position] if names else f"{index}.{position}"
+                yield PendingUpdate(
+                    # Detached, or its pieces would be views that autograd forbids to compile.
+                    sharding.local(parameter.detach()),
+                    sharding.local_gradient(gradient, parameter),
+                    sharding.local_state(self._state_of(parameter), parameter),
+                    group,
+                    name,
+                    sharding.mesh_of(parameter),
+                )
+
+    def _state_of(self, parameter: Tensor) -> State:
+        return ready(self.state[parameter], self.rule, parameter)
+
+    def init_state(self) -> None:
+        """Make the state of every parameter now; it is else made at a parameter's first gradient.
+
+        Ranks that save and load together must agree on what there is to save.
+        """
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    self._state_of(parameter)
+
+    def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
+        rule = self._rule_on(updates[0].parameter.device)
+        tensors = self._guard.open(updates)
+        if isinstance(rule, CoordinateRule):
+            keys = rule.coordinate_state()
+            pieces = [(t, piece) for t in tensors for piece in t.update.cut(self.chunk_size, keys)]
+            batches = pack(pieces, [piece.gradient.numel() for _, piece in pieces], self.chunk_size)
+        else:
+            batches = iter([[(tensor, tensor.update) for tensor in tensors]])
+        for batch in batches:
+            deltas, new_states = propose(
+                rule,
+                [piece.gradient for _, piece in batch],
+                [piece.parameter for _, piece in batch],
+                [piece.state for _, piece in batch],
+                context,
+                maximize=maximize,
+            )
+            moved = [
+                move(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
+                for (_, piece), delta in zip(batch, deltas, strict=True)
+            ]
+            self._guard.write(batch, deltas, moved, new_states)
+        self._guard.close(tensors)
+
+    def _rule_on(self, device: torch.device) -> UpdateRule:
+        """The rule on `device`: itself, or a copy that follows it when its weights change."""
+        if device == self.rule.device:
+            return self.rule
+        versions = [weight._version for weight in self.rule.parameters()]
+        kept = self._rules_elsewhere.get(device)
+        if kept is None or kept[0] != versions:
+            kept = (versions, copy_rule(self.rule, device))
+            self._rules_elsewhere[device] = kept
+        return kept[1]
+
+    def register_update_hook(self, hook: UpdateHook) -> RemovableHandle:
+        """Call `hook(optimizer, updates, context)` in each step, before anything moves.
+
+        It sees what the rule will read: gradients, parameters, states and the closure's loss.
+        A step calls it once per device and set of options. It must change nothing.
+        """
+        handle = RemovableHandle(self._update_hooks)
+        self._update_hooks[handle.id] = hook
+        return handle
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; recurrent state keeps its own dtype whatever the parameter's.
+
+        Raises:
+            ValueError: another number or size of parameters, or a state that another rule made.
+                Nothing has changed then.
+        """
+        # Last of the pre-hooks, whatever users registered before or after.
+        handle = self.register_load_state_dict_pre_hook(check_and_shelter)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the rule too: without it the optimizer cannot step."""
+        return {**super().__getstate__(), "rule": self.rule, "chunk_size": self.chunk_size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from a pickle, or take what `load_state_dict` read."""
+        state = dict(state)
+        if "rule" in state:
+            self._set_rule(state.pop("rule"), state.pop("chunk_size"))
+        super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # the base class puts it in; we have no such key
+        unwrap(self)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+
+def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
+    seen = None if loss is None else loss.to(device)
+    planned = None if total_steps is None else torch.full((), float(total_steps), device=device)
+    return Context(loss=seen, total_steps=planned)

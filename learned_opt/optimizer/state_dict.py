@@ -1,0 +1,111 @@
+"""Loading an optimizer's state so that nothing of it is lost, rounded or mistaken.
+
+`torch.optim.Optimizer.load_state_dict` casts every floating-point state tensor to the dtype of its
+parameter, which would round recurrent state to bfloat16. The state is therefore checked, then
+hidden from that cast in an opaque holder, and taken out again in `__setstate__`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from learned_opt.optimizer import sharding
+from learned_opt.rules.base import State, UpdateRule
+
+if TYPE_CHECKING:
+    from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
+
+
+@dataclass(frozen=True)
+class _Sheltered:
+    """The saved state of one parameter, of a type that the base class passes through."""
+
+    state: Mapping[str, Any]
+
+
+def ready(state: State, rule: UpdateRule, parameter: Tensor) -> State:
+    """Make the state of a parameter unless there is one, and return it."""
+    if "step" not in state:
+        state.update(sharding.init_state(rule, parameter))
+    elif state["step"].device != parameter.device:  # ZeroRedundancyOptimizer loads it to the CPU
+        state["step"] = state["step"].to(parameter.device)
+    return state
+
+
+def check_and_shelter(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Check a state dict against the optimizer and hide its tensors from the base class's cast.
+
+    Raises:
+        ValueError: made by another rule, or a tensor is missing or of the wrong shape.
+    """
+    optimizer = cast("LearnedOptimizer", optimizer)
+    saved_groups = state_dict["param_groups"]
+    for saved, group in zip(saved_groups, optimizer.param_groups, strict=False):
+        if "rule" in saved and saved["rule"] != group["rule"]:
+            raise ValueError(
+                f"the loaded state was made by rule {saved['rule']}, "
+                f"this optimizer runs rule {group['rule']}"
+            )
+    ids = chain.from_iterable(group["params"] for group in saved_groups)
+    parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    known = dict(zip(ids, parameters, strict=False))
+    for key, state in state_dict["state"].items():
+        if key in known and state:
+            _check(optimizer.rule, key, state, known[key])
+    sheltered = {
+        key: _Sheltered(state) if key in known else state
+        for key, state in state_dict["state"].items()
+    }
+    return {**state_dict, "state": sheltered}
+
+
+def _check(rule: UpdateRule, key: object, state: Mapping[str, Any], parameter: Tensor) -> None:
+    # Not empty_like: of a parameter that is sharded, the whole shape counts.
+    like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    expected = rule.init_state(sharding.local(like))
+    for name, tensor in expected.items():
+        if name not in state:
+            raise ValueError(f"the loaded state of parameter {key} has no {name!r}")
+        shape = tuple(torch.as_tensor(state[name]).shape)
+        if shape != tuple(tensor.shape):
+            raise ValueError(
+                f"the loaded state of parameter {key} has {name!r} of shape {shape}, "
+                f"the rule needs {tuple(tensor.shape)}"
+            )
+    sharding.check_state(key, state, parameter)
+
+
+def unwrap(optimizer: LearnedOptimizer) -> None:
+    """Copy sheltered state to its parameters' devices, in the rule's dtype."""
+    for parameter, state in optimizer.state.items():
+        if isinstance(state, _Sheltered):
+            optimizer.state[parameter] = _restored(state.state, optimizer.rule, parameter)
+
+
+def _restored(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> State:
+    state: State = {}
+    for key, value in saved.items():
+        if key == "step" or isinstance(value, Tensor):
+            dtype = rule.dtype if key == "step" or value.is_floating_point() else value.dtype
+            tensor = torch.as_tensor(value).detach()
+            if key != "step":
+                tensor = sharding.place_like(parameter, tensor)
+            state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
+        else:
+            state[key] = copy.deepcopy(value)
+    return state
+
+
+def copy_rule(rule: UpdateRule, device: torch.device) -> UpdateRule:
+    """A copy of a rule on another device, without its gradients."""
+    with torch.no_grad():
+        duplicate = copy.deepcopy(rule).to(device)
+    return duplicate.requires_grad_(False)

@@ -1,0 +1,128 @@
+"""Differentiate through several inner runs one after another: the sums of runs at once.
+
+Where the work of one run fills the processor, nothing is gained by runs at once, and the graphs of
+all of them are held at the same time. Here each run's graph is gone before the next one begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from meta_train.estimators.backprop import Derivative, differentiate
+from meta_train.estimators.base import Judgement
+from meta_train.inner.batches import BatchStream
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.state import InnerState, map_states, stack_states
+from meta_train.inner.unroll import Data
+from meta_train.runtime.seeding import derive_seed
+from meta_train.tasks.base import Batch
+
+_Value = TypeVar("_Value")
+
+
+def differentiate_one_by_one(
+    loop: InnerLoop,
+    inner: InnerState,
+    data: Data,
+    steps: int,
+    judgement: Judgement,
+    leaves: Sequence[Tensor],
+    segment: int | None = None,
+) -> Derivative:
+    """As `differentiate` of a vectorised loop: the same arguments, and the same result to rounding.
+
+    Only what the loss itself draws (dropout) is drawn anew for each run.
+
+    Raises:
+        ValueError: the loop is not vectorised, so that there is one run only.
+    """
+    if not loop.vectorize:
+        raise ValueError("differentiate_one_by_one takes the state of a vectorised loop")
+    # Cut: a derivative through the row of a stack would be as large as the stack, for every run.
+    linked = [name for name, value in inner.named_tensors() if value.requires_grad]
+    begin = inner.detach()
+    streams = [data.training] if data.judging is None else [data.training, data.judging]
+    marks = data.mark()
+    found, adjoints = [], []
+    for run in range(len(inner.alive)):
+        row = map_states(lambda tensor, run=run: tensor[run], begin)
+        named = dict(row.named_tensors())
+        cut = [named[name].requires_grad_() for name in linked]
+        for stream, mark in zip(streams, marks, strict=True):
+            position = run % len(stream.sources)  # copies of a run read the same batches
+            stream.sources[position].set_state(mark[position])
+        one = differentiate(
+            _loop_of(loop, run),
+            row,
+            _data_of(data, run),
+            steps,
+            judgement,
+            [*leaves, *cut],
+            segment,
+        )
+        found.append(replace(one, gradients=one.gradients[: len(leaves)]))
+        adjoints.append(one.gradients[len(leaves) :])
+    counted = torch.stack([one.inner.alive for one in found]).sum().clamp_min(1)
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(values)).sum(0) / counted
+
+    gradients = [mean(values) for values in zip(*(one.gradients for one in found), strict=True)]
+    if linked and leaves:
+        named = dict(inner.named_tensors())
+        through_start = torch.autograd.grad(
+            [named[name] for name in linked],
+            list(leaves),
+            [torch.stack(values) / counted for values in zip(*adjoints, strict=True)],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        gradients = [a + b for a, b in zip(gradients, through_start, strict=True)]
+    return Derivative(
+        gradients=gradients,
+        value=mean([one.value for one in found]),
+        losses=torch.stack([one.losses for one in found], dim=1),
+        inner=stack_states([one.inner for one in found]),
+        steps=sum(one.steps for one in found),
+    )
+
+
+def _loop_of(loop: InnerLoop, run: int) -> InnerLoop:
+    """The loop of one of its runs."""
+
+    def own(value: _Value) -> _Value | Tensor:
+        return value[run] if isinstance(value, Tensor) and value.dim() else value
+
+    return replace(
+        loop,
+        vectorize=False,
+        lr=own(loop.lr),
+        total_steps=own(loop.total_steps),
+        weights=None if loop.weights is None else {k: v[run] for k, v in loop.weights.items()},
+    )
+
+
+def _data_of(data: Data, run: int) -> Data:
+    """What one of the runs reads, from the very generators that the runs at once read from."""
+    return Data(
+        training=_StreamOfOne(data.training, run),
+        judging=None if data.judging is None else _StreamOfOne(data.judging, run),
+        seed=derive_seed(data.seed, "run", run),
+    )
+
+
+class _StreamOfOne(BatchStream):
+    """The batches of one run of a stream, without the leading axis."""
+
+    def __init__(self, stream: BatchStream, run: int) -> None:
+        position = run % len(stream.sources)
+        super().__init__([stream.draws[position]], [stream.sources[position]], dtype=stream.dtype)
+
+    def next(self) -> Batch:
+        return pytree.tree_map(lambda tensor: tensor[0], super().next())

@@ -1,0 +1,1 @@
+"""Compare an optimizer with tuned baselines, and report what was measured."""

@@ -1,0 +1,1 @@
+"""What the command line runs: meta-training with a comparison, and few-shot learning."""

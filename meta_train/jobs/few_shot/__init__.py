@@ -1,0 +1,1 @@
+"""The few-shot job: `python -m meta_train few-shot`."""

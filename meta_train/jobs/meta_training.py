@@ -1,0 +1,190 @@
+"""The main job: meta-train a rule, compare it with tuned optimizers, leave a run folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from learned_opt.rules import UpdateRule, create_rule
+from learned_opt.weights import save_rule
+from meta_train.evaluation import report
+from meta_train.evaluation.baselines import BASELINES
+from meta_train.evaluation.compare import Column, compare, total_steps
+from meta_train.evaluation.validator import Validator
+from meta_train.jobs.config import EvaluateSettings, MainConfig
+from meta_train.jobs.run_folders import claim_folder
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.runtime.checkpoint_files import list_checkpoints
+from meta_train.runtime.distributed import ProcessLost, Ranks, joined
+from meta_train.runtime.seeding import derive_seed
+from meta_train.runtime.signals import Interrupted, NotLearning
+from meta_train.tasks import Family, create_task
+
+
+def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
+    """Run the job; under `torchrun` in all processes, of which the first alone writes and prints.
+
+    Args:
+        config: see `MainConfig`.
+        write_config: is given a path to record the configuration at.
+
+    Returns:
+        The run folder: config.yaml, weights.safetensors, table.json, curves.png, checkpoints/ and
+        tensorboard/.
+
+    Raises:
+        ValueError: unknown names, a damaged checkpoint.
+        FileExistsError: the folder holds a run and `resume` was not asked for.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
+        NotLearning: outer steps keep being of no use; the checkpoint is written.
+        ProcessLost: another process has ended; the newest checkpoint stands.
+        EndedElsewhere: another process has failed, and says why.
+    """
+    began = time.monotonic()
+    torch.set_num_threads(config.threads)
+    with joined(config.device) as (ranks, device):
+        task = create_task(config.task, **config.task_settings)
+        trainer, folder = _meta_train(config, task, ranks, device, write_config)
+    # The others are done: nobody waits for the comparison.
+    if ranks.first:
+        _compare(config, task, trainer, folder)
+        print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
+        print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
+    return folder
+
+
+def _meta_train(
+    config: MainConfig,
+    task: Family,
+    ranks: Ranks,
+    device: torch.device,
+    write_config: Callable[[Path], object],
+) -> tuple[MetaTrainer, Path]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.train.seed, "rule"))
+        rule = create_rule(config.rule, **config.rule_settings)
+    # Before there is a folder: whatever is refused leaves none behind.
+    trainer = MetaTrainer(
+        rule,
+        task,
+        config.train,
+        device=device,
+        validate=Validator(task.validation(), config.evaluate.steps, device),
+        ranks=ranks,
+    )
+    folder = trainer.folder = ranks.from_first(lambda: _run_folder(config))
+    if config.resume and not trainer.resume():
+        raise ValueError(
+            f"there is no checkpoint to resume from in {folder / 'checkpoints'}: "
+            "begin without --resume"
+        )
+    hint = f"go on with --out {folder} --resume true"
+    ranks.from_first(lambda: write_config(folder / "config.yaml"))
+    if ranks.first:
+        shared = f"   ({ranks.size} processes)" if ranks.size > 1 else ""
+        _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder}){shared}")
+    try:
+        trained = trainer.train(progress=config.progress)
+    except (Interrupted, NotLearning) as stop:
+        raise type(stop)(f"{stop}; {hint}") from None
+    except ProcessLost as lost:
+        raise ProcessLost(f"{lost}; the newest checkpoint stands: {hint}") from lost
+    if ranks.first:
+        _say(
+            f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
+            f"{trainer.seconds / 60:.1f} min, {trainer.diverged} diverged runs, "
+            f"{trainer.descent.skipped} skipped steps"
+        )
+        # Now, lest an interrupted comparison take them along; once more later, with the table.
+        save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
+    return trainer, folder
+
+
+def _compare(config: MainConfig, task: Family, trainer: MetaTrainer, folder: Path) -> None:
+    trained = trainer.kept.rule
+    columns = columns_for(task, config.evaluate)
+    table = evaluate(trained, columns, config.evaluate, trainer.device, progress=config.progress)
+    data = {
+        **_card(config, trainer),
+        "baselines_tuned_over": {b.label: list(b.rates) for b in BASELINES},
+        "columns": report.as_json(table, columns),
+    }
+    report.write_table(folder / "table.json", data)
+    report.draw_curves(folder / "curves.png", table, columns)
+    save_rule(trained, folder / "weights.safetensors", card=data)
+    print(report.render_table(table, columns))
+
+
+def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
+    """What a weights file says of its making."""
+    return {
+        "task": config.task,
+        "task_settings": config.task_settings,
+        "rule": config.rule,
+        "rule_settings": config.rule_settings,
+        "train": asdict(config.train),
+        "meta_training": {
+            "outer_steps": trainer.outer_step,
+            "stopped_early": trainer.outer_step < config.train.outer_steps,
+            "minutes": round(trainer.seconds / 60, 2),
+            "diverged_runs": trainer.diverged,
+            "skipped_steps": trainer.descent.skipped,
+        },
+        "torch": torch.__version__,
+    }
+
+
+def columns_for(family: Family, settings: EvaluateSettings) -> list[Column]:
+    """The held-out tasks of a task, and its family at ten times the horizon."""
+    steps = settings.steps
+    held_out = family.held_out()
+    columns = [
+        Column(f"column{k}" if k else "family", title, held, steps, patience=2 * steps)
+        for k, (title, held) in enumerate(held_out.items())
+    ]
+    first = next(iter(held_out.values()))
+    return [*columns, Column("long", "same family, 10 x the steps", first, 10 * steps, 0)]
+
+
+def evaluate(
+    rule: UpdateRule,
+    columns: list[Column],
+    settings: EvaluateSettings,
+    device: torch.device,
+    *,
+    progress: bool = True,
+) -> Any:
+    """Compare a rule with the baselines in all columns, with a progress bar."""
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    total = total_steps(columns)
+    with tqdm(
+        total=total, desc="evaluation", unit="step", dynamic_ncols=True, disable=not progress
+    ) as bar:
+        workers = settings.workers or (min(os.cpu_count() or 1, 4) if device.type == "cpu" else 1)
+        return compare(
+            rule, columns, seeds=seeds, device=device, workers=workers, on_steps=bar.update
+        )
+
+
+def _run_folder(config: MainConfig) -> Path:
+    if config.out is None:
+        return claim_folder(f"{config.task}_{config.rule}_seed{config.train.seed}")
+    folder = config.out
+    if not config.resume and list_checkpoints(folder / "checkpoints"):
+        raise FileExistsError(
+            f"{folder} already holds a run: add --resume true, or give another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stdout)

@@ -1,0 +1,1 @@
+"""The outer loop: applies meta-gradients, logs, checkpoints and resumes."""

@@ -1,0 +1,1 @@
+"""What everything else stands on: devices, processes, seeds, signals and checkpoint files."""

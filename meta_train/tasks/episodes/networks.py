@@ -1,0 +1,157 @@
+"""The networks that few-shot learning is compared with: a body that embeds, a head that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from learned_opt.registry import look_up
+
+DENSE_SIZES = (256, 128, 64, 64)
+BATCH_NORMS = ("batch", "support")
+POOLS = ("mean", "flatten")
+
+
+class FewShotNetwork(nn.Module):
+    """`[images, 1, 28, 28] -> [images, outputs]`.
+
+    Args:
+        body: `[images, 1, 28, 28] -> [images, features]`.
+        features: of the body.
+        outputs: of the head.
+    """
+
+    def __init__(self, body: nn.Module, features: int, outputs: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(features, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give a score to each output."""
+        scores: Tensor = self.head(self.body(images))
+        return scores
+
+
+class MeanPool(nn.Module):
+    """`[images, channels, H, W] -> [images, channels]`."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Take the mean over places."""
+        return maps.mean((2, 3))
+
+
+class LastBatchNorm1d(nn.BatchNorm1d):
+    """Batch normalisation that in evaluation repeats what it did to the last batch in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[images, features] -> [images, features]`."""
+        return _by_last_batch(self, x)
+
+
+class LastBatchNorm2d(nn.BatchNorm2d):
+    """The same for maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[images, features, H, W] -> [images, features, H, W]`."""
+        return _by_last_batch(self, x)
+
+
+def _by_last_batch(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    if norm.training:
+        # torch's own would keep the unbiased variance, but normalise by the biased one.
+        places = [dim for dim in range(x.dim()) if dim != 1]
+        seen = torch.var_mean(x.detach(), places, correction=0)
+        variance.copy_(seen[0])
+        mean.copy_(seen[1])
+        mean = variance = None
+    return nn.functional.batch_norm(
+        x, mean, variance, norm.weight, norm.bias, training=norm.training, eps=norm.eps
+    )
+
+
+def conv4(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
+    """Four blocks of convolution 3 x 3 of stride 2, batch normalisation and ReLU.
+
+    28 x 28 becomes 2 x 2, of which the mean is taken: 64 features where `hidden` is 64, as in the
+    code that Finn et al. 2017 (arXiv 1703.03400) released for Omniglot.
+
+    Args:
+        hidden: channels.
+        pool: "mean" or "flatten" (four times the features).
+        batch_norm: "batch" or "support"; see `make_network`.
+
+    Returns:
+        The body, and the number of its features.
+    """
+    layers: list[nn.Module] = []
+    for inputs in (1, hidden, hidden, hidden):
+        layers += [
+            nn.Conv2d(inputs, hidden, 3, stride=2, padding=1),
+            LastBatchNorm2d(hidden)
+            if batch_norm == "support"
+            else nn.BatchNorm2d(hidden, track_running_stats=False),
+            nn.ReLU(),
+        ]
+    if pool == "mean":
+        return nn.Sequential(*layers, MeanPool()), hidden
+    return nn.Sequential(*layers, nn.Flatten()), 4 * hidden
+
+
+def dense(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
+    """Four layers of 256, 128, 64 and 64 units, each with batch normalisation and ReLU.
+
+    The network without convolutions of Finn et al. 2017, section 5.2. `hidden` and `pool` say
+    nothing to it.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = 28 * 28
+    for units in DENSE_SIZES:
+        layers += [
+            nn.Linear(inputs, units),
+            LastBatchNorm1d(units)
+            if batch_norm == "support"
+            else nn.BatchNorm1d(units, track_running_stats=False),
+            nn.ReLU(),
+        ]
+        inputs = units
+    return nn.Sequential(*layers), inputs
+
+
+BODIES: Mapping[str, Callable[[int, str, str], tuple[nn.Module, int]]] = {
+    "conv4": conv4,
+    "dense": dense,
+}
+
+
+def make_network(
+    name: str, outputs: int, *, hidden: int = 64, pool: str = "mean", batch_norm: str = "batch"
+) -> FewShotNetwork:
+    """Build a network.
+
+    Args:
+        name: "conv4" or "dense".
+        outputs: of the head.
+        hidden: channels of conv4.
+        pool: "mean" or "flatten", of conv4's 2 x 2 last map.
+        batch_norm: "batch" normalises whatever comes by its own statistics, in training and in
+            testing: transductive, a query image's class then depends on the other query images.
+            "support" does so in training mode, keeps the statistics of the last batch, and takes
+            those in evaluation mode: query images are normalised as the support set was, and
+            nothing leaks from one episode into the next. (The running averages of Ravi &
+            Larochelle 2017, which they begin anew with every episode; here of the last step only,
+            as those of earlier ones are of other weights.)
+
+    Raises:
+        ValueError: an unknown name, or hidden < 1.
+    """
+    make = look_up("network", name, BODIES)
+    look_up("pool", pool, dict.fromkeys(POOLS))
+    look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
+    if hidden < 1:
+        raise ValueError(f"hidden must be at least 1, got {hidden}")
+    body, features = make(hidden, pool, batch_norm)
+    return FewShotNetwork(body, features, outputs)

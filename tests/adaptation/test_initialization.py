@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+import torch
+from conftest import initialization_of, make_model, make_rule, same, weights
+from torch import nn
+
+from learned_opt import create_rule, save_rule
+from learned_opt.adaptation import Initialization, load_initialization, save_initialization
+from learned_opt.files import write_tensors
+from learned_opt.rules.per_tensor_rates import MetaSGD
+
+
+def test_apply_to_writes_every_value_and_keeps_what_it_is_told():
+    source, target = make_model(seed=1), make_model(seed=2)
+    before = weights(target)
+    initialization = initialization_of(source)
+    assert initialization.apply_to(target, keep=["2."]) is target
+    assert same(weights(target), [*weights(source)[:2], *before[2:]])
+    assert same(weights(initialization.apply_to(target)), weights(source))
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in target.parameters())
+
+
+def test_apply_to_a_module_of_another_dtype():
+    source, target = make_model(seed=1), make_model(torch.float64, seed=2)
+    initialization_of(source).apply_to(target)
+    assert same(weights(target), [value.double() for value in weights(source)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda own: own.pop("0.bias"), "it has no parameter '0.bias'"),
+        (lambda own: own.update(tail=torch.zeros(1)), "the module has no parameter 'tail'"),
+        (
+            lambda own: own.update({"0.bias": torch.zeros(7)}),
+            r"parameter '0.bias' is \[4\] in the module, \[7\] here",
+        ),
+    ],
+)
+def test_apply_to_refuses_what_does_not_fit_and_changes_nothing(change, message):
+    target = make_model(seed=2)
+    before = weights(target)
+    initialization = initialization_of(make_model(seed=1))
+    change(initialization.parameters)
+    with pytest.raises(ValueError, match=f"does not fit Sequential: {message}"):
+        initialization.apply_to(target)
+    assert same(weights(target), before)
+
+
+def test_buffers_are_applied_too():
+    source, target = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    source.running_mean.fill_(3.0)
+    buffers = {"running_mean": source.running_mean}
+    initialization_of(source, buffers=buffers).apply_to(target)
+    assert target.running_mean.tolist() == [3.0, 3.0]
+    with pytest.raises(ValueError, match="the module has no buffer 'running_mean'"):
+        initialization_of(nn.Linear(2, 2), buffers=buffers).apply_to(nn.Linear(2, 2))
+
+
+# files
+
+
+@pytest.mark.parametrize("kind", ["none", "lstm", "rates"])
+def test_a_file_holds_everything(tmp_path, kind):
+    model = make_model(torch.float64)
+    rule = {
+        "none": None,
+        "lstm": make_rule("gated-lstm", torch.float64, hidden_size=3),
+        "rates": MetaSGD(shapes=[list(p.shape) for p in model.parameters()]),
+    }[kind]
+    written = initialization_of(
+        model,
+        buffers={"count": torch.tensor(3)},
+        rule=rule,
+        lr=0.4,
+        steps=3,
+        card={"task": "sine", "mse": [0.4]},
+    )
+    path = tmp_path / "phi.safetensors"
+    save_initialization(written, path)
+    state = torch.get_rng_state()
+    read = load_initialization(path)
+    assert torch.equal(state, torch.get_rng_state())
+    assert list(read.parameters) == list(written.parameters)
+    assert same(read.parameters, written.parameters) and same(read.buffers, written.buffers)
+    assert (read.lr, read.steps, read.card) == (0.4, 3, written.card)
+    if rule is None:
+        assert read.rule is None
+    else:
+        assert type(read.rule) is type(rule) and read.rule.settings == rule.settings
+        assert same(read.rule.state_dict(), rule.state_dict())
+
+
+def test_bad_files_are_refused_by_name(tmp_path):
+    path = tmp_path / "phi.safetensors"
+    with pytest.raises(FileNotFoundError, match="phi.safetensors"):
+        load_initialization(path)
+    save_rule(create_rule("gated-lstm"), path)
+    with pytest.raises(ValueError, match="not of the format learned_opt.adaptation.initialization"):
+        load_initialization(path)
+    path.write_bytes(b"{}")
+    with pytest.raises(ValueError, match="damaged"):
+        load_initialization(path)
+    whole = {"version": "1", "names": "[]", "facts": '{"lr": 0.1, "steps": 1}', "card": "{}"}
+    ruled = '{"lr": 0.1, "steps": 1, "rule": "sgd", "settings": {}, "dtype": "foo"}'
+    for change, message in (
+        ({"version": None}, "does not say its format version"),
+        ({"version": "2"}, "a newer version"),
+        ({"facts": None}, "it lacks 'facts'"),
+        ({"facts": '{"lr": "hi", "steps": 1}'}, "lr must be a finite number, got 'hi'"),
+        ({"facts": ruled}, "has no attribute 'foo'"),
+    ):
+        header = {key: value for key, value in {**whole, **change}.items() if value is not None}
+        write_tensors(path, {}, "learned_opt.adaptation.initialization", header)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_initialization(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_rule_that_nobody_could_load_is_not_saved(tmp_path):
+    class Mine(type(create_rule("sgd"))):
+        pass
+
+    with pytest.raises(ValueError, match="cannot save rule Mine"):
+        save_initialization(initialization_of(make_model(), rule=Mine()), tmp_path / "phi")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_to_keep_are_not_a_text():
+    with pytest.raises(ValueError, match="keep must be names"):
+        initialization_of(make_model()).apply_to(make_model(seed=2), keep="2.")
+
+
+def test_of_a_module_takes_the_buffers_that_it_saves(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    module.register_buffer("scratch", torch.zeros(2), persistent=False)
+    module(torch.randn(9, 3))
+    learned = Initialization.of(module, lr=0.1, steps=3)
+    save_initialization(learned, tmp_path / "a.safetensors")
+    fresh = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    load_initialization(tmp_path / "a.safetensors").apply_to(fresh)
+    x = torch.randn(4, 3)
+    assert torch.equal(fresh(x), module.eval()(x))
+    assert "scratch" not in learned.buffers
+    with torch.no_grad():
+        module[0].weight.zero_()
+    assert learned.parameters["0.weight"].abs().sum() > 0
+
+
+def test_numbers_of_other_kinds_become_plain_ones(tmp_path):
+    learned = Initialization.of(
+        nn.Linear(3, 2), lr=torch.tensor(0.5), steps=np.int64(3), only=["weight"]
+    )
+    assert (learned.lr, learned.steps, learned.only) == (0.5, 3, ("weight",))
+    assert type(learned.lr) is float and type(learned.steps) is int
+    save_initialization(learned, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
+        ({"lr": float("inf")}, "lr must be a finite number, got inf"),
+        ({"steps": -3}, "steps must be a whole number of at least 0, got -3"),
+        ({"steps": 1.5}, "steps must be a whole number of at least 0, got 1.5"),
+        ({"only": "head."}, "only must be names or beginnings of names, got 'head.'"),
+    ],
+)
+def test_fields_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Initialization.of(nn.Linear(3, 2), **fields)
+
+
+def test_what_cannot_be_applied_or_saved_is_named(tmp_path):
+    learned = Initialization.of(nn.Linear(3, 2), card={"loss": torch.zeros(())})
+    with pytest.raises(ValueError, match=r"keep has 'haed\.', with which no name begins"):
+        learned.apply_to(nn.Linear(3, 2), keep=["haed."])
+    with torch.device("meta"), pytest.raises(ValueError, match="Linear is on the meta device"):
+        learned.apply_to(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="the card of the initialisation cannot be saved"):
+        save_initialization(learned, tmp_path / "a.safetensors")

@@ -1,0 +1,321 @@
+"""`adapt` on modules that keep things, compute anew, are shared: what a plain loop would give."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from conftest import Heads, make_batch, make_model, same, weights
+from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from learned_opt import LearnedOptimizer, create_rule
+from learned_opt.adaptation import Initialization, adapt, save_initialization
+from learned_opt.rules.per_tensor_rates import LayerStepRates, MetaSGD
+
+mse = nn.functional.mse_loss
+
+
+class Keeps(nn.Module):
+    """Keeps an activation, counts in Python, and assigns a buffer anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(4))
+        self.seen, self.calls = None, 0
+
+    def forward(self, x):
+        self.seen = self.first(x)
+        self.mean = 0.9 * self.mean + 0.1 * self.seen.detach().mean(0)
+        self.calls += 1
+        return self.second(torch.relu(self.seen - self.mean))
+
+
+class Recomputes(nn.Module):
+    """Its middle is not stored for the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.c(checkpoint(lambda x: self.b(self.a(x).tanh()).tanh(), x, use_reentrant=False))
+
+
+def plain_loop(model, support, steps, lr):
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        mse(model(support[0]), support[1]).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("build", [Keeps, Recomputes])
+def test_is_the_plain_loop(build, functional):
+    torch.manual_seed(0)
+    model, support = build().double(), make_batch(torch.float64)
+    before = copy.deepcopy(model.state_dict())
+    expected = plain_loop(model, support, 4, 0.3).state_dict()
+    found = adapt(model, support, lr=0.3, steps=4, loss=mse, functional=functional)
+    found = found if functional else found.state_dict()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12)
+    assert same(list(model.state_dict().values()), list(before.values()))
+
+
+def test_what_a_module_keeps_stays_out_of_the_users_and_can_be_copied():
+    model = Keeps()
+    model(make_batch()[0])  # the user's own activation, with its graph
+    seen, calls = model.seen, model.calls
+    for functional in (False, True):
+        adapted = adapt(model, make_batch(), steps=3, loss=mse, functional=functional)
+        assert model.seen is seen and model.calls == calls and model.mean.abs().sum() > 0
+        copy.deepcopy(adapted)
+        if not functional:
+            assert adapted.calls == calls + 3
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_threads_can_adapt_one_module(functional):
+    model, support = make_model(), make_batch()
+    own = list(model.parameters())
+    before = weights(model)
+
+    def work():
+        for _ in range(60):
+            adapt(model, support, lr=0.1, loss=mse, functional=functional)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(a is b for a, b in zip(own, model.parameters(), strict=True))
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("name", ["momentum", "adam", "digits-lstm"])
+def test_a_parameter_without_a_gradient_stays_as_in_the_optimizer(name, functional):
+    model, (x, y) = Heads(), make_batch()
+    batches = [((x, True), y), ((x, False), y)]
+    found = adapt(model, batches, rule=name, steps=4, loss=mse, functional=functional)
+    found = found if functional else dict(found.named_parameters())
+    expected = copy.deepcopy(model)
+    rule = name if name == "digits-lstm" else create_rule(name)
+    optimizer = LearnedOptimizer(expected.parameters(), rule=rule, total_steps=4)
+    for inputs, targets in batches * 2:
+        optimizer.zero_grad()
+        mse(expected(*inputs), targets).backward()
+        optimizer.step()
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(found[key], value)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("kind", [MetaSGD, LayerStepRates])
+def test_rates_of_all_tensors_take_a_batch_that_is_for_some(kind, functional):
+    model, (x, y) = Heads(), make_batch()
+    rule = kind(shapes=[list(p.shape) for p in model.parameters()])
+    support = ((x, True), y)
+    found = adapt(model, support, rule=rule, steps=2, loss=mse, functional=functional)
+    found = found if functional else dict(found.named_parameters())
+    assert torch.equal(found["right.weight"], model.right.weight)
+    assert not torch.equal(found["left.weight"], model.left.weight)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_adapts_within_autocast_as_a_plain_loop_does(functional):
+    model, support = make_model(), make_batch()
+    expected = copy.deepcopy(model)
+    for _ in range(5):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = mse(expected(support[0]), support[1])
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(expected.parameters(), gradients, strict=True):
+                parameter -= 0.3 * gradient
+    with torch.autocast("cpu", torch.bfloat16):
+        found = adapt(model, support, lr=0.3, steps=5, loss=mse, functional=functional)
+    found = found if functional else dict(found.named_parameters())
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(found[key], value)
+
+
+class Odd(nn.Module):
+    """Much that a copy may go wrong with."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.LSTM(4, 2)
+        self.parts = [self.first, self.second]  # the same modules, in a list
+        self.again = self.first.forward  # a bound method
+        self.kept = {"all": []}
+        self.register_buffer("memory", torch.zeros(8, 4), persistent=False)
+
+    def forward(self, x):
+        hidden = self.parts[0](x) + self.again(x)
+        self.memory = 0.5 * self.memory.detach() + hidden
+        self.kept["all"].append(hidden)
+        return self.parts[1](self.memory.relu())[0]
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_odd_modules_are_trained_as_in_a_plain_loop_and_left_alone(functional):
+    torch.manual_seed(0)
+    model, support = Odd(), make_batch()
+    expected = plain_loop(model, support, 3, 0.3)
+    model(support[0])  # keeps an activation with its graph, in a list and as a buffer
+    memory, kept = model.memory, list(model.kept["all"])
+    model.memory = torch.zeros(8, 4)
+    adapted = adapt(model, support, lr=0.3, steps=3, loss=mse, functional=functional)
+    found = adapted if functional else dict(adapted.named_parameters())
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(found[key], value)
+    assert model.kept["all"][0] is kept[0] and len(kept) == 1
+    model.memory = memory  # in the graph
+    once = adapt(model, support, lr=0.3, steps=1, loss=mse)
+    assert model.memory is memory and model.parts[0] is model.first
+    assert once.parts[0] is once.first and once.again.__self__ is once.first
+    adapt(once, support, lr=0.3, steps=1, loss=mse)
+
+
+def test_functional_tensors_are_of_the_modules_own_graph():
+    class Hyper(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.layer, self.scale, self.lock = nn.Linear(3, 2), scale, threading.Lock()
+
+        def forward(self, x):
+            return self.scale * self.layer(x)
+
+    model, support = Hyper(torch.tensor(1.5, requires_grad=True) * 2), make_batch()
+    found = adapt(model, support, lr=0.1, loss=mse, functional=True, create_graph=True)
+    total = sum(value.sum() for value in found.values())
+    gradients = torch.autograd.grad(total, [model.scale, *model.parameters()])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_compiled_module_is_adapted(functional):
+    model, support = make_model(), make_batch()
+    compiled = torch.compile(model, backend="eager")
+    found = adapt(compiled, support, lr=0.3, steps=3, loss=mse, functional=functional)
+    found = list(found.values()) if functional else list(found.parameters())
+    for left, right in zip(found, plain_loop(model, support, 3, 0.3).parameters(), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_only_what_is_adapted_is_differentiated(functional):
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            hidden = self.body(x)
+            seen.append(hidden.requires_grad)
+            return self.head(hidden)
+
+    seen: list[bool] = []
+    found = adapt(Watched(), make_batch(), steps=2, loss=mse, only=["head."], functional=functional)
+    assert seen == [False, False]
+    if not functional:
+        assert all(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_files_that_are_called_as_a_rule_do_not_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sgd").write_text("not weights")
+    adapt(make_model(), make_batch(), steps=1, loss=mse)
+    with pytest.raises(ValueError, match="there is no weights file mine.safetensors"):
+        adapt(make_model(), make_batch(), rule="mine.safetensors", loss=mse)
+
+
+def test_in_inference_mode_and_whatever_the_device_context():
+    model, support = make_model(), make_batch()
+    expected = weights(adapt(model, support, steps=2, loss=mse))
+    with torch.inference_mode():
+        inside = [part.clone() for part in support]  # cannot be differentiated themselves
+        assert same(weights(adapt(model, inside, steps=2, loss=mse)), expected)
+    with torch.device("meta"):
+        assert same(weights(adapt(model, support, steps=2, loss=mse)), expected)
+
+
+def test_no_random_number_is_drawn():
+    for rule in ("sgd", "step-size-lstm", "digits-lstm"):
+        torch.manual_seed(0)
+        expected = torch.rand(1)
+        torch.manual_seed(0)
+        adapt(make_model_quietly(), make_batch(), rule=rule, steps=1, loss=mse)
+        assert torch.equal(torch.rand(1), expected)
+
+
+def make_model_quietly():
+    with torch.random.fork_rng():
+        return make_model()
+
+
+def test_a_rule_by_name_computes_in_the_modules_precision():
+    model, support = make_model(torch.float64), make_batch(torch.float64)
+    found = weights(adapt(model, support, rule="sgd", lr=0.1, steps=3, loss=mse))
+    expected = weights(plain_loop(model, support, 3, 0.1))
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_rules_own_network_is_not_run_in_autocast(functional):
+    x, _ = make_batch()
+
+    class Bowl(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.linspace(-1, 1, 5))
+
+        def forward(self, x):
+            return (self.w**2).sum()
+
+    def run():
+        settings = {"rule": "digits-lstm", "steps": 5, "functional": functional}
+        found = adapt(Bowl(), (x, x), loss=lambda out, _: out, **settings)
+        return found["w"] if functional else found.w.detach()
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(), expected)
+
+
+def test_a_packed_sequence_is_one_input():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.GRU(3, 2, batch_first=True)
+
+        def forward(self, packed):
+            return self.net(packed)[1][0]
+
+    packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    model = Reads()
+    adapted = adapt(model, (packed, torch.zeros(2, 2)), lr=0.1, loss=mse)
+    assert mse(adapted(packed), torch.zeros(2, 2)) < mse(model(packed), torch.zeros(2, 2))
+
+
+def test_an_initialisation_by_path(tmp_path):
+    start = make_model(seed=2)
+    save_initialization(Initialization.of(start, steps=0), tmp_path / "start.safetensors")
+    path = tmp_path / "start.safetensors"
+    for given in (path, str(path)):
+        assert same(
+            weights(adapt(make_model(), make_batch(), initialization=given)), weights(start)
+        )
+    tensors = adapt(make_model(), make_batch(), initialization=path, functional=True)
+    assert same(list(tensors.values()), weights(start))
+    moved = functional_call(make_model(), tensors, (make_batch()[0],))
+    assert torch.equal(moved, start(make_batch()[0]))

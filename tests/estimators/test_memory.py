@@ -1,0 +1,80 @@
+"""What a step allocates, as the allocator sees it, and the tables of benchmarks/step_cost.py."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import COORDINATE_RULES, make_optimizer, make_rule, step_with
+
+from learned_opt import create_rule, list_rules
+from learned_opt.rules import lstm_cell
+
+# torch 2.11 warns whenever a profiler starts.
+pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
+
+SMALL = {
+    "lstm": {"hidden_sizes": (4, 4)},
+    "gated-lstm": {"hidden_size": 4},
+    "momentum-gated-lstm": {"hidden_size": 4},
+    "adam-lstm": {"hidden_size": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def step_cost():
+    path = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
+    spec = importlib.util.spec_from_file_location("step_cost", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("rule_name", COORDINATE_RULES)
+def test_the_peak_of_a_step_follows_the_chunk_and_not_the_parameter(
+    rule_name, step_cost, monkeypatch
+):
+    def peak(size, chunk_size):
+        rule = make_rule(rule_name, **SMALL.get(rule_name, {})).requires_grad_(False)
+        optimizer, (parameter,) = make_optimizer(rule, torch.ones(size), chunk_size=chunk_size)
+        optimizer.init_state()
+        gradient = torch.ones(size)
+        return step_cost.peak_bytes(lambda: step_with(optimizer, gradient))
+
+    small = peak(250_000, 4096)
+    assert small > 4096 * 4
+    assert peak(500_000, 4096) <= 1.02 * small
+    by_blocks = peak(250_000, 65536)
+    # Where an LSTM takes the rows of a chunk at once, memory is in proportion; in blocks, less.
+    monkeypatch.setattr(lstm_cell, "BLOCK", 65536)
+    at_once = peak(250_000, 65536)
+    assert at_once == pytest.approx(16 * small, rel=0.1)
+    assert by_blocks < 0.8 * at_once if "lstm" in rule_name else by_blocks == at_once
+
+
+def test_the_benchmark_measures_every_rule_beside_adamw(rule_name, step_cost):
+    milliseconds, ratio, peak, other = step_cost.measure(rule_name, 2000, turns=1)
+    assert milliseconds > 0
+    assert ratio > 0
+    assert peak > other >= 0
+
+
+@pytest.mark.parametrize("size", [10**5, 10**6])
+def test_the_benchmarks_models_have_the_size_that_they_claim(size, step_cost):
+    parameters = step_cost.make_parameters(size)
+    assert sum(p.numel() for p in parameters) == pytest.approx(size, rel=0.05)
+
+
+def test_the_table_of_state_sizes_is_what_the_rules_really_keep(step_cost, capsys):
+    step_cost.print_state()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    shown = {}
+    for row in rows:
+        name, size = row.strip("| ").split(" | ")
+        shown[name] = int(size)
+    for name in list_rules():
+        optimizer, (parameter,) = make_optimizer(create_rule(name), torch.ones(3, 4))
+        step_with(optimizer, torch.ones(3, 4))
+        kept = [value for value in optimizer.state[parameter].values() if value.dim() > 1]
+        assert shown.pop(name) == sum(value.nbytes for value in kept) / 12
+    assert not shown

@@ -1,0 +1,81 @@
+"""Validation: on other problems, of tasks and families, from a learned start, beside tuned Adam."""
+
+import math
+
+import pytest
+import torch
+
+from learned_opt import create_rule
+from meta_train.evaluation.validator import PROBLEMS, Validator
+from meta_train.inner.meta_parameters import Learner
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.tasks import Mixture, create_task
+
+CPU = torch.device("cpu")
+
+
+def make_learner(initialization=None, rule="adam-lstm", **settings):
+    torch.manual_seed(0)
+    return Learner(create_rule(rule, **settings), initialization)
+
+
+@pytest.fixture
+def family():
+    return Mixture(
+        {"a": create_task("quadratic", dimensions=3), "b": create_task("quadratic", dimensions=5)}
+    )
+
+
+def test_a_validation_is_repeatable_and_leaves_the_learner_alone():
+    learner = make_learner(hidden_size=3)
+    before = [value.clone() for value in learner.parameters()]
+    values = [Validator(create_task("quadratic"), 6, CPU)(learner) for _ in range(2)]
+    assert values[0] == values[1]
+    assert math.isfinite(values[0])
+    assert all(map(torch.equal, before, learner.parameters()))
+
+
+@pytest.mark.parametrize("rule", ["adam-lstm", "step-size-lstm"])
+def test_families_are_validated_on_several_tasks(family, rule):
+    validator = Validator(family, 6, CPU)
+    assert len(validator.tasks) == PROBLEMS
+    assert math.isfinite(validator(make_learner(rule=rule)))
+    assert validator.curves.shape == (PROBLEMS, 6)
+
+
+def test_a_figure_has_the_learned_curves_and_those_of_adam_at_its_best_rate(family):
+    validator = Validator(family, 6, CPU)
+    learner = make_learner(hidden_size=3)
+    validator(learner)
+    figure = validator.figure()
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert labels == ["learned", "Adam, tuned"]
+    first = validator._adam
+    validator(learner)
+    validator.figure()
+    assert validator._adam is first  # trained once
+
+
+def test_a_learned_initialisation_is_where_validation_starts():
+    task = create_task("quadratic", dimensions=4)
+    at_zero = {"theta": torch.zeros(4)}
+    values = [
+        Validator(task, 3, CPU)(make_learner(start, hidden_size=3))
+        for start in (None, at_zero, {"theta": torch.full((4,), 100.0)})
+    ]
+    assert values[0] != values[1]
+    assert values[2] > max(values[:2])
+
+
+def test_a_run_is_not_resumed_with_another_validation(tmp_path, family):
+    def make_trainer(steps):
+        settings = TrainSettings(outer_steps=1, runs=2, groups=2, horizons=(2,), window=2)
+        rule = create_rule("adam-lstm", hidden_size=3)
+        validator = Validator(family, steps, CPU)
+        return MetaTrainer(rule, family, settings, folder=tmp_path, validate=validator)
+
+    make_trainer(3).train(progress=False)
+    assert make_trainer(3).resume()
+    with pytest.raises(ValueError, match="validation.*steps.*3"):
+        make_trainer(4).resume()

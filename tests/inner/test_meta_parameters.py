@@ -1,0 +1,105 @@
+"""The meta-parameters, and how a learned initialisation reaches the inner runs."""
+
+import pytest
+import torch
+from conftest import make_rule
+
+from meta_train.inner.horizons import Horizons
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.runs import RunPlan, Runs
+from meta_train.tasks import Quadratic, RandomMLP
+
+CPU = torch.device("cpu")
+PHI = torch.tensor([1.0, 2.0, 3.0])
+
+
+def make_runs(learner, task=None, window=None, **plan):
+    plan = RunPlan(Horizons([[4]]), window=window, **plan)
+    task = task or Quadratic(dimensions=3)
+    return Runs(learner, task, plan, indices=range(2), total=2, seed=0, device=CPU)
+
+
+def test_weights_of_the_rule_and_the_initialisation_are_the_meta_parameters():
+    learner = Learner(make_rule("lstm"), {"a.b": PHI, "c": torch.tensor(4.0)})
+    names = [name for name, _ in learner.named_parameters()]
+    assert names[-2:] == ["values.0", "values.1"]
+    assert all(name.startswith("rule.") for name in names[:-2])
+    assert list(learner.initialization()) == ["a.b", "c"]
+    assert learner.initialization()["a.b"] is learner.values[0]
+    assert learner.learns_initialization
+    assert not Learner(make_rule("lstm")).learns_initialization
+    before = PHI.clone()
+    learner.values[0].data += 1
+    assert torch.equal(PHI, before)  # its own copy
+
+
+def test_a_learner_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="rule SGD has no weights to meta-train"):
+        Learner(make_rule("sgd"))
+    Learner(make_rule("sgd"), {"theta": PHI})
+
+
+def test_runs_start_at_the_learned_initialisation():
+    runs = make_runs(Learner(make_rule("sgd"), {"theta": PHI}))
+    runs.renew(0)
+    assert torch.equal(runs.inner.parameters["theta"], PHI.expand(2, 3))
+    assert not runs.inner.parameters["theta"].requires_grad
+    assert torch.equal(runs.linked().parameters["theta"], PHI.expand(2, 3))
+
+
+def test_without_one_they_start_where_their_problems_say():
+    runs = make_runs(Learner(make_rule("lstm")))
+    runs.renew(0)
+    starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
+    assert torch.equal(runs.inner.parameters["theta"], starts)
+    assert runs.linked() is runs.inner
+
+
+def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
+    learner = Learner(make_rule("sgd"), {"theta": PHI})
+    runs = make_runs(learner, window=2)
+    runs.ages = [2, 0]
+    runs.inner.parameters["theta"].add_(10)
+    linked = runs.linked()
+    assert torch.equal(linked.parameters["theta"], torch.stack([PHI + 10, PHI]))
+    (gradient,) = torch.autograd.grad((linked.parameters["theta"] * PHI).sum(), learner.values[0])
+    assert torch.equal(gradient, PHI)
+    runs.ages, runs.offsets = [2, 0], [0, 6]  # begun elsewhere: gone on from a kept state
+    assert runs.begin_now().tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("phi", "message"),
+    [
+        ({"other": PHI}, r"has \['other'\], which the task has not"),
+        ({"theta": PHI, "other": PHI}, r"has \['other'\], which the task has not"),
+        ({"theta": PHI[:2]}, r"'theta' has shape \[2\], the task's has \[3\]"),
+    ],
+)
+def test_an_initialisation_of_another_task_is_refused(phi, message):
+    with pytest.raises(ValueError, match=message):
+        make_runs(Learner(make_rule("sgd"), phi)).renew(0)
+
+
+def test_tensors_that_it_lacks_start_as_their_problems_say():
+    member = RandomMLP().member(torch.Generator().manual_seed(0)).task
+    problem = member.sample(torch.Generator().manual_seed(0), CPU)
+    first, *rest = problem.parameters
+    phi = {name: problem.parameters[name] + 1 for name in rest}
+    runs = make_runs(Learner(make_rule("sgd"), phi), member)
+    runs.renew(0)
+    own = torch.stack([one.parameters[first] for one in runs.problems])
+    assert torch.equal(runs.linked().parameters[first], own)
+    for name in rest:
+        assert torch.equal(runs.linked().parameters[name][1], phi[name])
+
+
+def test_the_order_of_its_tensors_does_not_matter():
+    member = RandomMLP().member(torch.Generator().manual_seed(0)).task
+    problem = member.sample(torch.Generator().manual_seed(0), CPU)
+    backwards = dict(reversed(problem.parameters.items()))
+    runs = make_runs(Learner(make_rule("sgd"), backwards), member, window=2)
+    assert list(runs.inner.parameters) == list(problem.parameters)
+    runs.advance(runs.inner, 4)  # replaces all
+    for name, value in problem.parameters.items():
+        assert torch.equal(runs.inner.parameters[name], torch.stack([value, value]))

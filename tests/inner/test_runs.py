@@ -1,0 +1,295 @@
+"""Runs in progress: ages, ends, the restart buffer, saving and going on."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_rule, same
+
+from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.inner.horizons import Horizons
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.restart_buffer import KEPT
+from meta_train.inner.run_state import load_runs, save_runs
+from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.state import map_states
+from meta_train.runtime.distributed import Ranks
+from meta_train.tasks import Quadratic
+
+CPU = torch.device("cpu")
+
+
+def small_learner(phi=False):
+    rule = make_rule("lstm", spread=0.2, hidden_sizes=(3,))
+    return Learner(rule, {"theta": torch.ones(3)} if phi else None)
+
+
+def make_runs(learner=None, steps=4, *, total=3, indices=None, seed=0, progress=0.0, **plan):
+    horizons = steps if isinstance(steps, Horizons) else Horizons([[steps]])
+    return Runs(
+        learner or small_learner(),
+        Quadratic(dimensions=3),
+        RunPlan(horizons, **plan),
+        indices=range(total) if indices is None else indices,
+        total=total,
+        seed=seed,
+        device=CPU,
+        progress=progress,
+    )
+
+
+def estimate(name, runs, outer_step=0, **settings):
+    estimator = create_estimator(name, **settings)
+    loop = InnerLoop(runs.learner.rule, None, vectorize=True, lr=0.1)
+    how = Judgement(OBJECTIVES["sqrt"])
+    return estimator.estimate(runs.learner, loop, runs, how, outer_step, Ranks())
+
+
+def moved(runs, by=1.0):
+    """A state that is told apart from the one before."""
+    return map_states(lambda t: t + by if t.is_floating_point() else t.clone(), runs.inner)
+
+
+def test_the_first_ends_are_spread_over_the_runs():
+    runs = make_runs(steps=12, window=2, total=4)
+    assert runs.lengths == [3, 6, 9, 12]
+    assert make_runs(steps=12, window=2, total=4, indices=[2, 3]).lengths == [9, 12]
+    assert make_runs(steps=12, window=6, total=4).lengths == [6, 6, 9, 12]
+
+
+def test_a_run_that_reaches_its_length_or_diverges_is_replaced():
+    runs = make_runs(steps=6, window=2, total=3)
+    runs.lengths = [2, 6, 6]
+    before = runs.inner.parameters["theta"].clone()
+    after = moved(runs)
+    after.alive[1] = False
+    assert runs.advance(after, 2) == 1
+    assert (runs.ages, runs.episodes, runs.lengths) == ([0, 0, 2], [1, 1, 0], [6, 6, 6])
+    starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
+    assert torch.equal(runs.inner.parameters["theta"][:2], starts[:2])
+    assert torch.equal(runs.inner.parameters["theta"][2], before[2] + 1)
+    assert not torch.equal(starts[:2], before[:2])
+    assert runs.inner.alive.all()
+    assert runs.inner.first_loss.isnan().all()
+
+
+def test_the_state_that_was_handed_over_is_not_written_to():
+    runs = make_runs(steps=2, window=2)
+    after = moved(runs)
+    after.alive[0] = False
+    kept = dict(map_states(torch.clone, after).named_tensors())
+    runs.advance(after, 2)
+    assert same(dict(after.named_tensors()), kept)
+
+
+def test_rows_are_apart_even_where_all_runs_shared_one():
+    runs = make_runs(steps=6, window=2)
+    runs.lengths = [2, 6, 6]
+    after = map_states(lambda t: t[:1].expand_as(t), moved(runs))
+    runs.advance(after, 2)
+    theta = runs.inner.parameters["theta"]
+    assert torch.equal(theta[1:], after.parameters["theta"][1:])
+    assert not torch.equal(theta[0], theta[1])
+
+
+def test_whole_runs_all_begin_anew_at_one_length():
+    runs = make_runs(steps=Horizons([[3, 9]]))
+    lengths = set()
+    for outer_step in range(8):
+        length = runs.renew(outer_step)
+        lengths.add(length)
+        assert runs.lengths == [length] * 3
+        assert runs.ages == [0] * 3
+        assert runs.origins == [(k, outer_step) for k in range(3)]
+        assert runs.finish(moved(runs)) == 0
+        assert runs.ages == [length] * 3
+    assert lengths == {3, 9}
+
+
+def test_copies_share_problems_and_stand_copy_after_copy():
+    for window in (None, 2):
+        runs = make_runs(copies=2, window=window)
+        if window is None:
+            runs.renew(0)
+        starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
+        assert torch.equal(runs.inner.parameters["theta"], torch.cat([starts, starts]))
+        after = moved(runs)
+        after.alive[4] = False  # the second copy of run 1
+        kept = after.parameters["theta"].clone()
+        if window is not None:
+            runs.lengths = [4, 4, 4]
+            assert runs.advance(after, 2) == 1
+            assert runs.episodes == [0, 1, 0]
+            start = runs.problems[1].parameters["theta"]
+            kept[1] = kept[4] = start
+            assert torch.equal(runs.inner.parameters["theta"], kept)
+        else:
+            assert runs.finish(after) == 1
+
+
+def test_planned_steps_are_whole_windows_after_what_came_before():
+    runs = make_runs(steps=5, window=2, total=2, copies=2)
+    runs.lengths, runs.offsets = [5, 6], [0, 10]
+    assert runs._totals().tolist() == [6, 16, 6, 16]
+    whole = make_runs(steps=5, total=2)
+    whole.renew(0)
+    assert whole._totals().tolist() == [5, 5]
+
+
+def test_lengths_follow_the_progress_of_meta_training():
+    stages = Horizons([[2], [8]])
+    early, late = (make_runs(steps=stages, window=2, total=1, progress=p) for p in (0.0, 0.9))
+    assert (early.lengths, late.lengths) == ([2], [8])
+    early.progress = 0.9
+    early.advance(moved(early), 2)
+    assert early.lengths == [8]
+
+
+def test_problems_and_batches_do_not_depend_on_who_holds_a_run():
+    whole, part = make_runs(total=4, window=2), make_runs(total=4, indices=[3], window=2)
+    assert same(part.problems[0].parameters, whole.problems[3].parameters)
+    assert same([t[3] for t in whole.stream(5).next()], [t[0] for t in part.stream(5).next()])
+    other = make_runs(total=4, window=2, seed=1)
+    assert not same(other.problems[3].parameters, whole.problems[3].parameters)
+
+
+def test_validation_data_of_a_task_without_any_is_refused():
+    with pytest.raises(ValueError, match="task Quadratic has no validation data"):
+        make_runs(window=2).stream(0, "validation")
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_restarted_run_goes_on_from_where_one_ended(copies):
+    runs = make_runs(steps=4, window=2, restart=1.0, copies=copies, total=2)
+    runs.lengths = [4, 4]
+    origins = list(runs.origins)
+    runs.advance(moved(runs), 2)
+    after = moved(runs)
+    named = dict(after.named_tensors())
+    problems = [problem.parameters for problem in runs.problems]
+    runs.advance(after, 2)
+    assert (runs.ages, runs.offsets, runs.episodes) == ([0, 0], [4, 4], [1, 1])
+    assert runs.origins == origins  # the same problem
+    assert same([problem.parameters for problem in runs.problems], problems)
+    assert same(dict(runs.inner.named_tensors()), named)
+    assert runs._totals().tolist() == [8.0] * 2 * copies
+    assert not runs.begin_now().any()
+    runs.advance(moved(runs), 4)
+    # There are two ends to go on from now.
+    assert [[kept.age for kept in row] for row in runs.buffer.ends] == [[4, 8]] * 2
+    assert set(runs.offsets) <= {4, 8}
+
+
+def test_whole_runs_are_restarted_too():
+    runs = make_runs(steps=4, restart=1.0, copies=2)
+    runs.renew(0)
+    ended = map_states(lambda t: torch.cat([t, t]), map_states(lambda t: t[:3], moved(runs)))
+    runs.finish(ended)
+    assert runs.renew(1) == 4
+    assert runs.offsets == [4] * 3
+    assert runs.origins == [(k, 0) for k in range(3)]
+    assert same(dict(runs.inner.named_tensors()), dict(ended.named_tensors()))
+    assert runs._totals().tolist() == [8.0] * 6
+
+
+def test_without_restarts_nothing_is_kept_and_runs_begin_afresh():
+    runs = make_runs(steps=2, window=2)
+    for _ in range(5):
+        runs.advance(moved(runs), 2)
+    assert runs.buffer.ends == [[], [], []]
+    assert (runs.offsets, runs.episodes) == ([0] * 3, [5] * 3)
+
+
+def test_runs_are_restarted_with_the_probability_that_was_asked_for():
+    runs, restarted = make_runs(steps=2, window=2, restart=0.3, total=40), 0
+    runs.advance(moved(runs), 2)
+    for _ in range(25):
+        runs.advance(moved(runs), 2)
+        restarted += sum(offset > 0 for offset in runs.offsets)
+    assert abs(restarted - 300) < 4.5 * (1000 * 0.3 * 0.7) ** 0.5
+
+
+def test_the_newest_ends_are_kept_and_those_of_diverged_runs_are_not():
+    runs = make_runs(steps=2, window=2, restart=1e-9, total=1)
+    for k in range(KEPT + 2):
+        after = moved(runs)
+        after.alive[0] = k != KEPT
+        runs.advance(after, 2)
+    origins = [kept.origin[1] for kept in runs.buffer.ends[0]]
+    assert origins == [k for k in range(KEPT + 2) if k != KEPT][-KEPT:]
+
+
+def test_restarted_runs_train_on():
+    runs = make_runs(steps=4, window=2, restart=1.0)
+    for outer_step in range(6):
+        estimate("truncated", runs, outer_step)
+    steps = runs.inner.states["theta"]["step"]
+    ages = torch.tensor([a + o for a, o in zip(runs.ages, runs.offsets, strict=True)])
+    assert torch.equal(steps, ages.float())
+    assert steps.max() >= 8
+
+
+def through_json(saved):
+    """Facts as a checkpoint holds them; numbers of runs become text and numbers again."""
+    facts = json.loads(json.dumps({index: about for index, (_, about) in saved.items()}))
+    return {int(k): (saved[int(k)][0], about) for k, about in facts.items()}
+
+
+@pytest.mark.parametrize("phi", [False, True], ids=["random", "learned"])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("truncated", {}), ("pes", {}), ("full", {}), ("es", {"clip": None})]
+)
+def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, phi):
+    estimator = create_estimator(name)
+    learner = small_learner(phi)
+    plan = {
+        "copies": estimator.copies,
+        "window": 2 if estimator.continues else None,
+        "restart": 0.5,
+        "total": 4,
+    }
+    unbroken = make_runs(learner, **plan)
+    for outer_step in range(5):
+        estimate(name, unbroken, outer_step, **settings)
+    saved = through_json(save_runs(unbroken))
+    resumed = make_runs(learner, **plan)
+    load_runs(resumed, saved)
+    assert same(_tensors(save_runs(resumed)), _tensors(saved))
+    part = make_runs(learner, **plan, indices=[1, 2])
+    load_runs(part, saved)
+    for outer_step in range(5, 9):
+        found, again, few = (
+            estimate(name, runs, outer_step, **settings) for runs in (unbroken, resumed, part)
+        )
+        assert same(again.gradients, found.gradients)
+        assert few.counted == 2
+    assert any(offset for offset in unbroken.offsets)
+    assert same(_tensors(save_runs(resumed)), _tensors(save_runs(unbroken)))
+    assert _facts(save_runs(resumed)) == _facts(save_runs(unbroken))
+    assert _facts(save_runs(part)) == {k: _facts(save_runs(unbroken))[k] for k in (1, 2)}
+
+
+def _tensors(saved):
+    return {str(index): tensors for index, (tensors, _) in saved.items()}
+
+
+def _facts(saved):
+    return {index: facts for index, (_, facts) in saved.items()}
+
+
+def test_what_was_saved_does_not_change_when_runs_go_on():
+    runs = make_runs(steps=4, window=2, copies=2)
+    estimate("pes", runs)
+    saved = save_runs(runs)
+    before = {k: {n: t.clone() for n, t in tensors.items()} for k, (tensors, _) in saved.items()}
+    for outer_step in range(1, 4):
+        estimate("pes", runs, outer_step)
+    assert same(_tensors(saved), {str(k): v for k, v in before.items()})
+
+
+def test_a_checkpoint_of_fewer_runs_is_refused():
+    saved = save_runs(make_runs(window=2, total=2))
+    with pytest.raises(ValueError, match=r"holds no runs \[2\]"):
+        load_runs(make_runs(window=2, total=3), saved)

@@ -1,0 +1,190 @@
+"""The command line: help, config files, one-line errors, resume, and a whole small job."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from learned_opt import create_rule, from_pretrained, list_rules, load_card
+from meta_train.estimators import list_estimators
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.jobs.cli import build_parser, main
+from meta_train.outer.meta_optimizer import META_OPTIMIZERS, SCHEDULES
+from meta_train.runtime.checkpoint_files import list_checkpoints
+from meta_train.tasks import list_tasks
+
+TINY = [
+    "--task", "quadratic",
+    "--rule_settings", '{"hidden_size": 3}',
+    "--train.outer_steps", "4",
+    "--train.runs", "2",
+    "--train.horizons", "[4]",
+    "--train.window", "2",
+    "--train.checkpoint_every", "2",
+    "--train.gates_every", "2",
+    "--evaluate.steps", "5",
+    "--evaluate.seeds", "2",
+    "--evaluate.workers", "1",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def test_the_job_leaves_everything_in_its_folder(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*TINY, "--out", str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "config.yaml", "weights.safetensors", "table.json", "curves.png", "checkpoints",
+        "tensorboard",
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "learned / best" in printed
+    assert max(len(line) for line in printed.splitlines() if str(out) not in line) <= 100
+    data = json.loads((out / "table.json").read_text())
+    assert len(data["columns"]) == 2
+    assert data["columns"]["long"]["steps"] == 50
+    assert from_pretrained(out / "weights.safetensors").settings["hidden_size"] == 3
+    assert load_card(out / "weights.safetensors")["task"] == "quadratic"
+
+
+def test_the_recorded_config_repeats_the_run(tmp_path):
+    assert main([*TINY, "--out", str(tmp_path / "a")]) == 0
+    config = tmp_path / "a" / "config.yaml"
+    assert yaml.safe_load(config.read_text())["train"]["outer_steps"] == 4
+    assert main(["--config", str(config), "--out", str(tmp_path / "b")]) == 0
+    first, second = (
+        json.loads((tmp_path / name / "table.json").read_text())["columns"] for name in "ab"
+    )
+    assert first == second
+
+
+def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
+    arguments = [*TINY, "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--rule", "lstmm"], "did you mean 'lstm'"),
+        (["--task", "digit-mlp"], "did you mean 'digits-mlp'"),
+        (["--train.lr", "fast"], "train.lr"),
+        (["--train.lr", "-1"], "lr must be positive, got -1"),
+        (["--train.objective", "logg"], "did you mean 'log'"),
+        (["--rule_settings", '{"hiden_size": 3}'], "did you mean 'hidden_size'"),
+        (["--task_settings", '{"activation": "rellu"}'], "did you mean 'relu'"),
+        (["--rule_settings", '{"hidden_size": "abc"}'], "hidden_size='abc'"),
+        (["--task_settings", '{"hidden": 5}'], "hidden=5"),
+        (["--evaluate.workers", "-1"], "workers must be at least 0, got -1"),
+        (["--device", "gpu0"], "gpu0"),
+        (["--outer", "3"], "--outer"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--resume", "true"], "resume needs out"),
+    ],
+)
+def test_a_bad_value_gets_one_line_that_names_it(arguments, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err.strip()
+    assert status == 2
+    assert named in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_the_job_runs_on_a_gpu(tmp_path):
+    assert main([*TINY, "--device", "cuda", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_help_names_everything_that_can_be_chosen():
+    text = "".join(build_parser().format_help().split())  # names may be broken at a hyphen
+    trainable = [name for name in list_rules() if list(create_rule(name).parameters())]
+    names = [*trainable, *list_tasks(), *list_estimators(), *OBJECTIVES, *SCHEDULES]
+    assert [name for name in [*names, *META_OPTIMIZERS] if name not in text] == []
+
+
+NESTED = """
+task: mixture
+task_settings:
+  families:
+    quadratic: {dimensions: 3}
+    wide: {task: quadratic, dimensions: 5}
+    random-mlp: {data: [digits], depth: [1, 1], width: [4, 5]}
+  weights: [1, 1, 2]
+rule_settings: {hidden_size: 3}
+train:
+  estimator: es
+  estimator_settings: {sigma: 0.02, clip: 2.0}
+  horizon_stages: [[2, 3], [4, 5]]
+  imitate: adam
+  imitate_weight: [0.5, 0.1]
+  outer_steps: 3
+  groups: 2
+  runs: 2
+  validate_every: 2
+  gates_every: 2
+evaluate: {steps: 3, seeds: 1, workers: 1}
+device: cpu
+"""
+
+
+@pytest.mark.slow
+def test_a_nested_configuration_of_a_family_of_families_runs_and_is_recorded(tmp_path, capsys):
+    (tmp_path / "job.yaml").write_text(NESTED)
+    out = tmp_path / "run"
+    assert main(["--config", str(tmp_path / "job.yaml"), "--out", str(out)]) == 0
+    recorded = yaml.safe_load((out / "config.yaml").read_text())
+    given = yaml.safe_load(NESTED)
+    assert recorded["task_settings"] == given["task_settings"]
+    assert {key: recorded["train"][key] for key in given["train"]} == given["train"]
+    titles = [c["title"] for c in json.loads((out / "table.json").read_text())["columns"].values()]
+    assert any(title.startswith("wide: ") for title in titles)
+    capsys.readouterr()
+    assert main(["--config", str(out / "config.yaml"), "--out", str(out), "--resume", "true"]) == 0
+    assert "meta-trained adam-lstm on mixture: 3 outer steps" in capsys.readouterr().out
+
+
+def test_a_run_that_learns_nothing_says_so_in_one_line_and_is_saved(tmp_path, capsys):
+    out = tmp_path / "run"
+    useless = ["--train.outlier", "1e-9", "--train.max_skipped", "3", "--progress", "false"]
+    assert main([*TINY, *useless, "--train.checkpoint_every", "1000", "--out", str(out)]) == 3
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert "stopped after outer step 3: the last 3 meta-gradients" in error
+    assert f"go on with --out {out} --resume true" in error
+    assert [path.name for path in list_checkpoints(out / "checkpoints")] == [
+        "step-00000000.safetensors",
+        "step-00000003.safetensors",
+    ]
+
+
+def test_resume_without_a_checkpoint_and_a_start_after_a_killed_first_save(tmp_path, capsys):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / ".step-00000001.safetensors.abc").write_bytes(b"half")
+    assert main([*TINY, "--out", str(out), "--resume", "true"]) == 2
+    assert "begin without --resume" in capsys.readouterr().err
+    assert main([*TINY, "--out", str(out)]) == 0
+
+
+def test_help_documents_every_setting():
+    result = subprocess.run(
+        [sys.executable, "-m", "meta_train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "80", "PATH": "/usr/bin:/bin"},
+    )
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "--train.outer_steps" in result.stdout
+    for setting in result.stdout.split("\n  --")[1:]:
+        assert len(setting.split()) > 5, setting

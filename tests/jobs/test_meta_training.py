@@ -1,0 +1,54 @@
+"""The main job's parts: columns of any family, and the folder of a run."""
+
+import json
+
+import pytest
+
+from meta_train.jobs.config import EvaluateSettings, MainConfig
+from meta_train.jobs.meta_training import _run_folder, columns_for, run
+from meta_train.outer.settings import TrainSettings
+from meta_train.tasks import create_task, list_tasks
+
+
+@pytest.mark.parametrize("name", ["random-mlp", "quadratic"])
+def test_every_held_out_task_is_a_column_and_one_goes_on_for_longer(name):
+    family = create_task(name)
+    columns = columns_for(family, EvaluateSettings(steps=7))
+    titles = list(family.held_out())
+    assert [column.title for column in columns[:-1]] == titles
+    assert len({column.name for column in columns}) == len(columns)
+    assert [column.steps for column in columns] == [7] * len(titles) + [70]
+
+
+def test_a_run_folder_is_new_or_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = _run_folder(MainConfig())
+    assert made.parent.name == "runs"
+    assert "digits-mlp_adam-lstm_seed0" in made.name
+    (tmp_path / "x" / "checkpoints").mkdir(parents=True)
+    config = MainConfig(out=tmp_path / "x")
+    assert _run_folder(config) == tmp_path / "x"
+    (tmp_path / "x" / "checkpoints" / "step-00000001.safetensors").touch()
+    with pytest.raises(FileExistsError, match="--resume true"):
+        _run_folder(config)
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_any_number_of_evaluation_steps_is_fine(tmp_path, steps):
+    config = MainConfig(
+        task="quadratic",
+        rule="step-size-lstm",
+        train=TrainSettings(outer_steps=2, runs=2, horizons=(4,), window=2),
+        evaluate=EvaluateSettings(steps=steps, seeds=1, workers=1),
+        device="cpu",
+        out=tmp_path,
+        progress=False,
+    )
+    run(config, lambda path: path.write_text("recorded"))
+    columns = json.loads((tmp_path / "table.json").read_text())["columns"]
+    assert columns["family"]["steps"] == steps
+    assert (tmp_path / "config.yaml").read_text() == "recorded"
+
+
+def test_all_tasks_say_what_they_are_judged_by():
+    assert {name for name in list_tasks() if not create_task(name).held_out()} == set()

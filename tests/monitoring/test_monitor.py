@@ -1,0 +1,276 @@
+"""The monitor: what it writes is what the rule says, and training does not notice it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt.monitoring.monitor import GateMonitor
+from learned_opt.rules import Context, UpdateRule
+
+LAYERS = ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def make_rule(name="gated-lstm"):
+    torch.manual_seed(1)
+    return create_rule(name)
+
+
+def make_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def make_optimizer(rule, **options):
+    model = make_model()
+    return model, LearnedOptimizer(model.named_parameters(), rule=rule, **options)
+
+
+def train(model, optimizer, steps, first=0):
+    for step in range(first, first + steps):
+        generator = torch.Generator().manual_seed(step)
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 5, generator=generator)).square().mean()
+        loss.backward()
+        optimizer.step(lambda loss=loss: loss)
+
+
+def read(folder):
+    accumulator = EventAccumulator(str(folder), size_guidance={"histograms": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def steps_of(folder, tag):
+    return [event.step for event in read(folder).Scalars(tag)]
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_writes_the_gates_of_the_rule(tmp_path, maximize):
+    rule = make_rule()
+    model, optimizer = make_optimizer(rule, maximize=maximize, lr=0.5)
+    train(model, optimizer, 3)
+    expected = {}
+
+    def record(source, updates, context):
+        sign = -1 if maximize else 1
+        seen = Context(loss=sign * context.loss)
+        for u in updates:
+            arguments = sign * u.gradient, u.parameter, dict(u.state), seen
+            delta = rule([arguments[0]], [u.parameter], [u.state], seen)[0][0]
+            expected[u.name] = rule.gates(*arguments), 0.5 * delta.square().mean().sqrt()
+
+    optimizer.register_update_hook(record)
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer, first_step=3)
+        train(model, optimizer, 1, first=3)
+    events = read(tmp_path)
+    assert list(expected) == LAYERS
+    for name, (gates, rms) in expected.items():
+        (event,) = events.Scalars(f"update_rms/{name}")
+        assert event.value == pytest.approx(rms.item(), rel=1e-5)
+        for gate, values in gates.items():
+            (event,) = events.Histograms(f"gates/{name}/{gate}")
+            histogram = event.histogram_value
+            assert event.step == 3
+            assert histogram.num == sum(histogram.bucket) == values.numel()
+            assert histogram.min == pytest.approx(values.min().item(), rel=1e-5)
+            assert histogram.max == pytest.approx(values.max().item(), rel=1e-5)
+            assert histogram.sum == pytest.approx(values.sum().item(), rel=1e-5)
+            (event,) = events.Scalars(f"saturated/{name}/{gate}")
+            share = ((values < 0.05) | (values > 0.95)).float().mean().item()
+            assert event.value == pytest.approx(share)
+
+
+def test_samples_large_tensors(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path, every=1, coordinates=7) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 2)
+        first, second = monitor._sample("0.weight", 20), monitor._sample("0.weight", 20)
+    assert len(set(first.tolist())) == 7 and first is second
+    events = read(tmp_path).Histograms("gates/0.weight/forget")
+    assert [event.histogram_value.num for event in events] == [7, 7]
+
+
+@pytest.mark.parametrize("name", list_rules())
+def test_training_does_not_notice(tmp_path, name):
+    trajectories = []
+    for monitored in (False, True):
+        rule = make_rule(name)
+        model, optimizer = make_optimizer(rule, total_steps=10)
+        if monitored:
+            GateMonitor(tmp_path, every=2, heat_map_every=4).attach(optimizer)
+        train(model, optimizer, 10)
+        trajectories.append([p.detach().clone() for p in model.parameters()])
+        trajectories[-1] += [v for state in optimizer.state.values() for v in state.values()]
+    for plain, watched in zip(*trajectories, strict=True):
+        assert torch.equal(plain, watched)
+
+
+def test_leaves_random_numbers_alone(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 2)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()
+
+
+def test_observes_every_n_steps_until_detached(tmp_path):
+    model, optimizer = make_optimizer(make_rule("adam"))
+    writer = SummaryWriter(str(tmp_path))
+    monitor = GateMonitor(writer, every=3)
+    handle = monitor.attach(optimizer, first_step=100)
+    train(model, optimizer, 7)
+    handle.remove()
+    handle.remove()
+    train(model, optimizer, 7)
+    assert not optimizer._update_hooks and not optimizer._optimizer_step_post_hooks
+    with monitor.attach(optimizer, first_step=200):
+        train(model, optimizer, 1)
+    train(model, optimizer, 3)
+    monitor.close()
+    monitor.close()
+    writer.add_scalar("still open", 1.0)
+    writer.close()
+    assert steps_of(tmp_path, "update_rms/0.weight") == [100, 103, 106, 200]
+    assert read(tmp_path).Tags()["histograms"] == []
+
+
+def test_counts_a_step_once_however_many_groups(tmp_path):
+    model = make_model()
+    groups = [
+        {"params": list(model[0].named_parameters()), "maximize": True},
+        {"params": list(model[2].named_parameters()), "lr": 0.1},
+    ]
+    groups[1]["params"] = [(f"2.{name}", value) for name, value in groups[1]["params"]]
+    optimizer = LearnedOptimizer(groups, rule=make_rule())
+    with GateMonitor(tmp_path, every=2) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 5)
+        assert monitor.figure().axes
+    for tag in ("update_rms/weight", "update_rms/2.weight"):
+        assert steps_of(tmp_path, tag) == [0, 2, 4]
+
+
+def test_memory_is_bounded_and_steps_stay_even(tmp_path):
+    rule, parameter = make_rule(), torch.ones(9)
+    monitor = GateMonitor(tmp_path, heat_map_columns=8, heat_map_every=1000)
+    for step in range(100):
+        monitor.observe(
+            rule,
+            ["p"],
+            [torch.full((9,), 1.0 + step)],
+            [parameter],
+            [rule.init_state(parameter)],
+            Context(loss=torch.ones(())),
+            step,
+        )
+        assert len(monitor._heat_maps.steps()) <= 8
+    steps = monitor._heat_maps.steps()
+    assert steps == list(range(0, 100, 16))
+    monitor.close()
+
+
+def test_heat_maps_hold_the_sampled_values(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path, every=1, heat_map_coordinates=6, heat_map_every=4) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 9)
+        figure = monitor.figure(["forget", "input"], ["2.weight", "0.bias"])
+    images = figure.axes[0].get_images()[0].get_array()
+    assert images.shape == (6 + 1 + 4 + 1, 9)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["forget gate", "input gate"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "2.weight",
+        "0.bias",
+    ]
+    events = read(tmp_path)
+    assert [event.step for event in events.Images("heat_maps/forget")][-1] == 8
+    assert "heat_maps/lstm_output" in events.Tags()["images"]
+
+
+def test_going_back_begins_new_heat_maps(tmp_path):
+    rule = make_rule()
+    with GateMonitor(tmp_path, every=1) as monitor:
+        for steps in (5, 3):
+            model, optimizer = make_optimizer(rule)
+            with monitor.attach(optimizer):
+                train(model, optimizer, steps)
+        assert monitor._heat_maps.steps() == [0, 1, 2]
+
+
+class WholeTensorRule(UpdateRule):
+    """A rule with one gate per tensor and one per coordinate and unit."""
+
+    def init_tensor_state(self, parameter):
+        return {"m": torch.zeros(3)}
+
+    def update(self, gradients, parameters, states, context):
+        return [-gradient for gradient in gradients], states
+
+    def gates(self, gradient, parameter, state, context=None):
+        assert gradient.shape == parameter.shape
+        units = gradient.sigmoid().unsqueeze(-1).expand(*gradient.shape, 2)
+        return {"tensor": gradient.mean().sigmoid(), "unit": units}
+
+
+def test_rules_over_whole_tensors(tmp_path):
+    model, optimizer = make_optimizer(WholeTensorRule())
+    with GateMonitor(tmp_path, every=1, coordinates=4) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 2)
+        monitor.figure()
+    events = read(tmp_path)
+    assert events.Histograms("gates/0.weight/unit")[0].histogram_value.num == 40
+    assert events.Histograms("gates/0.weight/tensor")[0].histogram_value.num == 1
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (2, 3, 4)])
+def test_any_shape(tmp_path, shape):
+    parameter = nn.Parameter(torch.ones(shape))
+    optimizer = LearnedOptimizer([parameter], rule=make_rule())
+    parameter.grad = torch.ones(shape)
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        optimizer.step(lambda: torch.ones(()))
+    assert ("update_rms/0.0" in read(tmp_path).Tags()["scalars"]) == (math.prod(shape) > 0)
+
+
+@pytest.mark.filterwarnings("ignore:the update of")
+def test_survives_divergence(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with torch.no_grad():
+        model[0].weight.fill_(math.nan)
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"coordinates": 0}, "coordinates must be at least 1, got 0"),
+        ({"heat_map_columns": 1}, "heat_map_columns must be at least 2, got 1"),
+        ({"saturated": (0.9, 0.1)}, r"got \(0.9, 0.1\)"),
+    ],
+)
+def test_refuses_bad_settings(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        GateMonitor(tmp_path, **settings)
+
+
+def test_refuses_other_optimizers_and_unseen_names(tmp_path):
+    with GateMonitor(tmp_path) as monitor:
+        with pytest.raises(TypeError, match="got Adam"):
+            monitor.attach(torch.optim.Adam(make_model().parameters()))
+        with pytest.raises(ValueError, match="observed"):
+            monitor.figure(["forget"])

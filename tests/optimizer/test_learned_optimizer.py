@@ -1,0 +1,128 @@
+"""What `LearnedOptimizer` adds to the contract of torch.optim (tests/conformance)."""
+
+import pytest
+import torch
+from conftest import make_model, make_optimizer, make_rule, same, step_with, train
+from torch import nn
+
+from learned_opt import LearnedOptimizer, UpdateRule
+from learned_opt.optimizer.chunks import pack, slice_up
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5), (2, 3, 4), (0, 3), (5, 1)])
+@pytest.mark.parametrize("limit", [1, 2, 4, 7, 100])
+def test_slices_cover_a_tensor_once_within_the_limit(shape, limit):
+    seen = torch.zeros(shape)
+    for index in slice_up(shape, limit):
+        assert seen[index].numel() <= limit
+        seen[index] += 1
+    assert (seen == 1).all()
+
+
+def test_packs_keep_the_order_and_the_limit():
+    batches = list(pack("abcdef", [3, 3, 1, 9, 2, 2], 6))
+    assert batches == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+
+
+def test_every_rule_trains_a_model_with_its_own_default_lr(rule):
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=100)
+    assert optimizer.param_groups[0]["lr"] == rule.default_lr
+    losses = train(model, optimizer, 30)
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert losses[-1] != losses[0]
+
+
+def test_update_hooks_see_what_the_rule_is_about_to_read(rule):
+    model = make_model()
+    optimizer = LearnedOptimizer(model.named_parameters(), rule=rule, total_steps=5)
+    before = [p.detach().clone() for p in model.parameters()]
+    calls = []
+
+    def look(given, updates, context):
+        assert given is optimizer
+        assert same([u.parameter.detach() for u in updates], before)
+        assert all(u.state["step"] == 0 for u in updates)
+        assert all(u.gradient is p.grad for u, p in zip(updates, model.parameters(), strict=True))
+        calls.append(([u.name for u in updates], context))
+
+    handle = optimizer.register_update_hook(look)
+    losses = train(model, optimizer, 1)
+    handle.remove()
+    train(model, optimizer, 1)
+    ((names, context),) = calls
+    assert names == [name for name, _ in model.named_parameters()]
+    assert context.loss.item() == pytest.approx(losses[0])
+    assert not context.loss.requires_grad
+    assert context.total_steps == 5
+
+
+def test_parameters_without_names_are_named_by_position(rule):
+    optimizer, _ = make_optimizer(rule, torch.ones(1), torch.ones(1))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    names = []
+    optimizer.register_update_hook(lambda _, updates, __: names.extend(u.name for u in updates))
+    step_with(optimizer, *[torch.ones(1)] * 3)
+    assert names == ["0.0", "0.1", "1.0"]
+
+
+def test_state_can_be_made_before_the_first_step(rule):
+    optimizer, (parameter, frozen) = make_optimizer(rule, torch.ones(3), torch.ones(2))
+    frozen.requires_grad_(False)
+    optimizer.init_state()
+    assert same(dict(optimizer.state[parameter]), rule.init_state(parameter))
+    assert frozen not in optimizer.state
+    step_with(optimizer, torch.ones(3), None)
+    optimizer.init_state()
+    assert optimizer.state[parameter]["step"] == 1
+
+
+class _NeedsPlan(UpdateRule):
+    """Steps by the part of the run that is left; not coordinate-wise."""
+
+    needs = frozenset({"total_steps"})
+
+    def init_tensor_state(self, parameter):
+        return {}
+
+    def update(self, gradients, parameters, states, context):
+        left = [1 - (state["step"] - 1) / context.total_steps for state in states]
+        return [-part * g for part, g in zip(left, gradients, strict=True)], states
+
+
+def test_a_rule_of_the_users_own_that_reads_the_plan():
+    with pytest.raises(ValueError, match="total_steps"):
+        LearnedOptimizer([nn.Parameter(torch.ones(1))], rule=_NeedsPlan())
+    optimizer, (parameter,) = make_optimizer(_NeedsPlan(), torch.ones(1), total_steps=4)
+    seen = []
+    for _ in range(4):
+        step_with(optimizer, torch.ones(1))
+        seen.append(parameter.item())
+    assert seen == [0.0, -0.75, -1.25, -1.5]
+
+
+def test_a_rule_whose_weights_are_being_trained_is_not_differentiated(rule):
+    assert all(weight.requires_grad for weight in rule.parameters())
+    optimizer, (parameter,) = make_optimizer(rule, torch.ones(3))
+    step_with(optimizer, torch.ones(3))
+    assert parameter.is_leaf and parameter.grad_fn is None
+    assert not any(value.requires_grad for value in optimizer.state[parameter].values())
+
+
+def test_a_loss_of_any_kind_serves_the_rule():
+    moved = []
+    for loss in (0.5, torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64)):
+        optimizer, (parameter,) = make_optimizer(make_rule("gated-lstm", spread=0.3), torch.ones(3))
+        step_with(optimizer, torch.ones(3), loss=loss)
+        moved.append(parameter.detach())
+    assert same(moved[0], moved[1])
+    assert same(moved[0], moved[2])
+
+
+def test_the_loss_reaches_the_rule():
+    moved = []
+    for loss in (0.5, 5.0):
+        optimizer, (parameter,) = make_optimizer(make_rule("gated-lstm", spread=0.3), torch.ones(3))
+        step_with(optimizer, torch.ones(3), loss=loss)
+        moved.append(parameter.detach())
+    assert not same(*moved)

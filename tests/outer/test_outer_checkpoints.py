@@ -1,0 +1,151 @@
+"""Checkpoints: whole or absent, the last good ones kept, damage and full disks survived."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_trainer import make_trainer, weights
+
+from meta_train.runtime.checkpoint_files import (
+    list_checkpoints,
+    read_checkpoint,
+    read_newest,
+    write_checkpoint,
+)
+
+TENSORS = {"a": torch.arange(6.0), "b": torch.tensor(3)}
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def test_what_is_written_is_read_and_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 10):
+        write_checkpoint(tmp_path, step, TENSORS, {"step": step}, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-00000002.safetensors",
+        "step-00000010.safetensors",
+    ]
+    tensors, facts = read_checkpoint(list_checkpoints(tmp_path)[-1])
+    assert facts == {"step": 10}
+    assert all(torch.equal(value, TENSORS[key]) for key, value in tensors.items())
+
+
+def test_facts_are_json_that_others_can_read(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_checkpoint(tmp_path, 1, TENSORS, {"best": math.inf})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud_and_put_aside(tmp_path):
+    for step in (1, 2, 3):
+        write_checkpoint(tmp_path, step, TENSORS, {"step": step}, keep=3)
+    damage(list_checkpoints(tmp_path)[-1])
+    with pytest.warns(UserWarning, match=r"step-00000003\.safetensors is damaged.* going on from"):
+        path, _, facts = read_newest(tmp_path)
+    assert path.name == "step-00000002.safetensors"
+    assert facts == {"step": 2}
+    assert (tmp_path / "step-00000003.safetensors.damaged").exists()
+    assert len(list_checkpoints(tmp_path)) == 2
+    assert read_newest(tmp_path)[0] == path  # and no warning
+
+
+def test_if_all_are_damaged_the_newest_is_named_and_nothing_moved(tmp_path):
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, TENSORS, {})
+        damage(list_checkpoints(tmp_path)[-1])
+    with pytest.raises(ValueError, match="step-00000002"):
+        read_newest(tmp_path)
+    assert len(list_checkpoints(tmp_path)) == 2
+
+
+def test_what_killed_saves_left_behind_is_removed(tmp_path):
+    write_checkpoint(tmp_path, 1, TENSORS, {})
+    (tmp_path / ".step-00000002.safetensors.x1y2").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert read_newest(tmp_path)[0].name == "step-00000001.safetensors"
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000001.safetensors", "notes.txt"}
+    assert read_newest(tmp_path / "nowhere") is None
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(tmp_path):
+    unbroken = make_trainer(None)
+    unbroken.train(progress=False)
+    make_trainer(tmp_path, outer_steps=6).train(progress=False)
+    damage(list_checkpoints(tmp_path / "checkpoints")[-1])
+    resumed = make_trainer(tmp_path)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert resumed.resume()
+    assert resumed.outer_step == 4
+    resumed.train(progress=False)
+    for one, other in zip(weights(resumed), weights(unbroken), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_has_no_pickle_and_says_what_it_holds(tmp_path):
+    trainer = make_trainer(tmp_path, restart=0.5, outer_steps=8)
+    trainer.train(progress=False)
+    tensors, facts = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
+    parts = {name.split("/")[0] for name in tensors}
+    assert parts == {"learner", "best", "descent", "inner"}
+    assert any("/kept/0/" in name for name in tensors)
+    assert any(name.startswith("descent/optimizer/0/exp_avg") for name in tensors)
+    assert facts["outer_step"] == 8
+    assert facts["best_value"] is None
+    json.dumps(facts, allow_nan=False)
+
+
+FULL_DISK = """
+import contextlib, io, json, resource, signal, sys
+from meta_train.jobs.cli import main
+
+out = sys.argv[1]
+job = ["--task", "quadratic", "--rule", "adam-lstm", "--rule_settings", '{"hidden_size": 3}',
+       "--train.runs", "2", "--train.horizons", "[4]", "--train.window", "2",
+       "--train.checkpoint_every", "1", "--train.gates_every", "5", "--evaluate.steps", "5",
+       "--evaluate.seeds", "1", "--evaluate.workers", "1", "--device", "cpu",
+       "--progress", "false", "--out", out]
+
+def run(*more):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        status = main([*job, *more])
+    print(json.dumps([status, errors.getvalue()]))
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run("--train.outer_steps", "3")
+limit(4000)  # room for the configuration, not for a checkpoint
+run("--train.outer_steps", "6", "--resume", "true")
+limit(resource.RLIM_INFINITY)
+run("--train.outer_steps", "6", "--resume", "true")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are set as on Unix")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
+    out = tmp_path / "run"
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(out)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert result.returncode == 0, result.stderr
+    first, full, again = map(json.loads, result.stdout.splitlines())
+    assert first == [0, ""]
+    assert full[0] == 2
+    last = full[1].strip().splitlines()[-1]
+    assert last.startswith("python -m meta_train: error: ")
+    assert f"could not write {out}/checkpoints/step-00000004.safetensors: File too large" in last
+    assert again[0] == 0, again[1]
+    names = [path.name for path in (out / "checkpoints").iterdir()]
+    assert sorted(names) == ["step-00000005.safetensors", "step-00000006.safetensors"]

@@ -1,0 +1,196 @@
+"""What TensorBoard is given, read back; and the progress bar's estimate."""
+
+import errno
+import math
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_trainer import make_trainer
+
+from learned_opt import create_rule
+from meta_train.evaluation.validator import Validator
+from meta_train.outer import progress
+from meta_train.outer.progress import Progress
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.tasks import Mixture, create_task
+
+SCALARS = {
+    *("meta/loss", "meta/mean_inner_loss", "meta/gradient_norm", "meta/lr", "meta/diverged"),
+    *("meta/skipped", "meta/horizon", "meta/inner_steps_per_second", "validation/loss"),
+}
+
+
+def read(folder):
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 0})
+    return events.Reload()
+
+
+def steps_of(events, tag):
+    return [event.step for event in events.Scalars(tag)]
+
+
+def test_everything_to_watch_is_there(tmp_path):
+    task = create_task("quadratic", dimensions=4)
+    trainer = make_trainer(
+        tmp_path,
+        task=task,
+        outer_steps=40,
+        validate_every=20,
+        gates_every=10,
+        validate=Validator(task, 5, torch.device("cpu")),
+    )
+    trainer.train(progress=False)
+    events = read(tmp_path)
+    tags = events.Tags()
+    assert {*SCALARS, "family/quadratic"} <= set(tags["scalars"])
+    assert steps_of(events, "meta/loss") == [10, 20, 30, 40]
+    assert steps_of(events, "validation/loss") == [20, 40]
+    assert [image.step for image in events.Images("validation/curves")] == [20, 40]
+    assert any(tag.startswith("gates/theta/") for tag in tags["histograms"])
+    assert any(tag.startswith("heat_maps/") for tag in tags["images"])
+    losses = [event.value for event in events.Scalars("meta/loss")]
+    assert all(map(math.isfinite, losses))
+    family = [event.value for event in events.Scalars("family/quadratic")]
+    assert losses == family  # there is one family
+
+
+def test_gates_of_whole_runs_are_those_of_one_step_after_another(tmp_path, monkeypatch):
+    seen = []
+
+    def observe(self, rule, names, gradients, parameters, states, context, step):
+        seen.append((step, int(states[0]["step"]), float(context.total_steps)))
+        assert parameters[0].shape == (4,) and all(g.isfinite().all() for g in gradients)
+
+    monkeypatch.setattr("learned_opt.monitoring.monitor.GateMonitor.observe", observe)
+    whole = {"estimator": "full", "horizons": (3,), "gates_every": 2, "unit_spread": 0.0}
+    make_trainer(tmp_path, outer_steps=10, **whole).train(progress=False)
+    assert seen == [(2, 0, 3.0), (4, 1, 3.0), (6, 2, 3.0), (8, 0, 3.0), (10, 1, 3.0)]
+
+
+@pytest.fixture
+def mixture():
+    return Mixture(
+        {"a": create_task("quadratic", dimensions=3), "b": create_task("quadratic", dimensions=5)}
+    )
+
+
+def test_losses_of_groups_that_share_a_family_are_averaged(tmp_path, mixture):
+    torch.manual_seed(0)
+    settings = TrainSettings(
+        outer_steps=10, groups=5, runs=2, horizons=(40,), window=4, gates_every=5, max_minutes=60.0
+    )
+    rule = create_rule("adam-lstm", hidden_size=3)
+    trainer = MetaTrainer(rule, mixture, settings, folder=tmp_path, device="cpu")
+    counts = dict.fromkeys("ab", 0)
+    step = trainer.descent.step
+
+    def count(*arguments, **named):
+        for member in trainer.groups.members:
+            counts[member.family] += 1
+        return step(*arguments, **named)
+
+    trainer.descent.step = count
+    trainer.train(progress=False)
+    assert min(counts.values()) > 10  # more than one group in some step
+    events = read(tmp_path)
+    values = {name: events.Scalars(f"family/{name}")[0].value for name in counts}
+    mean = sum(values[name] * counts[name] for name in counts) / sum(counts.values())
+    assert events.Scalars("meta/loss")[0].value == pytest.approx(mean, rel=1e-5)
+
+
+def test_curves_of_steps_that_are_taken_again_do_not_double(tmp_path):
+    settings = {"outer_steps": 60, "checkpoint_every": 30, "validate_every": 20, "gates_every": 10}
+    validate = lambda learner: 1.0  # noqa: E731
+    broken = make_trainer(tmp_path, validate=validate, **settings)
+    after = broken._after_step
+
+    class Enough(Exception):
+        pass
+
+    def stop(*arguments):
+        after(*arguments)
+        if broken.outer_step == 45:
+            raise Enough
+
+    broken._after_step = stop
+    with pytest.raises(Enough):
+        broken.train(progress=False)
+    assert steps_of(read(tmp_path), "meta/loss") == [10, 20, 30, 40]
+    time.sleep(1.1)  # files are told apart by the second
+    resumed = make_trainer(tmp_path, validate=validate, **settings)
+    assert resumed.resume()
+    resumed.train(progress=False)
+    events = read(tmp_path)
+    assert steps_of(events, "meta/loss") == [10, 20, 30, 40, 50, 60]
+    assert steps_of(events, "validation/loss") == [20, 40, 60]
+    # Of a finished run nothing is written again.
+    again = make_trainer(tmp_path, validate=validate, **settings)
+    assert again.resume()
+    again.train(progress=False)
+    assert steps_of(read(tmp_path), "validation/loss") == [20, 40, 60]
+
+
+def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path):
+    trainer = make_trainer(tmp_path, outer_steps=30, checkpoint_every=20)
+    seen = []
+    take = trainer._take_outer_step
+
+    def look(**arguments):
+        if trainer.outer_step == 20:
+            seen.append(steps_of(read(tmp_path), "meta/loss"))
+        return take(**arguments)
+
+    trainer._take_outer_step = look
+    trainer.train(progress=False)
+    assert seen == [[10, 20]]
+
+
+@pytest.mark.parametrize("when", ["add_scalar", "flush"])
+def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(tmp_path, when):
+    trainer = make_trainer(tmp_path, outer_steps=25, gates_every=0)
+    after = trainer._after_step
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def sabotage(*arguments):
+        if trainer.outer_step == 15:
+            setattr(trainer.watch.writer, when, fail)
+        after(*arguments)
+
+    trainer._after_step = sabotage
+    with pytest.warns(UserWarning, match="No space left on device; meta-training goes on without"):
+        trainer.train(progress=False)
+    assert trainer.outer_step == 25
+    resumed = make_trainer(tmp_path, outer_steps=25)
+    assert resumed.resume()
+    assert resumed.outer_step == 25
+
+
+def test_remaining_time_is_that_of_the_steps_or_of_the_clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(10, 30, show=False) as bar:
+        assert bar.remaining(300.0) == 300.0
+        now[0] += 8.0
+        for _ in range(4):
+            bar.step({}, 300.0)
+        assert bar.remaining(300.0) == pytest.approx(16 * 2.0)  # two seconds a step
+        assert bar.remaining(5.0) == 5.0
+        assert bar.remaining(-1.0) == 0.0
+
+
+def test_the_bar_shows_where_it_is_and_how_long_it_needs(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(0, 100, show=True) as bar:
+        now[0] = 50.0
+        bar.bar.mininterval = bar.bar.miniters = 0
+        bar.step({"meta-loss": "0.5"}, 240.0)
+    shown = capsys.readouterr().err
+    assert "1/100" in shown
+    assert "<04:00" in shown  # 99 more steps of 50 s, but time is over before
+    assert "meta-loss=0.5" in shown

@@ -1,0 +1,48 @@
+"""The examples run as they are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(tmp_path, name, *arguments):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_quickstart_beats_adams_default(tmp_path):
+    lines = run(tmp_path, "quickstart.py", "--steps", "60").splitlines()
+    default, _, learned = (float(line.split()[-1]) for line in lines)
+    assert learned < 0.5 * default
+
+
+def test_custom_task_meta_trains_saves_and_uses_a_rule(tmp_path):
+    out = run(tmp_path, "custom_task.py", "--outer-steps", "3", "--out", "mine")
+    assert "loss after 200 steps" in out
+    assert (tmp_path / "mine" / "weights.safetensors").is_file()
+
+
+def test_few_shot_learns_a_start_that_beats_a_random_one(tmp_path):
+    lines = run(tmp_path, "few_shot.py").splitlines()
+    random, learned = (float(line.split()[2].rstrip("%")) for line in lines)
+    assert learned > random + 10
+    assert (tmp_path / "start.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_gates_draws_its_figure(tmp_path):
+    run(tmp_path, "gates.py", "--out", "gates.png", "--steps", "20", "--log-dir", "log")
+    assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+    assert any((tmp_path / "log").iterdir())
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "custom_task.py", "few_shot.py"])
+def test_short_examples_stay_short(name):
+    assert len((EXAMPLES / name).read_text().splitlines()) < 40

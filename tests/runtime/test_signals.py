@@ -1,0 +1,43 @@
+"""Stop signals are collected, and their echo is not taken for a second one."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from meta_train.runtime import signals
+from meta_train.runtime.signals import stop_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_by_name_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with stop_signals() as seen:
+        assert not seen
+        os.kill(os.getpid(), number)
+        assert seen == [number.name]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_kills_but_the_echo_of_the_first_does_not(monkeypatch):
+    with stop_signals() as seen:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # as torchrun passes a Ctrl-C on
+        assert seen == ["SIGINT"]
+        monkeypatch.setattr(signals, "ECHO", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_nothing_is_caught():
+    seen = []
+
+    def work():
+        with stop_signals() as names:
+            seen.append(list(names))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [[]]
