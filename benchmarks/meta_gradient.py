@@ -32,7 +32,7 @@ from torch.nn import functional as F
 import learned_opt.differentiable  # noqa: F401
 from learned_opt import LearnedOptimizer, create_rule
 from meta_train.estimators.backprop import differentiate
-from meta_train.estimators.base import Judgement
+from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES, meta_loss
 from meta_train.inner.batches import BatchStream
 from meta_train.inner.loop import InnerLoop
@@ -89,13 +89,13 @@ def lstm_case(device):
     weights = list(rule.parameters())
     plain_weights = [p for _, p in plain.named_weights()]
     problem = problem_of(model, F.cross_entropy, batches[0])
-    judgement = Judgement(OBJECTIVES["sum"])
+    meta_objective = MetaObjective(OBJECTIVES["sum"])
 
     def ours():
         loop = InnerLoop(rule, problem.loss, vectorize=False)
         inner = start(rule, [problem], vectorize=False)
         data = Data(Batches(batches), None, 0)
-        return differentiate(loop, inner, data, STEPS, judgement, weights).gradients
+        return differentiate(loop, inner, data, STEPS, meta_objective, weights).gradients
 
     def unroll(step, forward):
         losses = [F.cross_entropy(forward(batches[0][0]), batches[0][1])]

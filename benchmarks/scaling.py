@@ -53,20 +53,22 @@ class Messages:
 def measure(case, steps):
     """One case in this process, among those that `torchrun` started."""
     torch.set_num_threads(1)
-    with joined("cpu") as (ranks, device):
+    with joined("cpu") as (distributed, device):
         torch.manual_seed(0)
         settings = TrainSettings(outer_steps=1000, **CASES[case])
         task = create_task("digits-mlp")
-        trainer = MetaTrainer(create_rule("adam-lstm"), task, settings, device=device, ranks=ranks)
+        trainer = MetaTrainer(
+            create_rule("adam-lstm"), task, settings, device=device, distributed=distributed
+        )
         for _ in range(WARMUP):
             trainer._take_outer_step()
         messages = Messages()
         begin = time.perf_counter()
         inner_steps = sum(trainer._take_outer_step()[0].inner_steps for _ in range(steps))
         seconds = time.perf_counter() - begin
-        if ranks.first:
+        if distributed.first:
             result = {
-                "meta_parameters": sum(p.numel() for p in trainer.learner.parameters()),
+                "meta_parameters": sum(p.numel() for p in trainer.meta_parameters.parameters()),
                 "seconds": seconds / steps,
                 "inner_steps_per_second": inner_steps / seconds,
                 "messages": messages.count / steps,

@@ -32,16 +32,16 @@ import torch
 from torch import nn
 
 from learned_opt import create_rule
-from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.backprop import best_segment
 from meta_train.estimators.memory_budget import MODES, measure
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.unroll import data_of
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import ModuleTask
 
 STEPS = (10, 30, 100, 300, 1000, 10_000)
@@ -55,7 +55,7 @@ class Unroll:
     """One mode on inner runs of one length."""
 
     def __init__(self, mode, steps, device):
-        self.window = min(WINDOW, steps)
+        self.truncation_length = min(WINDOW, steps)
         self.steps = steps
         torch.manual_seed(0)
         data = torch.randn(1000, 784), torch.randint(10, (1000,))
@@ -64,35 +64,46 @@ class Unroll:
             nn.functional.cross_entropy,
             data,
         )
-        self.learner = Learner(create_rule("lstm")).to(device)
-        self.loop = InnerLoop(self.learner.rule, None, vectorize=True)
+        self.meta_parameters = MetaParameters(create_rule("lstm")).to(device)
+        self.loop = InnerLoop(self.meta_parameters.rule, None, vectorize=True)
         settings = {}
         if mode == "segments":
             footprint = self._footprint(task, device)
             settings["segment"] = best_segment(steps, footprint.state, footprint.step)
         name = {"plain": "full", "segments": "full"}.get(mode, mode)
         self.estimator = create_estimator(name, **settings)
-        window = self.window if self.estimator.continues else None
-        self.runs = self._make_runs(task, device, window, self.estimator.copies)
+        truncation_length = self.truncation_length if self.estimator.continues else None
+        self.runs = self._make_runs(task, device, truncation_length, self.estimator.copies)
 
-    def _make_runs(self, task, device, window=None, copies=1):
-        plan = RunPlan(Horizons(((self.steps,),)), window, copies)
+    def _make_runs(self, task, device, truncation_length=None, copies=1):
+        plan = RunPlan(Horizons(((self.steps,),)), truncation_length, copies)
         return Runs(
-            self.learner, task, plan, indices=[0], total=1, seed=0, device=torch.device(device)
+            self.meta_parameters,
+            task,
+            plan,
+            indices=[0],
+            total=1,
+            seed=0,
+            device=torch.device(device),
         )
 
     def _footprint(self, task, device):
         runs = self._make_runs(task, device)
-        runs.renew(0)
-        return measure(runs.equip(self.loop), runs.linked(), data_of(runs, "training", 0))
+        runs.reset(0)
+        return measure(runs.bind(self.loop), runs.state_with_grad(), data_of(runs, "training", 0))
 
     def run(self):
         """One inner run's meta-gradient; those of windows, one after another, where there are."""
-        judgement = Judgement(OBJECTIVES["sum"])
-        times = math.ceil(self.steps / self.window) if self.estimator.continues else 1
+        meta_objective = MetaObjective(OBJECTIVES["sum"])
+        times = math.ceil(self.steps / self.truncation_length) if self.estimator.continues else 1
         for outer_step in range(times):
             estimate = self.estimator.estimate(
-                self.learner, self.loop, self.runs, judgement, outer_step, Ranks()
+                self.meta_parameters,
+                self.loop,
+                self.runs,
+                meta_objective,
+                outer_step,
+                DistributedContext(),
             )
         return estimate
 

@@ -23,7 +23,12 @@ from meta_train.tasks import create_task
 def meta_train(rule: UpdateRule, device: str) -> UpdateRule:
     task = create_task("digits-mlp", activation="tanh", batch_size=8)
     settings = TrainSettings(
-        outer_steps=100, horizons=(40,), window=40, objective="sum", unit_spread=0.0, lr=0.03
+        outer_steps=100,
+        horizons=(40,),
+        truncation_length=40,
+        objective="sum",
+        param_rescale_range=0.0,
+        lr=0.03,
     )
     return MetaTrainer(rule, task, settings, device=device).train(progress=False)
 

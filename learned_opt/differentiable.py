@@ -19,7 +19,7 @@ import torch
 from higher.optim import DifferentiableOptimizer
 from torch import Tensor
 
-from learned_opt.functional import move, propose
+from learned_opt.functional import apply_update, compute_updates
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, State
 
@@ -95,7 +95,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         planned = None
         if total_steps is not None:
             planned = torch.full((), float(total_steps), device=device)
-        deltas, new_states = propose(
+        deltas, new_states = compute_updates(
             self.rule,
             [gradient for *_, gradient, _ in pending],
             [parameter for _, _, parameter, *_ in pending],
@@ -107,7 +107,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
             pending, deltas, new_states, strict=True
         ):
             group = self.param_groups[index]
-            group["params"][k] = move(parameter, delta, group["lr"], group["weight_decay"])
+            group["params"][k] = apply_update(parameter, delta, group["lr"], group["weight_decay"])
             if not self._track_higher_grads:
                 state = {key: value.detach() for key, value in state.items()}
             self.state[index][k] = state

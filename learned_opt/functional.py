@@ -47,9 +47,11 @@ def apply_rule(
     Returns:
         New parameters in the dtypes of the old ones, and new states.
     """
-    deltas, new_states = propose(rule, gradients, parameters, states, context, maximize=maximize)
+    deltas, new_states = compute_updates(
+        rule, gradients, parameters, states, context, maximize=maximize
+    )
     moved = [
-        move(parameter, delta, lr, weight_decay)
+        apply_update(parameter, delta, lr, weight_decay)
         for parameter, delta in zip(parameters, deltas, strict=True)
     ]
     return moved, new_states
@@ -64,7 +66,7 @@ def without_autocast(device_types: Iterable[str]) -> ExitStack:
     return stack
 
 
-def propose(
+def compute_updates(
     rule: UpdateRule | Callable[..., tuple[list[Tensor], list[State]]],
     gradients: Sequence[Tensor],
     parameters: Sequence[Tensor],
@@ -86,7 +88,7 @@ def propose(
     return deltas, new_states
 
 
-def move(
+def apply_update(
     parameter: Tensor, delta: Tensor, lr: float | Tensor, weight_decay: float | Tensor = 0.0
 ) -> Tensor:
     """Add a scaled delta and decay the weights, in the wider of both dtypes, and cast once."""

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation.initialization import Initialization, load_initialization
 from learned_opt.adaptation.loop import Adaptation
-from learned_opt.adaptation.module_copy import kept_in_graph, mirror
+from learned_opt.adaptation.module_copy import kept_in_graph, shallow_copy_module
 from learned_opt.adaptation.support_set import batches_of
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.registry import unknown
@@ -145,7 +145,7 @@ def adapt(
         if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
             raise ValueError("adapt takes modules that run in Python, got a ScriptModule")
         if functional:  # with its own tensors, by which one may want to differentiate
-            work = mirror(module, {} if initialization is None else _copies(module))
+            work = shallow_copy_module(module, {} if initialization is None else _copies(module))
         else:
             kept = {id(value): value.detach().clone() for value in kept_in_graph(module)}
             work = copy.deepcopy(module, kept)

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 M = TypeVar("M", bound=nn.Module)
 
 
-def mirror(module: M, tensors: Mapping[int, Tensor]) -> M:
+def shallow_copy_module(module: M, tensors: Mapping[int, Tensor]) -> M:
     """New module objects around the same attributes: what runs in them leaves the old as they are.
 
     Containers of attributes are new, too; what is in them is shared. Deep copies would cost more,

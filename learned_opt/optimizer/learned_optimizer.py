@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from learned_opt.functional import move, one_element, propose, without_autocast
+from learned_opt.functional import apply_update, compute_updates, one_element, without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.chunks import pack
 from learned_opt.optimizer.finite_guard import UpdateGuard
@@ -212,7 +212,7 @@ class LearnedOptimizer(Optimizer):
         else:
             batches = iter([[(tensor, tensor.update) for tensor in tensors]])
         for batch in batches:
-            deltas, new_states = propose(
+            deltas, new_states = compute_updates(
                 rule,
                 [piece.gradient for _, piece in batch],
                 [piece.parameter for _, piece in batch],
@@ -221,7 +221,7 @@ class LearnedOptimizer(Optimizer):
                 maximize=maximize,
             )
             moved = [
-                move(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
+                apply_update(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
                 for (_, piece), delta in zip(batch, deltas, strict=True)
             ]
             self._guard.write(batch, deltas, moved, new_states)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from learned_opt.registry import create
-from meta_train.estimators.base import Estimate, Estimator, Judgement, combine
+from meta_train.estimators.base import Estimate, Estimator, MetaObjective, combine
 from meta_train.estimators.es import EvolutionStrategies
 from meta_train.estimators.first_order import FirstOrder
 from meta_train.estimators.full import FullBackprop
@@ -19,7 +19,7 @@ from meta_train.estimators.truncated import TruncatedBackprop
 __all__ = [
     "Estimate",
     "Estimator",
-    "Judgement",
+    "MetaObjective",
     "combine",
     "create_estimator",
     "list_estimators",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.base import Estimate, MetaObjective
 from meta_train.estimators.objectives import meta_loss
 from meta_train.inner.batches import Mark
 from meta_train.inner.loop import InnerLoop
@@ -53,7 +53,7 @@ def differentiate(
     inner: InnerState,
     data: Data,
     steps: int,
-    judgement: Judgement,
+    meta_objective: MetaObjective,
     leaves: Sequence[Tensor],
     segment: int | None = None,
 ) -> Derivative:
@@ -64,7 +64,7 @@ def differentiate(
         inner: where the steps begin; its parameters may depend on `leaves`.
         data: what is read.
         steps: to differentiate through.
-        judgement: the objective.
+        meta_objective: the objective.
         leaves: tensors that the steps depend on.
         segment: None keeps the graph of all steps. A number keeps the states at every so many
             steps and computes the steps between them once more (Griewank 1992; Chen et al. 2016,
@@ -78,7 +78,7 @@ def differentiate(
         raise ValueError(f"segment must be at least 1, got {segment}")
     if segment is None or segment >= steps:
         rollout = roll_out(loop, inner, data, steps)
-        value = _value(rollout.losses, rollout.imitation, rollout.inner.alive, judgement)
+        value = _value(rollout.losses, rollout.imitation, rollout.inner.alive, meta_objective)
         gradients = _grad([value], leaves, None)
         return Derivative(
             gradients,
@@ -87,7 +87,7 @@ def differentiate(
             rollout.inner.detach(),
             steps * inner.alive.numel(),
         )
-    return _by_segments(loop, inner, data, steps, judgement, leaves, segment)
+    return _by_segments(loop, inner, data, steps, meta_objective, leaves, segment)
 
 
 def best_segment(steps: int, state_bytes: int = 1, step_bytes: int = 1) -> int:
@@ -109,10 +109,12 @@ def best_segment(steps: int, state_bytes: int = 1, step_bytes: int = 1) -> int:
     return min(nearby, key=lambda k: (-(-steps // k) * state_bytes + k * step_bytes, -k))
 
 
-def _value(losses: Tensor, imitation: Tensor, alive: Tensor, judgement: Judgement) -> Tensor:
-    value = meta_loss(losses, alive, judgement.objective)
-    if judgement.imitation:
-        value = value + judgement.imitation * meta_loss(imitation, alive, lambda term: term)
+def _value(
+    losses: Tensor, imitation: Tensor, alive: Tensor, meta_objective: MetaObjective
+) -> Tensor:
+    value = meta_loss(losses, alive, meta_objective.objective)
+    if meta_objective.imitation:
+        value = value + meta_objective.imitation * meta_loss(imitation, alive, lambda term: term)
     return value
 
 
@@ -150,7 +152,7 @@ def _by_segments(
     inner: InnerState,
     data: Data,
     steps: int,
-    judgement: Judgement,
+    meta_objective: MetaObjective,
     leaves: Sequence[Tensor],
     segment: int,
 ) -> Derivative:
@@ -172,7 +174,7 @@ def _by_segments(
     end = rollout.inner.detach()
     losses.append(rollout.losses.detach())
     imitation.append(rollout.imitation.detach())
-    value, by_loss, by_distance = _weigh(losses, imitation, end.alive, judgement)
+    value, by_loss, by_distance = _weigh(losses, imitation, end.alive, meta_objective)
 
     adjoint = [torch.zeros_like(tensor) for tensor in _carried(end)]
     weights = by_loss.pop(), by_distance.pop()
@@ -191,13 +193,16 @@ def _by_segments(
 
 
 def _weigh(
-    losses: Sequence[Tensor], imitation: Sequence[Tensor], alive: Tensor, judgement: Judgement
+    losses: Sequence[Tensor],
+    imitation: Sequence[Tensor],
+    alive: Tensor,
+    meta_objective: MetaObjective,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The objective of the segments together, and its derivatives by what each one gave."""
     lengths = [len(part) for part in losses], [len(part) for part in imitation]
     whole = [torch.cat(list(parts)).requires_grad_() for parts in (losses, imitation)]
     with torch.enable_grad():
-        value = _value(whole[0], whole[1], alive, judgement)
+        value = _value(whole[0], whole[1], alive, meta_objective)
     by_loss, by_distance = _grad([value], whole, None)
     return value.detach(), list(by_loss.split(lengths[0])), list(by_distance.split(lengths[1]))
 

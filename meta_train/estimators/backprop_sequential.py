@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_train.estimators.backprop import Derivative, differentiate
-from meta_train.estimators.base import Judgement
+from meta_train.estimators.base import MetaObjective
 from meta_train.inner.batches import BatchStream
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, map_states, stack_states
@@ -31,7 +31,7 @@ def differentiate_one_by_one(
     inner: InnerState,
     data: Data,
     steps: int,
-    judgement: Judgement,
+    meta_objective: MetaObjective,
     leaves: Sequence[Tensor],
     segment: int | None = None,
 ) -> Derivative:
@@ -47,7 +47,7 @@ def differentiate_one_by_one(
     # Cut: a derivative through the row of a stack would be as large as the stack, for every run.
     linked = [name for name, value in inner.named_tensors() if value.requires_grad]
     begin = inner.detach()
-    streams = [data.training] if data.judging is None else [data.training, data.judging]
+    streams = [data.training] if data.outer_batches is None else [data.training, data.outer_batches]
     marks = data.mark()
     found, adjoints = [], []
     for run in range(len(inner.alive)):
@@ -62,7 +62,7 @@ def differentiate_one_by_one(
             row,
             _data_of(data, run),
             steps,
-            judgement,
+            meta_objective,
             [*leaves, *cut],
             segment,
         )
@@ -112,7 +112,7 @@ def _data_of(data: Data, run: int) -> Data:
     """What one of the runs reads, from the very generators that the runs at once read from."""
     return Data(
         training=_StreamOfOne(data.training, run),
-        judging=None if data.judging is None else _StreamOfOne(data.judging, run),
+        outer_batches=None if data.outer_batches is None else _StreamOfOne(data.outer_batches, run),
         seed=derive_seed(data.seed, "run", run),
     )
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from meta_train.estimators.objectives import END_ONLY, Objective
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MetaObjective:
     """How inner training is judged.
 
     Attributes:
@@ -43,7 +43,7 @@ class Estimate:
     """One outer gradient, and what was seen on the way.
 
     Attributes:
-        gradients: one per parameter of the learner: means over the runs that count.
+        gradients: one per meta-parameter: means over the runs that count.
         meta_loss: 0-dim, mean over the same runs.
         mean_loss: mean inner loss of the same runs, 0-dim.
         counted: how many runs count: those that did not diverge.
@@ -71,8 +71,8 @@ class Estimator(ABC):
     second_order: ClassVar[bool | None] = None
     """Whether second derivatives of the inner loss are taken; None leaves it to the settings."""
 
-    def check(self, learner: Learner) -> None:
-        """Refuse a learner that it cannot give a gradient of.
+    def check(self, meta_parameters: MetaParameters) -> None:
+        """Refuse meta-parameters that it cannot give a gradient of.
 
         Raises:
             ValueError: says why.
@@ -82,23 +82,23 @@ class Estimator(ABC):
     @abstractmethod
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """Estimate the meta-gradient on these runs, and let the runs stand where that ended.
 
         Args:
-            learner: the meta-parameters.
-            loop: its rule is the learner's.
+            meta_parameters: the meta-parameters.
+            loop: its rule is the one among the meta-parameters.
             runs: this process's share of the runs.
-            judgement: what to make smaller.
+            meta_objective: what to make smaller.
             outer_step: seeds every draw.
-            ranks: the processes; only what must be known of the other ones' runs goes through it,
-                the caller averages the gradients.
+            distributed: the processes that share the runs. The caller averages the gradients; an
+                estimator exchanges only the sums that it needs of the other processes' runs.
         """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meta_train.estimators.base import Estimate, Estimator, Judgement
+from meta_train.estimators.base import Estimate, Estimator, MetaObjective
 from meta_train.estimators.es_common import (
     antithetic_estimate,
     draw_noise,
@@ -10,9 +10,9 @@ from meta_train.estimators.es_common import (
     value_by_run,
 )
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 class EvolutionStrategies(Estimator):
@@ -45,24 +45,26 @@ class EvolutionStrategies(Estimator):
 
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """See `Estimator`."""
-        steps = runs.renew(outer_step)
-        noise = draw_noise(learner, runs, outer_step, self.sigma)
-        rollout = roll_out_pairs(learner, loop, runs, judgement, outer_step, noise, steps)
+        steps = runs.reset(outer_step)
+        noise = draw_noise(meta_parameters, runs, outer_step, self.sigma)
+        rollout = roll_out_pairs(
+            meta_parameters, loop, runs, meta_objective, outer_step, noise, steps
+        )
         return antithetic_estimate(
-            learner,
+            meta_parameters,
             rollout,
-            value_by_run(rollout, judgement, self.penalty),
+            value_by_run(rollout, meta_objective, self.penalty),
             noise,
             self.sigma,
-            ranks,
+            distributed,
             penalty=self.penalty,
             clip=self.clip,
             diverged=runs.finish(rollout.inner),

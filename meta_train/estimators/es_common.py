@@ -1,4 +1,4 @@
-"""What evolution strategies share: a population of perturbed learners in one batched rollout."""
+"""What evolution strategies share: pairs of perturbed meta-parameters in one batched rollout."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.base import Estimate, MetaObjective
 from meta_train.estimators.objectives import objective_by_run
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
 from meta_train.inner.state import InnerState
 from meta_train.inner.unroll import Rollout, data_of, roll_out
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import generator
 
 
-def draw_noise(learner: Learner, runs: Runs, outer_step: int, sigma: float) -> Tensor:
+def draw_noise(
+    meta_parameters: MetaParameters, runs: Runs, outer_step: int, sigma: float
+) -> Tensor:
     """One perturbation of all meta-parameters for each run, `[runs, meta-parameters]`.
 
     A learned initialisation is only perturbed for runs that begin now: to the others it is of no
     consequence, and noise without consequence is mere variance.
     """
-    size = sum(value.numel() for value in learner.parameters())
-    some = next(learner.parameters())
+    size = sum(value.numel() for value in meta_parameters.parameters())
+    some = next(meta_parameters.parameters())
     rows = [
         torch.randn(size, generator=generator(runs.seed, "noise", outer_step, index))
         for index in runs.indices
     ]
     noise = sigma * torch.stack(rows).to(some)
-    if learner.learns_initialization:
-        parts = dict(zip(dict(learner.named_parameters()), unflatten(learner, noise), strict=True))
-        begins = runs.begin_now()[: runs.count].to(noise)
-        for k, name in enumerate(learner.names):  # views: this changes `noise` itself
+    if meta_parameters.learns_initialization:
+        parts = dict(
+            zip(
+                dict(meta_parameters.named_parameters()),
+                unflatten(meta_parameters, noise),
+                strict=True,
+            )
+        )
+        begins = runs.just_started()[: runs.count].to(noise)
+        for k, name in enumerate(meta_parameters.names):  # views: this changes `noise` itself
             if name in runs.inner.fixed:
                 continue  # that counts at any age
             part = parts[f"values.{k}"]
@@ -43,19 +51,19 @@ def draw_noise(learner: Learner, runs: Runs, outer_step: int, sigma: float) -> T
     return noise
 
 
-def unflatten(learner: Learner, flat: Tensor) -> list[Tensor]:
-    """Split `[..., meta-parameters]` into tensors shaped like the learner's parameters."""
-    parameters = list(learner.parameters())
+def unflatten(meta_parameters: MetaParameters, flat: Tensor) -> list[Tensor]:
+    """Split `[..., meta-parameters]` into tensors shaped like the meta-parameters."""
+    parameters = list(meta_parameters.parameters())
     parts = flat.split([value.numel() for value in parameters], dim=-1)
     leading = flat.shape[:-1]
     return [p.reshape((*leading, *v.shape)) for p, v in zip(parts, parameters, strict=True)]
 
 
 def roll_out_pairs(
-    learner: Learner,
+    meta_parameters: MetaParameters,
     loop: InnerLoop,
     runs: Runs,
-    judgement: Judgement,
+    meta_objective: MetaObjective,
     outer_step: int,
     noise: Tensor,
     steps: int,
@@ -66,9 +74,9 @@ def roll_out_pairs(
         A rollout of `2 * runs` runs, the positive ones first.
     """
     with torch.no_grad():
-        names = [name for name, _ in learner.named_parameters()]
-        values = list(learner.parameters())
-        shifts = unflatten(learner, torch.cat([noise, -noise]))
+        names = [name for name, _ in meta_parameters.named_parameters()]
+        values = list(meta_parameters.parameters())
+        shifts = unflatten(meta_parameters, torch.cat([noise, -noise]))
         population = {n: v + s for n, v, s in zip(names, values, shifts, strict=True)}
         rule_weights = {
             name.removeprefix("rule."): value
@@ -76,26 +84,26 @@ def roll_out_pairs(
             if name.startswith("rule.")
         }
         inner = runs.inner
-        if learner.learns_initialization:
-            inner = _start_at(inner, learner, population, runs)
-        loop = replace(runs.equip(loop), differentiable=False, weights=rule_weights or None)
+        if meta_parameters.learns_initialization:
+            inner = _start_at(inner, meta_parameters, population, runs)
+        loop = replace(runs.bind(loop), differentiable=False, weights=rule_weights or None)
         return roll_out(
             loop,
             inner,
-            data_of(runs, judgement.data, outer_step, end_only=judgement.end_only),
+            data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only),
             steps,
         )
 
 
 def _start_at(
-    inner: InnerState, learner: Learner, population: dict[str, Tensor], runs: Runs
+    inner: InnerState, meta_parameters: MetaParameters, population: dict[str, Tensor], runs: Runs
 ) -> InnerState:
     """Let runs that begin now start at their own perturbed initialisation.
 
     What inner training leaves as it is is perturbed in all runs.
     """
-    begins = runs.begin_now().to(inner.alive.device)
-    place = {name: k for k, name in enumerate(learner.names)}
+    begins = runs.just_started().to(inner.alive.device)
+    place = {name: k for k, name in enumerate(meta_parameters.names)}
 
     def choose(own: Tensor, old: Tensor) -> Tensor:
         return torch.where(begins.reshape(-1, *[1] * (old.dim() - 1)), own.to(old), old)
@@ -107,7 +115,7 @@ def _start_at(
             continue
         parameters[name] = choose(population[f"values.{place[name]}"], old)
         # A rule's state may begin with something measured on the parameter.
-        fresh = vmap(learner.rule.init_state)(parameters[name])
+        fresh = vmap(meta_parameters.rule.init_state)(parameters[name])
         states[name] = {k: choose(fresh[k], value) for k, value in inner.states[name].items()}
     fixed = {
         name: population[f"values.{place[name]}"].to(old) if name in place else old
@@ -116,12 +124,12 @@ def _start_at(
     return replace(inner, parameters=parameters, states=states, fixed=fixed)
 
 
-def value_by_run(rollout: Rollout, judgement: Judgement, penalty: float | None) -> Tensor:
+def value_by_run(rollout: Rollout, meta_objective: MetaObjective, penalty: float | None) -> Tensor:
     """The objective of each run alone, `[2 * runs]`.
 
     Args:
         rollout: of a population.
-        judgement: the objective.
+        meta_objective: the objective.
         penalty: losses of a run that has diverged count as this times its first loss's size, and
             so do larger ones; None leaves them as they are, of no use.
     """
@@ -130,19 +138,19 @@ def value_by_run(rollout: Rollout, judgement: Judgement, penalty: float | None) 
         worst = penalty * rollout.inner.first_loss.nan_to_num(1.0, 1.0, 1.0).abs()
         sound = losses.isfinite() & (losses < worst) & rollout.inner.alive
         losses = torch.where(sound, losses, worst)
-    value = objective_by_run(losses, judgement.objective)
-    if judgement.imitation:
-        value = value + judgement.imitation * rollout.imitation.mean(0)
+    value = objective_by_run(losses, meta_objective.objective)
+    if meta_objective.imitation:
+        value = value + meta_objective.imitation * rollout.imitation.mean(0)
     return value
 
 
 def antithetic_estimate(
-    learner: Learner,
+    meta_parameters: MetaParameters,
     rollout: Rollout,
     value: Tensor,
     directions: Tensor,
     sigma: float,
-    ranks: Ranks,
+    distributed: DistributedContext,
     *,
     penalty: float | None,
     clip: float | None,
@@ -151,12 +159,12 @@ def antithetic_estimate(
     """The mean over pairs of (F+ - F-) / (2 sigma^2) times a direction.
 
     Args:
-        learner: the meta-parameters.
+        meta_parameters: the meta-parameters.
         rollout: of the population.
         value: the objective by run, `[2 * runs]`.
         directions: what each pair's difference is multiplied with, `[runs, meta-parameters]`.
         sigma: the perturbation's standard deviation.
-        ranks: the processes.
+        distributed: the processes.
         penalty: whether runs that diverged count.
         clip: where given, differences are divided by their root mean square over all pairs, and
             clipped at this.
@@ -168,7 +176,7 @@ def antithetic_estimate(
     counts = counts & positive.isfinite() & negative.isfinite()
     difference = torch.where(counts, positive - negative, torch.zeros_like(positive)) / 2
     if clip is not None:
-        squares, number = ranks.sum([difference.square().sum(), counts.sum().to(difference)])
+        squares, number = distributed.sum([difference.square().sum(), counts.sum().to(difference)])
         scale = (squares / number.clamp_min(1)).sqrt().clamp_min(1e-12)
         # In units of sigma: otherwise the gradient of differences of size one.
         difference = (difference / scale).clamp(-clip, clip) * sigma
@@ -179,7 +187,7 @@ def antithetic_estimate(
         counts, rollout.losses.nan_to_num(0.0, 0.0, 0.0).unflatten(1, (2, -1)).mean((0, 1)), 0.0
     )
     return Estimate(
-        gradients=unflatten(learner, flat.to(directions)),
+        gradients=unflatten(meta_parameters, flat.to(directions)),
         meta_loss=shown.sum() / max(counted, 1),
         mean_loss=losses.sum() / max(counted, 1),
         counted=counted,

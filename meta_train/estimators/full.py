@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from meta_train.estimators.backprop import Derivative, best_segment, differentiate
 from meta_train.estimators.backprop_sequential import differentiate_one_by_one
-from meta_train.estimators.base import Estimate, Estimator, Judgement
+from meta_train.estimators.base import Estimate, Estimator, MetaObjective
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
 from meta_train.inner.unroll import data_of
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 class FullBackprop(Estimator):
@@ -40,22 +40,22 @@ class FullBackprop(Estimator):
 
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """See `Estimator`."""
-        steps = runs.renew(outer_step)
+        steps = runs.reset(outer_step)
         found = self.differentiator(runs)(
-            runs.equip(loop),
-            runs.linked(),
-            data_of(runs, judgement.data, outer_step, end_only=judgement.end_only),
+            runs.bind(loop),
+            runs.state_with_grad(),
+            data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only),
             steps,
-            judgement,
-            list(learner.parameters()),
+            meta_objective,
+            list(meta_parameters.parameters()),
             self.segment_of(steps),
         )
         return found.as_estimate(diverged=runs.finish(found.inner))

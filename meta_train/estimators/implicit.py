@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from learned_opt.functional import half_square_distance
-from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.base import Estimate, MetaObjective
 from meta_train.estimators.initialization_only import InitializationOnly
 from meta_train.estimators.objectives import meta_loss
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
 from meta_train.inner.state import InnerState
 from meta_train.inner.unroll import Data, data_of, roll_out
 from meta_train.inner.vmap_fallback import losses_of_runs
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import derive_seed, own_randomness
 from meta_train.tasks.base import Batch, Loss, Tensors
 
@@ -119,22 +119,22 @@ class ImplicitGradient(InitializationOnly):
 
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """See `Estimator`."""
-        steps = runs.renew(outer_step)
-        loop = replace(runs.equip(loop), teacher=None)
-        data = data_of(runs, judgement.data, outer_step, end_only=judgement.end_only)
-        inner, losses = self._train(learner, loop, runs.inner, data, steps)
+        steps = runs.reset(outer_step)
+        loop = replace(runs.bind(loop), teacher=None)
+        data = data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only)
+        inner, losses = self._train(meta_parameters, loop, runs.inner, data, steps)
 
         loop = replace(loop, differentiable=True)
         parameters = {key: value.requires_grad_() for key, value in inner.parameters.items()}
-        learned = learner.initialization()
+        learned = meta_parameters.initialization()
         fixed = {
             key: phi.detach().to(inner.fixed[key]).expand_as(inner.fixed[key]).requires_grad_()
             for key, phi in learned.items()
@@ -147,10 +147,10 @@ class ImplicitGradient(InitializationOnly):
             torch.enable_grad(),
         ):
             torch.manual_seed(derive_seed(data.seed, "at the end"))
-            judging = data.training if data.judging is None else data.judging
-            looked, last = loop.look(inner, judging.next())
+            outer_batches = data.training if data.outer_batches is None else data.outer_batches
+            looked, last = loop.look(inner, outer_batches.next())
             alive = looked.alive
-            value = meta_loss(last.unsqueeze(0), alive, judgement.objective)
+            value = meta_loss(last.unsqueeze(0), alive, meta_objective.objective)
             outer = _by_parameter(value, {**parameters, **fixed})
             direct = {key: outer.pop(key) for key in fixed}
             along = self._gradient_along(loop, inner, data)
@@ -167,7 +167,9 @@ class ImplicitGradient(InitializationOnly):
             solved = {key: solved[key] for key in learned}
         inner = replace(inner, alive=alive).detach()
         return Estimate(
-            gradients=self.gradients(learner, {k: v.detach().sum(0) for k, v in solved.items()}),
+            gradients=self.gradients(
+                meta_parameters, {k: v.detach().sum(0) for k, v in solved.items()}
+            ),
             meta_loss=value.detach(),
             mean_loss=meta_loss(losses, alive, lambda losses: losses),
             counted=int(alive.sum()),
@@ -176,10 +178,15 @@ class ImplicitGradient(InitializationOnly):
         )
 
     def _train(
-        self, learner: Learner, loop: InnerLoop, inner: InnerState, data: Data, steps: int
+        self,
+        meta_parameters: MetaParameters,
+        loop: InnerLoop,
+        inner: InnerState,
+        data: Data,
+        steps: int,
     ) -> tuple[InnerState, Tensor]:
         """Inner training with the pull towards phi; where it ends, and its losses."""
-        phi = learner.initialization()
+        phi = meta_parameters.initialization()
         anchors = anchors_at(
             {
                 key: phi[key].detach().to(value).expand_as(value) if key in phi else value
@@ -188,7 +195,7 @@ class ImplicitGradient(InitializationOnly):
         )
         loop = replace(loop, loss=Proximal(loop.loss, self.proximal), differentiable=False)
         inner = replace(inner, buffers={**inner.buffers, **anchors})
-        rollout = roll_out(loop, inner, replace(data, judging=None), steps)
+        rollout = roll_out(loop, inner, replace(data, outer_batches=None), steps)
         own, _ = split_anchors(rollout.inner.buffers)
         return replace(rollout.inner.detach(), buffers=own), rollout.losses
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from meta_train.estimators.base import Estimator
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 
 
 class InitializationOnly(Estimator):
@@ -29,30 +29,32 @@ class InitializationOnly(Estimator):
     def __init__(self, *, freeze_rule: bool = False) -> None:
         self.freeze_rule = freeze_rule
 
-    def check(self, learner: Learner) -> None:
+    def check(self, meta_parameters: MetaParameters) -> None:
         """See `Estimator`.
 
         Raises:
             ValueError: no initialisation is learned, or the rule's weights would not be.
         """
         name = type(self).__name__
-        if not learner.learns_initialization:
+        if not meta_parameters.learns_initialization:
             raise ValueError(f"{name} needs a learned initialisation: it trains nothing else")
-        if list(learner.rule.parameters()) and not self.freeze_rule:
+        if list(meta_parameters.rule.parameters()) and not self.freeze_rule:
             raise ValueError(
-                f"{name} does not train the weights of rule {type(learner.rule).__name__}: "
+                f"{name} does not train the weights of rule {type(meta_parameters.rule).__name__}: "
                 "set freeze_rule=True to leave them as they are, or take another estimator"
             )
 
-    def gradients(self, learner: Learner, by_name: Mapping[str, Tensor]) -> list[Tensor]:
-        """One gradient per parameter of the learner, zero for the rule's weights.
+    def gradients(
+        self, meta_parameters: MetaParameters, by_name: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """One gradient per meta-parameter, zero for the rule's weights.
 
         Args:
-            learner: the meta-parameters.
+            meta_parameters: the meta-parameters.
             by_name: gradients of the initialisation by parameter name.
         """
-        found = {f"values.{k}": by_name[name] for k, name in enumerate(learner.names)}
+        found = {f"values.{k}": by_name[name] for k, name in enumerate(meta_parameters.names)}
         return [
             found[name].to(value) if name in found else torch.zeros_like(value)
-            for name, value in learner.named_parameters()
+            for name, value in meta_parameters.named_parameters()
         ]

@@ -82,21 +82,21 @@ class Choice:
         mode: one of `MODES`.
         predicted_bytes: the peak of live tensors.
         segment: steps that are recomputed together; None keeps the whole graph.
-        window: inner steps of an outer step; None for whole runs.
+        truncation_length: inner steps of an outer step; None for whole runs.
     """
 
     mode: str
     predicted_bytes: int
     segment: int | None = None
-    window: int | None = None
+    truncation_length: int | None = None
 
     def __str__(self) -> str:
         """One line for the log."""
         how = {
             "plain": "the graph of all steps is kept",
             "segments": f"segments of {self.segment} steps are computed twice, same gradient",
-            "truncated": f"gradients reach back {self.window} steps, which biases them",
-            "pes": f"no graph, windows of {self.window} steps",
+            "truncated": f"gradients reach back {self.truncation_length} steps, which biases them",
+            "pes": f"no graph, windows of {self.truncation_length} steps",
         }[self.mode]
         return f"memory: {self.mode} ({how}), predicted peak {self.predicted_bytes / MIB:.0f} MiB"
 
@@ -118,7 +118,12 @@ def read_budget(memory: str) -> int | None:
 
 
 def choose_mode(
-    memory: str, footprint: Footprint, steps: int, window: int, *, whole_run: bool = False
+    memory: str,
+    footprint: Footprint,
+    steps: int,
+    truncation_length: int,
+    *,
+    whole_run: bool = False,
 ) -> Choice:
     """The mode that was asked for, or the first of `MODES` that fits into the budget.
 
@@ -126,8 +131,9 @@ def choose_mode(
         memory: a mode or a budget.
         footprint: of one group's runs.
         steps: the longest horizon.
-        window: inner steps of an outer step for `pes`, and for `truncated` where that is asked for;
-            within a budget, `truncated` takes the longest window that fits, and none below this.
+        truncation_length: inner steps of an outer step for `pes`, and for `truncated` where it is
+            asked for by name; within a budget, the shortest one that `truncated` may take (it takes
+            the longest that fits).
         whole_run: the objective is of whole runs: windows cannot stand in for them.
 
     Raises:
@@ -140,11 +146,11 @@ def choose_mode(
         Choice("segments", footprint.segments(steps, segment), segment),
     ]
     if not whole_run or budget is None:
-        longest = _longest_window(footprint, steps, window, budget)
+        longest = _longest_window(footprint, steps, truncation_length, budget)
         inside = None if budget is None else best_segment(longest, footprint.state, footprint.step)
         peak = footprint.segments(longest, inside) if inside else footprint.plain(longest)
         offers.append(Choice("truncated", peak, inside, longest))
-        offers.append(Choice("pes", footprint.pes(), None, window))
+        offers.append(Choice("pes", footprint.pes(), None, truncation_length))
     for choice in offers:
         if choice.mode == memory or (budget is not None and choice.predicted_bytes <= budget):
             return choice
@@ -247,23 +253,23 @@ def fit(
     trainer.groups.prepare(0, 0.0)
     found = []
     for runs in trainer.groups.runs:
-        runs.renew(0)
+        runs.reset(0)
         data = data_of(runs, settings.objective_data, 0)
-        found.append(measure(runs.equip(trainer.loop), runs.linked(), data))
+        found.append(measure(runs.bind(trainer.loop), runs.state_with_grad(), data))
     largest = {
         field.name: max(getattr(one, field.name) for one in found) for field in fields(Footprint)
     }
     largest["other"] = (len(found) - 1) * largest["state"]
     # Shares of the runs may differ by one: all processes must choose alike.
-    everyones = trainer.ranks.gather(largest)  # in the first process; nothing in the others
-    footprint = trainer.ranks.from_first(
+    everyones = trainer.distributed.gather(largest)  # in the first process; nothing in the others
+    footprint = trainer.distributed.from_first(
         lambda: Footprint(**{key: max(one[key] for one in everyones) for key in largest})
     )
     choice = choose_mode(
         settings.memory,
         footprint,
         settings.planned_horizons().longest(),
-        settings.window,
+        settings.truncation_length,
         whole_run=settings.objective in WHOLE_RUN,
     )
     return _with_choice(settings, choice), choice
@@ -272,11 +278,11 @@ def fit(
 def _with_choice(settings: TrainSettings, choice: Choice) -> TrainSettings:
     inside = {} if choice.segment is None else {"segment": choice.segment}
     settings = replace(settings, memory="plain", estimator_settings=inside)
-    if choice.window is None:
+    if choice.truncation_length is None:
         return settings
     return replace(
         settings,
         estimator=choice.mode,
-        window=choice.window,
+        truncation_length=choice.truncation_length,
         second_order=False if settings.estimator == "first-order" else settings.second_order,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.base import Estimate, MetaObjective
 from meta_train.estimators.es import EvolutionStrategies
 from meta_train.estimators.es_common import (
     antithetic_estimate,
@@ -13,9 +13,9 @@ from meta_train.estimators.es_common import (
     value_by_run,
 )
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 class PersistentES(EvolutionStrategies):
@@ -36,32 +36,34 @@ class PersistentES(EvolutionStrategies):
 
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """See `Estimator`."""
-        window = runs.plan.window
-        if window is None:
-            raise ValueError("PES needs runs with a window")
-        noise = draw_noise(learner, runs, outer_step, self.sigma)
+        truncation_length = runs.plan.truncation_length
+        if truncation_length is None:
+            raise ValueError("PES needs runs with a truncation_length")
+        noise = draw_noise(meta_parameters, runs, outer_step, self.sigma)
         # Kept with the runs, so that a new run begins with none, and a checkpoint holds it.
         carried = runs.carried.get("noise")
         accumulated = noise if carried is None else carried + noise
-        rollout = roll_out_pairs(learner, loop, runs, judgement, outer_step, noise, window)
+        rollout = roll_out_pairs(
+            meta_parameters, loop, runs, meta_objective, outer_step, noise, truncation_length
+        )
         estimate = antithetic_estimate(
-            learner,
+            meta_parameters,
             rollout,
-            value_by_run(rollout, judgement, self.penalty),
+            value_by_run(rollout, meta_objective, self.penalty),
             accumulated,
             self.sigma,
-            ranks,
+            distributed,
             penalty=self.penalty,
             clip=self.clip,
             diverged=0,
         )
         runs.carried["noise"] = accumulated
-        return replace(estimate, diverged=runs.advance(rollout.inner, window))
+        return replace(estimate, diverged=runs.advance(rollout.inner, truncation_length))

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import torch
 
-from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.base import Estimate, MetaObjective
 from meta_train.estimators.initialization_only import InitializationOnly
 from meta_train.estimators.objectives import meta_loss
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
 from meta_train.inner.unroll import data_of, roll_out
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 class Reptile(InitializationOnly):
@@ -33,37 +33,37 @@ class Reptile(InitializationOnly):
 
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """See `Estimator`."""
-        steps = runs.renew(outer_step)
-        still = sorted(runs.inner.fixed.keys() & learner.initialization().keys())
+        steps = runs.reset(outer_step)
+        still = sorted(runs.inner.fixed.keys() & meta_parameters.initialization().keys())
         if still:
             raise ValueError(
                 f"Reptile learns what inner training moves, and that leaves {still} as they are: "
                 "take another estimator"
             )
-        loop = replace(runs.equip(loop), differentiable=False, teacher=None)
+        loop = replace(runs.bind(loop), differentiable=False, teacher=None)
         with torch.no_grad():
             rollout = roll_out(
                 loop,
                 runs.inner,
-                data_of(runs, judgement.data, outer_step, end_only=judgement.end_only),
+                data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only),
                 steps,
             )
             alive, counted = rollout.inner.alive, int(rollout.inner.alive.sum())
             away = {
                 name: (phi - rollout.inner.parameters[name][alive]).sum(0) / max(counted, 1)
-                for name, phi in learner.initialization().items()
+                for name, phi in meta_parameters.initialization().items()
             }
         return Estimate(
-            gradients=self.gradients(learner, away),
-            meta_loss=meta_loss(rollout.losses, alive, judgement.objective),
+            gradients=self.gradients(meta_parameters, away),
+            meta_loss=meta_loss(rollout.losses, alive, meta_objective.objective),
             mean_loss=meta_loss(rollout.losses, alive, lambda losses: losses),
             counted=counted,
             diverged=runs.finish(rollout.inner),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from meta_train.estimators.base import Estimate, Judgement
+from meta_train.estimators.base import Estimate, MetaObjective
 from meta_train.estimators.full import FullBackprop
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
 from meta_train.inner.unroll import data_of
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 class TruncatedBackprop(FullBackprop):
@@ -25,24 +25,24 @@ class TruncatedBackprop(FullBackprop):
 
     def estimate(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         loop: InnerLoop,
         runs: Runs,
-        judgement: Judgement,
+        meta_objective: MetaObjective,
         outer_step: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> Estimate:
         """See `Estimator`."""
-        window = runs.plan.window
-        if window is None:
-            raise ValueError("truncated backprop needs runs with a window")
+        truncation_length = runs.plan.truncation_length
+        if truncation_length is None:
+            raise ValueError("truncated backprop needs runs with a truncation_length")
         found = self.differentiator(runs)(
-            runs.equip(loop),
-            runs.linked(),
-            data_of(runs, judgement.data, outer_step, end_only=judgement.end_only),
-            window,
-            judgement,
-            list(learner.parameters()),
-            self.segment_of(window),
+            runs.bind(loop),
+            runs.state_with_grad(),
+            data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only),
+            truncation_length,
+            meta_objective,
+            list(meta_parameters.parameters()),
+            self.segment_of(truncation_length),
         )
-        return found.as_estimate(diverged=runs.advance(found.inner, window))
+        return found.as_estimate(diverged=runs.advance(found.inner, truncation_length))

@@ -1,4 +1,4 @@
-"""Which weights to keep: how well a learner does on validation tasks, with curves to look at."""
+"""Model selection: a validation loss of meta-parameters on held-out tasks, and its curves."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from learned_opt.rules import create_rule
 from meta_train.evaluation.baselines import rate_grid
 from meta_train.evaluation.compare import train_curves
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.runtime.seeding import generator
-from meta_train.tasks.base import Family, Problem, Task, Tensors
+from meta_train.tasks.base import Problem, Task, TaskFamily, Tensors
 from meta_train.tasks.describe import describe
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Validator:
         device: where to train.
     """
 
-    def __init__(self, family: Family, steps: int, device: torch.device) -> None:
+    def __init__(self, family: TaskFamily, steps: int, device: torch.device) -> None:
         self.steps = steps
         self.device = device
         self.tasks: list[tuple[Task, range]] = []
@@ -41,18 +41,18 @@ class Validator:
             self.tasks.append((family, range(PROBLEMS)))
         else:
             for k in range(PROBLEMS):
-                task = family.member(generator("validation", k)).task
+                task = family.sample_task(generator("validation", k)).task
                 self.tasks.append((task, range(k, k + 1)))
         self.curves: Tensor | None = None
         self._adam: Tensor | None = None
 
-    def __call__(self, learner: Learner) -> float:
+    def __call__(self, meta_parameters: MetaParameters) -> float:
         """Validate.
 
         Returns:
             The mean log loss over problems and steps.
         """
-        rule, phi = copy.deepcopy(learner.rule), learner.initialization()
+        rule, phi = copy.deepcopy(meta_parameters.rule), meta_parameters.initialization()
         losses = [
             train_curves(
                 rule,

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from learned_opt.registry import look_up
 from meta_train.few_shot.methods.registry import get_row, list_rows
-from meta_train.few_shot.methods.spec import Row
+from meta_train.few_shot.methods.spec import FewShotMethod
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.data.omniglot import DRAWINGS
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
@@ -120,7 +120,7 @@ class FewShotConfig:
             row = get_row(name)
             if self.data == "sine":
                 row.on_sine()
-        row_settings = _typed("setting of rows", self.row_settings, Row)
+        row_settings = _typed("setting of rows", self.row_settings, FewShotMethod)
         object.__setattr__(self, "row_settings", row_settings)
         for name in self.task_settings:
             if name in OWNED:

@@ -15,7 +15,7 @@ from learned_opt.rules.base import UpdateRule
 from meta_train.few_shot.evaluation import Evaluation, evaluate
 from meta_train.few_shot.heads.task import ScoredEpisodes
 from meta_train.few_shot.methods.registry import get_row
-from meta_train.few_shot.methods.spec import Row
+from meta_train.few_shot.methods.spec import FewShotMethod
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.validation import EpisodeValidator
 from meta_train.outer.settings import TrainSettings
@@ -43,13 +43,13 @@ class Trained:
     """
 
     name: str
-    row: Row
+    row: FewShotMethod
     rule: UpdateRule
     phi: Tensors
     facts: dict[str, Any]
 
 
-def row_of(name: str, config: FewShotConfig) -> Row:
+def row_of(name: str, config: FewShotConfig) -> FewShotMethod:
     """The row as it is for the data of a configuration."""
     row = get_row(name)
     row = row.on_sine() if config.data == "sine" else row.at(config.ways, config.support)
@@ -57,7 +57,7 @@ def row_of(name: str, config: FewShotConfig) -> Row:
 
 
 def test_task(
-    row: Row, config: FewShotConfig, *, split: str = "test"
+    row: FewShotMethod, config: FewShotConfig, *, split: str = "test"
 ) -> EpisodeTask | ScoredEpisodes:
     """What the row is tested on, or by split="validation" what it is validated on."""
     settings = _task_settings(config, testing=True)
@@ -67,7 +67,7 @@ def test_task(
 
 
 def train_task(
-    row: Row, config: FewShotConfig
+    row: FewShotMethod, config: FewShotConfig
 ) -> EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads:
     """What the row is trained on."""
     settings = _task_settings(config, testing=False)
@@ -84,12 +84,12 @@ def _task_settings(config: FewShotConfig, *, testing: bool) -> dict[str, Any]:
     return {**settings, **config.task_settings}
 
 
-def train_settings(row: Row, config: FewShotConfig) -> TrainSettings:
+def train_settings(row: FewShotMethod, config: FewShotConfig) -> TrainSettings:
     """How the row is meta-trained."""
     own: dict[str, Any] = {
         "objective": "last",
         "objective_data": "validation",
-        "unit_spread": 0.0,
+        "param_rescale_range": 0.0,
         "estimator": row.estimator,
         "estimator_settings": dict(row.estimator_settings),
         "runs": row.meta_batch,
@@ -154,7 +154,9 @@ def make_trainer(
     )
 
 
-def _validator(row: Row, config: FewShotConfig, device: torch.device) -> EpisodeValidator | None:
+def _validator(
+    row: FewShotMethod, config: FewShotConfig, device: torch.device
+) -> EpisodeValidator | None:
     if not config.validate:
         return None
     task = test_task(row, config, split="validation")
@@ -199,7 +201,7 @@ def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
         "outer_steps": trainer.outer_step,
         "minutes": round(trainer.seconds / 60, 2),
         "diverged_runs": trainer.diverged,
-        "skipped_steps": trainer.descent.skipped,
+        "skipped_steps": trainer.meta_optimizer.skipped,
         "inner_steps": {"training": list(settings.horizons), "testing": row.test_steps},
         "inner_lr": row.inner_lr,
         "episodes_of": _episodes_of(task),
@@ -227,7 +229,7 @@ def _episodes_of(task: EpisodeTask | ScoredEpisodes) -> dict[str, Any]:
     return {k: v for k, v in asdict(own).items() if k not in ("folder", "download")}
 
 
-def _adapted(row: Row, task: EpisodeTask | ScoredEpisodes) -> int:
+def _adapted(row: FewShotMethod, task: EpisodeTask | ScoredEpisodes) -> int:
     if isinstance(task, ScoredEpisodes):
         return task.module.solved_parameters
     return _count(row.start(task)[1])

@@ -8,8 +8,8 @@ import torch
 
 from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.heads.task import ScoredEpisodes
-from meta_train.few_shot.methods.spec import Row
-from meta_train.inner.meta_parameters import Learner
+from meta_train.few_shot.methods.spec import FewShotMethod
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.describe import describe
 from meta_train.tasks.episodes.base import EpisodeTask
@@ -28,7 +28,7 @@ class EpisodeValidator:
 
     def __init__(
         self,
-        row: Row,
+        row: FewShotMethod,
         task: EpisodeTask | ScoredEpisodes,
         episodes: int,
         seed: int,
@@ -45,13 +45,13 @@ class EpisodeValidator:
         steps = {"steps": self.row.test_steps, "lr": self.row.inner_lr}
         return {"episodes": self.episodes, **steps, "task": describe(self.task)}
 
-    def __call__(self, learner: Learner) -> float:
+    def __call__(self, meta_parameters: MetaParameters) -> float:
         """Validate.
 
         Returns:
             The share of wrong classes, or the squared error: the less the better.
         """
-        rule, phi = self.row.ready(learner, self.task)
+        rule, phi = self.row.ready(meta_parameters, self.task)
         steps = self.row.test_steps if self.row.method is None else 0
         evaluation = evaluate(
             rule,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.run_state import load_runs, save_runs
 from meta_train.inner.runs import RunPlan, Runs
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import derive_seed, generator
-from meta_train.tasks.base import Family, Member, Task
+from meta_train.tasks.base import SampledTask, Task, TaskFamily
 from meta_train.tasks.reparametrized import Reparametrized
 
 LIFE = 4
@@ -24,15 +24,15 @@ class Groups:
     """All inner runs of a meta-training.
 
     Args:
-        learner: the meta-parameters.
+        meta_parameters: the meta-parameters.
         family: each group's task is drawn from it.
         plan: how runs begin and end.
         groups: how many.
         runs: inner runs of a group, copies not counted, all processes together.
-        unit_spread: see `Reparametrized`.
-        loss_spread: see there.
+        param_rescale_range: see `Reparametrized`.
+        loss_rescale_range: see there.
         seed: of every draw.
-        ranks: this process holds its share of every group's runs.
+        distributed: this process holds its share of every group's runs.
         device: where tensors live.
 
     Attributes:
@@ -42,44 +42,44 @@ class Groups:
 
     def __init__(
         self,
-        learner: Learner,
-        family: Family,
+        meta_parameters: MetaParameters,
+        family: TaskFamily,
         plan: RunPlan,
         *,
         groups: int,
         runs: int,
-        unit_spread: float,
-        loss_spread: float,
+        param_rescale_range: float,
+        loss_rescale_range: float,
         seed: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
         device: torch.device,
     ) -> None:
-        self.learner = learner
+        self.meta_parameters = meta_parameters
         self.family = family
         self.plan = plan
         self.total = runs
-        self.spreads = unit_spread, loss_spread
+        self.spreads = param_rescale_range, loss_rescale_range
         self.seed = seed
-        self.indices = ranks.share(runs)
+        self.indices = distributed.share(runs)
         self.device = device
         self.generations = [0] * groups
-        self.members: list[Member] = [None] * groups  # type: ignore[list-item]
+        self.members: list[SampledTask] = [None] * groups  # type: ignore[list-item]
         self.runs: list[Runs] = [None] * groups  # type: ignore[list-item]
         for group in range(groups):
             self._make(group, 0, 0.0)
 
     def _make(self, group: int, generation: int, progress: float) -> None:
         """Draw a group's task and begin its runs; their lengths depend on the progress."""
-        member = self.family.member(generator(self.seed, "member", group, generation))
-        unit_spread, loss_spread = self.spreads
+        member = self.family.sample_task(generator(self.seed, "member", group, generation))
+        param_rescale_range, loss_rescale_range = self.spreads
         task: Task = member.task
-        if unit_spread or loss_spread:
-            task = Reparametrized(task, unit_spread, loss_spread)
+        if param_rescale_range or loss_rescale_range:
+            task = Reparametrized(task, param_rescale_range, loss_rescale_range)
         first = group == generation == 0
         self.generations[group] = generation
         self.members[group] = member
         self.runs[group] = Runs(
-            self.learner,
+            self.meta_parameters,
             task,
             self.plan,
             indices=self.indices,
@@ -105,8 +105,8 @@ class Groups:
             runs.progress = progress
 
     def _generation_at(self, outer_step: int, group: int) -> int:
-        if self.plan.window is not None:
-            life = -(-LIFE * self.plan.horizons.longest() // self.plan.window)
+        if self.plan.truncation_length is not None:
+            life = -(-LIFE * self.plan.horizons.longest() // self.plan.truncation_length)
         else:  # in whole runs, unless earlier ones are gone on from, which needs them to be kept
             life = LIFE if self.plan.restart else 1
         # Groups change their tasks one after another.
@@ -119,7 +119,7 @@ class Groups:
 
     def shapes(self) -> dict[str, list[int]]:
         """Names and shapes of the parameters of the first task that the family draws."""
-        member = self.family.member(generator(self.seed, "member", 0, 0))
+        member = self.family.sample_task(generator(self.seed, "member", 0, 0))
         problem = member.task.sample(generator(self.seed, "problem", 0, 0), torch.device("cpu"))
         tensors = {**problem.fixed, **problem.parameters}
         return {name: list(value.shape) for name, value in tensors.items()}

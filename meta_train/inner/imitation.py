@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from learned_opt.functional import propose
+from learned_opt.functional import compute_updates
 from learned_opt.rules import create_rule
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from meta_train.inner.state import InnerState
@@ -75,7 +75,7 @@ class Teacher:
         def one_step(
             gradients: list[Tensor], parameters: list[Tensor], states: list[State]
         ) -> tuple[list[Tensor], list[State]]:
-            return propose(self.rule, gradients, parameters, states, Context())
+            return compute_updates(self.rule, gradients, parameters, states, Context())
 
         if vectorize and not isinstance(self.rule, CoordinateRule):
             one_step = vmap(one_step)

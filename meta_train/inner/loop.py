@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from learned_opt.functional import move, propose
+from learned_opt.functional import apply_update, compute_updates
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.masking import LossWithGradient, largest, lead, where_alive
@@ -243,9 +243,9 @@ class InnerLoop:
         ) -> tuple[list[Tensor], list[State]]:
             context = Context(loss=loss, total_steps=total)
             rule = self._rule_with(weights)
-            deltas, new_states = propose(rule, gradients, parameters, states, context)
+            deltas, new_states = compute_updates(rule, gradients, parameters, states, context)
             moved = [
-                move(
+                apply_update(
                     parameter,
                     delta,
                     lead(lr, parameter) if isinstance(lr, Tensor) else lr,

@@ -13,7 +13,7 @@ from meta_train.inner.state import InnerState
 from meta_train.tasks.base import Problem, Tensors
 
 
-class Learner(nn.Module):
+class MetaParameters(nn.Module):
     """What meta-training trains: the rule, and where inner training starts.
 
     Args:

@@ -16,7 +16,8 @@ class RunPlan:
 
     Attributes:
         horizons: their lengths.
-        window: inner steps per outer step, to which lengths are rounded up; None for whole runs.
+        truncation_length: inner steps per outer step, to which lengths are rounded up; None for
+            whole runs.
         copies: runs that share each problem and its batches (2: an antithetic pair).
         restart: a new run goes on, with this probability, from where an earlier one ended (see
             `RestartBuffer`).
@@ -26,7 +27,7 @@ class RunPlan:
     """
 
     horizons: Horizons
-    window: int | None = None
+    truncation_length: int | None = None
     copies: int = 1
     restart: float = 0.0
     dtype: torch.dtype | None = None

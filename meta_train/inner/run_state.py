@@ -17,7 +17,7 @@ def save_runs(runs: Runs) -> Saved:
     result = {}
     for run, index in enumerate(runs.indices):
         tensors = {}
-        if runs.plan.window is not None:  # whole runs end with their outer step
+        if runs.plan.truncation_length is not None:  # whole runs end with their outer step
             # Copies: the tensors themselves are written over when a run is replaced.
             tensors = {k: v[runs.rows_of(run)].clone() for k, v in runs.inner.named_tensors()}
         tensors.update({f"carried/{k}": v[run].clone() for k, v in runs.carried.items()})
@@ -52,7 +52,7 @@ def load_runs(runs: Runs, saved: Saved) -> None:
         runs.offsets[run], runs.lengths[run] = facts["offset"], facts["length"]
         runs.origins[run] = (facts["origin"][0], facts["origin"][1])
         runs.problems[run] = runs.problem_of(runs.origins[run])
-        if runs.plan.window is not None:
+        if runs.plan.truncation_length is not None:
             for name, target in runs.inner.named_tensors():
                 target[runs.rows_of(run)] = tensors[name]
         for name, value in tensors.items():

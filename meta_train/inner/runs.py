@@ -19,7 +19,7 @@ from torch import Tensor
 
 from meta_train.inner.batches import BatchStream, cast
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner, link
+from meta_train.inner.meta_parameters import MetaParameters, link
 from meta_train.inner.restart_buffer import Kept, RestartBuffer
 from meta_train.inner.run_plan import RunPlan
 from meta_train.inner.state import InnerState, map_states, start
@@ -34,7 +34,8 @@ class Runs:
     """A fixed number of inner runs of one task.
 
     Args:
-        learner: its rule makes the optimizer state; its initialisation, if it has one, the start.
+        meta_parameters: the rule, which makes the optimizer state, and the initialisation, where
+            one is learned.
         task: problems come from here.
         plan: how runs begin and end.
         indices: which runs these are, of all that all processes hold.
@@ -53,7 +54,7 @@ class Runs:
 
     def __init__(
         self,
-        learner: Learner,
+        meta_parameters: MetaParameters,
         task: Task,
         plan: RunPlan,
         *,
@@ -63,7 +64,7 @@ class Runs:
         device: torch.device,
         progress: float = 0.0,
     ) -> None:
-        self.learner = learner
+        self.meta_parameters = meta_parameters
         self.task = task
         self.plan = plan
         self.indices = list(indices)
@@ -79,10 +80,10 @@ class Runs:
         self.progress = progress
         self.problems: list[Problem] = []
         self.lengths = [self._length(run) for run in range(len(self.indices))]
-        if plan.window is not None:
+        if plan.truncation_length is not None:
             # Spread the ends of the first runs: otherwise all would stay of one age.
             self.lengths = [
-                max(plan.window, length * (index + 1) // total)
+                max(plan.truncation_length, length * (index + 1) // total)
                 for length, index in zip(self.lengths, self.indices, strict=True)
             ]
             self.begin_all()
@@ -93,7 +94,7 @@ class Runs:
         # Rows of it are written over.
         self.inner: InnerState = map_states(_whole, self._start(self.problems))
 
-    def equip(self, loop: InnerLoop) -> InnerLoop:
+    def bind(self, loop: InnerLoop) -> InnerLoop:
         """The same loop on the loss and the planned steps of these runs."""
         return replace(loop, loss=self.problems[0].loss, total_steps=self._totals())
 
@@ -105,7 +106,7 @@ class Runs:
         """Whether to run these at once, from the work of one step; for estimators that can."""
         if self.chosen is None:
             self.chosen = choose_vectorize(
-                self.learner.rule,
+                self.meta_parameters.rule,
                 self.problems[0],
                 self.count,
                 self.device,
@@ -128,9 +129,9 @@ class Runs:
         return self.plan.horizons.sample(source, self.progress)
 
     def _start(self, problems: Sequence[Problem]) -> InnerState:
-        problems = self.learner.place(problems)
+        problems = self.meta_parameters.place(problems)
         teacher = None if self.plan.teacher is None else self.plan.teacher.rule
-        inner = start(self.learner.rule, problems, vectorize=True, teacher=teacher).detach()
+        inner = start(self.meta_parameters.rule, problems, vectorize=True, teacher=teacher).detach()
         if self.plan.copies > 1:
             inner = map_states(lambda t: t.repeat(self.plan.copies, *([1] * (t.dim() - 1))), inner)
         return InnerState(
@@ -143,15 +144,15 @@ class Runs:
             cast(inner.fixed, self.plan.dtype),
         )
 
-    def linked(self) -> InnerState:
+    def state_with_grad(self) -> InnerState:
         """The state, in which runs that begin now start at the learned initialisation itself.
 
         So that a meta-gradient reaches it; elsewhere this is `inner`. What inner training leaves as
         it is follows the learned initialisation at any age.
         """
-        return link(self.inner, self.learner.initialization(), self.begin_now())
+        return link(self.inner, self.meta_parameters.initialization(), self.just_started())
 
-    def begin_now(self) -> Tensor:
+    def just_started(self) -> Tensor:
         """Which runs have taken no step at all, `[copies * runs]`, on the CPU."""
         taken = [age + offset for age, offset in zip(self.ages, self.offsets, strict=True)]
         return torch.tensor([steps == 0 for steps in taken] * self.plan.copies)
@@ -181,13 +182,13 @@ class Runs:
 
     def _totals(self) -> Tensor:
         """The planned number of steps of every run, `[copies * runs]`."""
-        window = self.plan.window or 1
+        truncation_length = self.plan.truncation_length or 1
         totals = [
-            offset + -(-length // window) * window
+            offset + -(-length // truncation_length) * truncation_length
             for offset, length in zip(self.offsets, self.lengths, strict=True)
         ]
         return torch.tensor(
-            totals * self.plan.copies, dtype=self.learner.rule.dtype, device=self.device
+            totals * self.plan.copies, dtype=self.meta_parameters.rule.dtype, device=self.device
         )
 
     def advance(self, inner: InnerState, steps: int) -> int:
@@ -209,7 +210,7 @@ class Runs:
             self._replace(run, finished=lives[run])
         return int((~alive).sum())
 
-    def renew(self, outer_step: int) -> int:
+    def reset(self, outer_step: int) -> int:
         """Replace all runs by ones of one length.
 
         Returns:

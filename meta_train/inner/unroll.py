@@ -21,27 +21,29 @@ class Data:
 
     Attributes:
         training: batches to train on.
-        judging: batches to judge by; None judges each step by the next training batch.
+        outer_batches: batches to judge by; None judges each step by the next training batch.
         seed: of what the loss itself draws (dropout).
         end_only: judge after the last step alone, if there is data to judge by: what an objective
             of the last loss needs, at the cost of one judgement.
     """
 
     training: BatchStream
-    judging: BatchStream | None
+    outer_batches: BatchStream | None
     seed: int
     end_only: bool = False
 
     def mark(self) -> list[Mark]:
         """Remember where all streams stand."""
-        streams = [self.training] if self.judging is None else [self.training, self.judging]
+        streams = (
+            [self.training] if self.outer_batches is None else [self.training, self.outer_batches]
+        )
         return [stream.mark() for stream in streams]
 
     def rewind(self, marks: list[Mark]) -> None:
         """Go back to where `mark` was called."""
         self.training.rewind(marks[0])
-        if self.judging is not None:
-            self.judging.rewind(marks[1])
+        if self.outer_batches is not None:
+            self.outer_batches.rewind(marks[1])
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def roll_out(
     Raises:
         ValueError: no step, and no data to judge by.
     """
-    if steps == 0 and data.judging is None:
+    if steps == 0 and data.outer_batches is None:
         raise ValueError('no inner step needs data to judge by: objective_data="validation", say')
     losses, distances = [], []
     with own_randomness(inner.alive.device):  # losses may draw from it
@@ -96,17 +98,17 @@ def roll_out(
             torch.manual_seed(derive_seed(data.seed, first + step))
             inner, loss, distance = loop.imitate(inner, batch)
             distances.append(distance)
-            if data.judging is not None and not data.end_only:
-                inner, judged = _judge(loop, inner, data.judging.next())
+            if data.outer_batches is not None and not data.end_only:
+                inner, judged = _judge(loop, inner, data.outer_batches.next())
                 losses.append(judged)
-            elif data.judging is None and first + step:  # the very first loss judges nothing
+            elif data.outer_batches is None and first + step:  # the very first loss judges nothing
                 losses.append(loss)
             if step + 1 < steps:
                 batch = data.training.next()
-        if data.judging is not None and (data.end_only or steps == 0) and not more:
-            inner, judged = _judge(loop, inner, data.judging.next())
+        if data.outer_batches is not None and (data.end_only or steps == 0) and not more:
+            inner, judged = _judge(loop, inner, data.outer_batches.next())
             losses.append(judged)
-        if data.judging is None and not more:
+        if data.outer_batches is None and not more:
             # The last update is judged too, by the batch that would come next.
             torch.manual_seed(derive_seed(data.seed, first + steps))
             place = data.training.mark()
@@ -126,18 +128,20 @@ def _judge(loop: InnerLoop, inner: InnerState, batch: Batch) -> tuple[InnerState
     return replace(inner, alive=looked.alive), loss
 
 
-def data_of(runs: Runs, judging: str, outer_step: int, *, end_only: bool = False) -> Data:
+def data_of(runs: Runs, outer_batches: str, outer_step: int, *, end_only: bool = False) -> Data:
     """What the runs read in an outer step.
 
     Args:
         runs: inner runs.
-        judging: see `Judgement.data`.
+        outer_batches: see `MetaObjective.data`.
         outer_step: seeds the draws.
         end_only: see `Data`.
     """
     return Data(
         training=runs.stream(outer_step),
-        judging=None if judging == "training" else runs.stream(outer_step, judging),
+        outer_batches=None
+        if outer_batches == "training"
+        else runs.stream(outer_step, outer_batches),
         seed=derive_seed(runs.seed, "randomness", outer_step),
         end_only=end_only,
     )

@@ -6,11 +6,11 @@ import sys
 
 from jsonargparse import ArgumentParser
 
-from meta_train.jobs.command import PROGRAM, OneLineParser, read_config, verdict
+from meta_train.jobs.command import PROGRAM, OneLineParser, exit_status, read_config
 from meta_train.jobs.config import MainConfig
 from meta_train.jobs.meta_training import run
-from meta_train.runtime.distributed import EndedElsewhere, ProcessLost
-from meta_train.runtime.signals import Interrupted, NotLearning
+from meta_train.runtime.distributed import FailedOnOtherRank, ProcessLost
+from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 DESCRIPTION = """Meta-train an optimizer that is a neural network, then compare it with tuned
 hand-designed ones on tasks that it has not seen. Without arguments: an LSTM on small
@@ -51,10 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
     config, write_config = read_config(parser, arguments, MainConfig)
     try:
         run(config, write_config)
-    except EndedElsewhere as ended:  # which is said there
-        return verdict(ended.__cause__)[0]
-    except (Interrupted, KeyboardInterrupt, NotLearning, ProcessLost, ValueError, OSError) as error:
-        status, text = verdict(error)
+    except FailedOnOtherRank as ended:  # which is said there
+        return exit_status(ended.__cause__)[0]
+    except (
+        Interrupted,
+        KeyboardInterrupt,
+        TrainingStalled,
+        ProcessLost,
+        ValueError,
+        OSError,
+    ) as error:
+        status, text = exit_status(error)
         print(text, file=sys.stderr)
         return status
     return 0

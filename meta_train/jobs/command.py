@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from learned_opt.files import write_atomically
 from meta_train.runtime.distributed import started_first
-from meta_train.runtime.signals import Interrupted, NotLearning
+from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 PROGRAM = "python -m meta_train"
 
@@ -53,12 +53,12 @@ def read_config(
         parser.error(str(error))
 
 
-def verdict(error: BaseException | None, program: str = PROGRAM) -> tuple[int, str]:
+def exit_status(error: BaseException | None, program: str = PROGRAM) -> tuple[int, str]:
     """Exit status and a line to show."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "\nstopped at once; a run goes on with --out FOLDER --resume true"
     if isinstance(error, Interrupted):
         return 130, f"\n{error}"
     status = 2 if isinstance(error, (ValueError, OSError)) else 1
-    status = 3 if isinstance(error, NotLearning) else status
+    status = 3 if isinstance(error, TrainingStalled) else status
     return status, f"{program}: error: {' '.join(str(error).split())}"

@@ -23,10 +23,10 @@ from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
-from meta_train.runtime.distributed import ProcessLost, Ranks, joined
+from meta_train.runtime.distributed import DistributedContext, ProcessLost, joined
 from meta_train.runtime.seeding import derive_seed
-from meta_train.runtime.signals import Interrupted, NotLearning
-from meta_train.tasks import Family, create_task
+from meta_train.runtime.signals import Interrupted, TrainingStalled
+from meta_train.tasks import TaskFamily, create_task
 
 
 def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
@@ -44,17 +44,17 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
         ValueError: unknown names, a damaged checkpoint.
         FileExistsError: the folder holds a run and `resume` was not asked for.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
-        NotLearning: outer steps keep being of no use; the checkpoint is written.
+        TrainingStalled: outer steps keep being of no use; the checkpoint is written.
         ProcessLost: another process has ended; the newest checkpoint stands.
-        EndedElsewhere: another process has failed, and says why.
+        FailedOnOtherRank: another process has failed, and says why.
     """
     began = time.monotonic()
     torch.set_num_threads(config.threads)
-    with joined(config.device) as (ranks, device):
+    with joined(config.device) as (distributed, device):
         task = create_task(config.task, **config.task_settings)
-        trainer, folder = _meta_train(config, task, ranks, device, write_config)
+        trainer, folder = _meta_train(config, task, distributed, device, write_config)
     # The others are done: nobody waits for the comparison.
-    if ranks.first:
+    if distributed.first:
         _compare(config, task, trainer, folder)
         print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
         print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
@@ -63,8 +63,8 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
 
 def _meta_train(
     config: MainConfig,
-    task: Family,
-    ranks: Ranks,
+    task: TaskFamily,
+    distributed: DistributedContext,
     device: torch.device,
     write_config: Callable[[Path], object],
 ) -> tuple[MetaTrainer, Path]:
@@ -78,37 +78,37 @@ def _meta_train(
         config.train,
         device=device,
         validate=Validator(task.validation(), config.evaluate.steps, device),
-        ranks=ranks,
+        distributed=distributed,
     )
-    folder = trainer.folder = ranks.from_first(lambda: _run_folder(config))
+    folder = trainer.folder = distributed.from_first(lambda: _run_folder(config))
     if config.resume and not trainer.resume():
         raise ValueError(
             f"there is no checkpoint to resume from in {folder / 'checkpoints'}: "
             "begin without --resume"
         )
     hint = f"go on with --out {folder} --resume true"
-    ranks.from_first(lambda: write_config(folder / "config.yaml"))
-    if ranks.first:
-        shared = f"   ({ranks.size} processes)" if ranks.size > 1 else ""
+    distributed.from_first(lambda: write_config(folder / "config.yaml"))
+    if distributed.first:
+        shared = f"   ({distributed.size} processes)" if distributed.size > 1 else ""
         _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder}){shared}")
     try:
         trained = trainer.train(progress=config.progress)
-    except (Interrupted, NotLearning) as stop:
+    except (Interrupted, TrainingStalled) as stop:
         raise type(stop)(f"{stop}; {hint}") from None
     except ProcessLost as lost:
         raise ProcessLost(f"{lost}; the newest checkpoint stands: {hint}") from lost
-    if ranks.first:
+    if distributed.first:
         _say(
             f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
             f"{trainer.seconds / 60:.1f} min, {trainer.diverged} diverged runs, "
-            f"{trainer.descent.skipped} skipped steps"
+            f"{trainer.meta_optimizer.skipped} skipped steps"
         )
         # Now, lest an interrupted comparison take them along; once more later, with the table.
         save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
     return trainer, folder
 
 
-def _compare(config: MainConfig, task: Family, trainer: MetaTrainer, folder: Path) -> None:
+def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder: Path) -> None:
     trained = trainer.kept.rule
     columns = columns_for(task, config.evaluate)
     table = evaluate(trained, columns, config.evaluate, trainer.device, progress=config.progress)
@@ -136,13 +136,13 @@ def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
             "stopped_early": trainer.outer_step < config.train.outer_steps,
             "minutes": round(trainer.seconds / 60, 2),
             "diverged_runs": trainer.diverged,
-            "skipped_steps": trainer.descent.skipped,
+            "skipped_steps": trainer.meta_optimizer.skipped,
         },
         "torch": torch.__version__,
     }
 
 
-def columns_for(family: Family, settings: EvaluateSettings) -> list[Column]:
+def columns_for(family: TaskFamily, settings: EvaluateSettings) -> list[Column]:
     """The held-out tasks of a task, and its family at ten times the horizon."""
     steps = settings.steps
     held_out = family.held_out()

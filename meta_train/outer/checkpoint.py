@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = frozenset(
     {
-        *("outer_steps", "max_minutes", "patience", "max_skipped"),
+        *("outer_steps", "max_minutes", "patience", "max_consecutive_skips"),
         *("checkpoint_every", "keep_checkpoints", "gates_every"),
     }
 )
@@ -42,19 +42,19 @@ def save_snapshot(trainer: MetaTrainer, folder: Path) -> None:
     """
     own, run_facts = trainer.groups.state_dict()
     # Each process's runs, brought to the first one's CPU; the rest is the same everywhere.
-    parts = trainer.ranks.gather(({k: v.cpu() for k, v in own.items()}, run_facts))
+    parts = trainer.distributed.gather(({k: v.cpu() for k, v in own.items()}, run_facts))
 
     def write() -> None:
         tensors = {f"inner/{key}": value for part, _ in parts for key, value in part.items()}
-        for part in ("learner", "best"):
+        for part in ("meta_parameters", "best"):
             for key, value in getattr(trainer, part).state_dict().items():
                 tensors[f"{part}/{key}"] = value
-        descent, descent_facts = trainer.descent.state_dict()
-        tensors.update({f"descent/{key}": value for key, value in descent.items()})
+        meta_optimizer, descent_facts = trainer.meta_optimizer.state_dict()
+        tensors.update({f"meta_optimizer/{key}": value for key, value in meta_optimizer.items()})
         facts = {
             **{name: getattr(trainer, name) for name in COUNTERS},
             "best_value": trainer.best_value if math.isfinite(trainer.best_value) else None,
-            "descent": descent_facts,
+            "meta_optimizer": descent_facts,
             "groups": {
                 **run_facts,
                 "runs": {key: value for _, one in parts for key, value in one["runs"].items()},
@@ -64,7 +64,7 @@ def save_snapshot(trainer: MetaTrainer, folder: Path) -> None:
         keep = trainer.settings.keep_checkpoints
         write_checkpoint(folder, trainer.outer_step, tensors, facts, keep)
 
-    trainer.ranks.from_first(write)
+    trainer.distributed.from_first(write)
 
 
 def made_with(trainer: MetaTrainer) -> dict[str, Any]:
@@ -88,16 +88,16 @@ def load_newest(trainer: MetaTrainer, folder: Path) -> bool:
     Raises:
         ValueError: all are damaged, or of another rule, another task or other settings.
     """
-    newest = trainer.ranks.from_first(lambda: read_newest(folder))
+    newest = trainer.distributed.from_first(lambda: read_newest(folder))
     if newest is None:
         return False
     path, tensors, facts = newest
     if differs := difference(facts["made_with"], made_with(trainer)):
         raise ValueError(f"{path} was made with {differs}: resume with the same task and settings")
     parts = _unflatten(tensors)
-    for part in ("learner", "best"):
+    for part in ("meta_parameters", "best"):
         getattr(trainer, part).load_state_dict(parts[part])
-    trainer.descent.load_state_dict(parts["descent"], facts["descent"])
+    trainer.meta_optimizer.load_state_dict(parts["meta_optimizer"], facts["meta_optimizer"])
     trainer.groups.load_state_dict(parts.get("inner", {}), facts["groups"])
     for name in COUNTERS:
         setattr(trainer, name, facts[name])

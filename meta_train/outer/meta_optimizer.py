@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 
 if TYPE_CHECKING:
     from meta_train.outer.settings import TrainSettings
@@ -41,25 +41,25 @@ META_OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingPro
 )
 
 
-class Descent:
+class MetaOptimizer:
     """Takes outer steps.
 
     Args:
-        learner: is changed in place.
+        meta_parameters: is changed in place.
         settings: see `TrainSettings`.
 
     Attributes:
-        average: a moving average of the learner.
+        average: a moving average of the meta-parameters.
         skipped: outer steps whose gradient was not finite, an outlier, or of no run at all.
         skipped_in_a_row: those since the last step that was taken.
     """
 
-    def __init__(self, learner: Learner, settings: TrainSettings) -> None:
-        self.learner = learner
+    def __init__(self, meta_parameters: MetaParameters, settings: TrainSettings) -> None:
+        self.meta_parameters = meta_parameters
         self.settings = settings
-        self.average = copy.deepcopy(learner).requires_grad_(False)
+        self.average = copy.deepcopy(meta_parameters).requires_grad_(False)
         make = META_OPTIMIZERS[settings.meta_optimizer]
-        self.optimizer = make(list(learner.parameters()), settings.lr)
+        self.optimizer = make(list(meta_parameters.parameters()), settings.lr)
         self.skipped = 0
         self.skipped_in_a_row = 0
         self.recent_norms: deque[float] = deque(maxlen=41)
@@ -68,7 +68,7 @@ class Descent:
         """Take one outer step, or skip it.
 
         Args:
-            gradients: one per parameter of the learner.
+            gradients: one per meta-parameter.
             outer_step: from 1.
             useful: some run has given a gradient; otherwise they are zeros that mean nothing.
 
@@ -82,16 +82,16 @@ class Descent:
             self.skipped_in_a_row += 1
         else:
             self.skipped_in_a_row = 0
-            shrink = min(1.0, settings.clip / max(norm, 1e-12))
-            for weight, gradient in zip(self.learner.parameters(), gradients, strict=True):
+            shrink = min(1.0, settings.grad_clip_norm / max(norm, 1e-12))
+            for weight, gradient in zip(self.meta_parameters.parameters(), gradients, strict=True):
                 weight.grad = gradient * shrink
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(outer_step)
             self.optimizer.step()
-        decay = min(settings.averaging, outer_step / (outer_step + 10))
+        decay = min(settings.ema_decay, outer_step / (outer_step + 10))
         with torch.no_grad():
             for mean, weight in zip(
-                self.average.parameters(), self.learner.parameters(), strict=True
+                self.average.parameters(), self.meta_parameters.parameters(), strict=True
             ):
                 mean.lerp_(weight, 1 - decay)
         return norm
@@ -100,13 +100,13 @@ class Descent:
         if not math.isfinite(norm):
             return True
         self.recent_norms.append(norm)
-        return norm > self.settings.outlier * statistics.median(self.recent_norms)
+        return norm > self.settings.outlier_factor * statistics.median(self.recent_norms)
 
     def rate(self, outer_step: int) -> float:
         """The meta-optimizer's rate in an outer step, from 1."""
         settings = self.settings
         gone = min(1.0, outer_step / max(settings.outer_steps, 1))
-        factor = SCHEDULES[settings.schedule](gone, settings.lr_end)
+        factor = SCHEDULES[settings.schedule](gone, settings.final_lr_fraction)
         return settings.lr * min(1.0, outer_step / WARMUP) * factor
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meta_train.estimators import Estimate, combine
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Reduced:
     """What all runs of all processes together say.
 
     Attributes:
-        gradients: one per parameter of the learner.
+        gradients: one per meta-parameter.
         meta_loss: mean over the runs that count.
         mean_loss: mean inner loss.
         group_losses: the mean meta-loss of each group; NaN where all of its runs diverged.
@@ -41,13 +41,13 @@ class Reduced:
 
 
 def reduce_estimates(
-    estimates: Sequence[Estimate], ranks: Ranks, *, stop: bool, late: bool
+    estimates: Sequence[Estimate], distributed: DistributedContext, *, stop: bool, late: bool
 ) -> Reduced:
     """Average over the runs that count, in one message between the processes.
 
     Args:
         estimates: of each group, on this process's share of its runs.
-        ranks: the processes.
+        distributed: the processes.
         stop: this process was told to stop.
         late: this process's time is over.
     """
@@ -65,10 +65,10 @@ def reduce_estimates(
             for w, mean in zip(weights, means, strict=True)
         ]
     )
-    if ranks.size > 1:
+    if distributed.size > 1:
         # In double precision, so that how runs are spread changes next to nothing.
         scaled = [own.counted * gradient.double() for gradient in gradients]
-        *summed, sums, facts = ranks.sum([*scaled, sums, facts])
+        *summed, sums, facts = distributed.sum([*scaled, sums, facts])
         total = facts[len(flags)].clamp_min(1)
         gradients = [(s / total).to(g.dtype) for s, g in zip(summed, gradients, strict=True)]
     # One transfer from the device.

@@ -46,13 +46,13 @@ class TrainSettings:
         horizon_stages: a curriculum in place of `horizons`: meta-training is divided evenly, and
             each part has its own (Chen et al. 2020, arXiv 2010.09089).
         inner_lr: factor on the rule's updates, negative ones too; by default the rule's own.
-        window: inner steps between outer steps, where runs go on from one to the next (the
-            truncation length).
+        truncation_length: inner steps per outer step, for estimators that carry inner runs on from
+            one outer step to the next (truncated, pes).
         restart: probability with which a new run goes on from where an earlier one ended (ELO 2026,
             arXiv 2607.06772).
-        unit_spread: each tensor of an inner problem is put in units of exp(U(+-this)) (Lv et al.
-            2017, arXiv 1703.03633).
-        loss_spread: each problem's loss is multiplied by exp(U(+-this)).
+        param_rescale_range: re-parametrise each tensor of an inner problem by a random factor
+            exp(U(-r, r)), r being this range (Lv et al. 2017, arXiv 1703.03633).
+        loss_rescale_range: multiply each problem's loss by a random factor exp(U(-r, r)).
         objective: sum, sqrt, log, last, log-last or log-tail (estimators/objectives.py).
         objective_data: the losses are those on the next "training" batch, on "fresh" batches of the
             same data, or on "validation" data that inner training does not see.
@@ -69,12 +69,12 @@ class TrainSettings:
             the engine finds faster ("auto").
         meta_optimizer: adam, adamw, rmsprop or sgd (`torch.optim`).
         lr: its rate, warmed up over 20 steps.
-        lr_end: the last rate as a share of `lr`.
+        final_lr_fraction: the last rate as a share of `lr`.
         schedule: how the rate gets there: cosine, linear, exponential or constant.
-        clip: bound on the norm of the meta-gradient.
-        outlier: skip an outer step whose gradient norm is so many times the running median.
-        max_skipped: stop with an error after so many skipped outer steps in a row.
-        averaging: decay of the moving average of weights that is evaluated and shipped.
+        grad_clip_norm: bound on the norm of the meta-gradient.
+        outlier_factor: skip an outer step whose gradient norm is so many times the running median.
+        max_consecutive_skips: stop with an error after so many skipped outer steps in a row.
+        ema_decay: decay of the moving average of weights that is evaluated and shipped.
         validate_every: outer steps between evaluations on validation tasks; the best one is kept.
         patience: stop after so many evaluations without a new best one (0: never).
         checkpoint_every: outer steps between checkpoints.
@@ -95,10 +95,10 @@ class TrainSettings:
     horizon_draw: str = "listed"
     horizon_stages: tuple[tuple[int, ...], ...] = ()
     inner_lr: float | None = None
-    window: int = 20
+    truncation_length: int = 20
     restart: float = 0.0
-    unit_spread: float = 1.0
-    loss_spread: float = 0.0
+    param_rescale_range: float = 1.0
+    loss_rescale_range: float = 0.0
     objective: str = "sqrt"
     objective_data: str = "training"
     imitate: str | None = None
@@ -109,12 +109,12 @@ class TrainSettings:
     vectorize: str = "auto"
     meta_optimizer: str = "adam"
     lr: float = 5e-3
-    lr_end: float = 0.05
+    final_lr_fraction: float = 0.05
     schedule: str = "cosine"
-    clip: float = 1.0
-    outlier: float = 10.0
-    max_skipped: int = 50
-    averaging: float = 0.98
+    grad_clip_norm: float = 1.0
+    outlier_factor: float = 10.0
+    max_consecutive_skips: int = 50
+    ema_decay: float = 0.98
     validate_every: int = 50
     patience: int = 0
     checkpoint_every: int = 100
@@ -159,22 +159,35 @@ class TrainSettings:
 
     def _check_numbers(self) -> None:
         at_least_one = (
-            *("runs", "groups", "window", "max_skipped"),
+            *("runs", "groups", "truncation_length", "max_consecutive_skips"),
             *("validate_every", "checkpoint_every", "keep_checkpoints"),
         )
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("outer_steps", "gates_every", "patience", "unit_spread", "loss_spread"):
+        for name in (
+            "outer_steps",
+            "gates_every",
+            "patience",
+            "param_rescale_range",
+            "loss_rescale_range",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("max_minutes", "lr", "clip", "outlier"):
+        for name in ("max_minutes", "lr", "grad_clip_norm", "outlier_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("lr_end", "averaging", "restart", "hide_loss"):
+        for name in ("final_lr_fraction", "ema_decay", "restart", "hide_loss"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("max_minutes", "lr", "clip", "outlier", "unit_spread", "loss_spread"):
+        for name in (
+            "max_minutes",
+            "lr",
+            "grad_clip_norm",
+            "outlier_factor",
+            "param_rescale_range",
+            "loss_rescale_range",
+        ):
             if getattr(self, name) > LARGEST:
                 raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(self, name)}")
         if self.inner_lr is not None and not abs(self.inner_lr) <= LARGEST:

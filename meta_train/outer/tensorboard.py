@@ -30,7 +30,7 @@ LOG_EVERY = 10
 """Outer steps from one entry to the next; losses and norms are means over them."""
 
 
-class Watch:
+class TensorBoardLogger:
     """Writes scalars, gates and curves; of several processes, the first one's alone.
 
     Losses, counts and throughput are of all processes together; the horizon and the gates are of
@@ -110,9 +110,9 @@ class Watch:
     def _scalars(self, trainer: MetaTrainer) -> dict[str, float]:
         scalars = {name: sum(values) / len(values) for name, values in self.recent.items()}
         self.recent.clear()
-        scalars["meta/lr"] = trainer.descent.rate(trainer.outer_step)
+        scalars["meta/lr"] = trainer.meta_optimizer.rate(trainer.outer_step)
         scalars["meta/diverged"] = trainer.diverged
-        scalars["meta/skipped"] = trainer.descent.skipped
+        scalars["meta/skipped"] = trainer.meta_optimizer.skipped
         scalars["meta/horizon"] = trainer.groups.mean_horizon()
         since, self.logged_at = self.logged_at, trainer.seconds
         if since is not None and trainer.seconds > since:
@@ -137,7 +137,7 @@ class Watch:
         each time to the step after that of the last time.
         """
         runs = trainer.groups.runs[0]
-        loop = runs.equip(trainer.loop)
+        loop = runs.bind(trainer.loop)
         total = loop.total_steps
         if isinstance(total, torch.Tensor):
             loop = replace(loop, total_steps=total[:1])

@@ -14,25 +14,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from learned_opt.rules.base import UpdateRule
-from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.memory_budget import fit
 from meta_train.estimators.objectives import ANY_SIGN, OBJECTIVES
 from meta_train.inner.groups import Groups
 from meta_train.inner.imitation import create_teacher
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan
 from meta_train.outer.checkpoint import load_newest, save_snapshot
-from meta_train.outer.meta_optimizer import Descent
+from meta_train.outer.meta_optimizer import MetaOptimizer
 from meta_train.outer.progress import Progress
 from meta_train.outer.reduce import Reduced, reduce_estimates
 from meta_train.outer.settings import DTYPES, TrainSettings
-from meta_train.outer.tensorboard import Watch
+from meta_train.outer.tensorboard import TensorBoardLogger
 from meta_train.runtime.device import choose_device
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import generator, seeded
-from meta_train.runtime.signals import Interrupted, NotLearning, stop_signals
-from meta_train.tasks.base import Family
+from meta_train.runtime.signals import Interrupted, TrainingStalled, stop_signals
+from meta_train.tasks.base import TaskFamily
 
 
 class MetaTrainer:
@@ -46,9 +46,9 @@ class MetaTrainer:
             starts where each problem says.
         folder: gets `checkpoints/` and `tensorboard/`; None writes nothing.
         device: where inner training runs; by default the GPU where there is one.
-        validate: `learner -> number` to be small, on tasks that are not meta-trained on; picks the
-            meta-parameters to keep. None keeps the last average.
-        ranks: the processes that share the runs.
+        validate: returns a validation loss of meta-parameters on tasks outside meta-training;
+            lower is better. The best meta-parameters are kept; None keeps the last average.
+        distributed: the processes that share the runs.
 
     Raises:
         ValueError: nothing to train, or settings that do not go together.
@@ -57,21 +57,25 @@ class MetaTrainer:
     def __init__(
         self,
         rule: UpdateRule,
-        family: Family,
+        family: TaskFamily,
         settings: TrainSettings,
         *,
         initialization: Mapping[str, Tensor] | None = None,
         folder: str | PathLike[str] | None = None,
         device: torch.device | str = "auto",
-        validate: Callable[[Learner], float] | None = None,
-        ranks: Ranks | None = None,
+        validate: Callable[[MetaParameters], float] | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.ranks = ranks or Ranks()
+        self.distributed = distributed or DistributedContext()
         if settings.memory != "plain":
 
             def make(plain: TrainSettings) -> MetaTrainer:
-                shared = {"initialization": initialization, "device": device, "ranks": ranks}
+                shared = {
+                    "initialization": initialization,
+                    "device": device,
+                    "distributed": distributed,
+                }
                 return MetaTrainer(rule, family, plain, **shared)  # type: ignore[arg-type]
 
             settings, choice = fit(settings, make)
@@ -79,13 +83,13 @@ class MetaTrainer:
         self.settings = settings
         dtype = DTYPES[settings.dtype]
         self.rule = rule.to(self.device, dtype).requires_grad_(True)
-        self.learner = Learner(rule, initialization).to(self.device, dtype)
-        if initialization and settings.unit_spread:
-            raise ValueError("a learned initialisation needs unit_spread=0: units would scale it")
+        self.meta_parameters = MetaParameters(rule, initialization).to(self.device, dtype)
+        if initialization and settings.param_rescale_range:
+            raise ValueError("a learned initialisation needs param_rescale_range=0")
         self.estimator = create_estimator(settings.estimator, **settings.estimator_settings)
-        self.estimator.check(self.learner)
-        self.descent = Descent(self.learner, settings)
-        self.best = copy.deepcopy(self.descent.average)
+        self.estimator.check(self.meta_parameters)
+        self.meta_optimizer = MetaOptimizer(self.meta_parameters, settings)
+        self.best = copy.deepcopy(self.meta_optimizer.average)
         self.best_value = math.inf
         self.validations_without_best = 0
         self.validate = validate
@@ -93,7 +97,7 @@ class MetaTrainer:
         teacher = create_teacher(settings.imitate, settings.imitate_lr, self.device, dtype)
         plan = RunPlan(
             horizons=settings.planned_horizons(),
-            window=settings.window if self.estimator.continues else None,
+            truncation_length=settings.truncation_length if self.estimator.continues else None,
             copies=self.estimator.copies,
             restart=settings.restart,
             dtype=None if dtype == torch.float32 else dtype,
@@ -101,15 +105,15 @@ class MetaTrainer:
             vectorize=settings.vectorize,
         )
         self.groups = Groups(
-            self.learner,
+            self.meta_parameters,
             family,
             plan,
             groups=settings.groups,
             runs=settings.runs,
-            unit_spread=settings.unit_spread,
-            loss_spread=settings.loss_spread,
+            param_rescale_range=settings.param_rescale_range,
+            loss_rescale_range=settings.loss_rescale_range,
             seed=settings.seed,
-            ranks=self.ranks,
+            distributed=self.distributed,
             device=self.device,
         )
         second_order = settings.second_order
@@ -128,17 +132,17 @@ class MetaTrainer:
         self.outer_step = 0
         self.seconds = 0.0
         self.diverged = 0
-        self.watch: Watch | None = None
+        self.logger: TensorBoardLogger | None = None
         self.validated_at = self.saved_at = -1
         self.said: set[tuple[str, bool]] = set()
 
     @property
-    def average(self) -> Learner:
+    def average(self) -> MetaParameters:
         """The moving average of the meta-parameters."""
-        return self.descent.average
+        return self.meta_optimizer.average
 
     @property
-    def kept(self) -> Learner:
+    def kept(self) -> MetaParameters:
         """The meta-parameters to keep: the average at its best validation, or the last one."""
         return self.average if self.validate is None else self.best
 
@@ -150,15 +154,17 @@ class MetaTrainer:
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after the outer step in hand was finished and saved.
-            NotLearning: too many skipped outer steps in a row; a checkpoint is written.
+            TrainingStalled: too many skipped outer steps in a row; a checkpoint is written.
         """
         settings = self.settings
         if self.reason_to_stop() is not None or (self.outer_step and self._late()):
             self._finish()
             return self.kept.rule
-        if self.folder is not None and self.ranks.first:
-            self.watch = Watch(self.folder / "tensorboard", settings, self.outer_step)
-        bar = Progress(self.outer_step, settings.outer_steps, show=progress and self.ranks.first)
+        if self.folder is not None and self.distributed.first:
+            self.logger = TensorBoardLogger(self.folder / "tensorboard", settings, self.outer_step)
+        bar = Progress(
+            self.outer_step, settings.outer_steps, show=progress and self.distributed.first
+        )
         began = time.monotonic() - self.seconds
         with stop_signals() as stop:
             try:
@@ -188,9 +194,9 @@ class MetaTrainer:
                     name = stop[0] if stop else "a signal to another process"
                     raise Interrupted(f"stopped by {name} after step {self.outer_step}")
             finally:
-                if self.watch is not None:
-                    self.watch.close()
-                    self.watch = None
+                if self.logger is not None:
+                    self.logger.close()
+                    self.logger = None
         return self.kept.rule
 
     def reason_to_stop(self) -> str | None:
@@ -212,7 +218,7 @@ class MetaTrainer:
         self._consider_average()
 
     def _say(self, text: str) -> None:
-        if self.ranks.first:
+        if self.distributed.first:
             tqdm.write(text)
 
     def _say_choices(self) -> None:
@@ -235,7 +241,7 @@ class MetaTrainer:
         progress = self.outer_step / max(settings.outer_steps, 1)
         self.groups.prepare(self.outer_step, progress)
         start, end = settings.imitate_weight
-        judgement = Judgement(
+        meta_objective = MetaObjective(
             OBJECTIVES[settings.objective],
             settings.objective_data,
             0.0 if settings.imitate is None else start + (end - start) * progress,
@@ -244,13 +250,15 @@ class MetaTrainer:
         loop = self.loop
         if settings.hide_loss and float(torch.rand((), generator=hidden)) < settings.hide_loss:
             loop = loop.without_loss()
-        step, ranks = self.outer_step, self.ranks
+        step, distributed = self.outer_step, self.distributed
         estimates = [
-            self.estimator.estimate(self.learner, loop, runs, judgement, step, ranks)
+            self.estimator.estimate(
+                self.meta_parameters, loop, runs, meta_objective, step, distributed
+            )
             for runs in self.groups.runs
         ]
         self._say_choices()
-        reduced = reduce_estimates(estimates, ranks, stop=stop, late=late)
+        reduced = reduce_estimates(estimates, distributed, stop=stop, late=late)
         if settings.objective not in ANY_SIGN and reduced.mean_loss < 0:
             raise ValueError(
                 f"the inner loss is negative, objective {settings.objective!r} needs it positive: "
@@ -258,22 +266,24 @@ class MetaTrainer:
             )
         self.diverged += reduced.diverged
         self.outer_step += 1
-        norm = self.descent.step(reduced.gradients, self.outer_step, useful=reduced.counted > 0)
-        if self.descent.skipped_in_a_row >= settings.max_skipped:
+        norm = self.meta_optimizer.step(
+            reduced.gradients, self.outer_step, useful=reduced.counted > 0
+        )
+        if self.meta_optimizer.skipped_in_a_row >= settings.max_consecutive_skips:
             self.save()
-            raise NotLearning(
-                f"stopped after outer step {self.outer_step}: the last {settings.max_skipped} "
-                f"meta-gradients were not finite, outliers, or of diverged runs only (norm {norm:g}"
-                f"; {reduced.diverged} runs diverged in the last one). A lower lr, a shorter "
-                "horizon or estimator es may help"
+            raise TrainingStalled(
+                f"stopped after outer step {self.outer_step}: the last "
+                f"{settings.max_consecutive_skips} meta-gradients were not finite, outliers, or of "
+                f"diverged runs only (norm {norm:g}; {reduced.diverged} runs diverged in the last "
+                "one). A lower lr, a shorter horizon or estimator es may help"
             )
         return reduced, norm
 
     def _after_step(self, reduced: Reduced, norm: float) -> None:
         """Log, validate, save."""
         step, settings = self.outer_step, self.settings
-        if self.watch is not None:
-            self.watch.step(self, reduced, norm)
+        if self.logger is not None:
+            self.logger.step(self, reduced, norm)
         if step % settings.validate_every == 0 and step < settings.outer_steps:
             self._consider_average()
         if step % settings.checkpoint_every == 0:
@@ -285,9 +295,9 @@ class MetaTrainer:
         if validate is None or self.validated_at == self.outer_step:
             return
         with seeded(self.device, self.settings.seed, "validation"):
-            value = self.ranks.from_first(lambda: validate(self.average))
-        if self.watch is not None:
-            self.watch.validation(value, self.outer_step, validate)
+            value = self.distributed.from_first(lambda: validate(self.average))
+        if self.logger is not None:
+            self.logger.validation(value, self.outer_step, validate)
         self.validated_at = self.outer_step
         self.validations_without_best += 1
         if value < self.best_value or not math.isfinite(self.best_value):
@@ -303,8 +313,8 @@ class MetaTrainer:
         """
         if self.folder is None:
             return
-        if self.watch is not None:
-            self.watch.flush()
+        if self.logger is not None:
+            self.logger.flush()
         save_snapshot(self, self.folder / "checkpoints")
         self.saved_at = self.outer_step
 

@@ -29,12 +29,12 @@ class ProcessLost(RuntimeError):
     """Another process of the run has ended in the middle of it."""
 
 
-class EndedElsewhere(RuntimeError):
+class FailedOnOtherRank(RuntimeError):
     """The run has ended with an error that another process reports; the cause is this one's."""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """This process among all processes (alone by default).
 
     Attributes:
@@ -118,7 +118,7 @@ def started_first() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device | str) -> Iterator[tuple[Ranks, torch.device]]:
+def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, torch.device]]:
     """Join the other processes that `torchrun` started; alone without it.
 
     An error in any process ends all of them, and one of them alone raises it as it is.
@@ -131,10 +131,10 @@ def joined(device: torch.device | str) -> Iterator[tuple[Ranks, torch.device]]:
 
     Raises:
         ValueError: no such device, or fewer GPUs than processes.
-        EndedElsewhere: another process has failed first, and reports it.
+        FailedOnOtherRank: another process has failed first, and reports it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Ranks(), choose_device(device)
+        yield DistributedContext(), choose_device(device)
         return
     store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
     try:
@@ -146,7 +146,7 @@ def joined(device: torch.device | str) -> Iterator[tuple[Ranks, torch.device]]:
             world_size=size,
             timeout=PATIENCE,
         )
-        yield Ranks(rank, size), chosen
+        yield DistributedContext(rank, size), chosen
     except BaseException as error:
         # `torchrun` ends the others at once when a process dies: not before they have said so.
         if threading.current_thread() is threading.main_thread():
@@ -154,7 +154,7 @@ def joined(device: torch.device | str) -> Iterator[tuple[Ranks, torch.device]]:
         # The connections break when this process leaves: say whose error it is before that.
         if _is_first_to_fail(store, rank):
             raise
-        raise EndedElsewhere("another process has reported why") from error
+        raise FailedOnOtherRank("another process has reported why") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

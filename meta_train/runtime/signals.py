@@ -14,7 +14,7 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM: meta-training has stopped, and its checkpoint is written."""
 
 
-class NotLearning(RuntimeError):
+class TrainingStalled(RuntimeError):
     """Meta-training has stopped because outer steps keep being of no use."""
 
 

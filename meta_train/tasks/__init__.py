@@ -8,7 +8,7 @@ from typing import Any
 
 from learned_opt.registry import create
 from meta_train.tasks.autoencoder import Autoencoder
-from meta_train.tasks.base import Batch, Family, Loss, Member, Problem, Task, Tensors
+from meta_train.tasks.base import Batch, Loss, Problem, SampledTask, Task, TaskFamily, Tensors
 from meta_train.tasks.char_rnn import CharRNN
 from meta_train.tasks.char_transformer import CharTransformer
 from meta_train.tasks.classic_functions import TestFunctions
@@ -24,9 +24,9 @@ from meta_train.tasks.random_mlp import RandomMLP
 
 __all__ = [
     "Batch",
-    "Family",
+    "TaskFamily",
     "Loss",
-    "Member",
+    "SampledTask",
     "Mixture",
     "ModuleTask",
     "Problem",
@@ -63,7 +63,7 @@ def create_mixture(
     return Mixture(made, weights)
 
 
-TASKS: Mapping[str, Callable[..., Family]] = MappingProxyType(
+TASKS: Mapping[str, Callable[..., TaskFamily]] = MappingProxyType(
     {
         "digits-mlp": DigitsMLP,
         "quadratic": Quadratic,
@@ -93,7 +93,7 @@ def list_tasks() -> list[str]:
     return [name for name in TASKS if name not in NEED_DATA]
 
 
-def create_task(name: str, **settings: Any) -> Family:
+def create_task(name: str, **settings: Any) -> TaskFamily:
     """Build a family: a task, or a distribution of several.
 
     Args:

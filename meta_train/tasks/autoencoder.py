@@ -12,7 +12,7 @@ from torch import nn
 
 from meta_train.tasks.base import Task
 from meta_train.tasks.data import IMAGES, LabelledData, load_data
-from meta_train.tasks.data.in_memory import Rows
+from meta_train.tasks.data.in_memory import InMemoryDataset
 from meta_train.tasks.draws import check_bounds, check_names, draw_choice, draw_int
 from meta_train.tasks.network_family import DataFamily
 from meta_train.tasks.networks import ACTIVATIONS, make_mlp
@@ -68,4 +68,4 @@ class Autoencoder(DataFamily):
 @functools.cache
 def _to_itself(name: str, split: str, folder: str | None, download: bool) -> LabelledData:
     inputs = load_data(name, split, folder=folder, download=download, flat=True).rows.inputs
-    return LabelledData(name, Rows(inputs, inputs, name), inputs.shape[1], classes=False)
+    return LabelledData(name, InMemoryDataset(inputs, inputs, name), inputs.shape[1], classes=False)

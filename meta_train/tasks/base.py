@@ -45,7 +45,7 @@ class Problem:
     fixed: Tensors = field(default_factory=dict)
 
 
-class Member(NamedTuple):
+class SampledTask(NamedTuple):
     """One task out of a family.
 
     Attributes:
@@ -57,14 +57,14 @@ class Member(NamedTuple):
     task: Task
 
 
-class Family(ABC):
+class TaskFamily(ABC):
     """A distribution of tasks; members may differ in tensor shapes and in their loss."""
 
     @abstractmethod
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """Draw a task; equal generators draw tasks with equal problems."""
 
-    def validation(self) -> Family:
+    def validation(self) -> TaskFamily:
         """The family that picks weights during meta-training: other data, where there is some."""
         return self
 
@@ -76,7 +76,7 @@ class Family(ABC):
         """
 
 
-class Task(Family):
+class Task(TaskFamily):
     """A distribution of problems with the same tensor shapes and the same loss function.
 
     It is a family with one member, itself.
@@ -86,19 +86,19 @@ class Task(Family):
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw a problem, its tensors on `device`; equal generators draw equal problems."""
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """The task itself; nothing is drawn."""
-        return Member(family_name(type(self)), self)
+        return SampledTask(family_name(type(self)), self)
 
     def validation(self) -> Task:
-        """See `Family`."""
+        """See `TaskFamily`."""
         return self
 
     def held_out(self) -> dict[str, Task]:
-        """See `Family`."""
+        """See `TaskFamily`."""
         return {"same family": self}
 
 
-def family_name(of: type[Family]) -> str:
+def family_name(of: type[TaskFamily]) -> str:
     """The class's name as the registry writes names: `DigitsMLP` is "digits-mlp"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", of.__name__).lower()

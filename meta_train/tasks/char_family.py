@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meta_train.tasks.data import LabelledData
-from meta_train.tasks.data.in_memory import Rows
+from meta_train.tasks.data.in_memory import InMemoryDataset
 from meta_train.tasks.data.text import VOCABULARY, read_windows
 from meta_train.tasks.draws import check_bounds, draw_int
 from meta_train.tasks.network_family import NetworkFamily
@@ -45,7 +45,7 @@ class CharFamily(NetworkFamily):
 @functools.cache
 def _windows(path: str | None, split: str, length: int) -> LabelledData:
     windows = read_windows(path, split, length)
-    rows = Rows(windows[:, :-1], windows[:, 1:], path or "text")
+    rows = InMemoryDataset(windows[:, :-1], windows[:, 1:], path or "text")
     return LabelledData("text", rows, VOCABULARY, classes=True)
 
 

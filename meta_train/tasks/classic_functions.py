@@ -14,7 +14,15 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from meta_train.tasks.base import Batch, Family, Member, Problem, Task, Tensors, family_name
+from meta_train.tasks.base import (
+    Batch,
+    Problem,
+    SampledTask,
+    Task,
+    TaskFamily,
+    Tensors,
+    family_name,
+)
 from meta_train.tasks.draws import check_bounds, check_names, draw_choice, draw_int
 
 STYBLINSKI_TANG_MINIMUM = -2.903534027771177
@@ -151,7 +159,7 @@ class TestFunction(Task):
         return self.function.value(parameters["x"] - batch), buffers
 
 
-class TestFunctions(Family):
+class TestFunctions(TaskFamily):
     """Random test functions of random dimension.
 
     Args:
@@ -173,11 +181,11 @@ class TestFunctions(Family):
         self.functions = check_names("test function", functions, tuple(FUNCTIONS))
         self.dimensions = check_bounds("dimensions", dimensions, least=2)
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """Draw a function and a number of variables."""
         function = draw_choice(generator, self.functions)
         task = TestFunction(function, draw_int(generator, self.dimensions))
-        return Member(family_name(type(self)), task)
+        return SampledTask(family_name(type(self)), task)
 
     def held_out(self) -> dict[str, Task]:
         """A function of the family, from other starts; then functions that it lacks."""

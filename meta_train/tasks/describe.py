@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from meta_train.tasks.base import Family
+from meta_train.tasks.base import TaskFamily
 
 WHERE = frozenset({"folder", "download"})
 """Where data lies, which may change without the data changing."""
 
 
-def describe(family: Family) -> dict[str, Any]:
+def describe(family: TaskFamily) -> dict[str, Any]:
     """The class, and what it was made with, as far as that is numbers, text or other tasks."""
     if is_dataclass(family):
         names = [field.name for field in fields(family)]
@@ -26,7 +26,7 @@ def describe(family: Family) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Plain data, or None for anything else."""
-    if isinstance(value, Family):
+    if isinstance(value, TaskFamily):
         return describe(value)
     if isinstance(value, str | int | float):
         return value

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from meta_train.tasks.base import Family, Member, Task
+from meta_train.tasks.base import SampledTask, Task, TaskFamily
 
 
-class Mixture(Family):
+class Mixture(TaskFamily):
     """A weighted mixture of families.
 
     Args:
@@ -21,7 +21,7 @@ class Mixture(Family):
     """
 
     def __init__(
-        self, families: Mapping[str, Family], weights: Sequence[float] | None = None
+        self, families: Mapping[str, TaskFamily], weights: Sequence[float] | None = None
     ) -> None:
         if not families:
             raise ValueError("a mixture needs at least one family")
@@ -33,14 +33,14 @@ class Mixture(Family):
         self.families = dict(families)
         self.weights = chosen
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """Draw a family, then its member, which goes by the family's name here."""
         weights = torch.tensor(self.weights, dtype=torch.float64)
         index = int(torch.multinomial(weights, 1, generator=generator))
         name = list(self.families)[index]
-        return Member(name, self.families[name].member(generator).task)
+        return SampledTask(name, self.families[name].sample_task(generator).task)
 
-    def validation(self) -> Family:
+    def validation(self) -> TaskFamily:
         """The mixture of the families' own."""
         families = {name: family.validation() for name, family in self.families.items()}
         return Mixture(families, self.weights)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
-from meta_train.tasks.data.in_memory import Data, Rows, as_rows
+from meta_train.tasks.data.in_memory import Data, InMemoryDataset, as_rows
 
 
 class ModuleTask(Task):
@@ -99,7 +99,7 @@ class ModuleTask(Task):
             torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
             return call()
 
-    def _try(self, rows: Rows, name: str) -> None:
+    def _try(self, rows: InMemoryDataset, name: str) -> None:
         """Refuse now, by name, what would fail inside the first inner step."""
         batch = rows.take(torch.arange(self.batch_size) % len(rows))
         parameters = dict(self._skeleton.named_parameters())
@@ -143,7 +143,9 @@ class ModuleTask(Task):
             draw_validation=draw_validation,
         )
 
-    def _drawer(self, rows: Rows, among: Tensor | None) -> Callable[[torch.Generator], Batch]:
+    def _drawer(
+        self, rows: InMemoryDataset, among: Tensor | None
+    ) -> Callable[[torch.Generator], Batch]:
         count = len(rows if among is None else among)
 
         def draw(batches: torch.Generator) -> Batch:

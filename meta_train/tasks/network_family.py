@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from learned_opt.registry import look_up
-from meta_train.tasks.base import Family, Member, Task, family_name
+from meta_train.tasks.base import SampledTask, Task, TaskFamily, family_name
 from meta_train.tasks.data import DATA, SPLITS, LabelledData, load_data
 from meta_train.tasks.draws import (
     check_bounds,
@@ -29,7 +29,7 @@ SEEN_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkFamily(Family):
+class NetworkFamily(TaskFamily):
     """Random networks on real data; a member has one data set, one network, one batch size.
 
     Attributes:
@@ -71,7 +71,7 @@ class NetworkFamily(Family):
     ) -> Callable[[], nn.Module]:
         """Draw the shape of a network for `data`; returns what builds it."""
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """Draw a data set, a network, a batch size, and how many rows are trained on."""
         data = self.draw_data(generator)
         make_module = self.draw_network(data, generator)
@@ -86,7 +86,7 @@ class NetworkFamily(Family):
             examples=min(few, most) if draw_chance(generator, self.few_probability) else most,
             full_rows=self.full_rows,
         )
-        return Member(family_name(type(self)), task)
+        return SampledTask(family_name(type(self)), task)
 
     def validation(self) -> Self:
         """The same networks on the validation split."""
@@ -96,7 +96,7 @@ class NetworkFamily(Family):
         """One task on held-out data: `settings` that leave a single choice."""
         single = {"batch_size": (32, 32), "scale_spread": 0.0, "few_probability": 0.0, **settings}
         family = replace(self, split="test", **single)
-        return family.member(torch.Generator().manual_seed(0)).task
+        return family.sample_task(torch.Generator().manual_seed(0)).task
 
 
 @dataclass(frozen=True, kw_only=True)

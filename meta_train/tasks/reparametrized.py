@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from meta_train.tasks.base import Batch, Member, Problem, Task, Tensors
+from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 
 UNIT = "unit of "
 LOSS_UNIT = UNIT
@@ -26,25 +26,25 @@ class Reparametrized(Task):
     Args:
         task: where problems come from; it also validates and judges.
         spread: half-width of the logarithm of a tensor's factor.
-        loss_spread: half-width of the logarithm of the factor of a problem's loss.
+        loss_rescale_range: half-width of the logarithm of the factor of a problem's loss.
 
     Raises:
         ValueError: a negative spread.
     """
 
-    def __init__(self, task: Task, spread: float, loss_spread: float = 0.0) -> None:
-        for name, value in (("spread", spread), ("loss_spread", loss_spread)):
+    def __init__(self, task: Task, spread: float, loss_rescale_range: float = 0.0) -> None:
+        for name, value in (("spread", spread), ("loss_rescale_range", loss_rescale_range)):
             if not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self.task = task
         self.spread = spread
-        self.loss_spread = loss_spread
+        self.loss_rescale_range = loss_rescale_range
         # All problems of a task share one loss.
         self._inner_loss = task.sample(torch.Generator().manual_seed(0), torch.device("cpu")).loss
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """The task itself, by the name of the one inside."""
-        return Member(self.task.member(generator).family, self)
+        return SampledTask(self.task.sample_task(generator).family, self)
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw a problem of `task`, a unit for each tensor, and one for the loss."""
@@ -52,8 +52,8 @@ class Reparametrized(Task):
         logs = (2 * torch.rand(len(problem.parameters), generator=generator) - 1) * self.spread
         units = dict(zip(problem.parameters, logs.exp().to(device), strict=True))
         buffers = {UNIT + key: unit for key, unit in units.items()}
-        if self.loss_spread > 0:
-            log = (2 * torch.rand((), generator=generator) - 1) * self.loss_spread
+        if self.loss_rescale_range > 0:
+            log = (2 * torch.rand((), generator=generator) - 1) * self.loss_rescale_range
             buffers[LOSS_UNIT] = log.exp().to(device)
         return replace(
             problem,

@@ -89,7 +89,7 @@ def test_27_equal_gradients_keep_replicas_bitwise_equal(rule):
 
 
 def test_28_differentiable_is_refused_with_a_pointer(rule):
-    with pytest.raises(ValueError, match=r"higher\.innerloop_ctx.*meta_train\.unroll"):
+    with pytest.raises(ValueError, match=r"higher\.innerloop_ctx.*meta_train.inner.loop"):
         make_optimizer(rule, torch.ones(1), differentiable=True)
 
 

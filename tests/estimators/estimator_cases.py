@@ -7,19 +7,19 @@ from conftest import make_rule
 
 from learned_opt import list_rules
 from learned_opt.rules import CoordinateRule
-from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
 from meta_train.tasks.base import Problem, Task
 
 F64 = torch.float64
 CPU = torch.device("cpu")
-ALONE = Ranks()
+ALONE = DistributedContext()
 
 SMALL = {
     "lstm": {"hidden_sizes": (3,)},
@@ -81,38 +81,47 @@ class Quadratics(Quadratic):
 
 def make_learner(rule="sgd", phi=None, **settings):
     rule = small_rule(rule, **settings) if isinstance(rule, str) else rule
-    return Learner(rule, None if phi is None else {"theta": phi}).double()
+    return MetaParameters(rule, None if phi is None else {"theta": phi}).double()
 
 
-def make_runs(learner, task, steps=4, *, indices=None, runs=3, window=None, seed=0, **plan):
-    plan = RunPlan(Horizons([[steps]]), window=window, dtype=F64, **plan)
+def make_runs(
+    meta_parameters, task, steps=4, *, indices=None, runs=3, truncation_length=None, seed=0, **plan
+):
+    plan = RunPlan(Horizons([[steps]]), truncation_length=truncation_length, dtype=F64, **plan)
     indices = range(runs) if indices is None else indices
-    return Runs(learner, task, plan, indices=indices, total=runs, seed=seed, device=CPU)
+    return Runs(meta_parameters, task, plan, indices=indices, total=runs, seed=seed, device=CPU)
 
 
-def plan_of(estimator, window):
+def plan_of(estimator, truncation_length):
     """How runs begin and end for an estimator, as the trainer says it."""
-    return {"copies": estimator.copies, "window": window if estimator.continues else None}
+    return {
+        "copies": estimator.copies,
+        "truncation_length": truncation_length if estimator.continues else None,
+    }
 
 
-def make_loop(learner, lr=0.05, second_order=True, **settings):
+def make_loop(meta_parameters, lr=0.05, second_order=True, **settings):
     return InnerLoop(
-        learner.rule, None, vectorize=True, lr=lr, second_order=second_order, **settings
+        meta_parameters.rule, None, vectorize=True, lr=lr, second_order=second_order, **settings
     )
 
 
-def judgement(objective="sum", data="training", imitation=0.0):
-    return Judgement(OBJECTIVES[objective], data, imitation)
+def meta_objective(objective="sum", data="training", imitation=0.0):
+    return MetaObjective(OBJECTIVES[objective], data, imitation)
 
 
-def estimate(estimator, learner, runs, *, how=None, outer_step=0, ranks=ALONE, **loop):
+def estimate(
+    estimator, meta_parameters, runs, *, how=None, outer_step=0, distributed=ALONE, **loop
+):
     """One estimate as the trainer would draw it, second derivatives as the estimator says."""
     if isinstance(estimator, str):
         estimator = create_estimator(estimator)
     if estimator.second_order is not None:
         loop["second_order"] = estimator.second_order
-    loop = make_loop(learner, **loop)
-    return estimator.estimate(learner, loop, runs, how or judgement(), outer_step, ranks)
+    loop = make_loop(meta_parameters, **loop)
+    return estimator.estimate(
+        meta_parameters, loop, runs, how or meta_objective(), outer_step, distributed
+    )
 
 
 def close(left, right, tolerance=1e-12):

@@ -10,13 +10,13 @@ from conftest import make_rule, same
 from torch import nn
 
 from learned_opt import list_rules
-from meta_train.estimators import Judgement
+from meta_train.estimators import MetaObjective
 from meta_train.estimators.backprop import best_segment, differentiate
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.unroll import data_of
 from meta_train.tasks import ModuleTask, Quadratic
@@ -36,29 +36,29 @@ class Case:
         if phi:
             problem = task.sample(torch.Generator().manual_seed(9), torch.device("cpu"))
             start = problem.parameters
-        self.learner = Learner(self.rule, start).to(dtype)
+        self.meta_parameters = MetaParameters(self.rule, start).to(dtype)
         teacher = Teacher(make_rule("adam", dtype), 1e-3) if imitate else None
         plan = RunPlan(
             Horizons(((STEPS,),)), dtype=dtype if dtype != torch.float32 else None, teacher=teacher
         )
         device = torch.device("cpu")
         self.runs = Runs(
-            self.learner, task, plan, indices=[0, 1, 2], total=3, seed=0, device=device
+            self.meta_parameters, task, plan, indices=[0, 1, 2], total=3, seed=0, device=device
         )
-        self.runs.renew(0)
+        self.runs.reset(0)
         settings = {"lr": 0.01, "teacher": teacher, **loop}
-        self.loop = self.runs.equip(InnerLoop(self.rule, None, vectorize=True, **settings))
+        self.loop = self.runs.bind(InnerLoop(self.rule, None, vectorize=True, **settings))
 
     def differentiate(
-        self, segment, *, judging="training", objective="log-tail", imitation=0.0, data=None
+        self, segment, *, outer_batches="training", objective="log-tail", imitation=0.0, data=None
     ):
         return differentiate(
             self.loop,
-            self.runs.linked(),
-            data or data_of(self.runs, judging, 0),
+            self.runs.state_with_grad(),
+            data or data_of(self.runs, outer_batches, 0),
             STEPS,
-            Judgement(OBJECTIVES[objective], judging, imitation),
-            list(self.learner.parameters()),
+            MetaObjective(OBJECTIVES[objective], outer_batches, imitation),
+            list(self.meta_parameters.parameters()),
             segment,
         )
 
@@ -108,9 +108,9 @@ def test_every_segment(segment):
 
 
 @pytest.mark.parametrize("segment", [1, 3])
-@pytest.mark.parametrize("judging", ["training", "fresh", "validation"])
-def test_every_kind_of_judging_data(judging, segment):
-    check(Case(network()), segment, judging=judging)
+@pytest.mark.parametrize("outer_batches", ["training", "fresh", "validation"])
+def test_every_kind_of_judging_data(outer_batches, segment):
+    check(Case(network()), segment, outer_batches=outer_batches)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -118,12 +118,12 @@ def test_every_objective(objective):
     check(Case(Quadratic(dimensions=3)), 3, objective=objective)
 
 
-@pytest.mark.parametrize("judging", ["training", "fresh"])
+@pytest.mark.parametrize("outer_batches", ["training", "fresh"])
 @pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "gated-lstm"])
-def test_learned_initialisations(rule, second_order, judging):
+def test_learned_initialisations(rule, second_order, outer_batches):
     case = Case(network(norm=False), rule, phi=True, second_order=second_order)
-    plain = check(case, 3, judging=judging, objective="last")
+    plain = check(case, 3, outer_batches=outer_batches, objective="last")
     assert all(gradient.abs().max() > 0 for gradient in plain.gradients[-2:])
 
 
@@ -144,14 +144,14 @@ def test_imitation(second_order):
     assert distance(plain.gradients, alone.gradients) > 1e-3
 
 
-@pytest.mark.parametrize("judging", ["training", "fresh"])
+@pytest.mark.parametrize("outer_batches", ["training", "fresh"])
 @pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("segment", [1, 3, 4, 5])
-def test_a_run_that_diverges_in_the_middle(segment, second_order, judging):
+def test_a_run_that_diverges_in_the_middle(segment, second_order, outer_batches):
     rates = torch.tensor([0.01, 100.0, 0.01], dtype=torch.float64)
     task = Quadratic(dimensions=3)
     case = Case(task, "lstm", lr=rates, second_order=second_order, divergence=25.0)
-    plain = check(case, segment, judging=judging, objective="log")
+    plain = check(case, segment, outer_batches=outer_batches, objective="log")
     growth = plain.losses[:, 1] / plain.inner.first_loss[1]
     assert growth[2] < 25 < growth[3] == growth[-1]  # where it stands still
     assert plain.inner.alive.tolist() == [True, False, True]

@@ -12,9 +12,9 @@ from estimator_cases import (
     SometimesHopeless,
     close,
     estimate,
-    judgement,
     make_learner,
     make_runs,
+    meta_objective,
     vector,
 )
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -28,22 +28,22 @@ PHI = vector(1.0, -2.0, 0.5)
 SIGMA = 0.1
 
 
-def pairs_of(learner, task, **settings):
-    return make_runs(learner, task, copies=2, **settings)
+def pairs_of(meta_parameters, task, **settings):
+    return make_runs(meta_parameters, task, copies=2, **settings)
 
 
-def values_at(learner, task, noise, **how):
+def values_at(meta_parameters, task, noise, **how):
     """F(theta + noise) and F(theta - noise) of each run, each by itself through plain unrolls."""
-    where = parameters_to_vector(learner.parameters()).detach()
+    where = parameters_to_vector(meta_parameters.parameters()).detach()
     values = []
     for sign in (1, -1):
         row = []
         for index, shift in enumerate(noise):
-            vector_to_parameters(where + sign * shift, learner.parameters())
-            runs = make_runs(learner, task, indices=[index])
-            row.append(estimate("full", learner, runs, **how).meta_loss.detach())
+            vector_to_parameters(where + sign * shift, meta_parameters.parameters())
+            runs = make_runs(meta_parameters, task, indices=[index])
+            row.append(estimate("full", meta_parameters, runs, **how).meta_loss.detach())
         values.append(torch.stack(row))
-    vector_to_parameters(where, learner.parameters())
+    vector_to_parameters(where, meta_parameters.parameters())
     return values
 
 
@@ -52,15 +52,20 @@ def values_at(learner, task, noise, **how):
 @pytest.mark.parametrize("rule", ["sgd", "lstm", "gated-lstm", "step-size-lstm"])
 def test_the_estimate_is_the_formula_by_hand(rule, objective, data):
     # On batches that are drawn: the two runs of a pair see the same ones.
-    learner = make_learner(rule, PHI)
-    task, how = NoisyRegression(), judgement(objective, data)
-    found = estimate(create_estimator("es", sigma=SIGMA), learner, pairs_of(learner, task), how=how)
-    size = len(parameters_to_vector(learner.parameters()))
+    meta_parameters = make_learner(rule, PHI)
+    task, how = NoisyRegression(), meta_objective(objective, data)
+    found = estimate(
+        create_estimator("es", sigma=SIGMA),
+        meta_parameters,
+        pairs_of(meta_parameters, task),
+        how=how,
+    )
+    size = len(parameters_to_vector(meta_parameters.parameters()))
     noise = torch.stack(
         [torch.randn(size, generator=generator(0, "noise", 0, k)) for k in range(3)]
     )
     noise = SIGMA * noise.double()
-    positive, negative = values_at(learner, task, noise, how=how)
+    positive, negative = values_at(meta_parameters, task, noise, how=how)
     expected = ((positive - negative) / (2 * SIGMA**2)) @ noise / 3
     close(torch.cat([g.reshape(-1) for g in found.gradients]), expected, 1e-10)
     close(found.meta_loss, (positive + negative).mean() / 2)
@@ -71,16 +76,18 @@ def test_on_a_quadratic_the_mean_is_the_gradient():
     # The loss after a step of SGD is quadratic in phi, so that smoothing leaves its gradient alone.
     w, y = torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=F64), vector(1, -1)
     task = Fixed(vector(0, 0), lambda theta, _: (w @ theta - y).square().sum())
-    learner = make_learner("sgd", vector(1, -2))
-    exact = estimate("full", learner, make_runs(learner, task, 2), how=judgement("last"))
+    meta_parameters = make_learner("sgd", vector(1, -2))
+    exact = estimate(
+        "full", meta_parameters, make_runs(meta_parameters, task, 2), how=meta_objective("last")
+    )
     estimator = create_estimator("es", sigma=0.5)
     drawn = torch.stack(
         [
             estimate(
                 estimator,
-                learner,
-                pairs_of(learner, task, steps=2, runs=250),
-                how=judgement("last"),
+                meta_parameters,
+                pairs_of(meta_parameters, task, steps=2, runs=250),
+                how=meta_objective("last"),
                 outer_step=k,
             ).gradients[0]
             for k in range(16)
@@ -88,19 +95,22 @@ def test_on_a_quadratic_the_mean_is_the_gradient():
     )
     error = drawn.std(0) / 4
     first_order = estimate(
-        "first-order", learner, make_runs(learner, task, 2), how=judgement("last")
+        "first-order",
+        meta_parameters,
+        make_runs(meta_parameters, task, 2),
+        how=meta_objective("last"),
     )
     assert ((drawn.mean(0) - exact.gradients[0]) / error).abs().max() < 4.5
     assert ((drawn.mean(0) - first_order.gradients[0]) / error).abs().max() > 8
 
 
 def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
-    learner = make_learner("lstm", PHI)
-    runs = pairs_of(learner, NoisyRegression(), restart=1.0)
-    estimate("es", learner, runs)
+    meta_parameters = make_learner("lstm", PHI)
+    runs = pairs_of(meta_parameters, NoisyRegression(), restart=1.0)
+    estimate("es", meta_parameters, runs)
     assert runs.offsets == [0, 0, 0]
     ended = runs.inner.parameters["theta"].clone()
-    found = estimate("es", learner, runs, outer_step=1)
+    found = estimate("es", meta_parameters, runs, outer_step=1)
     assert runs.offsets == [4, 4, 4]
     assert torch.equal(found.gradients[-1], torch.zeros(3, dtype=F64))
     assert found.gradients[0].abs().max() > 0
@@ -109,16 +119,16 @@ def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
 
 def made_rollout(losses, alive, first=1.0):
     """A rollout of a pair of pairs with given losses `[steps, 4]`."""
-    learner = make_learner("sgd", PHI)
-    runs = pairs_of(learner, NoisyRegression(), runs=2)
-    runs.renew(0)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = pairs_of(meta_parameters, NoisyRegression(), runs=2)
+    runs.reset(0)
     inner = dataclasses.replace(
         runs.inner,
         alive=torch.tensor(alive),
         first_loss=torch.full((4,), first, dtype=F64),
     )
     losses = torch.tensor(losses, dtype=F64)
-    return learner, Rollout(losses, torch.zeros_like(losses), inner)
+    return meta_parameters, Rollout(losses, torch.zeros_like(losses), inner)
 
 
 NAN = float("nan")
@@ -127,11 +137,11 @@ LOSSES = [[1.0, 2.0, 3.0, 4.0], [3.0, 90.0, 3.0, NAN]]
 
 
 def combined(penalty, clip=None):
-    learner, rollout = made_rollout(LOSSES, [True, True, True, False])
-    value = value_by_run(rollout, judgement(), penalty)
+    meta_parameters, rollout = made_rollout(LOSSES, [True, True, True, False])
+    value = value_by_run(rollout, meta_objective(), penalty)
     noise = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], dtype=F64)
     return value, antithetic_estimate(
-        learner, rollout, value, noise, 0.5, ALONE, penalty=penalty, clip=clip, diverged=1
+        meta_parameters, rollout, value, noise, 0.5, ALONE, penalty=penalty, clip=clip, diverged=1
     )
 
 
@@ -153,7 +163,7 @@ def test_a_penalty_counts_instead():
 
 def test_a_penalty_is_one_where_losses_are_negative():
     _, rollout = made_rollout([[-2.0, -3.0, -2.0, -2.0]], [True, True, True, False], first=-2.0)
-    close(value_by_run(rollout, judgement(), 3.0), vector(-2, -3, -2, 6))
+    close(value_by_run(rollout, meta_objective(), 3.0), vector(-2, -3, -2, 6))
 
 
 def test_clip_puts_pairs_on_one_scale():
@@ -166,15 +176,15 @@ def test_clip_puts_pairs_on_one_scale():
 
 
 def test_hopeless_runs_do_not_reach_the_estimate():
-    learner = make_learner("lstm")
-    runs = pairs_of(learner, SometimesHopeless(dimensions=3), runs=8)
-    found = estimate("es", learner, runs)
+    meta_parameters = make_learner("lstm")
+    runs = pairs_of(meta_parameters, SometimesHopeless(dimensions=3), runs=8)
+    found = estimate("es", meta_parameters, runs)
     assert 0 < found.counted < 8
     assert found.diverged == 2 * (8 - found.counted)
     penalised = estimate(
         create_estimator("es", penalty=3.0),
-        learner,
-        pairs_of(learner, SometimesHopeless(dimensions=3), runs=8),
+        meta_parameters,
+        pairs_of(meta_parameters, SometimesHopeless(dimensions=3), runs=8),
     )
     assert penalised.counted == 8
     for gradient in (*found.gradients, *penalised.gradients):

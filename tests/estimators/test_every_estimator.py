@@ -14,15 +14,15 @@ from estimator_cases import (
     SometimesHopeless,
     close,
     estimate,
-    judgement,
     make_learner,
     make_runs,
+    meta_objective,
     plan_of,
     vector,
 )
 
 from meta_train.estimators import Estimate, combine, create_estimator, list_estimators
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 
 PHI = vector(1.0, -2.0, 0.5)
 WINDOW = 2
@@ -31,22 +31,22 @@ WITH_WINDOWS = [name for name in list_estimators() if create_estimator(name).con
 every_estimator = pytest.mark.parametrize("name", list_estimators())
 
 
-def accepts(estimator, learner):
+def accepts(estimator, meta_parameters):
     try:
-        estimator.check(learner)
+        estimator.check(meta_parameters)
     except ValueError:
         return False
     return True
 
 
-def runs_for(estimator, learner, task, **settings):
-    return make_runs(learner, task, **plan_of(estimator, WINDOW), **settings)
+def runs_for(estimator, meta_parameters, task, **settings):
+    return make_runs(meta_parameters, task, **plan_of(estimator, WINDOW), **settings)
 
 
 def learners(estimator):
     """A learner of each kind that the estimator takes."""
     kinds = [make_learner("lstm"), make_learner("sgd", PHI), make_learner("lstm", PHI)]
-    taken = [learner for learner in kinds if accepts(estimator, learner)]
+    taken = [meta_parameters for meta_parameters in kinds if accepts(estimator, meta_parameters)]
     assert taken, "an estimator must take some learner"
     return taken
 
@@ -65,11 +65,11 @@ def combinations():
 @pytest.mark.parametrize(("name", "rule", "phi"), list(combinations()))
 def test_gradients_are_finite_and_of_the_right_shapes(name, rule, phi):
     estimator = create_estimator(name)
-    learner = make_learner(rule, phi)
-    runs = runs_for(estimator, learner, Quadratics(dimensions=3))
+    meta_parameters = make_learner(rule, phi)
+    runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3))
     for outer_step in range(2):
-        found = estimate(estimator, learner, runs, outer_step=outer_step)
-        for gradient, weight in zip(found.gradients, learner.parameters(), strict=True):
+        found = estimate(estimator, meta_parameters, runs, outer_step=outer_step)
+        for gradient, weight in zip(found.gradients, meta_parameters.parameters(), strict=True):
             assert gradient.shape == weight.shape
             assert gradient.dtype == weight.dtype
             assert gradient.isfinite().all()
@@ -79,23 +79,23 @@ def test_gradients_are_finite_and_of_the_right_shapes(name, rule, phi):
         assert not found.mean_loss.requires_grad
         assert (found.counted, found.diverged) == (3, 0)
         assert any(gradient.abs().max() > 0 for gradient in found.gradients)
-    assert all(weight.grad is None for weight in learner.parameters())
+    assert all(weight.grad is None for weight in meta_parameters.parameters())
 
 
 @pytest.mark.parametrize("data", ["training", "validation"])
 @every_estimator
 def test_runs_shared_out_give_the_gradient_of_all_runs(name, data):
     estimator = create_estimator(name)
-    how = judgement("log", data)
-    for learner in learners(estimator):
+    how = meta_objective("log", data)
+    for meta_parameters in learners(estimator):
         parts = [range(6), range(3), range(3, 6)]
         whole, *shared = (
-            runs_for(estimator, learner, NoisyRegression(), runs=6, indices=part, steps=5)
+            runs_for(estimator, meta_parameters, NoisyRegression(), runs=6, indices=part, steps=5)
             for part in parts
         )
         for outer_step in range(3):  # windows carry on, runs end
             expected, *some = (
-                estimate(estimator, learner, runs, how=how, outer_step=outer_step)
+                estimate(estimator, meta_parameters, runs, how=how, outer_step=outer_step)
                 for runs in (whole, *shared)
             )
             together = combine(some)
@@ -111,64 +111,68 @@ def test_runs_shared_out_give_the_gradient_of_all_runs(name, data):
 def test_runs_that_diverge_are_left_out(name):
     estimator = create_estimator(name)
     task = SometimesHopeless(dimensions=3)
-    for learner in learners(estimator):
-        whole = runs_for(estimator, learner, task, runs=8)
-        found = estimate(estimator, learner, whole)
+    for meta_parameters in learners(estimator):
+        whole = runs_for(estimator, meta_parameters, task, runs=8)
+        found = estimate(estimator, meta_parameters, whole)
         sound = [
             index
             for index in range(8)
             if estimate(
-                estimator, learner, runs_for(estimator, learner, task, runs=8, indices=[index])
+                estimator,
+                meta_parameters,
+                runs_for(estimator, meta_parameters, task, runs=8, indices=[index]),
             ).counted
         ]
         assert 0 < found.counted == len(sound) < 8
         assert found.diverged == estimator.copies * (8 - len(sound))
-        alone = runs_for(estimator, learner, task, runs=8, indices=sound)
-        close(found.gradients, estimate(estimator, learner, alone).gradients)
+        alone = runs_for(estimator, meta_parameters, task, runs=8, indices=sound)
+        close(found.gradients, estimate(estimator, meta_parameters, alone).gradients)
 
 
 @every_estimator
 def test_an_estimate_can_be_drawn_again_and_leaves_torchs_randomness_alone(name):
     estimator = create_estimator(name)
-    for learner in learners(estimator):
+    for meta_parameters in learners(estimator):
         before = torch.get_rng_state()
         drawn = [
-            estimate(estimator, learner, runs_for(estimator, learner, NoisyRegression()))
+            estimate(
+                estimator, meta_parameters, runs_for(estimator, meta_parameters, NoisyRegression())
+            )
             for _ in range(2)
         ]
         assert torch.equal(torch.get_rng_state(), before)
         assert same(drawn[0].gradients, drawn[1].gradients)
-        runs = runs_for(estimator, learner, NoisyRegression())
-        other = estimate(estimator, learner, runs, outer_step=1)
+        runs = runs_for(estimator, meta_parameters, NoisyRegression())
+        other = estimate(estimator, meta_parameters, runs, outer_step=1)
         assert not same(drawn[0].gradients, other.gradients)
 
 
 @every_estimator
 def test_the_learner_is_left_as_it_was(name):
     estimator = create_estimator(name)
-    for learner in learners(estimator):
-        before = {key: value.clone() for key, value in learner.state_dict().items()}
-        runs = runs_for(estimator, learner, Quadratics(dimensions=3))
-        estimate(estimator, learner, runs)
-        assert same(dict(learner.state_dict()), before)
+    for meta_parameters in learners(estimator):
+        before = {key: value.clone() for key, value in meta_parameters.state_dict().items()}
+        runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3))
+        estimate(estimator, meta_parameters, runs)
+        assert same(dict(meta_parameters.state_dict()), before)
         assert not any(value.requires_grad for _, value in runs.inner.named_tensors())
 
 
 @pytest.mark.parametrize("name", WITH_WINDOWS)
 def test_windows_carry_on_from_where_the_last_one_ended(name):
     estimator = create_estimator(name)
-    (learner, *_) = learners(estimator)
-    runs = runs_for(estimator, learner, Quadratics(dimensions=3), steps=6)
+    (meta_parameters, *_) = learners(estimator)
+    runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3), steps=6)
     assert runs.lengths == [2, 4, 6]
     ages = []
     for outer_step in range(4):
-        estimate(estimator, learner, runs, outer_step=outer_step)
+        estimate(estimator, meta_parameters, runs, outer_step=outer_step)
         ages.append(list(runs.ages))
     assert ages == [[0, 2, 2], [2, 0, 4], [4, 2, 0], [0, 4, 2]]
 
 
 @dataclasses.dataclass(frozen=True)
-class TogetherWith(Ranks):
+class TogetherWith(DistributedContext):
     """A process among others whose messages were written down beforehand."""
 
     others: tuple = ()
@@ -181,18 +185,18 @@ class TogetherWith(Ranks):
 
 @pytest.mark.parametrize("name", ["es", "pes"])
 def test_clipped_pairs_are_scaled_by_those_of_all_processes(name):
-    learner = make_learner("lstm")
+    meta_parameters = make_learner("lstm")
     estimator = create_estimator(name, clip=1.0)
 
-    def on(indices, ranks):
-        runs = runs_for(estimator, learner, NoisyRegression(), runs=6, indices=indices)
-        return estimate(estimator, learner, runs, ranks=ranks)
+    def on(indices, distributed):
+        runs = runs_for(estimator, meta_parameters, NoisyRegression(), runs=6, indices=indices)
+        return estimate(estimator, meta_parameters, runs, distributed=distributed)
 
     sent = []
     for indices in (range(2), range(2, 6)):
-        ranks = TogetherWith()
-        on(indices, ranks)
-        sent.append(ranks.sent[0])
+        distributed = TogetherWith()
+        on(indices, distributed)
+        sent.append(distributed.sent[0])
     parts = [
         on(range(2), TogetherWith(others=sent[1:])),
         on(range(2, 6), TogetherWith(others=sent[:1])),

@@ -9,9 +9,9 @@ from estimator_cases import (
     F64,
     close,
     estimate,
-    judgement,
     make_loop,
     make_runs,
+    meta_objective,
     plan_of,
     small_rule,
     vector,
@@ -20,7 +20,7 @@ from estimator_cases import (
 from learned_opt.rules.per_tensor_rates import LayerStepRates
 from meta_train.estimators import create_estimator
 from meta_train.estimators.backprop import differentiate
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.unroll import data_of
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.base import Problem, Task
@@ -66,14 +66,14 @@ class AllAdapted(TwoLayers):
 
 
 def learner_at(phi, rule="sgd"):
-    return Learner(small_rule(rule), phi).double()
+    return MetaParameters(small_rule(rule), phi).double()
 
 
 def gradients(name, how, *, rule="sgd", task=None, steps=4, settings=None, plan=None, **loop):
-    learner = learner_at(PHI, rule)
+    meta_parameters = learner_at(PHI, rule)
     estimator = create_estimator(name, **(settings or {}))
-    runs = make_runs(learner, task or TwoLayers(), steps, **(plan or {}))
-    found = estimate(estimator, learner, runs, how=how, lr=0.3, **loop)
+    runs = make_runs(meta_parameters, task or TwoLayers(), steps, **(plan or {}))
+    found = estimate(estimator, meta_parameters, runs, how=how, lr=0.3, **loop)
     return found, found.gradients[-2:]
 
 
@@ -81,7 +81,7 @@ def by_hand(phi, how, steps=4, first_order=False, lr=0.3, runs=3):
     """The mean objective after plain SGD on the head, and its gradient by phi."""
     phi = {key: value.clone().requires_grad_() for key, value in phi.items()}
     drawn = make_runs(learner_at(PHI), TwoLayers(), steps, runs=runs)
-    drawn.renew(0)
+    drawn.reset(0)
     terms = []
     for problem in drawn.problems:
         head = phi["head"]
@@ -105,7 +105,7 @@ def by_hand(phi, how, steps=4, first_order=False, lr=0.3, runs=3):
 @pytest.mark.parametrize("objective", ["sum", "last", "log-last"])
 @pytest.mark.parametrize("name", EVERY)
 def test_the_derivative_by_what_stays_is_exact(name, objective, segment, vectorize):
-    how = judgement(objective, "validation")
+    how = meta_objective(objective, "validation")
     found, own = gradients(name, how, settings={"segment": segment}, plan={"vectorize": vectorize})
     value, expected = by_hand(PHI, how, first_order=name == "first-order")
     close(found.meta_loss, value)
@@ -114,7 +114,7 @@ def test_the_derivative_by_what_stays_is_exact(name, objective, segment, vectori
 
 
 def test_it_is_the_finite_difference():
-    how = judgement("sum", "validation")
+    how = meta_objective("sum", "validation")
     _, (_, body) = gradients("full", how)
     direction, epsilon = torch.randn(BODY.shape, dtype=F64), 1e-5
     ends = [by_hand({**PHI, "body": BODY + sign * epsilon * direction}, how)[0] for sign in (1, -1)]
@@ -124,36 +124,38 @@ def test_it_is_the_finite_difference():
 def test_judged_by_training_batches_as_by_other_data():
     # Every batch is the support set: the loss before the next step is the loss after this one.
     for name in EVERY:
-        _, plain = gradients(name, judgement("sum"))
-        _, fresh = gradients(name, judgement("sum", "fresh"))
+        _, plain = gradients(name, meta_objective("sum"))
+        _, fresh = gradients(name, meta_objective("sum", "fresh"))
         close(plain, fresh)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_it_is_all_adapted_with_the_rate_of_the_rest_at_zero(name):
-    how = judgement("last", "validation")
+    how = meta_objective("last", "validation")
     _, own = gradients(name, how)
     rates = LayerStepRates(shapes=[list(value.shape) for value in PHI.values()], init=0.3)
     rates.rates.data[1] = 0
-    learner = Learner(rates.double(), PHI).double()
-    runs = make_runs(learner, AllAdapted(), 4)
-    found = estimate(name, learner, runs, how=how, lr=1.0)
+    meta_parameters = MetaParameters(rates.double(), PHI).double()
+    runs = make_runs(meta_parameters, AllAdapted(), 4)
+    found = estimate(name, meta_parameters, runs, how=how, lr=1.0)
     close(own, found.gradients[-2:], 1e-7)
 
 
 @pytest.mark.parametrize("name", ["full", "truncated", "es", "pes", "first-order"])
 def test_a_rule_is_trained_along_with_it(name):
-    how = judgement("sum", "validation")
+    how = meta_objective("sum", "validation")
     estimator = create_estimator(name)
-    learner = learner_at(PHI, "lstm")
-    runs = make_runs(learner, TwoLayers(), 4, **plan_of(estimator, 2))
+    meta_parameters = learner_at(PHI, "lstm")
+    runs = make_runs(meta_parameters, TwoLayers(), 4, **plan_of(estimator, 2))
     for outer_step in range(3):  # windowed runs go on, and follow phi all the same
-        found = estimate(estimator, learner, runs, how=how, outer_step=outer_step)
+        found = estimate(estimator, meta_parameters, runs, how=how, outer_step=outer_step)
         assert found.counted == 3
         assert all(gradient.isfinite().all() and gradient.any() for gradient in found.gradients)
-        for value in learner.parameters():
+        for value in meta_parameters.parameters():
             value.data += 0.01
-        assert torch.equal(runs.linked().fixed["body"][1], learner.initialization()["body"])
+        assert torch.equal(
+            runs.state_with_grad().fixed["body"][1], meta_parameters.initialization()["body"]
+        )
 
 
 def test_evolution_strategies_find_it():
@@ -161,7 +163,7 @@ def test_evolution_strategies_find_it():
         def sample(self, generator, device):
             return super().sample(torch.Generator().manual_seed(0), device)
 
-    how = judgement("last", "validation")
+    how = meta_objective("last", "validation")
     _, exact = gradients("full", how, task=Same())
     plan = {"runs": 3000, "copies": 2}
     _, drawn = gradients("es", how, task=Same(), settings={"sigma": 1e-3}, plan=plan)
@@ -169,14 +171,14 @@ def test_evolution_strategies_find_it():
 
 
 def test_the_implicit_gradient_follows_the_minimum():
-    strength, how = 0.8, judgement("last", "validation")
+    strength, how = 0.8, meta_objective("last", "validation")
     found, own = gradients(
         "implicit", how, steps=300, settings={"proximal": strength, "cg_steps": 2}
     )
 
     def value(phi):
         runs = make_runs(learner_at(PHI), TwoLayers(), 300)
-        runs.renew(0)
+        runs.reset(0)
         terms = []
         for problem in runs.problems:
             inputs, targets = problem.full()
@@ -195,7 +197,7 @@ def test_the_implicit_gradient_follows_the_minimum():
 
 def test_reptile_refuses_what_it_cannot_learn():
     with pytest.raises(ValueError, match=r"leaves \['body'\] as they are"):
-        gradients("reptile", judgement("last", "validation"))
+        gradients("reptile", meta_objective("last", "validation"))
 
 
 def test_units_are_of_what_is_adapted():
@@ -215,7 +217,7 @@ def test_units_are_of_what_is_adapted():
 @pytest.mark.parametrize("vectorize", ["always", "never"])
 @pytest.mark.parametrize("segment", [None, 0])
 def test_no_step_is_joint_training(name, vectorize, segment):
-    how = judgement("sum", "validation")
+    how = meta_objective("sum", "validation")
     found, own = gradients(
         name, how, steps=0, plan={"vectorize": vectorize}, settings={"segment": segment}
     )
@@ -226,13 +228,13 @@ def test_no_step_is_joint_training(name, vectorize, segment):
 
 
 def test_no_step_by_evolution_strategies():
-    found, own = gradients("es", judgement("sum", "fresh"), steps=0, plan={"copies": 2})
+    found, own = gradients("es", meta_objective("sum", "fresh"), steps=0, plan={"copies": 2})
     assert found.counted == 3 and all(gradient.any() for gradient in own)
 
 
 def test_no_step_needs_data_to_judge_by():
     with pytest.raises(ValueError, match="no inner step needs data to judge by"):
-        gradients("full", judgement("sum"), steps=0)
+        gradients("full", meta_objective("sum"), steps=0)
 
 
 @pytest.mark.parametrize(
@@ -254,29 +256,29 @@ def test_settings_refuse_no_step_elsewhere(settings):
 
 
 def test_only_the_end_is_judged_where_only_it_counts(monkeypatch):
-    learner = learner_at(PHI)
-    runs = make_runs(learner, TwoLayers(), 6)
-    steps = runs.renew(0)
-    how = judgement("last", "validation")
+    meta_parameters = learner_at(PHI)
+    runs = make_runs(meta_parameters, TwoLayers(), 6)
+    steps = runs.reset(0)
+    how = meta_objective("last", "validation")
     data = data_of(runs, "validation", 0, end_only=True)
     drawn = []
-    draw = data.judging.next
-    monkeypatch.setattr(data.judging, "next", lambda: drawn.append(1) or draw())
-    loop = runs.equip(make_loop(learner, 0.3))
+    draw = data.outer_batches.next
+    monkeypatch.setattr(data.outer_batches, "next", lambda: drawn.append(1) or draw())
+    loop = runs.bind(make_loop(meta_parameters, 0.3))
     every = dataclasses.replace(data_of(runs, "validation", 0), end_only=False)
-    leaves = list(learner.parameters())
+    leaves = list(meta_parameters.parameters())
     for segment in (None, 4):
         del drawn[:]
-        found = differentiate(loop, runs.linked(), data, steps, how, leaves, segment)
+        found = differentiate(loop, runs.state_with_grad(), data, steps, how, leaves, segment)
         assert found.losses.shape == (1, 3) and len(drawn) == 1 and found.steps == 18
-        whole = differentiate(loop, runs.linked(), every, steps, how, leaves, segment)
+        whole = differentiate(loop, runs.state_with_grad(), every, steps, how, leaves, segment)
         assert whole.losses.shape == (6, 3)
         close(found.losses[0], whole.losses[-1])
         close(found.gradients, whole.gradients)
 
 
 def test_the_end_is_no_shortcut_where_training_batches_judge():
-    assert not judgement("sum", "validation").end_only
-    found, _ = gradients("full", judgement("last"))
-    whole, _ = gradients("full", judgement("sum"))
+    assert not meta_objective("sum", "validation").end_only
+    found, _ = gradients("full", meta_objective("last"))
+    whole, _ = gradients("full", meta_objective("sum"))
     close(found.mean_loss, whole.mean_loss)

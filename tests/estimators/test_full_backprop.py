@@ -10,9 +10,9 @@ from estimator_cases import (
     Quadratics,
     close,
     estimate,
-    judgement,
     make_learner,
     make_runs,
+    meta_objective,
     vector,
 )
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -29,10 +29,10 @@ def half_square(theta, x):
     [("full", (3780.0, 8505.0, 13230.0)), ("first-order", (-1260.0, -1575.0, -1890.0))],
 )
 def test_maml_gives_the_numbers_worked_out_by_hand(name, expected):
-    learner = make_learner("sgd", vector(2, 3, 5))
+    meta_parameters = make_learner("sgd", vector(2, 3, 5))
     task = Fixed(vector(0, 0, 0), half_square, vector(1, 2, 3), vector(4, 5, 6))
-    runs = make_runs(learner, task, steps=1, runs=2)
-    found = estimate(name, learner, runs, how=judgement("last", "validation"), lr=0.5)
+    runs = make_runs(meta_parameters, task, steps=1, runs=2)
+    found = estimate(name, meta_parameters, runs, how=meta_objective("last", "validation"), lr=0.5)
     close(runs.inner.parameters["theta"], vector(-9.5, -20, -29.5).expand(2, 3))
     close(found.meta_loss, vector(49612.5)[0])
     close(found.gradients[0], vector(*expected))
@@ -58,18 +58,18 @@ def by_hand(runs, phi, steps, lr):
 @pytest.mark.parametrize("objective", ["last", "sum"])
 def test_many_steps_on_quadratics_equal_the_closed_form(objective):
     phi, steps, lr = vector(1.0, -2.0, 0.5), 5, 0.02
-    learner = make_learner("sgd", phi)
+    meta_parameters = make_learner("sgd", phi)
     for name in ("full", "first-order"):
-        runs = make_runs(learner, Quadratics(dimensions=3), steps)
-        found = estimate(name, learner, runs, how=judgement(objective), lr=lr)
+        runs = make_runs(meta_parameters, Quadratics(dimensions=3), steps)
+        found = estimate(name, meta_parameters, runs, how=meta_objective(objective), lr=lr)
         through, at_end = by_hand(runs, phi, steps, lr)
         chosen = through if name == "full" else at_end
         chosen = chosen[-1:] if objective == "last" else chosen
         close(found.gradients[0], chosen.mean((0, 1)))
 
 
-def weights_of(learner):
-    return parameters_to_vector(learner.parameters()).detach()
+def weights_of(meta_parameters):
+    return parameters_to_vector(meta_parameters.parameters()).detach()
 
 
 SETTINGS = {"gated-lstm": {"use_loss": False}, "adam-lstm": {"differentiate_inputs": True}}
@@ -81,35 +81,37 @@ SETTINGS = {"gated-lstm": {"use_loss": False}, "adam-lstm": {"differentiate_inpu
 def test_gradients_are_those_of_finite_differences(rule, objective):
     # What step-size-lstm measures of the parameters at the start is a constant to it.
     phi = None if rule == "step-size-lstm" else vector(1.0, -1.0, 0.3)
-    learner = make_learner(rule, phi, **SETTINGS.get(rule, {}))
+    meta_parameters = make_learner(rule, phi, **SETTINGS.get(rule, {}))
     task = Quadratics(dimensions=3)
 
     def ask():
-        runs = make_runs(learner, task, steps=6)
-        return estimate("full", learner, runs, how=judgement(objective), hide_loss=True)
+        runs = make_runs(meta_parameters, task, steps=6)
+        return estimate(
+            "full", meta_parameters, runs, how=meta_objective(objective), hide_loss=True
+        )
 
     gradient = torch.cat([g.reshape(-1) for g in ask().gradients])
-    where, h = weights_of(learner), 1e-5
+    where, h = weights_of(meta_parameters), 1e-5
     source = torch.Generator().manual_seed(0)
     directions = [torch.randn(len(where), generator=source, dtype=F64) for _ in range(3)]
     directions += list(torch.eye(len(where), dtype=F64)[-3:])  # phi alone, where it is learned
     for direction in directions:
         values = []
         for offset in (h, -h):
-            vector_to_parameters(where + offset * direction, learner.parameters())
+            vector_to_parameters(where + offset * direction, meta_parameters.parameters())
             values.append(ask().meta_loss)
-        vector_to_parameters(where, learner.parameters())
+        vector_to_parameters(where, meta_parameters.parameters())
         slope = (values[0] - values[1]) / (2 * h)
         torch.testing.assert_close(gradient @ direction, slope, rtol=1e-5, atol=1e-7)
 
 
 def test_first_order_drops_what_goes_through_the_inner_gradients():
-    learner = make_learner(LearnedRate(0.05), vector(1.0, -1.0, 0.3))
+    meta_parameters = make_learner(LearnedRate(0.05), vector(1.0, -1.0, 0.3))
     found = [
         estimate(
             name,
-            learner,
-            make_runs(learner, Quadratics(dimensions=3), 4),
+            meta_parameters,
+            make_runs(meta_parameters, Quadratics(dimensions=3), 4),
             second_order=order,
             lr=1.0,
         )
@@ -122,11 +124,11 @@ def test_first_order_drops_what_goes_through_the_inner_gradients():
 
 
 def test_recomputed_segments_change_nothing():
-    learner = make_learner("lstm", vector(1.0, -1.0, 0.3))
+    meta_parameters = make_learner("lstm", vector(1.0, -1.0, 0.3))
     found = []
     for segment in (None, 0, 3):
-        runs = make_runs(learner, Quadratics(dimensions=3), 7)
-        found.append(estimate(create_estimator("full", segment=segment), learner, runs))
+        runs = make_runs(meta_parameters, Quadratics(dimensions=3), 7)
+        found.append(estimate(create_estimator("full", segment=segment), meta_parameters, runs))
     for other in found[1:]:
         close(other.gradients, found[0].gradients)
 

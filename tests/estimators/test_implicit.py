@@ -9,9 +9,9 @@ from estimator_cases import (
     SometimesHopeless,
     close,
     estimate,
-    judgement,
     make_learner,
     make_runs,
+    meta_objective,
     vector,
 )
 
@@ -83,10 +83,10 @@ def test_a_run_without_curvature_or_gradient_does_not_hurt_the_others():
 
 @pytest.mark.parametrize(("rule", "lr"), [("sgd", 0.02), ("momentum", 0.01), ("adam", 0.05)])
 def test_on_quadratics_it_is_the_inverse_of_one_plus_the_hessian_over_lambda(rule, lr):
-    learner = make_learner(rule, PHI)
-    runs = make_runs(learner, TASK, 5)
+    meta_parameters = make_learner(rule, PHI)
+    runs = make_runs(meta_parameters, TASK, 5)
     estimator = create_estimator("implicit", proximal=0.7, cg_steps=3)
-    found = estimate(estimator, learner, runs, how=judgement("last"), lr=lr)
+    found = estimate(estimator, meta_parameters, runs, how=meta_objective("last"), lr=lr)
     expected = []
     for problem, theta in zip(runs.problems, runs.inner.parameters["theta"], strict=True):
         hessian, linear = pieces(problem)
@@ -94,17 +94,19 @@ def test_on_quadratics_it_is_the_inverse_of_one_plus_the_hessian_over_lambda(rul
         expected.append(torch.linalg.solve(matrix, hessian @ theta - linear))
     close(found.gradients[0], torch.stack(expected).mean(0), 1e-9)
     few = create_estimator("implicit", proximal=0.7, cg_steps=2)
-    again = estimate(few, learner, make_runs(learner, TASK, 5), how=judgement("last"), lr=lr)
+    again = estimate(
+        few, meta_parameters, make_runs(meta_parameters, TASK, 5), how=meta_objective("last"), lr=lr
+    )
     assert not torch.allclose(again.gradients[0], found.gradients[0], rtol=1e-4)
 
 
 def test_at_the_minimum_it_is_the_derivative_of_the_outer_loss_by_phi():
     strength = 3.0
     phi = PHI.clone().requires_grad_()
-    learner = make_learner("sgd", PHI)
-    runs = make_runs(learner, ROUND, 100)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = make_runs(meta_parameters, ROUND, 100)
     estimator = create_estimator("implicit", proximal=strength, cg_steps=3)
-    found = estimate(estimator, learner, runs, how=judgement("log"), lr=0.1)
+    found = estimate(estimator, meta_parameters, runs, how=meta_objective("log"), lr=0.1)
     losses = []
     for problem in runs.problems:
         hessian, linear = pieces(problem)
@@ -121,11 +123,11 @@ def test_outer_loss_and_hessian_are_of_their_own_data():
     # Trained on (theta.x)^2 / 2, judged on other x: H is of the former, the gradient of the latter.
     x, other, start = vector(1, 2, 3), vector(4, 5, 6), vector(0, 0, 0)
     task = Fixed(start, lambda theta, x: (theta @ x).square() / 2, x, other)
-    learner = make_learner("sgd", PHI)
-    runs = make_runs(learner, task, 3)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = make_runs(meta_parameters, task, 3)
     estimator = create_estimator("implicit", proximal=0.5, cg_steps=3, batches=2)
-    how = judgement("last", "validation")
-    found = estimate(estimator, learner, runs, how=how, lr=0.01)
+    how = meta_objective("last", "validation")
+    found = estimate(estimator, meta_parameters, runs, how=how, lr=0.01)
     theta = runs.inner.parameters["theta"][0]
     matrix = torch.eye(3, dtype=F64) + torch.outer(x, x) / 0.5
     close(found.gradients[0], torch.linalg.solve(matrix, (theta @ other) * other), 1e-10)
@@ -145,20 +147,20 @@ def test_the_proximal_loss_pulls_and_keeps_the_problems_buffers():
 
 
 def test_the_anchors_do_not_stay_with_the_runs():
-    learner = make_learner("sgd", PHI)
-    runs = make_runs(learner, TASK)
-    estimate("implicit", learner, runs)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = make_runs(meta_parameters, TASK)
+    estimate("implicit", meta_parameters, runs)
     assert runs.inner.buffers == {}
     assert not runs.inner.parameters["theta"].requires_grad
 
 
 def test_a_run_that_goes_on_is_pulled_towards_the_present_initialisation():
-    learner = make_learner("sgd", PHI)
-    runs = make_runs(learner, ROUND, 100, restart=1.0)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = make_runs(meta_parameters, ROUND, 100, restart=1.0)
     estimator = create_estimator("implicit", proximal=3.0)
     for outer_step in range(2):
-        estimate(estimator, learner, runs, outer_step=outer_step, lr=0.1)
-        learner.values[0].data += 1.0
+        estimate(estimator, meta_parameters, runs, outer_step=outer_step, lr=0.1)
+        meta_parameters.values[0].data += 1.0
     assert runs.offsets == [100] * 3
     for problem, theta in zip(runs.problems, runs.inner.parameters["theta"], strict=True):
         hessian, linear = pieces(problem)
@@ -167,18 +169,18 @@ def test_a_run_that_goes_on_is_pulled_towards_the_present_initialisation():
 
 
 def test_runs_that_diverge_are_left_out():
-    learner = make_learner("sgd", PHI)
+    meta_parameters = make_learner("sgd", PHI)
     task = SometimesHopeless(dimensions=3)
-    runs = make_runs(learner, task, runs=8)
-    found = estimate("implicit", learner, runs)
+    runs = make_runs(meta_parameters, task, runs=8)
+    found = estimate("implicit", meta_parameters, runs)
     alive = runs.inner.alive.nonzero().flatten().tolist()
     assert 0 < found.counted == len(alive) < 8
-    sound = make_runs(learner, task, runs=8, indices=alive)
-    close(found.gradients, estimate("implicit", learner, sound).gradients)
+    sound = make_runs(meta_parameters, task, runs=8, indices=alive)
+    close(found.gradients, estimate("implicit", meta_parameters, sound).gradients)
 
 
 def test_no_graph_of_the_steps_is_kept(monkeypatch):
-    learner = make_learner("sgd", PHI)
+    meta_parameters = make_learner("sgd", PHI)
     seen = []
 
     def watched(*arguments):
@@ -186,7 +188,7 @@ def test_no_graph_of_the_steps_is_kept(monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(implicit, "roll_out", watched)
-    found = estimate("implicit", learner, make_runs(learner, TASK, 6))
+    found = estimate("implicit", meta_parameters, make_runs(meta_parameters, TASK, 6))
     (rollout,) = seen
     assert not rollout.losses.requires_grad
     assert not any(tensor.requires_grad for _, tensor in rollout.inner.named_tensors())

@@ -10,7 +10,7 @@ from conftest import make_rule, same
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from meta_train.estimators import Judgement
+from meta_train.estimators import MetaObjective
 from meta_train.estimators.memory_budget import MIB, Footprint, choose_mode, measure, read_budget
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.unroll import data_of, roll_out
@@ -43,8 +43,18 @@ def make_trainer(horizon=20, rule="lstm", folder=None, initialization=None, **se
         task,
         TrainSettings(
             **{
-                **{"estimator": "first-order", "runs": 2, "outer_steps": 1, "unit_spread": 0},
-                **{"horizons": (horizon,), "window": 5, "gates_every": 0, "objective": "sum"},
+                **{
+                    "estimator": "first-order",
+                    "runs": 2,
+                    "outer_steps": 1,
+                    "param_rescale_range": 0,
+                },
+                **{
+                    "horizons": (horizon,),
+                    "truncation_length": 5,
+                    "gates_every": 0,
+                    "objective": "sum",
+                },
                 **settings,
             }
         ),
@@ -56,9 +66,9 @@ def make_trainer(horizon=20, rule="lstm", folder=None, initialization=None, **se
 
 def footprint_of(trainer):
     (runs,) = trainer.groups.runs
-    runs.renew(0)
-    loop = runs.equip(trainer.loop)
-    return measure(loop, runs.linked(), data_of(runs, "training", 0))
+    runs.reset(0)
+    loop = runs.bind(trainer.loop)
+    return measure(loop, runs.state_with_grad(), data_of(runs, "training", 0))
 
 
 @pytest.mark.parametrize("memory", ["plain", "segments", "truncated", "pes"])
@@ -73,8 +83,10 @@ def test_the_predicted_peak_is_the_real_one(memory, capsys):
     (runs,) = trainer.groups.runs
 
     def take():
-        judgement = Judgement(OBJECTIVES["sum"])
-        trainer.estimator.estimate(trainer.learner, trainer.loop, runs, judgement, 1, trainer.ranks)
+        meta_objective = MetaObjective(OBJECTIVES["sum"])
+        trainer.estimator.estimate(
+            trainer.meta_parameters, trainer.loop, runs, meta_objective, 1, trainer.distributed
+        )
 
     assert max(held_bytes(take)) == pytest.approx(predicted, rel=0.3)
 
@@ -85,7 +97,7 @@ def test_the_graph_of_a_step_is_counted_to_the_byte_nearly(rule, second_order):
     trainer = make_trainer(rule=rule, second_order=second_order, estimator="full")
     footprint = footprint_of(trainer)
     (runs,) = trainer.groups.runs
-    loop, kept = runs.equip(trainer.loop), []
+    loop, kept = runs.bind(trainer.loop), []
 
     def held_after(steps):
         def run():
@@ -105,7 +117,7 @@ def test_counting_is_repeatable_and_leaves_nothing_behind():
     first = footprint_of(trainer)
     assert first == footprint_of(trainer) == footprint_of(make_trainer())
     assert first.work >= first.step > first.state > 0
-    assert all(parameter.grad is None for parameter in trainer.learner.parameters())
+    assert all(parameter.grad is None for parameter in trainer.meta_parameters.parameters())
 
 
 @pytest.mark.parametrize(
@@ -122,29 +134,34 @@ def test_counting_is_repeatable_and_leaves_nothing_behind():
 )
 def test_the_first_mode_that_fits_is_taken(budget, mode):
     unit = Footprint(*(1024 * value for value in (SOME.state, SOME.step, SOME.work)))
-    choice = choose_mode(f"{budget} KiB", unit, 100, window=10)
+    choice = choose_mode(f"{budget} KiB", unit, 100, truncation_length=10)
     assert choice.mode == mode
     assert choice.predicted_bytes <= 1024 * budget
     assert (choice.segment is None) == (mode in ("plain", "pes"))
-    assert (choice.window is None) == (mode in ("plain", "segments"))
+    assert (choice.truncation_length is None) == (mode in ("plain", "segments"))
 
 
 def test_truncation_takes_the_longest_window_that_fits():
     unit = Footprint(5 * MIB, 20 * MIB, 20 * MIB)
-    windows = [choose_mode(f"{b}MiB", unit, 100, window=4).window for b in (130, 150, 170, 190)]
+    windows = [
+        choose_mode(f"{b}MiB", unit, 100, truncation_length=4).truncation_length
+        for b in (130, 150, 170, 190)
+    ]
     assert windows == sorted(windows)
     assert windows[0] >= 4
     assert windows[-1] < 100
-    for budget, window in zip((130, 150, 170, 190), windows, strict=True):
-        least = min(unit.segments(window + 1, k) for k in range(1, window + 2))
+    for budget, truncation_length in zip((130, 150, 170, 190), windows, strict=True):
+        least = min(
+            unit.segments(truncation_length + 1, k) for k in range(1, truncation_length + 2)
+        )
         assert least > budget * MIB
 
 
 def test_too_little_memory_is_refused_with_the_least_that_would_do():
     with pytest.raises(ValueError, match=r"memory='1MiB' is too little: pes takes the least"):
-        choose_mode("1MiB", Footprint(MIB, 20 * MIB, MIB), 100, window=4)
+        choose_mode("1MiB", Footprint(MIB, 20 * MIB, MIB), 100, truncation_length=4)
     with pytest.raises(ValueError, match="segments takes the least.*whole runs"):
-        choose_mode("8MiB", Footprint(MIB, MIB, MIB), 100, window=4, whole_run=True)
+        choose_mode("8MiB", Footprint(MIB, MIB, MIB), 100, truncation_length=4, whole_run=True)
 
 
 @pytest.mark.parametrize("text", ["", "0MiB", "12", "500MB", "-3MiB", "many", "1.5.0GiB"])
@@ -176,11 +193,11 @@ def test_a_budget_changes_nothing_as_long_as_the_gradient_is_exact():
 
 
 def test_a_first_order_gradient_stays_one_where_it_is_truncated():
-    how = {"memory": "15MiB", "window": 2, "horizon": 40}
+    how = {"memory": "15MiB", "truncation_length": 2, "horizon": 40}
     for estimator in ("first-order", "full"):
         trainer = make_trainer(estimator=estimator, second_order=True, **how)
         assert trainer.settings.estimator == "truncated"
-        assert 2 <= trainer.settings.window < 40
+        assert 2 <= trainer.settings.truncation_length < 40
         assert trainer.loop.second_order == (estimator == "full")
 
 
@@ -195,7 +212,7 @@ def test_budgets_hold_for_learned_initialisations_and_refuse_windows_for_their_o
 
 
 def test_a_resumed_run_chooses_what_it_chose_before(tmp_path):
-    how = {"memory": "14MiB", "window": 2, "horizon": 16, "schedule": "constant"}
+    how = {"memory": "14MiB", "truncation_length": 2, "horizon": 16, "schedule": "constant"}
     unbroken = make_trainer(folder=tmp_path / "one", outer_steps=2, **how)
     unbroken.train(progress=False)
     make_trainer(folder=tmp_path / "two", outer_steps=1, **how).train(progress=False)
@@ -203,7 +220,7 @@ def test_a_resumed_run_chooses_what_it_chose_before(tmp_path):
     assert resumed.resume()
     assert resumed.outer_step == 1
     resumed.train(progress=False)
-    assert same(resumed.learner.state_dict(), unbroken.learner.state_dict())
+    assert same(resumed.meta_parameters.state_dict(), unbroken.meta_parameters.state_dict())
     assert resumed.settings == unbroken.settings
     assert resumed.settings.estimator == "truncated"
 

@@ -23,9 +23,15 @@ WINDOWS, WINDOW = 3, 2
 
 def run_pairs(accumulate, pairs, seed=0):
     """The estimates of all windows of one run of each pair, `[windows]`."""
-    learner = make_learner(Drift(0.2))
+    meta_parameters = make_learner(Drift(0.2))
     runs = make_runs(
-        learner, TASK, WINDOWS * WINDOW, window=WINDOW, runs=pairs, copies=2, seed=seed
+        meta_parameters,
+        TASK,
+        WINDOWS * WINDOW,
+        truncation_length=WINDOW,
+        runs=pairs,
+        copies=2,
+        seed=seed,
     )
     runs.lengths = [WINDOWS * WINDOW] * pairs
     estimator = create_estimator("pes", sigma=SIGMA)
@@ -33,7 +39,7 @@ def run_pairs(accumulate, pairs, seed=0):
     for k in range(WINDOWS):
         if not accumulate:
             runs.carried.clear()
-        found.append(estimate(estimator, learner, runs, outer_step=k, lr=1.0).gradients[0])
+        found.append(estimate(estimator, meta_parameters, runs, outer_step=k, lr=1.0).gradients[0])
     return torch.stack(found), runs
 
 
@@ -74,33 +80,35 @@ def test_over_a_run_the_mean_is_the_gradient_of_the_whole_run_and_without_accumu
 def test_the_exact_means_are_those_of_full_and_truncated_backpropagation():
     w = torch.full((WINDOWS,), 0.2, dtype=F64, requires_grad=True)
     jacobian = torch.autograd.functional.jacobian(losses, w)
-    learner = make_learner(Drift(0.2))
-    runs = make_runs(learner, TASK, WINDOWS * WINDOW)
-    (full,) = estimate("full", learner, runs, lr=1.0).gradients
+    meta_parameters = make_learner(Drift(0.2))
+    runs = make_runs(meta_parameters, TASK, WINDOWS * WINDOW)
+    (full,) = estimate("full", meta_parameters, runs, lr=1.0).gradients
     close(WINDOWS * full, jacobian.sum())
-    runs = make_runs(learner, TASK, WINDOWS * WINDOW, window=WINDOW)
+    runs = make_runs(meta_parameters, TASK, WINDOWS * WINDOW, truncation_length=WINDOW)
     runs.lengths = [WINDOWS * WINDOW] * 3
-    parts = [estimate("truncated", learner, runs, outer_step=k, lr=1.0) for k in range(WINDOWS)]
+    parts = [
+        estimate("truncated", meta_parameters, runs, outer_step=k, lr=1.0) for k in range(WINDOWS)
+    ]
     close(sum(part.gradients[0] for part in parts), jacobian.diagonal().sum())
 
 
 def test_a_new_run_begins_with_no_perturbations():
     found, runs = run_pairs(True, 2)
     assert torch.equal(runs.carried["noise"], torch.zeros(2, 1, dtype=F64))
-    learner = runs.learner
+    meta_parameters = runs.meta_parameters
     estimator = create_estimator("pes", sigma=SIGMA)
-    estimate(estimator, learner, runs, outer_step=WINDOWS, lr=1.0)
+    estimate(estimator, meta_parameters, runs, outer_step=WINDOWS, lr=1.0)
     noise = torch.cat([torch.randn(1, generator=generator(0, "noise", WINDOWS, k)) for k in (0, 1)])
     close(runs.carried["noise"][:, 0], SIGMA * noise.double())
     assert found.abs().min() > 0
 
 
 def test_a_learned_initialisation_is_perturbed_once_in_a_run():
-    learner = make_learner("lstm", START)
-    runs = make_runs(learner, TASK, 6, window=2, runs=1, copies=2)
-    estimate("pes", learner, runs)
+    meta_parameters = make_learner("lstm", START)
+    runs = make_runs(meta_parameters, TASK, 6, truncation_length=2, runs=1, copies=2)
+    estimate("pes", meta_parameters, runs)
     first = runs.carried["noise"].clone()
-    estimate("pes", learner, runs, outer_step=1)
+    estimate("pes", meta_parameters, runs, outer_step=1)
     second = runs.carried["noise"]
     assert torch.equal(second[:, -2:], first[:, -2:])
     assert first[:, -2:].abs().min() > 0
@@ -109,10 +117,10 @@ def test_a_learned_initialisation_is_perturbed_once_in_a_run():
 
 def test_a_run_of_a_pair_that_diverges_ends_both():
     task = Fixed(START, lambda theta, _: theta.square().sum())
-    learner = make_learner(Drift(1e3))
-    runs = make_runs(learner, task, 8, window=2, copies=2)
+    meta_parameters = make_learner(Drift(1e3))
+    runs = make_runs(meta_parameters, task, 8, truncation_length=2, copies=2)
     estimator = create_estimator("pes", sigma=1.0)
-    found = estimate(estimator, learner, runs, lr=1.0)
+    found = estimate(estimator, meta_parameters, runs, lr=1.0)
     assert (found.counted, found.diverged) == (0, 6)
     assert torch.equal(found.gradients[0], torch.zeros((), dtype=F64))
     assert runs.episodes == [1, 1, 1]

@@ -9,9 +9,9 @@ from estimator_cases import (
     SometimesHopeless,
     close,
     estimate,
-    judgement,
     make_learner,
     make_runs,
+    meta_objective,
     vector,
 )
 
@@ -21,9 +21,9 @@ PHI = vector(1.0, -2.0, 0.5)
 
 
 def test_one_step_is_joint_training():
-    learner = make_learner("sgd", PHI)
-    runs = make_runs(learner, NoisyRegression(), steps=1, runs=5)
-    found = estimate("reptile", learner, runs, lr=0.1)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = make_runs(meta_parameters, NoisyRegression(), steps=1, runs=5)
+    found = estimate("reptile", meta_parameters, runs, lr=0.1)
     stream = runs.stream(0)
     phi = PHI.clone().requires_grad_()
     loss = torch.vmap(NoisyRegression.loss, (None, None, 0))({"theta": phi}, {}, stream.next())[0]
@@ -33,9 +33,9 @@ def test_one_step_is_joint_training():
 
 def test_many_steps_on_quadratics_equal_the_closed_form():
     steps, lr = 6, 0.02
-    learner = make_learner("sgd", PHI)
-    runs = make_runs(learner, Quadratics(dimensions=3), steps, runs=4)
-    found = estimate("reptile", learner, runs, lr=lr)
+    meta_parameters = make_learner("sgd", PHI)
+    runs = make_runs(meta_parameters, Quadratics(dimensions=3), steps, runs=4)
+    found = estimate("reptile", meta_parameters, runs, lr=lr)
     ends = []
     for problem in runs.problems:
         w, y = problem.full()
@@ -46,20 +46,22 @@ def test_many_steps_on_quadratics_equal_the_closed_form():
 
 
 def test_sgd_takes_the_published_step():
-    learner = make_learner("adam", PHI)
-    runs = make_runs(learner, Quadratics(dimensions=3), 4)
-    found = estimate("reptile", learner, runs)
-    learner.values[0].grad = found.gradients[0]
-    torch.optim.SGD(learner.parameters(), lr=0.25).step()
-    close(learner.values[0].data, PHI + 0.25 * (runs.inner.parameters["theta"].mean(0) - PHI))
+    meta_parameters = make_learner("adam", PHI)
+    runs = make_runs(meta_parameters, Quadratics(dimensions=3), 4)
+    found = estimate("reptile", meta_parameters, runs)
+    meta_parameters.values[0].grad = found.gradients[0]
+    torch.optim.SGD(meta_parameters.parameters(), lr=0.25).step()
+    close(
+        meta_parameters.values[0].data, PHI + 0.25 * (runs.inner.parameters["theta"].mean(0) - PHI)
+    )
 
 
 @pytest.mark.parametrize("factor", [1e200, 30.0], ids=["at once", "later"])
 def test_runs_that_diverge_pull_nowhere(factor):
-    learner, task = make_learner("sgd", PHI), SometimesHopeless(dimensions=3)
+    meta_parameters, task = make_learner("sgd", PHI), SometimesHopeless(dimensions=3)
     task.factor = factor
-    runs = make_runs(learner, task, 3, runs=8)
-    found = estimate("reptile", learner, runs)
+    runs = make_runs(meta_parameters, task, 3, runs=8)
+    found = estimate("reptile", meta_parameters, runs)
     alive = runs.inner.alive
     assert 0 < found.counted == int(alive.sum()) < 8
     assert found.diverged == 8 - found.counted
@@ -67,9 +69,14 @@ def test_runs_that_diverge_pull_nowhere(factor):
 
 
 def test_the_objective_is_reported_as_elsewhere():
-    learner = make_learner("sgd", PHI)
+    meta_parameters = make_learner("sgd", PHI)
     seen = [
-        estimate(name, learner, make_runs(learner, Quadratics(dimensions=3)), how=judgement("log"))
+        estimate(
+            name,
+            meta_parameters,
+            make_runs(meta_parameters, Quadratics(dimensions=3)),
+            how=meta_objective("log"),
+        )
         for name in ("reptile", "full")
     ]
     close(seen[0].meta_loss, seen[1].meta_loss.detach())

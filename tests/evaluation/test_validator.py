@@ -7,7 +7,7 @@ import torch
 
 from learned_opt import create_rule
 from meta_train.evaluation.validator import PROBLEMS, Validator
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import Mixture, create_task
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def make_learner(initialization=None, rule="adam-lstm", **settings):
     torch.manual_seed(0)
-    return Learner(create_rule(rule, **settings), initialization)
+    return MetaParameters(create_rule(rule, **settings), initialization)
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def family():
 
 
 def test_a_validation_is_repeatable_and_leaves_the_learner_alone():
-    learner = make_learner(hidden_size=3)
-    before = [value.clone() for value in learner.parameters()]
-    values = [Validator(create_task("quadratic"), 6, CPU)(learner) for _ in range(2)]
+    meta_parameters = make_learner(hidden_size=3)
+    before = [value.clone() for value in meta_parameters.parameters()]
+    values = [Validator(create_task("quadratic"), 6, CPU)(meta_parameters) for _ in range(2)]
     assert values[0] == values[1]
     assert math.isfinite(values[0])
-    assert all(map(torch.equal, before, learner.parameters()))
+    assert all(map(torch.equal, before, meta_parameters.parameters()))
 
 
 @pytest.mark.parametrize("rule", ["adam-lstm", "step-size-lstm"])
@@ -46,13 +46,13 @@ def test_families_are_validated_on_several_tasks(family, rule):
 
 def test_a_figure_has_the_learned_curves_and_those_of_adam_at_its_best_rate(family):
     validator = Validator(family, 6, CPU)
-    learner = make_learner(hidden_size=3)
-    validator(learner)
+    meta_parameters = make_learner(hidden_size=3)
+    validator(meta_parameters)
     figure = validator.figure()
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == ["learned", "Adam, tuned"]
     first = validator._adam
-    validator(learner)
+    validator(meta_parameters)
     validator.figure()
     assert validator._adam is first  # trained once
 
@@ -70,7 +70,9 @@ def test_a_learned_initialisation_is_where_validation_starts():
 
 def test_a_run_is_not_resumed_with_another_validation(tmp_path, family):
     def make_trainer(steps):
-        settings = TrainSettings(outer_steps=1, runs=2, groups=2, horizons=(2,), window=2)
+        settings = TrainSettings(
+            outer_steps=1, runs=2, groups=2, horizons=(2,), truncation_length=2
+        )
         rule = create_rule("adam-lstm", hidden_size=3)
         validator = Validator(family, steps, CPU)
         return MetaTrainer(rule, family, settings, folder=tmp_path, validate=validator)

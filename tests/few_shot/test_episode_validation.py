@@ -16,7 +16,7 @@ from meta_train.jobs.cli import main
 from meta_train.runtime.seeding import derive_seed
 
 CPU = torch.device("cpu")
-BAD = {"runs": 2, "lr": 0.5, "schedule": "constant", "averaging": 0.0, "clip": 1e3}
+BAD = {"runs": 2, "lr": 0.5, "schedule": "constant", "ema_decay": 0.0, "grad_clip_norm": 1e3}
 """A rate at which meta-training does harm."""
 
 

@@ -51,7 +51,7 @@ from meta_train.jobs.cli import main
         (["--threads", "1000000000000"], "threads must be at most 1024"),
         (["--device", "meta"], "device 'meta' cannot be used: its tensors hold no values"),
         (["--train", '{"lr": 1.0e300}'], "lr must be at most 1e+30, got 1e+300"),
-        (["--train", '{"clip": .inf}'], "clip must be at most 1e+30, got inf"),
+        (["--train", '{"grad_clip_norm": .inf}'], "grad_clip_norm must be at most 1e+30, got inf"),
         (["--row_settings", '{"outer": {"lr": .inf}}'], "lr must be at most 1e+30, got inf"),
         (["--row_settings", '{"inner_lr": .nan}'], "inner_lr must be finite, got nan"),
         (["--task_settings", '{"domain": [-.inf, 1]}'], "domain must be two ordered, finite"),

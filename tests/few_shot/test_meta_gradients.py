@@ -18,11 +18,13 @@ def make(name, **row_settings):
         queries=3,
         row_settings=row_settings,
         task_settings={"hidden": [3]},
-        train={"runs": RUNS, "dtype": "float64", "clip": 1e9},
+        train={"runs": RUNS, "dtype": "float64", "grad_clip_norm": 1e9},
     )
     trainer = make_trainer(name, config, CPU, None)
     with torch.no_grad():
-        for value in trainer.learner.parameters():  # larger than 0.01, where all is nearly linear
+        for (
+            value
+        ) in trainer.meta_parameters.parameters():  # larger than 0.01, where all is nearly linear
             value.add_(0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
     return trainer
 
@@ -80,7 +82,8 @@ def test_rows_have_the_derivative_of_the_loop_by_hand(name, settings):
     trainer = make(name, **settings)
     rule = {k: v.detach().clone().requires_grad_() for k, v in trainer.rule.named_parameters()}
     phi = {
-        k: v.detach().clone().requires_grad_() for k, v in trainer.learner.initialization().items()
+        k: v.detach().clone().requires_grad_()
+        for k, v in trainer.meta_parameters.initialization().items()
     }
     reduced, _ = trainer._take_outer_step()
     problems = trainer.groups.runs[0].problems
@@ -110,6 +113,6 @@ def test_rows_have_the_derivative_of_the_loop_by_hand(name, settings):
 
 
 def test_stored_heads_are_among_what_is_learned():
-    names = set(make("maml-stored-heads", stored_heads=2).learner.names)
+    names = set(make("maml-stored-heads", stored_heads=2).meta_parameters.names)
     assert {f"{STORED}head.weight", f"{STORED}head.bias", "body.0.weight"} <= names
     assert not any(name.startswith("head.") for name in names)

@@ -7,44 +7,47 @@ import pytest
 import torch
 from conftest import make_rule, same
 
-from meta_train.estimators import Judgement, combine, create_estimator
+from meta_train.estimators import MetaObjective, combine, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.groups import LIFE, Groups
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan
-from meta_train.runtime.distributed import Ranks
-from meta_train.tasks import Family, Member, Quadratic
+from meta_train.runtime.distributed import DistributedContext
+from meta_train.tasks import Quadratic, SampledTask, TaskFamily
 
 CPU = torch.device("cpu")
 TASK = Quadratic(dimensions=3)
 
 
-class AnySize(Family):
+class AnySize(TaskFamily):
     """Quadratics of one to nine dimensions."""
 
-    def member(self, generator):
+    def sample_task(self, generator):
         size = 1 + int(torch.randint(9, (), generator=generator))
-        return Member("even" if size % 2 == 0 else "odd", Quadratic(dimensions=size))
+        return SampledTask("even" if size % 2 == 0 else "odd", Quadratic(dimensions=size))
 
     def held_out(self):
         return {"same": TASK}
 
 
-def make_groups(family=TASK, *, horizons=((4,),), groups=2, runs=3, ranks=None, **settings):
-    plan = {"window": 2, **{k: settings.pop(k) for k in ("window", "restart") if k in settings}}
-    learner = Learner(make_rule("lstm", spread=0.2, hidden_sizes=(3,)))
+def make_groups(family=TASK, *, horizons=((4,),), groups=2, runs=3, distributed=None, **settings):
+    plan = {
+        "truncation_length": 2,
+        **{k: settings.pop(k) for k in ("truncation_length", "restart") if k in settings},
+    }
+    meta_parameters = MetaParameters(make_rule("lstm", spread=0.2, hidden_sizes=(3,)))
     return Groups(
-        learner,
+        meta_parameters,
         family,
         RunPlan(Horizons(horizons), **plan),
         groups=groups,
         runs=runs,
-        unit_spread=settings.get("unit_spread", 0.0),
-        loss_spread=settings.get("loss_spread", 0.0),
+        param_rescale_range=settings.get("param_rescale_range", 0.0),
+        loss_rescale_range=settings.get("loss_rescale_range", 0.0),
         seed=settings.get("seed", 0),
-        ranks=ranks or Ranks(),
+        distributed=distributed or DistributedContext(),
         device=CPU,
     )
 
@@ -52,11 +55,13 @@ def make_groups(family=TASK, *, horizons=((4,),), groups=2, runs=3, ranks=None, 
 def take(groups, outer_step, progress=0.0):
     """The estimates of an outer step."""
     groups.prepare(outer_step, progress)
-    estimator = create_estimator("full" if groups.plan.window is None else "truncated")
-    loop = InnerLoop(groups.learner.rule, None, vectorize=True, lr=0.02)
-    how = Judgement(OBJECTIVES["sqrt"])
+    estimator = create_estimator("full" if groups.plan.truncation_length is None else "truncated")
+    loop = InnerLoop(groups.meta_parameters.rule, None, vectorize=True, lr=0.02)
+    how = MetaObjective(OBJECTIVES["sqrt"])
     return [
-        estimator.estimate(groups.learner, loop, runs, how, outer_step, Ranks())
+        estimator.estimate(
+            groups.meta_parameters, loop, runs, how, outer_step, DistributedContext()
+        )
         for runs in groups.runs
     ]
 
@@ -98,7 +103,7 @@ def test_members_of_a_family_change_one_group_after_another():
 
 
 def test_with_whole_runs_every_outer_step_has_new_tasks():
-    groups, seen = make_groups(AnySize(), window=None, groups=1), []
+    groups, seen = make_groups(AnySize(), truncation_length=None, groups=1), []
     for outer_step in range(12):
         take(groups, outer_step)
         assert groups.generations == [outer_step]
@@ -107,7 +112,7 @@ def test_with_whole_runs_every_outer_step_has_new_tasks():
 
 
 def test_with_restarts_whole_runs_keep_their_task_long_enough_to_go_on():
-    groups, offsets = make_groups(AnySize(), window=None, groups=1, restart=1.0), []
+    groups, offsets = make_groups(AnySize(), truncation_length=None, groups=1, restart=1.0), []
     for outer_step in range(2 * LIFE):
         take(groups, outer_step)
         offsets.append(max(groups.runs[0].offsets))
@@ -138,10 +143,15 @@ def resumed(groups, like):
     return like
 
 
-@pytest.mark.parametrize("window", [2, None], ids=["windows", "whole"])
+@pytest.mark.parametrize("truncation_length", [2, None], ids=["windows", "whole"])
 @pytest.mark.parametrize("family", [TASK, AnySize()], ids=["task", "family"])
-def test_resumed_groups_equal_unbroken_ones(family, window):
-    settings = {"window": window, "restart": 0.5, "unit_spread": 1.0, "loss_spread": 1.0}
+def test_resumed_groups_equal_unbroken_ones(family, truncation_length):
+    settings = {
+        "truncation_length": truncation_length,
+        "restart": 0.5,
+        "param_rescale_range": 1.0,
+        "loss_rescale_range": 1.0,
+    }
     groups = make_groups(family, **settings)
     for outer_step in range(7):
         take(groups, outer_step)
@@ -173,7 +183,9 @@ def test_a_checkpoint_of_another_number_of_groups_is_refused():
 
 def test_processes_share_the_runs_of_every_group():
     whole = make_groups(AnySize(), runs=5)
-    parts = [make_groups(AnySize(), runs=5, ranks=Ranks(rank, 2)) for rank in range(2)]
+    parts = [
+        make_groups(AnySize(), runs=5, distributed=DistributedContext(rank, 2)) for rank in range(2)
+    ]
     assert [part.runs[0].indices for part in parts] == [[0, 1], [2, 3, 4]]
     for outer_step in range(10):
         expected = combine(take(whole, outer_step))
@@ -189,7 +201,7 @@ def first_losses(groups):
 
 def test_each_problems_loss_is_in_units_of_its_own():
     plain = first_losses(make_groups(horizons=((40,),)))
-    ratios = first_losses(make_groups(horizons=((40,),), loss_spread=2.0)) / plain
+    ratios = first_losses(make_groups(horizons=((40,),), loss_rescale_range=2.0)) / plain
     assert (ratios.log().abs() <= 2.0 + 1e-4).all()
     assert ratios.log().std() > 0.5
     assert len(set(ratios.tolist())) == len(ratios)
@@ -197,11 +209,13 @@ def test_each_problems_loss_is_in_units_of_its_own():
 
 def test_units_of_parameters_leave_the_loss_alone():
     plain = first_losses(make_groups(horizons=((40,),)))
-    torch.testing.assert_close(first_losses(make_groups(horizons=((40,),), unit_spread=2.0)), plain)
+    torch.testing.assert_close(
+        first_losses(make_groups(horizons=((40,),), param_rescale_range=2.0)), plain
+    )
 
 
 def test_both_units_can_be_drawn_together_for_a_family():
-    groups = make_groups(AnySize(), unit_spread=1.0, loss_spread=1.0)
+    groups = make_groups(AnySize(), param_rescale_range=1.0, loss_rescale_range=1.0)
     for found in take(groups, 0):
         assert math.isfinite(found.meta_loss)
         assert all(gradient.isfinite().all() for gradient in found.gradients)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from conftest import make_rule, same
 
-from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.state import InnerState, map_states, stack, start
 from meta_train.inner.unroll import data_of, roll_out
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
 
 F64 = torch.float64
@@ -83,9 +83,9 @@ def test_runs_are_compared_apart():
     torch.testing.assert_close(distances, vector(1, 2))
 
 
-def make_runs(learner, teacher, steps=6, runs=3, **plan):
+def make_runs(meta_parameters, teacher, steps=6, runs=3, **plan):
     plan = RunPlan(Horizons([[steps]]), dtype=F64, teacher=teacher, **plan)
-    return Runs(learner, TASK, plan, indices=range(runs), total=runs, seed=0, device=CPU)
+    return Runs(meta_parameters, TASK, plan, indices=range(runs), total=runs, seed=0, device=CPU)
 
 
 def make_loop(rule, teacher, **settings):
@@ -95,12 +95,12 @@ def make_loop(rule, teacher, **settings):
 @pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam"])
 def test_a_rule_is_at_no_distance_from_itself_and_at_the_logarithm_of_the_rates(name):
     rule = make_rule(name, F64)
-    learner = Learner(rule, {"theta": vector(1, 2, 3)})
+    meta_parameters = MetaParameters(rule, {"theta": vector(1, 2, 3)})
     for factor in (1.0, 2.0):
         teacher = Teacher(make_rule(name, F64), 0.02 * factor)
-        runs = make_runs(learner, teacher)
-        runs.renew(0)
-        loop = runs.equip(make_loop(rule, teacher, differentiable=False))
+        runs = make_runs(meta_parameters, teacher)
+        runs.reset(0)
+        loop = runs.bind(make_loop(rule, teacher, differentiable=False))
         rollout = roll_out(loop, runs.inner, data_of(runs, "training", 0), 6)
         expected = torch.full((6, 3), math.log(factor) ** 2, dtype=F64)
         torch.testing.assert_close(rollout.imitation, expected, rtol=1e-6, atol=1e-9)
@@ -111,18 +111,18 @@ def test_a_rule_is_at_no_distance_from_itself_and_at_the_logarithm_of_the_rates(
 def test_the_teachers_state_is_kept_from_window_to_window():
     rule = make_rule("adam", F64)
     teacher = Teacher(make_rule("adam", F64), 0.02)
-    learner = Learner(rule, {"theta": vector(1, 2, 3)})
-    runs = make_runs(learner, teacher, window=2)
+    meta_parameters = MetaParameters(rule, {"theta": vector(1, 2, 3)})
+    runs = make_runs(meta_parameters, teacher, truncation_length=2)
     runs.lengths = [6] * 3
-    how = Judgement(OBJECTIVES["sum"], imitation=1.0)
-    plain = Judgement(OBJECTIVES["sum"])
+    how = MetaObjective(OBJECTIVES["sum"], imitation=1.0)
+    plain = MetaObjective(OBJECTIVES["sum"])
     for k in range(2):
-        other = make_runs(learner, teacher, window=2)
+        other = make_runs(meta_parameters, teacher, truncation_length=2)
         other.inner, other.ages = runs.inner, [1] * 3
         loop = make_loop(rule, teacher)
         estimator = create_estimator("truncated")
-        without = estimator.estimate(learner, loop, other, plain, k, Ranks())
-        found = estimator.estimate(learner, loop, runs, how, k, Ranks())
+        without = estimator.estimate(meta_parameters, loop, other, plain, k, DistributedContext())
+        found = estimator.estimate(meta_parameters, loop, runs, how, k, DistributedContext())
         # No distance from itself, in the second window neither.
         torch.testing.assert_close(found.meta_loss, without.meta_loss, rtol=1e-12, atol=1e-12)
         steps = runs.inner.teacher["theta"]["step"]
@@ -162,15 +162,17 @@ def test_no_gradient_flows_through_the_teacher():
 
 def test_its_weight_adds_the_mean_distance_to_the_objective():
     rule = make_rule("lstm", F64, spread=0.2, hidden_sizes=(3,))
-    learner, teacher = Learner(rule), Teacher(make_rule("adam", F64), 0.02)
+    meta_parameters, teacher = MetaParameters(rule), Teacher(make_rule("adam", F64), 0.02)
     found = []
     for weight in (0.0, 1.0, 2.0):
         for name in ("full", "es"):
             estimator = create_estimator(name)
-            runs = make_runs(learner, teacher, copies=estimator.copies)
-            how = Judgement(OBJECTIVES["log"], imitation=weight)
+            runs = make_runs(meta_parameters, teacher, copies=estimator.copies)
+            how = MetaObjective(OBJECTIVES["log"], imitation=weight)
             loop = make_loop(rule, teacher)
-            found.append(estimator.estimate(learner, loop, runs, how, 0, Ranks()))
+            found.append(
+                estimator.estimate(meta_parameters, loop, runs, how, 0, DistributedContext())
+            )
     for name in (0, 1):
         values, gradients = zip(
             *((f.meta_loss, f.gradients[0]) for f in found[name::2]), strict=True
@@ -182,15 +184,17 @@ def test_its_weight_adds_the_mean_distance_to_the_objective():
 
 def test_a_student_that_only_imitates_comes_close_to_its_teacher():
     rule = make_rule("adam-lstm", F64, hidden_size=4)
-    learner, teacher = Learner(rule), Teacher(make_rule("adam", F64), 0.05)
-    nothing_else = Judgement(lambda losses: 0 * losses, imitation=1.0)
-    optimizer = torch.optim.Adam(learner.parameters(), 0.02)
+    meta_parameters, teacher = MetaParameters(rule), Teacher(make_rule("adam", F64), 0.05)
+    nothing_else = MetaObjective(lambda losses: 0 * losses, imitation=1.0)
+    optimizer = torch.optim.Adam(meta_parameters.parameters(), 0.02)
     estimator, distances = create_estimator("full"), []
     for outer_step in range(60):
-        runs = make_runs(learner, teacher, steps=5)
+        runs = make_runs(meta_parameters, teacher, steps=5)
         loop = InnerLoop(rule, None, vectorize=True, teacher=teacher)
-        found = estimator.estimate(learner, loop, runs, nothing_else, outer_step, Ranks())
-        for weight, gradient in zip(learner.parameters(), found.gradients, strict=True):
+        found = estimator.estimate(
+            meta_parameters, loop, runs, nothing_else, outer_step, DistributedContext()
+        )
+        for weight, gradient in zip(meta_parameters.parameters(), found.gradients, strict=True):
             weight.grad = gradient
         optimizer.step()
         distances.append(float(found.meta_loss))

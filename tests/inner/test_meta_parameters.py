@@ -5,7 +5,7 @@ import torch
 from conftest import make_rule
 
 from meta_train.inner.horizons import Horizons
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.tasks import Quadratic, RandomMLP
 
@@ -13,59 +13,61 @@ CPU = torch.device("cpu")
 PHI = torch.tensor([1.0, 2.0, 3.0])
 
 
-def make_runs(learner, task=None, window=None, **plan):
-    plan = RunPlan(Horizons([[4]]), window=window, **plan)
+def make_runs(meta_parameters, task=None, truncation_length=None, **plan):
+    plan = RunPlan(Horizons([[4]]), truncation_length=truncation_length, **plan)
     task = task or Quadratic(dimensions=3)
-    return Runs(learner, task, plan, indices=range(2), total=2, seed=0, device=CPU)
+    return Runs(meta_parameters, task, plan, indices=range(2), total=2, seed=0, device=CPU)
 
 
 def test_weights_of_the_rule_and_the_initialisation_are_the_meta_parameters():
-    learner = Learner(make_rule("lstm"), {"a.b": PHI, "c": torch.tensor(4.0)})
-    names = [name for name, _ in learner.named_parameters()]
+    meta_parameters = MetaParameters(make_rule("lstm"), {"a.b": PHI, "c": torch.tensor(4.0)})
+    names = [name for name, _ in meta_parameters.named_parameters()]
     assert names[-2:] == ["values.0", "values.1"]
     assert all(name.startswith("rule.") for name in names[:-2])
-    assert list(learner.initialization()) == ["a.b", "c"]
-    assert learner.initialization()["a.b"] is learner.values[0]
-    assert learner.learns_initialization
-    assert not Learner(make_rule("lstm")).learns_initialization
+    assert list(meta_parameters.initialization()) == ["a.b", "c"]
+    assert meta_parameters.initialization()["a.b"] is meta_parameters.values[0]
+    assert meta_parameters.learns_initialization
+    assert not MetaParameters(make_rule("lstm")).learns_initialization
     before = PHI.clone()
-    learner.values[0].data += 1
+    meta_parameters.values[0].data += 1
     assert torch.equal(PHI, before)  # its own copy
 
 
 def test_a_learner_of_nothing_is_refused():
     with pytest.raises(ValueError, match="rule SGD has no weights to meta-train"):
-        Learner(make_rule("sgd"))
-    Learner(make_rule("sgd"), {"theta": PHI})
+        MetaParameters(make_rule("sgd"))
+    MetaParameters(make_rule("sgd"), {"theta": PHI})
 
 
 def test_runs_start_at_the_learned_initialisation():
-    runs = make_runs(Learner(make_rule("sgd"), {"theta": PHI}))
-    runs.renew(0)
+    runs = make_runs(MetaParameters(make_rule("sgd"), {"theta": PHI}))
+    runs.reset(0)
     assert torch.equal(runs.inner.parameters["theta"], PHI.expand(2, 3))
     assert not runs.inner.parameters["theta"].requires_grad
-    assert torch.equal(runs.linked().parameters["theta"], PHI.expand(2, 3))
+    assert torch.equal(runs.state_with_grad().parameters["theta"], PHI.expand(2, 3))
 
 
 def test_without_one_they_start_where_their_problems_say():
-    runs = make_runs(Learner(make_rule("lstm")))
-    runs.renew(0)
+    runs = make_runs(MetaParameters(make_rule("lstm")))
+    runs.reset(0)
     starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
     assert torch.equal(runs.inner.parameters["theta"], starts)
-    assert runs.linked() is runs.inner
+    assert runs.state_with_grad() is runs.inner
 
 
 def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
-    learner = Learner(make_rule("sgd"), {"theta": PHI})
-    runs = make_runs(learner, window=2)
+    meta_parameters = MetaParameters(make_rule("sgd"), {"theta": PHI})
+    runs = make_runs(meta_parameters, truncation_length=2)
     runs.ages = [2, 0]
     runs.inner.parameters["theta"].add_(10)
-    linked = runs.linked()
+    linked = runs.state_with_grad()
     assert torch.equal(linked.parameters["theta"], torch.stack([PHI + 10, PHI]))
-    (gradient,) = torch.autograd.grad((linked.parameters["theta"] * PHI).sum(), learner.values[0])
+    (gradient,) = torch.autograd.grad(
+        (linked.parameters["theta"] * PHI).sum(), meta_parameters.values[0]
+    )
     assert torch.equal(gradient, PHI)
     runs.ages, runs.offsets = [2, 0], [0, 6]  # begun elsewhere: gone on from a kept state
-    assert runs.begin_now().tolist() == [False, False]
+    assert runs.just_started().tolist() == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -78,27 +80,27 @@ def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
 )
 def test_an_initialisation_of_another_task_is_refused(phi, message):
     with pytest.raises(ValueError, match=message):
-        make_runs(Learner(make_rule("sgd"), phi)).renew(0)
+        make_runs(MetaParameters(make_rule("sgd"), phi)).reset(0)
 
 
 def test_tensors_that_it_lacks_start_as_their_problems_say():
-    member = RandomMLP().member(torch.Generator().manual_seed(0)).task
+    member = RandomMLP().sample_task(torch.Generator().manual_seed(0)).task
     problem = member.sample(torch.Generator().manual_seed(0), CPU)
     first, *rest = problem.parameters
     phi = {name: problem.parameters[name] + 1 for name in rest}
-    runs = make_runs(Learner(make_rule("sgd"), phi), member)
-    runs.renew(0)
+    runs = make_runs(MetaParameters(make_rule("sgd"), phi), member)
+    runs.reset(0)
     own = torch.stack([one.parameters[first] for one in runs.problems])
-    assert torch.equal(runs.linked().parameters[first], own)
+    assert torch.equal(runs.state_with_grad().parameters[first], own)
     for name in rest:
-        assert torch.equal(runs.linked().parameters[name][1], phi[name])
+        assert torch.equal(runs.state_with_grad().parameters[name][1], phi[name])
 
 
 def test_the_order_of_its_tensors_does_not_matter():
-    member = RandomMLP().member(torch.Generator().manual_seed(0)).task
+    member = RandomMLP().sample_task(torch.Generator().manual_seed(0)).task
     problem = member.sample(torch.Generator().manual_seed(0), CPU)
     backwards = dict(reversed(problem.parameters.items()))
-    runs = make_runs(Learner(make_rule("sgd"), backwards), member, window=2)
+    runs = make_runs(MetaParameters(make_rule("sgd"), backwards), member, truncation_length=2)
     assert list(runs.inner.parameters) == list(problem.parameters)
     runs.advance(runs.inner, 4)  # replaces all
     for name, value in problem.parameters.items():

@@ -6,16 +6,16 @@ import pytest
 import torch
 from conftest import make_rule, same
 
-from meta_train.estimators import Judgement, create_estimator
+from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import KEPT
 from meta_train.inner.run_state import load_runs, save_runs
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.state import map_states
-from meta_train.runtime.distributed import Ranks
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
 
 CPU = torch.device("cpu")
@@ -23,13 +23,15 @@ CPU = torch.device("cpu")
 
 def small_learner(phi=False):
     rule = make_rule("lstm", spread=0.2, hidden_sizes=(3,))
-    return Learner(rule, {"theta": torch.ones(3)} if phi else None)
+    return MetaParameters(rule, {"theta": torch.ones(3)} if phi else None)
 
 
-def make_runs(learner=None, steps=4, *, total=3, indices=None, seed=0, progress=0.0, **plan):
+def make_runs(
+    meta_parameters=None, steps=4, *, total=3, indices=None, seed=0, progress=0.0, **plan
+):
     horizons = steps if isinstance(steps, Horizons) else Horizons([[steps]])
     return Runs(
-        learner or small_learner(),
+        meta_parameters or small_learner(),
         Quadratic(dimensions=3),
         RunPlan(horizons, **plan),
         indices=range(total) if indices is None else indices,
@@ -42,9 +44,11 @@ def make_runs(learner=None, steps=4, *, total=3, indices=None, seed=0, progress=
 
 def estimate(name, runs, outer_step=0, **settings):
     estimator = create_estimator(name, **settings)
-    loop = InnerLoop(runs.learner.rule, None, vectorize=True, lr=0.1)
-    how = Judgement(OBJECTIVES["sqrt"])
-    return estimator.estimate(runs.learner, loop, runs, how, outer_step, Ranks())
+    loop = InnerLoop(runs.meta_parameters.rule, None, vectorize=True, lr=0.1)
+    how = MetaObjective(OBJECTIVES["sqrt"])
+    return estimator.estimate(
+        runs.meta_parameters, loop, runs, how, outer_step, DistributedContext()
+    )
 
 
 def moved(runs, by=1.0):
@@ -53,14 +57,14 @@ def moved(runs, by=1.0):
 
 
 def test_the_first_ends_are_spread_over_the_runs():
-    runs = make_runs(steps=12, window=2, total=4)
+    runs = make_runs(steps=12, truncation_length=2, total=4)
     assert runs.lengths == [3, 6, 9, 12]
-    assert make_runs(steps=12, window=2, total=4, indices=[2, 3]).lengths == [9, 12]
-    assert make_runs(steps=12, window=6, total=4).lengths == [6, 6, 9, 12]
+    assert make_runs(steps=12, truncation_length=2, total=4, indices=[2, 3]).lengths == [9, 12]
+    assert make_runs(steps=12, truncation_length=6, total=4).lengths == [6, 6, 9, 12]
 
 
 def test_a_run_that_reaches_its_length_or_diverges_is_replaced():
-    runs = make_runs(steps=6, window=2, total=3)
+    runs = make_runs(steps=6, truncation_length=2, total=3)
     runs.lengths = [2, 6, 6]
     before = runs.inner.parameters["theta"].clone()
     after = moved(runs)
@@ -76,7 +80,7 @@ def test_a_run_that_reaches_its_length_or_diverges_is_replaced():
 
 
 def test_the_state_that_was_handed_over_is_not_written_to():
-    runs = make_runs(steps=2, window=2)
+    runs = make_runs(steps=2, truncation_length=2)
     after = moved(runs)
     after.alive[0] = False
     kept = dict(map_states(torch.clone, after).named_tensors())
@@ -85,7 +89,7 @@ def test_the_state_that_was_handed_over_is_not_written_to():
 
 
 def test_rows_are_apart_even_where_all_runs_shared_one():
-    runs = make_runs(steps=6, window=2)
+    runs = make_runs(steps=6, truncation_length=2)
     runs.lengths = [2, 6, 6]
     after = map_states(lambda t: t[:1].expand_as(t), moved(runs))
     runs.advance(after, 2)
@@ -98,7 +102,7 @@ def test_whole_runs_all_begin_anew_at_one_length():
     runs = make_runs(steps=Horizons([[3, 9]]))
     lengths = set()
     for outer_step in range(8):
-        length = runs.renew(outer_step)
+        length = runs.reset(outer_step)
         lengths.add(length)
         assert runs.lengths == [length] * 3
         assert runs.ages == [0] * 3
@@ -109,16 +113,16 @@ def test_whole_runs_all_begin_anew_at_one_length():
 
 
 def test_copies_share_problems_and_stand_copy_after_copy():
-    for window in (None, 2):
-        runs = make_runs(copies=2, window=window)
-        if window is None:
-            runs.renew(0)
+    for truncation_length in (None, 2):
+        runs = make_runs(copies=2, truncation_length=truncation_length)
+        if truncation_length is None:
+            runs.reset(0)
         starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
         assert torch.equal(runs.inner.parameters["theta"], torch.cat([starts, starts]))
         after = moved(runs)
         after.alive[4] = False  # the second copy of run 1
         kept = after.parameters["theta"].clone()
-        if window is not None:
+        if truncation_length is not None:
             runs.lengths = [4, 4, 4]
             assert runs.advance(after, 2) == 1
             assert runs.episodes == [0, 1, 0]
@@ -130,17 +134,19 @@ def test_copies_share_problems_and_stand_copy_after_copy():
 
 
 def test_planned_steps_are_whole_windows_after_what_came_before():
-    runs = make_runs(steps=5, window=2, total=2, copies=2)
+    runs = make_runs(steps=5, truncation_length=2, total=2, copies=2)
     runs.lengths, runs.offsets = [5, 6], [0, 10]
     assert runs._totals().tolist() == [6, 16, 6, 16]
     whole = make_runs(steps=5, total=2)
-    whole.renew(0)
+    whole.reset(0)
     assert whole._totals().tolist() == [5, 5]
 
 
 def test_lengths_follow_the_progress_of_meta_training():
     stages = Horizons([[2], [8]])
-    early, late = (make_runs(steps=stages, window=2, total=1, progress=p) for p in (0.0, 0.9))
+    early, late = (
+        make_runs(steps=stages, truncation_length=2, total=1, progress=p) for p in (0.0, 0.9)
+    )
     assert (early.lengths, late.lengths) == ([2], [8])
     early.progress = 0.9
     early.advance(moved(early), 2)
@@ -148,21 +154,24 @@ def test_lengths_follow_the_progress_of_meta_training():
 
 
 def test_problems_and_batches_do_not_depend_on_who_holds_a_run():
-    whole, part = make_runs(total=4, window=2), make_runs(total=4, indices=[3], window=2)
+    whole, part = (
+        make_runs(total=4, truncation_length=2),
+        make_runs(total=4, indices=[3], truncation_length=2),
+    )
     assert same(part.problems[0].parameters, whole.problems[3].parameters)
     assert same([t[3] for t in whole.stream(5).next()], [t[0] for t in part.stream(5).next()])
-    other = make_runs(total=4, window=2, seed=1)
+    other = make_runs(total=4, truncation_length=2, seed=1)
     assert not same(other.problems[3].parameters, whole.problems[3].parameters)
 
 
 def test_validation_data_of_a_task_without_any_is_refused():
     with pytest.raises(ValueError, match="task Quadratic has no validation data"):
-        make_runs(window=2).stream(0, "validation")
+        make_runs(truncation_length=2).stream(0, "validation")
 
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_a_restarted_run_goes_on_from_where_one_ended(copies):
-    runs = make_runs(steps=4, window=2, restart=1.0, copies=copies, total=2)
+    runs = make_runs(steps=4, truncation_length=2, restart=1.0, copies=copies, total=2)
     runs.lengths = [4, 4]
     origins = list(runs.origins)
     runs.advance(moved(runs), 2)
@@ -175,7 +184,7 @@ def test_a_restarted_run_goes_on_from_where_one_ended(copies):
     assert same([problem.parameters for problem in runs.problems], problems)
     assert same(dict(runs.inner.named_tensors()), named)
     assert runs._totals().tolist() == [8.0] * 2 * copies
-    assert not runs.begin_now().any()
+    assert not runs.just_started().any()
     runs.advance(moved(runs), 4)
     # There are two ends to go on from now.
     assert [[kept.age for kept in row] for row in runs.buffer.ends] == [[4, 8]] * 2
@@ -184,10 +193,10 @@ def test_a_restarted_run_goes_on_from_where_one_ended(copies):
 
 def test_whole_runs_are_restarted_too():
     runs = make_runs(steps=4, restart=1.0, copies=2)
-    runs.renew(0)
+    runs.reset(0)
     ended = map_states(lambda t: torch.cat([t, t]), map_states(lambda t: t[:3], moved(runs)))
     runs.finish(ended)
-    assert runs.renew(1) == 4
+    assert runs.reset(1) == 4
     assert runs.offsets == [4] * 3
     assert runs.origins == [(k, 0) for k in range(3)]
     assert same(dict(runs.inner.named_tensors()), dict(ended.named_tensors()))
@@ -195,7 +204,7 @@ def test_whole_runs_are_restarted_too():
 
 
 def test_without_restarts_nothing_is_kept_and_runs_begin_afresh():
-    runs = make_runs(steps=2, window=2)
+    runs = make_runs(steps=2, truncation_length=2)
     for _ in range(5):
         runs.advance(moved(runs), 2)
     assert runs.buffer.ends == [[], [], []]
@@ -203,7 +212,7 @@ def test_without_restarts_nothing_is_kept_and_runs_begin_afresh():
 
 
 def test_runs_are_restarted_with_the_probability_that_was_asked_for():
-    runs, restarted = make_runs(steps=2, window=2, restart=0.3, total=40), 0
+    runs, restarted = make_runs(steps=2, truncation_length=2, restart=0.3, total=40), 0
     runs.advance(moved(runs), 2)
     for _ in range(25):
         runs.advance(moved(runs), 2)
@@ -212,7 +221,7 @@ def test_runs_are_restarted_with_the_probability_that_was_asked_for():
 
 
 def test_the_newest_ends_are_kept_and_those_of_diverged_runs_are_not():
-    runs = make_runs(steps=2, window=2, restart=1e-9, total=1)
+    runs = make_runs(steps=2, truncation_length=2, restart=1e-9, total=1)
     for k in range(KEPT + 2):
         after = moved(runs)
         after.alive[0] = k != KEPT
@@ -222,7 +231,7 @@ def test_the_newest_ends_are_kept_and_those_of_diverged_runs_are_not():
 
 
 def test_restarted_runs_train_on():
-    runs = make_runs(steps=4, window=2, restart=1.0)
+    runs = make_runs(steps=4, truncation_length=2, restart=1.0)
     for outer_step in range(6):
         estimate("truncated", runs, outer_step)
     steps = runs.inner.states["theta"]["step"]
@@ -243,21 +252,21 @@ def through_json(saved):
 )
 def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, phi):
     estimator = create_estimator(name)
-    learner = small_learner(phi)
+    meta_parameters = small_learner(phi)
     plan = {
         "copies": estimator.copies,
-        "window": 2 if estimator.continues else None,
+        "truncation_length": 2 if estimator.continues else None,
         "restart": 0.5,
         "total": 4,
     }
-    unbroken = make_runs(learner, **plan)
+    unbroken = make_runs(meta_parameters, **plan)
     for outer_step in range(5):
         estimate(name, unbroken, outer_step, **settings)
     saved = through_json(save_runs(unbroken))
-    resumed = make_runs(learner, **plan)
+    resumed = make_runs(meta_parameters, **plan)
     load_runs(resumed, saved)
     assert same(_tensors(save_runs(resumed)), _tensors(saved))
-    part = make_runs(learner, **plan, indices=[1, 2])
+    part = make_runs(meta_parameters, **plan, indices=[1, 2])
     load_runs(part, saved)
     for outer_step in range(5, 9):
         found, again, few = (
@@ -280,7 +289,7 @@ def _facts(saved):
 
 
 def test_what_was_saved_does_not_change_when_runs_go_on():
-    runs = make_runs(steps=4, window=2, copies=2)
+    runs = make_runs(steps=4, truncation_length=2, copies=2)
     estimate("pes", runs)
     saved = save_runs(runs)
     before = {k: {n: t.clone() for n, t in tensors.items()} for k, (tensors, _) in saved.items()}
@@ -290,6 +299,6 @@ def test_what_was_saved_does_not_change_when_runs_go_on():
 
 
 def test_a_checkpoint_of_fewer_runs_is_refused():
-    saved = save_runs(make_runs(window=2, total=2))
+    saved = save_runs(make_runs(truncation_length=2, total=2))
     with pytest.raises(ValueError, match=r"holds no runs \[2\]"):
-        load_runs(make_runs(window=2, total=3), saved)
+        load_runs(make_runs(truncation_length=2, total=3), saved)

@@ -8,7 +8,7 @@ from torch import nn
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.unroll import data_of, roll_out
 from meta_train.tasks import ModuleTask
@@ -29,19 +29,25 @@ def setting():
     rule, teacher = make_rule("gated-lstm"), Teacher(make_rule("adam"), 1e-3)
     plan = RunPlan(Horizons(((STEPS,),)), teacher=teacher)
     runs = Runs(
-        Learner(rule), task, plan, indices=[0, 1, 2], total=3, seed=0, device=torch.device("cpu")
+        MetaParameters(rule),
+        task,
+        plan,
+        indices=[0, 1, 2],
+        total=3,
+        seed=0,
+        device=torch.device("cpu"),
     )
-    runs.renew(0)
-    loop = runs.equip(InnerLoop(rule, None, vectorize=True, differentiable=False, teacher=teacher))
+    runs.reset(0)
+    loop = runs.bind(InnerLoop(rule, None, vectorize=True, differentiable=False, teacher=teacher))
     return loop, runs
 
 
-@pytest.mark.parametrize("judging", ["training", "fresh", "validation"])
+@pytest.mark.parametrize("outer_batches", ["training", "fresh", "validation"])
 @pytest.mark.parametrize("cuts", [(1,), (3,), (1, 2, 6), (6,)])
-def test_parts_one_after_another_are_the_whole(setting, judging, cuts):
+def test_parts_one_after_another_are_the_whole(setting, outer_batches, cuts):
     loop, runs = setting
-    whole = roll_out(loop, runs.inner, data_of(runs, judging, 0), STEPS)
-    data, inner, parts = data_of(runs, judging, 0), runs.inner, []
+    whole = roll_out(loop, runs.inner, data_of(runs, outer_batches, 0), STEPS)
+    data, inner, parts = data_of(runs, outer_batches, 0), runs.inner, []
     for first, end in zip((0, *cuts), (*cuts, STEPS), strict=True):
         parts.append(roll_out(loop, inner, data, end - first, first, more=end < STEPS))
         inner = parts[-1].inner
@@ -74,8 +80,8 @@ def test_each_step_is_judged_by_the_loss_after_it(setting):
     for _ in range(3):
         inner, _ = quiet.step(inner, data.training.next())
         expected.append(sum(v.square().flatten(1).sum(1) for v in inner.parameters.values()))
-    for judging in ("training", "fresh"):
-        seen = roll_out(quiet, runs.inner, data_of(runs, judging, 0), 3).losses
+    for outer_batches in ("training", "fresh"):
+        seen = roll_out(quiet, runs.inner, data_of(runs, outer_batches, 0), 3).losses
         torch.testing.assert_close(seen, torch.stack(expected))
 
 

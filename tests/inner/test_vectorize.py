@@ -9,7 +9,7 @@ from torch import nn
 
 from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.backprop_sequential import differentiate_one_by_one
-from meta_train.estimators.base import Judgement
+from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.batches import BatchStream
 from meta_train.inner.imitation import Teacher
@@ -38,7 +38,7 @@ def make_task(width=4):
     return ModuleTask(make_module, nn.functional.cross_entropy, data, batch_size=8)
 
 
-def both(rule, *, objective="sum", judging=False, segment=None, imitation=0.0, **settings):
+def both(rule, *, objective="sum", outer_batches=False, segment=None, imitation=0.0, **settings):
     """The two results, and where both streams of data stood after each."""
     task = make_task()
     problems = [task.sample(generator(seed), CPU) for seed in range(RUNS)]
@@ -53,10 +53,10 @@ def both(rule, *, objective="sum", judging=False, segment=None, imitation=0.0, *
             BatchStream(draws, [generator(100 * place + run) for run in range(RUNS)])
             for place in (1, 2)
         ]
-        data = Data(streams[0], streams[1] if judging else None, seed=0)
+        data = Data(streams[0], streams[1] if outer_batches else None, seed=0)
         leaves = [*rule.parameters(), *phi.values()]
-        judgement = Judgement(OBJECTIVES[objective], imitation=imitation)
-        found = function(loop, linked(inner, phi), data, STEPS, judgement, leaves, segment)
+        meta_objective = MetaObjective(OBJECTIVES[objective], imitation=imitation)
+        found = function(loop, linked(inner, phi), data, STEPS, meta_objective, leaves, segment)
         results.append((found, data.mark()))
     return results
 
@@ -98,7 +98,7 @@ def test_one_by_one_is_at_once(name, second_order):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"objective": "last", "judging": True},
+        {"objective": "last", "outer_batches": True},
         {"objective": "log-tail", "segment": 2},
         {"imitation": 0.3},
         {"lr": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)},
@@ -146,8 +146,8 @@ def test_copies_of_a_run_read_the_same_batches():
     for function in (differentiate, differentiate_one_by_one):
         draws, sources = [p.draw for p in problems], [generator(1), generator(2)]
         data = Data(BatchStream(draws, sources, copies=2), None, seed=0)
-        judgement = Judgement(OBJECTIVES["sum"])
-        found = function(loop, inner, data, STEPS, judgement, list(rule.parameters()))
+        meta_objective = MetaObjective(OBJECTIVES["sum"])
+        found = function(loop, inner, data, STEPS, meta_objective, list(rule.parameters()))
         results.append((found, data.mark()))
     check_equal(results)
 

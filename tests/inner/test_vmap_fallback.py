@@ -91,15 +91,15 @@ def test_steps_of_many_runs_are_those_of_each(make, second_order):
 @pytest.mark.parametrize("estimator", ["truncated", "full", "es", "pes"])
 def test_every_estimator_trains_on_it_and_it_is_watched(tmp_path, estimator, vectorize):
     settings = TrainSettings(
-        estimator=estimator, outer_steps=2, runs=2, horizons=(4,), window=2, gates_every=1,
-        vectorize=vectorize,
+        estimator=estimator, outer_steps=2, runs=2, horizons=(4,), truncation_length=2, 
+        gates_every=1, vectorize=vectorize,
     )  # fmt: skip
     torch.manual_seed(0)
     rule = create_rule("gated-lstm")
     before = [weight.clone() for weight in rule.parameters()]
     trainer = MetaTrainer(rule, make_task(), settings, folder=tmp_path)
     trainer.train(progress=False)
-    assert trainer.descent.skipped == 0
+    assert trainer.meta_optimizer.skipped == 0
     assert any(
         not torch.equal(old, new) for old, new in zip(before, rule.parameters(), strict=True)
     )
@@ -114,7 +114,7 @@ def test_it_is_validated_and_compared():
     ]
     torch.testing.assert_close(together, torch.cat(alone, 1))
     trainer = MetaTrainer(create_rule("adam-lstm"), task, TrainSettings(outer_steps=1))
-    assert Validator(task, 3, torch.device("cpu"))(trainer.learner) != 0
+    assert Validator(task, 3, torch.device("cpu"))(trainer.meta_parameters) != 0
 
 
 def test_a_run_that_is_resumed_draws_what_the_unbroken_one_drew(tmp_path):
@@ -123,7 +123,12 @@ def test_a_run_that_is_resumed_draws_what_the_unbroken_one_drew(tmp_path):
     def make_trainer():
         torch.manual_seed(0)
         settings = TrainSettings(
-            outer_steps=4, runs=2, horizons=(4,), window=2, checkpoint_every=2, keep_checkpoints=3
+            outer_steps=4,
+            runs=2,
+            horizons=(4,),
+            truncation_length=2,
+            checkpoint_every=2,
+            keep_checkpoints=3,
         )
         return MetaTrainer(create_rule("adam-lstm"), task, settings, folder=tmp_path)
 

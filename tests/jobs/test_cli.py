@@ -21,7 +21,7 @@ TINY = [
     "--train.outer_steps", "4",
     "--train.runs", "2",
     "--train.horizons", "[4]",
-    "--train.window", "2",
+    "--train.truncation_length", "2",
     "--train.checkpoint_every", "2",
     "--train.gates_every", "2",
     "--evaluate.steps", "5",
@@ -155,7 +155,14 @@ def test_a_nested_configuration_of_a_family_of_families_runs_and_is_recorded(tmp
 
 def test_a_run_that_learns_nothing_says_so_in_one_line_and_is_saved(tmp_path, capsys):
     out = tmp_path / "run"
-    useless = ["--train.outlier", "1e-9", "--train.max_skipped", "3", "--progress", "false"]
+    useless = [
+        "--train.outlier_factor",
+        "1e-9",
+        "--train.max_consecutive_skips",
+        "3",
+        "--progress",
+        "false",
+    ]
     assert main([*TINY, *useless, "--train.checkpoint_every", "1000", "--out", str(out)]) == 3
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1

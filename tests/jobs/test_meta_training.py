@@ -38,7 +38,7 @@ def test_any_number_of_evaluation_steps_is_fine(tmp_path, steps):
     config = MainConfig(
         task="quadratic",
         rule="step-size-lstm",
-        train=TrainSettings(outer_steps=2, runs=2, horizons=(4,), window=2),
+        train=TrainSettings(outer_steps=2, runs=2, horizons=(4,), truncation_length=2),
         evaluate=EvaluateSettings(steps=steps, seeds=1, workers=1),
         device="cpu",
         out=tmp_path,

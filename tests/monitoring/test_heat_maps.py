@@ -23,7 +23,9 @@ def test_a_tensor_of_another_size_leaves_the_rest_blank():
 
 
 def test_a_family_of_networks_is_trained_and_watched_to_the_end(tmp_path):
-    settings = TrainSettings(outer_steps=24, runs=1, horizons=(2,), window=2, gates_every=1)
+    settings = TrainSettings(
+        outer_steps=24, runs=1, horizons=(2,), truncation_length=2, gates_every=1
+    )
     torch.manual_seed(0)
     task = create_task("random-mlp")
     sizes = set()

@@ -38,7 +38,7 @@ def make_trainer(folder, name):
         outer_steps=20,
         runs=2,
         horizons=(2, 4),
-        window=2,
+        truncation_length=2,
         validate_every=4,
         checkpoint_every=1,
         gates_every=9,
@@ -51,7 +51,9 @@ def make_trainer(folder, name):
         settings,
         folder=folder,
         device="cpu",
-        validate=lambda learner: float(sum(p.square().sum() for p in learner.parameters())),
+        validate=lambda meta_parameters: float(
+            sum(p.square().sum() for p in meta_parameters.parameters())
+        ),
     )
 
 

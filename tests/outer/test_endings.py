@@ -7,12 +7,12 @@ import torch
 from test_trainer import make_trainer, weights
 
 from meta_train.runtime.checkpoint_files import list_checkpoints
-from meta_train.runtime.signals import NotLearning
+from meta_train.runtime.signals import TrainingStalled
 from meta_train.tasks import ModuleTask
 from meta_train.tasks.base import Problem, Task
 
 
-def stuck(learner):
+def stuck(meta_parameters):
     """A validation that is never better than the first time."""
     return 1.0
 
@@ -46,14 +46,16 @@ def test_early_stop_counts_on_after_a_resume(tmp_path):
 
 def test_a_validation_that_is_not_a_number_is_never_the_best():
     values = iter([math.nan, 5.0, math.nan, 7.0])
-    trainer = make_trainer(validate=lambda learner: next(values), outer_steps=8, validate_every=2)
+    trainer = make_trainer(
+        validate=lambda meta_parameters: next(values), outer_steps=8, validate_every=2
+    )
     trainer.train(progress=False)
     assert trainer.best_value == 5.0
 
 
 def test_training_a_finished_run_again_changes_nothing(tmp_path):
     calls = []
-    trainer = make_trainer(tmp_path, validate=lambda learner: calls.append(0) or 1.0)
+    trainer = make_trainer(tmp_path, validate=lambda meta_parameters: calls.append(0) or 1.0)
     trainer.train(progress=False)
     before, seen = weights(trainer), len(calls)
     assert trainer.train(progress=False) is trainer.kept.rule
@@ -63,13 +65,17 @@ def test_training_a_finished_run_again_changes_nothing(tmp_path):
 
 
 def test_too_many_skipped_steps_stop_the_run_with_a_reason_and_a_checkpoint(tmp_path):
-    trainer = make_trainer(tmp_path, outlier=1e-9, max_skipped=3, checkpoint_every=100)
+    trainer = make_trainer(
+        tmp_path, outlier_factor=1e-9, max_consecutive_skips=3, checkpoint_every=100
+    )
     before = weights(trainer)
-    with pytest.raises(NotLearning, match="outer step 3: the last 3 meta-gradients were not"):
+    with pytest.raises(TrainingStalled, match="outer step 3: the last 3 meta-gradients were not"):
         trainer.train(progress=False)
-    resumed = make_trainer(tmp_path, outlier=1e-9, max_skipped=10, checkpoint_every=100)
+    resumed = make_trainer(
+        tmp_path, outlier_factor=1e-9, max_consecutive_skips=10, checkpoint_every=100
+    )
     assert resumed.resume()
-    assert (resumed.outer_step, resumed.descent.skipped_in_a_row) == (3, 3)
+    assert (resumed.outer_step, resumed.meta_optimizer.skipped_in_a_row) == (3, 3)
     for one, other in zip(weights(resumed), before, strict=True):
         assert torch.equal(one, other)
 
@@ -118,12 +124,12 @@ class AlwaysExplodes(Task):
 
 
 def test_steps_in_which_every_run_diverges_are_skipped_and_end_the_run():
-    trainer = make_trainer(task=AlwaysExplodes(), unit_spread=0.0, max_skipped=4)
+    trainer = make_trainer(task=AlwaysExplodes(), param_rescale_range=0.0, max_consecutive_skips=4)
     before = weights(trainer)
-    with pytest.raises(NotLearning, match=r"outer step 4: .* 3 runs diverged in the last one"):
+    with pytest.raises(TrainingStalled, match=r"outer step 4: .* 3 runs diverged in the last one"):
         trainer.train(progress=False)
     assert trainer.diverged == 12
-    assert not trainer.descent.recent_norms
+    assert not trainer.meta_optimizer.recent_norms
     for one, other in zip(weights(trainer), before, strict=True):
         assert torch.equal(one, other)
 

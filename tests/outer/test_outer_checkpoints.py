@@ -92,9 +92,9 @@ def test_a_checkpoint_has_no_pickle_and_says_what_it_holds(tmp_path):
     trainer.train(progress=False)
     tensors, facts = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
     parts = {name.split("/")[0] for name in tensors}
-    assert parts == {"learner", "best", "descent", "inner"}
+    assert parts == {"meta_parameters", "best", "meta_optimizer", "inner"}
     assert any("/kept/0/" in name for name in tensors)
-    assert any(name.startswith("descent/optimizer/0/exp_avg") for name in tensors)
+    assert any(name.startswith("meta_optimizer/optimizer/0/exp_avg") for name in tensors)
     assert facts["outer_step"] == 8
     assert facts["best_value"] is None
     json.dumps(facts, allow_nan=False)
@@ -106,7 +106,7 @@ from meta_train.jobs.cli import main
 
 out = sys.argv[1]
 job = ["--task", "quadratic", "--rule", "adam-lstm", "--rule_settings", '{"hidden_size": 3}',
-       "--train.runs", "2", "--train.horizons", "[4]", "--train.window", "2",
+       "--train.runs", "2", "--train.horizons", "[4]", "--train.truncation_length", "2",
        "--train.checkpoint_every", "1", "--train.gates_every", "5", "--evaluate.steps", "5",
        "--evaluate.seeds", "1", "--evaluate.workers", "1", "--device", "cpu",
        "--progress", "false", "--out", out]

@@ -65,7 +65,7 @@ def test_gates_of_whole_runs_are_those_of_one_step_after_another(tmp_path, monke
         assert parameters[0].shape == (4,) and all(g.isfinite().all() for g in gradients)
 
     monkeypatch.setattr("learned_opt.monitoring.monitor.GateMonitor.observe", observe)
-    whole = {"estimator": "full", "horizons": (3,), "gates_every": 2, "unit_spread": 0.0}
+    whole = {"estimator": "full", "horizons": (3,), "gates_every": 2, "param_rescale_range": 0.0}
     make_trainer(tmp_path, outer_steps=10, **whole).train(progress=False)
     assert seen == [(2, 0, 3.0), (4, 1, 3.0), (6, 2, 3.0), (8, 0, 3.0), (10, 1, 3.0)]
 
@@ -80,19 +80,25 @@ def mixture():
 def test_losses_of_groups_that_share_a_family_are_averaged(tmp_path, mixture):
     torch.manual_seed(0)
     settings = TrainSettings(
-        outer_steps=10, groups=5, runs=2, horizons=(40,), window=4, gates_every=5, max_minutes=60.0
+        outer_steps=10,
+        groups=5,
+        runs=2,
+        horizons=(40,),
+        truncation_length=4,
+        gates_every=5,
+        max_minutes=60.0,
     )
     rule = create_rule("adam-lstm", hidden_size=3)
     trainer = MetaTrainer(rule, mixture, settings, folder=tmp_path, device="cpu")
     counts = dict.fromkeys("ab", 0)
-    step = trainer.descent.step
+    step = trainer.meta_optimizer.step
 
     def count(*arguments, **named):
         for member in trainer.groups.members:
             counts[member.family] += 1
         return step(*arguments, **named)
 
-    trainer.descent.step = count
+    trainer.meta_optimizer.step = count
     trainer.train(progress=False)
     assert min(counts.values()) > 10  # more than one group in some step
     events = read(tmp_path)
@@ -103,7 +109,7 @@ def test_losses_of_groups_that_share_a_family_are_averaged(tmp_path, mixture):
 
 def test_curves_of_steps_that_are_taken_again_do_not_double(tmp_path):
     settings = {"outer_steps": 60, "checkpoint_every": 30, "validate_every": 20, "gates_every": 10}
-    validate = lambda learner: 1.0  # noqa: E731
+    validate = lambda meta_parameters: 1.0  # noqa: E731
     broken = make_trainer(tmp_path, validate=validate, **settings)
     after = broken._after_step
 
@@ -158,7 +164,7 @@ def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(tm
 
     def sabotage(*arguments):
         if trainer.outer_step == 15:
-            setattr(trainer.watch.writer, when, fail)
+            setattr(trainer.logger.writer, when, fail)
         after(*arguments)
 
     trainer._after_step = sabotage

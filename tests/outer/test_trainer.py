@@ -19,7 +19,7 @@ SETTINGS = {
     "outer_steps": 6,
     "runs": 3,
     "horizons": (4, 8),
-    "window": 4,
+    "truncation_length": 4,
     "validate_every": 3,
     "checkpoint_every": 2,
     "max_minutes": 60.0,
@@ -40,7 +40,9 @@ def weights(trainer):
 
 def test_meta_training_lowers_the_loss_on_problems_it_has_not_seen():
     task = create_task("quadratic", dimensions=4)
-    trainer = make_trainer(task=task, outer_steps=60, horizons=(8,), window=8, unit_spread=0.0)
+    trainer = make_trainer(
+        task=task, outer_steps=60, horizons=(8,), truncation_length=8, param_rescale_range=0.0
+    )
 
     def mean_loss(rule):
         curves = train_curves(rule, task, seeds=range(16), steps=8)
@@ -110,7 +112,7 @@ def test_resume_needs_no_particular_initial_weights(tmp_path):
         # Of tensors of the same shapes.
         ({"task": create_task("quadratic", dimensions=4, condition=9.0)}, "task.condition=None"),
         ({"runs": 2}, "runs=3"),
-        ({"window": 2}, "window=4"),
+        ({"truncation_length": 2}, "truncation_length=4"),
     ],
 )
 def test_resume_refuses_another_task_or_other_settings(tmp_path, change, named):
@@ -177,13 +179,13 @@ class SometimesExplodes(Task):
 @pytest.mark.parametrize("second_order", [False, True])
 def test_diverging_runs_are_counted_replaced_and_kept_out(second_order):
     trainer = make_trainer(
-        task=SometimesExplodes(), runs=4, unit_spread=0.0, second_order=second_order
+        task=SometimesExplodes(), runs=4, param_rescale_range=0.0, second_order=second_order
     )
     trainer.train(progress=False)
     assert trainer.diverged > 0
     assert trainer.outer_step == 6
     assert all(torch.isfinite(weight).all() for weight in weights(trainer))
-    assert trainer.descent.skipped == 0
+    assert trainer.meta_optimizer.skipped == 0
 
 
 class Steep(Task):
@@ -202,10 +204,10 @@ class Steep(Task):
 
 @pytest.mark.parametrize("second_order", [False, True])
 def test_gradients_that_overflow_inside_a_rule_count_as_divergence(second_order):
-    trainer = make_trainer(task=Steep(), runs=6, unit_spread=0.0, second_order=second_order)
+    trainer = make_trainer(task=Steep(), runs=6, param_rescale_range=0.0, second_order=second_order)
     trainer.train(progress=False)
     assert trainer.diverged > 0
-    assert trainer.descent.skipped == 0
+    assert trainer.meta_optimizer.skipped == 0
     assert all(torch.isfinite(weight).all() for weight in weights(trainer))
 
 
@@ -224,17 +226,17 @@ def test_a_rule_without_weights_is_refused():
 
 def test_the_learning_rate_follows_steps_not_the_clock():
     trainer = make_trainer(outer_steps=100)
-    rate = trainer.descent.rate(50)
+    rate = trainer.meta_optimizer.rate(50)
     trainer.seconds = 1e9
-    assert trainer.descent.rate(50) == rate
+    assert trainer.meta_optimizer.rate(50) == rate
 
 
 def test_the_best_average_on_validation_is_returned():
     values = iter([1.0, 5.0])
     seen = []
 
-    def validate(learner):
-        seen.append([weight.clone() for weight in learner.parameters()])
+    def validate(meta_parameters):
+        seen.append([weight.clone() for weight in meta_parameters.parameters()])
         return next(values)
 
     best = make_trainer(validate=validate).train(progress=False)
@@ -262,7 +264,7 @@ def test_batch_norm_buffers_are_trained_through():
     runs = trainer.groups.runs[0]
     before = runs.inner.buffers["1.running_mean"].clone()
     trainer._take_outer_step()
-    assert trainer.descent.skipped == 0
+    assert trainer.meta_optimizer.skipped == 0
     assert not torch.equal(before, runs.inner.buffers["1.running_mean"])
 
 
@@ -271,11 +273,11 @@ def test_batch_norm_buffers_are_trained_through():
     [
         ("objective", "lgo"),
         ("runs", 0),
-        ("window", 0),
+        ("truncation_length", 0),
         ("horizons", ()),
         ("lr", -1.0),
         ("lr", math.nan),
-        ("averaging", 1.5),
+        ("ema_decay", 1.5),
         ("outer_steps", -1),
     ],
 )

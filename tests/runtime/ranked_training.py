@@ -10,7 +10,7 @@ import torch
 from learned_opt import create_rule
 from learned_opt.files import write_tensors
 from meta_train.jobs import cli
-from meta_train.outer.meta_optimizer import Descent
+from meta_train.outer.meta_optimizer import MetaOptimizer
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.distributed import joined
@@ -29,7 +29,7 @@ JOB = [
     "--rule_settings", '{"hidden_size": 3}',
     "--train.runs", "3",
     "--train.horizons", "[4]",
-    "--train.window", "2",
+    "--train.truncation_length", "2",
     "--train.outer_steps", "6",
     "--train.checkpoint_every", "1",
     "--train.validate_every", "2",
@@ -41,13 +41,13 @@ JOB = [
 ]  # fmt: skip
 
 
-def make_trainer(name, ranks, folder=None):
+def make_trainer(name, distributed, folder=None):
     torch.manual_seed(0)
     task = create_task("quadratic", dimensions=3)
     if name == "family":
         task = Mixture({"small": task, "large": create_task("quadratic", dimensions=5)})
     settings = TrainSettings(
-        **{"outer_steps": 6, "runs": 5, "horizons": (2, 4), "window": 2, **CASES[name]},
+        **{"outer_steps": 6, "runs": 5, "horizons": (2, 4), "truncation_length": 2, **CASES[name]},
         dtype="float64",
         validate_every=3,
         max_minutes=60.0,
@@ -58,54 +58,59 @@ def make_trainer(name, ranks, folder=None):
         settings,
         folder=folder,
         device="cpu",
-        validate=lambda learner: float(sum(p.square().sum() for p in learner.parameters())),
-        ranks=ranks,
+        validate=lambda meta_parameters: float(
+            sum(p.square().sum() for p in meta_parameters.parameters())
+        ),
+        distributed=distributed,
     )
 
 
-def train_all(ranks, folder):
+def train_all(distributed, folder):
     """Meta-train every case, and two more steps of one that each number of processes takes on."""
     for name in CASES:
-        trainer = make_trainer(name, ranks)
+        trainer = make_trainer(name, distributed)
         trainer.train(progress=False)
-        write(trainer, folder / f"{name}-{ranks.size}")
-    taken_on = make_trainer("truncated", ranks, folder / "taken-on")
+        write(trainer, folder / f"{name}-{distributed.size}")
+    taken_on = make_trainer("truncated", distributed, folder / "taken-on")
     taken_on.resume()
     for _ in range(2):
         taken_on._take_outer_step()
     taken_on.save()
-    write(taken_on, folder / f"taken-on-{ranks.size}")
+    write(taken_on, folder / f"taken-on-{distributed.size}")
 
 
 def write(trainer, path):
-    own = [value.detach() for value in trainer.learner.parameters()]
-    for other in trainer.ranks.gather(own):
+    own = [value.detach() for value in trainer.meta_parameters.parameters()]
+    for other in trainer.distributed.gather(own):
         assert all(torch.equal(a, b) for a, b in zip(own, other, strict=True))
-    if trainer.ranks.first:
-        tensors = {**trainer.learner.state_dict(), **trainer.best.state_dict(prefix="best.")}
+    if trainer.distributed.first:
+        tensors = {
+            **trainer.meta_parameters.state_dict(),
+            **trainer.best.state_dict(prefix="best."),
+        }
         write_tensors(path, tensors, "test", {})
 
 
 def fail_in_step_3(how):
     """Let the last process fail in the middle of the run."""
-    step = Descent.step
+    step = MetaOptimizer.step
 
-    def step_or_fail(descent, gradients, outer_step, **named):
+    def step_or_fail(meta_optimizer, gradients, outer_step, **named):
         if outer_step == 3 and os.environ["RANK"] == "1":
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("a mistake of process 1")
-        return step(descent, gradients, outer_step, **named)
+        return step(meta_optimizer, gradients, outer_step, **named)
 
-    Descent.step = step_or_fail
+    MetaOptimizer.step = step_or_fail
 
 
 def main():
     mode, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     if mode == "all":
-        with joined("cpu") as (ranks, _):
-            train_all(ranks, folder)
+        with joined("cpu") as (distributed, _):
+            train_all(distributed, folder)
         return 0
     if mode in ("killed", "mistaken"):
         fail_in_step_3(mode)

@@ -21,7 +21,7 @@ from meta_train.jobs.cli import main
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
-from meta_train.runtime.distributed import Ranks, joined
+from meta_train.runtime.distributed import DistributedContext, joined
 from meta_train.tasks import create_task
 
 SCRIPT = str(Path(__file__).with_name("ranked_training.py"))
@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     for size in (2, 1, 4):
         if size == 1:
-            train_all(Ranks(), folder)
+            train_all(DistributedContext(), folder)
             continue
         status, _, errors = finish(start(size, SCRIPT, "all", folder))
         assert status == 0, errors
@@ -74,7 +74,7 @@ def distance(left, right):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", list(CASES))
 def test_any_number_of_processes_gives_the_same_meta_parameters(trained, name, size):
-    before = make_trainer(name, Ranks()).learner.state_dict()
+    before = make_trainer(name, DistributedContext()).meta_parameters.state_dict()
     after = read_tensors(trained / f"{name}-1", "test")[0]
     assert max(float((after[key] - value).abs().max()) for key, value in before.items()) > 1e-3
     assert distance(trained / f"{name}-1", trained / f"{name}-{size}") < 1e-6
@@ -82,13 +82,13 @@ def test_any_number_of_processes_gives_the_same_meta_parameters(trained, name, s
 
 @pytest.mark.slow
 def test_a_run_is_taken_on_by_other_numbers_of_processes(trained, tmp_path):
-    unbroken = make_trainer("truncated", Ranks())
+    unbroken = make_trainer("truncated", DistributedContext())
     for step in range(6):
         unbroken._take_outer_step()
         if step % 2:
             number = (2, 1, 4)[step // 2]
             saved = read_tensors(trained / f"taken-on-{number}", "test")[0]
-            for key, value in unbroken.learner.state_dict().items():
+            for key, value in unbroken.meta_parameters.state_dict().items():
                 torch.testing.assert_close(saved[key], value, rtol=0, atol=1e-6)
 
 
@@ -156,18 +156,18 @@ def test_ctrl_c_and_bad_values_are_said_once(tmp_path):
 
 
 def test_alone_everything_is_this_process():
-    with joined("cpu") as (ranks, device):
-        assert ranks == Ranks(0, 1)
+    with joined("cpu") as (distributed, device):
+        assert distributed == DistributedContext(0, 1)
         assert device.type == "cpu"
-    assert ranks.gather("thing") == ["thing"]
-    assert ranks.from_first(lambda: 3) == 3
-    assert list(ranks.share(3)) == [0, 1, 2]
+    assert distributed.gather("thing") == ["thing"]
+    assert distributed.from_first(lambda: 3) == 3
+    assert list(distributed.share(3)) == [0, 1, 2]
 
 
 def test_runs_are_shared_evenly_and_none_is_lost():
     for size in (1, 2, 3, 4):
-        shares = [list(Ranks(rank, size).share(7)) for rank in range(size)]
+        shares = [list(DistributedContext(rank, size).share(7)) for rank in range(size)]
         assert sum(shares, []) == list(range(7))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
     with pytest.raises(ValueError, match="runs=2 cannot be shared by 3 processes"):
-        Ranks(0, 3).share(2)
+        DistributedContext(0, 3).share(2)

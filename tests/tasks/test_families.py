@@ -44,7 +44,7 @@ def task(request, family):
 
 
 def member(family, seed=0):
-    return family.member(generator("member", seed)).task
+    return family.sample_task(generator("member", seed)).task
 
 
 def draw(task, seed=0):
@@ -80,7 +80,7 @@ def run(task, rule, *, steps, runs=3, second_order=False, lr=None):
 def test_equal_generators_draw_equal_members_and_problems(name, family):
     again = create_task(name, **SMALL.get(name, {}))
     for seed in range(3):
-        first, second = family.member(generator(seed)), again.member(generator(seed))
+        first, second = family.sample_task(generator(seed)), again.sample_task(generator(seed))
         assert first.family == second.family
         assert same(content(*draw(first.task)), content(*draw(second.task)))
 
@@ -93,7 +93,7 @@ def test_other_generators_draw_other_problems(task):
 
 
 def test_members_are_logged_under_the_name_in_the_registry(name, family):
-    labels = {family.member(generator("label", k)).family for k in range(30)}
+    labels = {family.sample_task(generator("label", k)).family for k in range(30)}
     if name == "mixture":
         assert len(labels) > 3 and labels < set(TASKS)
     else:
@@ -187,9 +187,9 @@ def test_held_out_tasks_and_members_travel_between_processes(family):
 
 
 def test_members_can_be_measured_in_random_units(task):
-    changed = Reparametrized(task, 0.5, loss_spread=0.5)
+    changed = Reparametrized(task, 0.5, loss_rescale_range=0.5)
     (problem, (batch, _)), (plain, _) = draw(changed), draw(task)
-    assert changed.member(generator(0)).family == task.member(generator(0)).family
+    assert changed.sample_task(generator(0)).family == task.sample_task(generator(0)).family
     loss, buffers = problem.loss(problem.parameters, problem.buffers, batch)
     expected, _ = plain.loss(plain.parameters, plain.buffers, batch)
     assert buffers.keys() == problem.buffers.keys()

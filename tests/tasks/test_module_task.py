@@ -42,7 +42,7 @@ def test_a_module_and_data_of_the_users_own_make_a_task():
     loss, _ = problem.loss(problem.parameters, {}, (x, y))
     expected = nn.functional.linear(x, problem.parameters["weight"], problem.parameters["bias"])
     torch.testing.assert_close(loss, nn.functional.mse_loss(expected, y))
-    assert task.member(generator(0)).family == "module-task"
+    assert task.sample_task(generator(0)).family == "module-task"
     assert problem.draw_validation is None
 
 
@@ -239,7 +239,7 @@ def test_frozen_parameters_stay_as_they_are():
         torch.testing.assert_close(after.fixed["0.weight"][k], problem.fixed["0.weight"])
         own = {**problem.fixed, **problem.parameters}
         torch.testing.assert_close(losses[k], task.loss(own, {}, problem.draw(generator("b")))[0])
-    settings = TrainSettings(outer_steps=2, runs=2, horizons=(4,), window=2)
+    settings = TrainSettings(outer_steps=2, runs=2, horizons=(4,), truncation_length=2)
     MetaTrainer(create_rule("adam-lstm"), task, settings).train(progress=False)
 
 

@@ -135,7 +135,7 @@ def test_test_functions_have_their_published_values():
 
 def test_functions_kept_back_are_only_judged_by():
     family = create_task("test-functions")
-    drawn = {family.member(generator(k)).task.function for k in range(60)}
+    drawn = {family.sample_task(generator(k)).task.function for k in range(60)}
     kept_back = {FUNCTIONS[name] for name in KEPT_BACK}
     assert not drawn & kept_back
     assert len(drawn) == len(FUNCTIONS) - len(KEPT_BACK)
@@ -153,7 +153,7 @@ def test_a_test_functions_minimum_moves_from_problem_to_problem():
 def test_a_mixture_draws_by_weight_and_judges_by_all():
     families = {"two": Quadratic(dimensions=2), "three": Quadratic(dimensions=3)}
     mixture = Mixture(families, [3, 1])
-    members = [mixture.member(generator(k)) for k in range(400)]
+    members = [mixture.sample_task(generator(k)) for k in range(400)]
     counts = Counter(member.family for member in members)
     assert counts["two"] == pytest.approx(300, abs=40)
     assert all(member.task is families[member.family] for member in members)
@@ -181,7 +181,7 @@ def test_units_alone_leave_the_loss_as_it_is():
 
 def test_the_losss_factor_is_drawn_last_and_for_each_problem():
     task = Quadratic()
-    units, both = Reparametrized(task, 1.0), Reparametrized(task, 1.0, loss_spread=2.0)
+    units, both = Reparametrized(task, 1.0), Reparametrized(task, 1.0, loss_rescale_range=2.0)
     factors = []
     for seed in range(20):
         alone, scaled = sample(units, seed), sample(both, seed)
@@ -191,7 +191,7 @@ def test_the_losss_factor_is_drawn_last_and_for_each_problem():
     assert math.exp(-2) <= min(factors) < 0.7 and 1.4 < max(factors) <= math.exp(2)
 
 
-@pytest.mark.parametrize("name", ["spread", "loss_spread"])
+@pytest.mark.parametrize("name", ["spread", "loss_rescale_range"])
 def test_a_negative_spread_is_refused(name):
     with pytest.raises(ValueError, match=f"^{name} must be at least 0, got -1"):
         Reparametrized(Quadratic(), **{"spread": 0.0, name: -1})

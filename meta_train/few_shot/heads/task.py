@@ -22,7 +22,7 @@ from meta_train.few_shot.heads.metric import (
     Relation,
     Siamese,
 )
-from meta_train.tasks.base import Member, Problem, Task, Tensors
+from meta_train.tasks.base import Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
 from meta_train.tasks.episodes.sampler import Episode
 
@@ -126,9 +126,9 @@ class ScoredEpisodes(Task):
         """The same method on other episodes."""
         return type(self)(replace(self.task, **settings), self.method, **self.settings)
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """See `Task`."""
-        return Member(self.method, self)
+        return SampledTask(self.method, self)
 
     def validation(self) -> ScoredEpisodes:
         """Other characters."""

@@ -9,10 +9,10 @@ REPTILE = {
     "meta_optimizer": "sgd",
     "lr": 1.0,
     "schedule": "linear",
-    "lr_end": 0.0,
-    "clip": 1e6,  # the paper's step is not clipped
+    "final_lr_fraction": 0.0,
+    "grad_clip_norm": 1e6,  # the paper's step is not clipped
 }
-SINE_ADAM = {"meta_optimizer": "adam", "lr": 3e-3, "clip": 10.0, "outlier": 1e6}
+SINE_ADAM = {"meta_optimizer": "adam", "lr": 3e-3, "grad_clip_norm": 10.0, "outlier_factor": 1e6}
 """A short training of the released code's 70000 steps: three times its rate. The meta-gradients of
 loud and faint curves differ much, so none is an outlier."""
 SINE = {

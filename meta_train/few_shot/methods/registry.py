@@ -26,7 +26,7 @@ from meta_train.few_shot.methods.presets import (
     descending,
     sine_lstm,
 )
-from meta_train.few_shot.methods.spec import Row
+from meta_train.few_shot.methods.spec import FewShotMethod
 
 Figures = dict[tuple[int, int], tuple[float, float | None]]
 
@@ -42,16 +42,16 @@ FINN = "Finn et al. 2017, arXiv 1703.03400"
 NICHOL = "Nichol et al. 2018, arXiv 1803.02999"
 
 
-def _reptile(**changes: object) -> Row:
+def _reptile(**changes: object) -> FewShotMethod:
     settings: dict[str, object] = {"source": NICHOL, "meta_batch": 5, **REPTILE_STEPS, **changes}
-    return Row(**settings)  # type: ignore[arg-type]
+    return FewShotMethod(**settings)  # type: ignore[arg-type]
 
 
-def _row(shared: Mapping[str, object], source: str, **changes: object) -> Row:
-    return Row(**{"source": source, **shared, **changes})  # type: ignore[arg-type]
+def _row(shared: Mapping[str, object], source: str, **changes: object) -> FewShotMethod:
+    return FewShotMethod(**{"source": source, **shared, **changes})  # type: ignore[arg-type]
 
 
-ROWS: Mapping[str, Row] = MappingProxyType(
+ROWS: Mapping[str, FewShotMethod] = MappingProxyType(
     {
         "maml": _row(
             MAML, FINN, published=_figures((98.7, 0.4), (99.9, 0.1), (95.8, 0.3), (98.9, 0.2))
@@ -171,7 +171,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             test_steps=12,
             five_shots={"train_steps": 8, "test_steps": 8},
             batch_norm="support",
-            outer={**ADAM, "clip": 0.25},
+            outer={**ADAM, "grad_clip_norm": 0.25},
             sine=sine_lstm(
                 "gated-lstm",
                 estimator="first-order",
@@ -253,7 +253,7 @@ def list_rows(*, sine: bool = False) -> list[str]:
     return [name for name, row in ROWS.items() if not sine or row.sine is not None]
 
 
-def get_row(name: str) -> Row:
+def get_row(name: str) -> FewShotMethod:
     """The row of this name.
 
     Raises:

@@ -16,7 +16,7 @@ from learned_opt.rules.per_tensor_rates import RATE_RULES, create_any_rule
 from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.heads.task import METHODS, ScoredEpisodes
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
@@ -30,7 +30,7 @@ TRAINED_ON = ("episodes", "classes", "nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class FewShotMethod:
     """A method: initialisation x rule x adapted parameters x estimator.
 
     Attributes:
@@ -119,12 +119,12 @@ class Row:
                 'to "body"'
             )
 
-    def at(self, ways: int, shots: int) -> Row:
+    def at(self, ways: int, shots: int) -> FewShotMethod:
         """The row as it is for so many ways and shots of Omniglot."""
         own = dict(self.five_shots if shots >= 5 else {})
         return replace(self, **{**own, **(self.twenty_ways if ways >= 20 else {})})
 
-    def on_sine(self) -> Row:
+    def on_sine(self) -> FewShotMethod:
         """The row as it is for sine curves.
 
         Raises:
@@ -255,21 +255,21 @@ class Row:
         return learned, adapted
 
     def ready(
-        self, learner: Learner, task: EpisodeTask | ScoredEpisodes
+        self, meta_parameters: MetaParameters, task: EpisodeTask | ScoredEpisodes
     ) -> tuple[UpdateRule, Tensors]:
         """The rule and phi to test with, of a learner that this row, or one that it uses, trained.
 
         Args:
-            learner: what was learned.
+            meta_parameters: what was learned.
             task: episodes to test on.
         """
-        rule: UpdateRule = learner.rule
+        rule: UpdateRule = meta_parameters.rule
         if self.trained_on != "episodes":  # with another rule than it was trained with
             rule = self.make_rule(self.start(task)[1]).to(rule.device)
         own = task.template()
         phi = {
             key: value.detach().clone()
-            for key, value in learner.initialization().items()
+            for key, value in meta_parameters.initialization().items()
             # Not what only training had: stored heads, a head of all characters as classes.
             if key in own and not (self.initialization == "body" and key.startswith(HEAD))
         }

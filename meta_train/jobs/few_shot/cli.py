@@ -11,9 +11,9 @@ from jsonargparse import DefaultHelpFormatter
 
 from meta_train.few_shot.methods.registry import ROWS
 from meta_train.few_shot.settings import ALL, FewShotConfig
-from meta_train.jobs.command import OneLineParser, read_config, verdict
+from meta_train.jobs.command import OneLineParser, exit_status, read_config
 from meta_train.jobs.few_shot.job import run
-from meta_train.runtime.signals import Interrupted, NotLearning
+from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 PROGRAM = "python -m meta_train few-shot"
 
@@ -65,8 +65,8 @@ def main(arguments: list[str]) -> int:
         parser.error("few-shot runs in one process: start it without torchrun")
     try:
         run(config, write_config)
-    except (Interrupted, KeyboardInterrupt, NotLearning, ValueError, OSError) as error:
-        status, text = verdict(error, PROGRAM)
+    except (Interrupted, KeyboardInterrupt, TrainingStalled, ValueError, OSError) as error:
+        status, text = exit_status(error, PROGRAM)
         if isinstance(error, KeyboardInterrupt):  # with something to go on with, it is Interrupted
             text = "\nstopped at once, before there was anything to go on with"
         print(text, file=sys.stderr)

@@ -21,7 +21,7 @@ from meta_train.jobs.few_shot.folders import CONFIG, TABLE, job_folder, resume_a
 from meta_train.jobs.few_shot.runner import Trainers, read_json, say
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.device import choose_device
-from meta_train.runtime.signals import Interrupted, NotLearning
+from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.episodes.base import HEAD
 
 
@@ -41,8 +41,8 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
         ValueError: settings that do not go together, a damaged checkpoint.
         OSError: the data is missing, the folder holds a run and `resume` was not asked for.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
-        NotLearning: outer steps of a row keep being of no use; its checkpoint is written, and of
-            several rows the others have been trained and tested.
+        TrainingStalled: too many outer steps of a method were skipped in a row; its checkpoint is
+            written, and the other methods have been trained and tested.
     """
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -77,12 +77,12 @@ def _run(
             trainers.check(name, row_folder(config, folder, name))
         except ValueError as error:
             raise ValueError(f"row {name}: {error}" if several else str(error)) from error
-    failed: dict[str, NotLearning] = {}
+    failed: dict[str, TrainingStalled] = {}
     for name in config.rows:
         own = row_folder(config, folder, name)
         try:
             trained = take(name, trainers.trained(name, own), config)
-        except NotLearning as stop:  # which says nothing of other rows
+        except TrainingStalled as stop:  # which says nothing of other rows
             failed[name] = stop
             if several:
                 say(f"{name}: {stop}")
@@ -102,7 +102,7 @@ def _run(
         print(render(done, _title(config)))
     if failed:
         rows = f"{', '.join(failed)}: " if several else ""
-        raise NotLearning(f"{rows}{list(failed.values())[-1]}")
+        raise TrainingStalled(f"{rows}{list(failed.values())[-1]}")
     print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in {folder}/")
     return folder
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from learned_opt.adaptation.initialization import load_initialization
 from learned_opt.files import write_atomically
-from meta_train.few_shot.methods.spec import Row
+from meta_train.few_shot.methods.spec import FewShotMethod
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer, row_of, take, test_task, train_task
 from meta_train.jobs.few_shot.folders import BEGIN, resume_arguments, row_folder
@@ -21,7 +21,7 @@ from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.seeding import generator
-from meta_train.runtime.signals import Interrupted, NotLearning
+from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.base import Tensors
 
 
@@ -55,7 +55,7 @@ class Trainers:
         self.write_config = write_config
         self.trainers: dict[str, MetaTrainer] = {}
         self.settings: dict[str, TrainSettings] = {}
-        self.failed: dict[str, NotLearning] = {}
+        self.failed: dict[str, TrainingStalled] = {}
         self.beginnings: dict[str, dict[str, Any]] = {}
 
     def check(self, name: str, folder: Path, config: FewShotConfig | None = None) -> None:
@@ -102,7 +102,7 @@ class Trainers:
             ValueError: a damaged checkpoint, or a resumed run that began with something else.
             OSError: the folder cannot be written.
             Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
-            NotLearning: the row, or one that it needs, has stopped so; the checkpoint is written.
+            TrainingStalled: the method, or one that it needs, stalled; its checkpoint is written.
         """
         config = self.config if config is None else config
         if name in self.failed:  # once is enough, though several rows may need it
@@ -123,7 +123,9 @@ class Trainers:
             return self.trained(name, row_folder(self.config, self.folder, name))
         return self.trained(name, folder / name, config)
 
-    def _begin(self, name: str, row: Row, folder: Path, config: FewShotConfig) -> Tensors | None:
+    def _begin(
+        self, name: str, row: FewShotMethod, folder: Path, config: FewShotConfig
+    ) -> Tensors | None:
         if _begun(folder, config):
             self._began(name, folder, config)
             return None  # it is in the checkpoint
@@ -172,14 +174,14 @@ class Trainers:
         say(f"{name}: run folder {folder}   (watch: tensorboard --logdir {folder})")
         try:
             trainer.train(progress=config.progress)
-        except (Interrupted, NotLearning) as stop:
+        except (Interrupted, TrainingStalled) as stop:
             told = type(stop)(f"{stop}; go on with {resume_arguments(self.folder)}")
-            if isinstance(told, NotLearning):
+            if isinstance(told, TrainingStalled):
                 self.failed[name] = told
             raise told from None
         say(
             f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} min, "
-            f"{trainer.diverged} diverged runs, {trainer.descent.skipped} skipped steps"
+            f"{trainer.diverged} diverged runs, {trainer.meta_optimizer.skipped} skipped steps"
         )
         if config.validate and trainer.outer_step <= trainer.settings.validate_every:
             say(

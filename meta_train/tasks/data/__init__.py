@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from learned_opt.registry import look_up
 from meta_train.tasks.data.digits import read_digits
 from meta_train.tasks.data.image_files import IMAGE_FILES, read_images
-from meta_train.tasks.data.in_memory import Rows
+from meta_train.tasks.data.in_memory import InMemoryDataset
 from meta_train.tasks.data.photos import read_photos
 from meta_train.tasks.data.tables import TABLES, read_table
 
@@ -66,7 +66,7 @@ class LabelledData:
     """
 
     name: str
-    rows: Rows
+    rows: InMemoryDataset
     outputs: int
     classes: bool
 
@@ -111,7 +111,7 @@ def _load(name: str, split: str, folder: str | None, download: bool, flat: bool)
     look_up("split", split, dict.fromkeys(SPLITS))
     if flat:
         whole = _load(name, split, folder, download, False)
-        rows = Rows(whole.rows.inputs.flatten(1), whole.rows.targets, name)
+        rows = InMemoryDataset(whole.rows.inputs.flatten(1), whole.rows.targets, name)
         return LabelledData(name, rows, whole.outputs, whole.classes)
     splits = DATA[name](folder, download)
     inputs, targets = splits[split]
@@ -124,7 +124,7 @@ def _load(name: str, split: str, folder: str | None, download: bool, flat: bool)
         outputs = int(torch.cat([labels for _, labels in splits.values()]).max()) + 1
     else:
         targets, outputs = _standardise(targets, train_targets, [0])[:, None], 1
-    return LabelledData(name, Rows(inputs, targets, name), outputs, classes)
+    return LabelledData(name, InMemoryDataset(inputs, targets, name), outputs, classes)
 
 
 def _standardise(values: Tensor, train: Tensor, axes: list[int]) -> Tensor:

@@ -15,7 +15,7 @@ MAX_BYTES = 4 * 2**30
 """More than this of a data set or a loader is refused: it is read into memory whole."""
 
 
-class Rows:
+class InMemoryDataset:
     """Inputs and targets, row by row.
 
     Args:
@@ -38,13 +38,13 @@ class Rows:
             _refuse_what_is_not_finite(tree, part, name)
         self.inputs = inputs
         self.targets = targets
-        self._on_device: dict[torch.device, Rows] = {}
+        self._on_device: dict[torch.device, InMemoryDataset] = {}
 
     def __len__(self) -> int:
         """How many."""
         return len(pytree.tree_leaves(self.inputs)[0])
 
-    def on(self, device: torch.device) -> Rows:
+    def on(self, device: torch.device) -> InMemoryDataset:
         """The same rows on a device; copied there once."""
         if device not in self._on_device:
             inputs, targets = pytree.tree_map(lambda t: t.to(device), (self.inputs, self.targets))
@@ -63,11 +63,11 @@ class Rows:
         return {**self.__dict__, "_on_device": {}}
 
 
-Data: TypeAlias = Rows | Sequence[Any] | Dataset[Any] | DataLoader[Any]
+Data: TypeAlias = InMemoryDataset | Sequence[Any] | Dataset[Any] | DataLoader[Any]
 """Rows; a pair (inputs, targets); a map-style data set of such pairs; a loader of such batches."""
 
 
-def as_rows(data: Data, name: str = "data") -> Rows:
+def as_rows(data: Data, name: str = "data") -> InMemoryDataset:
     """Read data into memory and check it.
 
     Args:
@@ -75,29 +75,29 @@ def as_rows(data: Data, name: str = "data") -> Rows:
         name: what messages call the data.
 
     Raises:
-        ValueError: not pairs, too much to hold in memory, or see `Rows`.
+        ValueError: not pairs, too much to hold in memory, or see `InMemoryDataset`.
     """
-    if isinstance(data, Rows):
+    if isinstance(data, InMemoryDataset):
         return data
     if isinstance(data, DataLoader):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # the order of rows is no part of the task
-            return Rows(*_joined(data, name, torch.cat), name)
+            return InMemoryDataset(*_joined(data, name, torch.cat), name)
     if isinstance(data, Dataset):
         if not hasattr(data, "__len__"):
             raise ValueError(f"{name} must be a data set with a length, got {type(data).__name__}")
         # By index: the iteration of a data set need not end.
         items = (data[k] for k in range(len(data)))
-        return Rows(*_joined(items, name, _stack), name)
-    return Rows(*_pair(data, name), name)
+        return InMemoryDataset(*_joined(items, name, _stack), name)
+    return InMemoryDataset(*_pair(data, name), name)
 
 
 def _parts(inputs: Any, targets: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("inputs", inputs), ("targets", targets)
 
 
-def _unchecked(inputs: Any, targets: Any) -> Rows:
-    rows = Rows.__new__(Rows)
+def _unchecked(inputs: Any, targets: Any) -> InMemoryDataset:
+    rows = InMemoryDataset.__new__(InMemoryDataset)
     rows.inputs, rows.targets, rows._on_device = inputs, targets, {}
     return rows
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.registry import look_up
-from meta_train.tasks.base import Batch, Member, Problem, Task, Tensors
+from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.data.omniglot import read_omniglot
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 from meta_train.tasks.episodes.networks import make_network
@@ -141,9 +141,9 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
         """The share of images whose class scores highest."""
         return (outputs.argmax(-1) == targets).float().mean()
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """See `Task`."""
-        return Member("omniglot", self)
+        return SampledTask("omniglot", self)
 
     def validation(self) -> OmniglotEpisodes:
         """Other characters."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meta_train.runtime.seeding import generator as seeded_generator
-from meta_train.tasks.base import Batch, Member, Problem, Task, Tensors
+from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 
 STORED = "stored."
@@ -97,9 +97,9 @@ class StoredHeads(Task):
                 own[name] = own[name] + parameters[key][task]
         return self.episodes.loss(own, buffers, (inputs, targets))
 
-    def member(self, generator: torch.Generator) -> Member:
+    def sample_task(self, generator: torch.Generator) -> SampledTask:
         """See `Task`."""
-        return self.episodes.member(generator)._replace(task=self)
+        return self.episodes.sample_task(generator)._replace(task=self)
 
     def validation(self) -> StoredHeads:
         """Other tasks, none of which has come before."""

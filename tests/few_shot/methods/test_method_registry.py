@@ -3,7 +3,7 @@ import pytest
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import create_estimator
 from meta_train.few_shot.methods.registry import ROWS, get_row, list_rows
-from meta_train.inner.meta_parameters import Learner
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.episodes.omniglot import OmniglotClasses
 
@@ -25,7 +25,7 @@ def test_every_row_makes_tasks_a_rule_and_settings(name, ways, shots):
     if trainable(row):
         row.train_task(ways, shots, hidden=4, queries=5)
         estimator = create_estimator(row.estimator, **row.estimator_settings)
-        estimator.check(Learner(rule, learned))
+        estimator.check(MetaParameters(rule, learned))
         TrainSettings(
             estimator=row.estimator,
             estimator_settings=dict(row.estimator_settings),
@@ -47,7 +47,7 @@ def test_rows_of_sine_curves(name):
     learned, adapted = row.start(task)
     assert set(adapted) <= set(task.template()) and set(learned) <= set(task.template())
     create_estimator(row.estimator, **row.estimator_settings).check(
-        Learner(row.make_rule(adapted), learned)
+        MetaParameters(row.make_rule(adapted), learned)
     )
 
 

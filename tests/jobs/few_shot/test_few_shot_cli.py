@@ -212,7 +212,7 @@ def test_seeds_begin_with_other_initialisations():
     phis = []
     for seed in (0, 0, 1):
         trainer = make_trainer("maml", FewShotConfig(seed=seed), CPU, None)
-        phis.append(trainer.learner.initialization()["body.0.weight"].detach())
+        phis.append(trainer.meta_parameters.initialization()["body.0.weight"].detach())
     assert torch.equal(phis[0], phis[1]) and not torch.equal(phis[0], phis[2])
 
 

@@ -8,7 +8,7 @@ from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
 from meta_train.jobs.cli import main
 from meta_train.jobs.few_shot import runner
 from meta_train.outer.trainer import MetaTrainer
-from meta_train.runtime.signals import NotLearning
+from meta_train.runtime.signals import TrainingStalled
 
 
 def told(capsys):
@@ -50,7 +50,7 @@ def test_a_row_that_does_not_learn_ends_those_that_need_it_and_no_others(
     def stop(self, **options):
         tries.append(self.folder.name)
         if self.folder.name == "maml":
-            raise NotLearning("of no use")
+            raise TrainingStalled("of no use")
         return train(self, **options)
 
     monkeypatch.setattr(MetaTrainer, "train", stop)

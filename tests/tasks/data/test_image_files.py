@@ -164,7 +164,9 @@ def test_families_train_on_files(tmp_path, monkeypatch, name):
     write_cifar(tmp_path, monkeypatch)
     family = create_task(name, data=["mnist", "cifar-10"], folder=str(tmp_path))
     for seed in range(3):
-        problem = family.member(generator(seed)).task.sample(generator(seed), torch.device("cpu"))
+        problem = family.sample_task(generator(seed)).task.sample(
+            generator(seed), torch.device("cpu")
+        )
         loss, _ = problem.loss(problem.parameters, problem.buffers, problem.draw(generator(0)))
         assert loss.isfinite()
     assert "mnist" in next(iter(family.held_out()))

@@ -75,7 +75,10 @@ def test_members_validation_and_held_out_tasks_see_different_examples(name):
     family = create_task(name, data=["photos"], few_probability=0.0)
     held_out = next(iter(family.held_out().values()))
     seen = []
-    for task in (family.member(generator(0)).task, family.validation().member(generator(0)).task):
+    for task in (
+        family.sample_task(generator(0)).task,
+        family.validation().sample_task(generator(0)).task,
+    ):
         seen.append(fingerprints(task.inputs))
     assert not seen[0] & seen[1]
     assert not fingerprints(held_out.inputs) & (seen[0] | seen[1])
@@ -83,7 +86,7 @@ def test_members_validation_and_held_out_tasks_see_different_examples(name):
 
 def test_members_have_few_examples_as_often_as_asked():
     family = create_task("random-mlp", few_probability=0.5, few_examples=(100, 200))
-    sizes = [family.member(generator(k)).task.examples for k in range(100)]
+    sizes = [family.sample_task(generator(k)).task.examples for k in range(100)]
     few = [size for size in sizes if size <= 200]
     assert 30 <= len(few) <= 70 and 100 <= min(few)
     assert set(sizes) - set(few) == {800, 7080}
@@ -91,7 +94,7 @@ def test_members_have_few_examples_as_often_as_asked():
 
 def test_networks_initial_scales_differ_from_problem_to_problem():
     family = create_task("random-mlp", data=["digits"], scale_spread=0.5, depth=(1, 1))
-    task = family.member(generator(0)).task
+    task = family.sample_task(generator(0)).task
     problems = [task.sample(generator(k), torch.device("cpu")) for k in range(40)]
     bound = 1 / 8  # nn.Linear's, for 64 inputs
     largest = torch.stack([p.parameters["0.weight"].abs().max() for p in problems]) / bound

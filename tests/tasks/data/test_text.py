@@ -78,7 +78,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["char-rnn", "char-transformer"])
 def test_models_are_causal(name):
     family = create_task(name, length=(6, 6), width=(8, 8))
-    task = family.member(generator(0)).task
+    task = family.sample_task(generator(0)).task
     module = task.make_module()
     symbols = torch.randint(VOCABULARY, (2, 6), generator=generator("symbols"))
     changed = symbols.clone()

@@ -109,7 +109,7 @@ def test_written_splits_are_whole_disjoint_and_what_the_seed_makes():
     bounds = {"train": (0, 20), "validation": (20, 24), "test": (24, 30)}
     for split, (first, last) in bounds.items():
         assert written["background"][split] == sorted(order[first:last])
-    text = resources.files("meta_train.few_shot").joinpath("omniglot_splits.json").read_text()
+    text = resources.files("meta_train.tasks.episodes").joinpath("omniglot_splits.json").read_text()
     assert json.loads(text) == written
     assert sum(written["characters"].values()) == 1623
 

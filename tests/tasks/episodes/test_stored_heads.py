@@ -55,8 +55,8 @@ def test_an_inner_step_trains_the_head_from_where_it_is_stored():
 def test_meta_gradients_reach_the_heads_of_the_tasks_that_came():
     task = make_sine(tasks=50)
     settings = TrainSettings(
-        estimator="full", horizons=(2,), runs=3, outer_steps=1, inner_lr=0.1, unit_spread=0.0,
-        objective="last", objective_data="validation", gates_every=0,
+        estimator="full", horizons=(2,), runs=3, outer_steps=1, inner_lr=0.1,
+        param_rescale_range=0.0, objective="last", objective_data="validation", gates_every=0,
     )  # fmt: skip
     learned = {k: v for k, v in task.template().items() if not k.startswith("head.")}
     trainer = MetaTrainer(create_rule("sgd"), task, settings, initialization=learned, device=CPU)
