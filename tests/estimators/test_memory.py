@@ -1,4 +1,4 @@
-"""What a step allocates, as the allocator sees it, and the tables of benchmarks/step_cost.py."""
+"""What a step allocates, as the allocator sees it, and the tables of step_cost.py."""
 
 import importlib.util
 from pathlib import Path
@@ -23,7 +23,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def step_cost():
-    path = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "speed" / "step_cost.py"
     spec = importlib.util.spec_from_file_location("step_cost", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -114,14 +114,14 @@ def test_the_meta_gradient_table_is_what_was_measured():
     ("program", "name"), [("few_shot_table", "few_shot"), ("sine_table", "sine")]
 )
 def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
     found = measured(name)
     expected = importlib.import_module(program).document(found.get("cells", found))
     assert (ROOT / "docs" / f"{name}.md").read_text() == expected
 
 
 def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
     table = importlib.import_module("sine_table")
 
     def curves(median, mean):
@@ -182,7 +182,7 @@ def test_what_readme_says_of_pairs_was_measured():
 
 
 def test_what_readme_says_of_seeds_was_measured(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
     table = importlib.import_module("sine_table")
     rows, text = measured("sine")["seeds"]["10"], " ".join(README.split())
     count = len(rows["maml"])

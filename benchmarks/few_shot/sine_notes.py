@@ -2,7 +2,8 @@
 
 HEADER = """# Sine curves from a few points, measured
 
-Written by `python benchmarks/sine.py` from `docs/measured/sine.json`; what each row is stands in
+Written by `python benchmarks/few_shot/sine.py` from `docs/measured/sine.json`; what each row is
+stands in
 [the few-shot table](few_shot.md#rows). The toy of Finn et al. 2017: amplitude 0.1 to 5, phase 0 to
 pi, x in -5 to 5, a network of 40-40 ReLU units. Mean squared error on 100 points of each of 1000
 curves (the same for all rows) with its 95% interval, after steps of inner training. Inner rate 0.01
@@ -37,7 +38,8 @@ BEYOND = (
 )
 SEEDS = """## Over seeds of meta-training
 
-`python benchmarks/sine_seeds.py` trains anew, from other initial weights and on other curves, what
+`python benchmarks/few_shot/sine_seeds.py` trains anew, from other initial weights and on other
+curves, what
 the comparison above is of, each row by the same command but for its seed. Mean and standard
 deviation over seeds (that of the tables above among them) of the median of the squared errors on
 the same 1000 fresh curves; and in how many of the seeds learned-gated-lstm is below maml, and below

@@ -1,7 +1,7 @@
 """Time and memory of one meta-gradient beside `higher` and TorchOpt, in one run.
 
-    python benchmarks/meta_gradient.py             # three problems; half a minute of compiling
-    python benchmarks/meta_gradient.py --quick     # few turns, nothing compiled
+    python benchmarks/speed/meta_gradient.py  # three problems; half a minute of compiling
+    python benchmarks/speed/meta_gradient.py --quick  # few turns, nothing compiled
 
 - lstm: two LSTM layers of 20 train an MLP of 15,910 coordinates for 20 steps, first order. Peers
   use torch's LSTMCell, and `higher` also our rule through `learned_opt.differentiable`.

@@ -20,7 +20,8 @@ COLUMNS = (
 )
 HEADER = """# Few-shot classification on Omniglot, measured
 
-Written by `python benchmarks/few_shot.py` from `docs/measured/few_shot.json`; the head of that
+Written by `python benchmarks/few_shot/few_shot.py` from `docs/measured/few_shot.json`; the head of
+that
 program says how each cell is made. Every cell is one `python -m meta_train few-shot`. What each row
 is, and how it differs from its paper, stands [below the tables](#rows).
 

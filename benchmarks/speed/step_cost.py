@@ -1,8 +1,8 @@
 """What a step costs: time and peak temporary memory of every rule beside a fused AdamW.
 
-    python benchmarks/step_cost.py            # models of 1e5, 1e6 and 1e7 parameters
-    python benchmarks/step_cost.py --quick    # without the largest
-    python benchmarks/step_cost.py --state    # bytes of state per parameter, from the rules
+    python benchmarks/speed/step_cost.py  # models of 1e5, 1e6 and 1e7 parameters
+    python benchmarks/speed/step_cost.py --quick  # without the largest
+    python benchmarks/speed/step_cost.py --state  # bytes of state per parameter, from the rules
 
 The models are four transformer blocks each: 48 tensors, from vectors to large matrices, with random
 gradients. A rule and `torch.optim.AdamW(fused=True)` take turns on equal parameters; medians are

@@ -1,7 +1,7 @@
 """How meta-training scales with processes: outer steps a second, and what is sent for each.
 
-    python benchmarks/scaling.py                  # 1 and 2 processes on this machine
-    python benchmarks/scaling.py --processes 1 4  # other numbers
+    python benchmarks/speed/scaling.py  # 1 and 2 processes on this machine
+    python benchmarks/speed/scaling.py --processes 1 4  # other numbers
 
 The total batch of inner runs is the same whatever the number of processes, each of one thread. The
 numbers of processes take turns, and each turn's ratio to its own first number is kept, so that a

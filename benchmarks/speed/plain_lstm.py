@@ -1,4 +1,4 @@
-"""The rule `lstm` as one writes it for `higher` and TorchOpt, for benchmarks/meta_gradient.py."""
+"""The rule `lstm` as one writes it for `higher` and TorchOpt, for meta_gradient.py."""
 
 import higher
 import torch

@@ -1,8 +1,8 @@
 """A learned optimizer at its one default setting beside tuned AdamW, on six held-out tasks.
 
-    python benchmarks/held_out.py step-size-lstm
-    python benchmarks/held_out.py step-size-lstm --out table.json     # which is then drawn by
-    python benchmarks/held_out.py step-size-lstm --out table.json --picture curves.png
+    python benchmarks/quality/held_out.py step-size-lstm
+    python benchmarks/quality/held_out.py step-size-lstm --out table.json  # which is then drawn by
+    python benchmarks/quality/held_out.py step-size-lstm --out table.json --picture curves.png
 
 Networks, data or both are none that the bundled optimizers were meta-trained or selected on. All
 optimizers train the same problems on the same batches. AdamW follows a cosine with a warm-up over

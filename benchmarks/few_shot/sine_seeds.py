@@ -1,9 +1,9 @@
 """Whether the learned rule is below fixed steps whatever the seed of meta-training.
 
-    python benchmarks/sine_seeds.py                # seeds 1 to 4 beside that of the documents, 0
-    python benchmarks/sine_seeds.py --write        # only collect what is in the folder of runs
+    python benchmarks/few_shot/sine_seeds.py  # seeds 1 to 4 beside that of the documents, 0
+    python benchmarks/few_shot/sine_seeds.py --write  # only collect what is in the folder of runs
 
-Each seed is the `maml` of benchmarks/sine.py with other initial weights and other curves, and what
+Each seed is the `maml` of sine.py with other initial weights and other curves, and what
 begins with it, at the same lengths. Results land in docs/measured/sine.json under "seeds", and in
 docs/sine.md. A row that is done is not done again, one that was cut off goes on.
 """

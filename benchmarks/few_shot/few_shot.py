@@ -1,9 +1,9 @@
 """The few-shot table on Omniglot: all rows, 5- and 20-way, 1- and 5-shot, beside the papers'.
 
-    python benchmarks/few_shot.py --folder DATA                       # all cells, as in docs
-    python benchmarks/few_shot.py --folder DATA --rows maml,anil --settings 5x1 --minutes 9
-    python benchmarks/few_shot.py --folder DATA --protocol paper      # for a GPU, all archives
-    python benchmarks/few_shot.py                                     # only write the table again
+    python benchmarks/few_shot/few_shot.py --folder DATA  # all cells, as in docs
+    python benchmarks/few_shot/few_shot.py --folder DATA --rows maml,anil --settings 5x1 --minutes 9
+    python benchmarks/few_shot/few_shot.py --folder DATA --protocol paper  # for a GPU, all archives
+    python benchmarks/few_shot/few_shot.py  # only write the table again
 
 Each cell is one `python -m meta_train few-shot`, and trains for as many minutes as `minutes_of`
 says, if nobody does. Cells land in docs/measured/few_shot.json, in place of what was there of the
@@ -29,7 +29,7 @@ from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer
 from meta_train.runtime.device import choose_device
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "few_shot.json"
 DOCUMENT = ROOT / "docs" / "few_shot.md"
 SETTINGS = ("5x1", "5x5", "20x1", "20x5")

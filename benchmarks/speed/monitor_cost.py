@@ -1,6 +1,6 @@
 """What an attached monitor costs: step time with it over step time without, in one run.
 
-    python benchmarks/monitor_cost.py
+    python benchmarks/speed/monitor_cost.py
 
 Two equal trainings take turns, a block of steps each; the ratio of their times is taken turn by
 turn, and the median is reported. Time is the CPU's, of all threads (TensorBoard's writer is one):

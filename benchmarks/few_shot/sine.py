@@ -1,9 +1,9 @@
 """The sine curves: every gradient-based row from 10 and from 5 points, judged after 0 to 10 steps.
 
-    python benchmarks/sine.py                      # all rows, as long as those in docs
-    python benchmarks/sine.py --effort 1           # all rows for a short while
-    python benchmarks/sine.py --rows maml,anil --shots 10
-    python benchmarks/sine.py --write              # only collect what is in the folder of runs
+    python benchmarks/few_shot/sine.py  # all rows, as long as those in docs
+    python benchmarks/few_shot/sine.py --effort 1  # all rows for a short while
+    python benchmarks/few_shot/sine.py --rows maml,anil --shots 10
+    python benchmarks/few_shot/sine.py --write  # only collect what is in the folder of runs
 
 Each is one `python -m meta_train few-shot --data sine`; rules that are learned begin with the
 `maml` of the same number of points. Results land in docs/measured/sine.json, in place of what was
@@ -28,7 +28,7 @@ from meta_train.few_shot.settings import ALL, FewShotConfig
 from meta_train.few_shot.table import Recorded
 from meta_train.few_shot.training import Trained, judge, row_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"
 DOCUMENT = ROOT / "docs" / "sine.md"
 IMAGES = ROOT / "docs" / "images"

@@ -1,8 +1,8 @@
 """Peak memory and time of a meta-gradient against the number of inner steps, for each mode.
 
-    python benchmarks/unroll_memory.py --image              # table and picture, half an hour
-    python benchmarks/unroll_memory.py --quick              # up to 30 steps
-    python benchmarks/unroll_memory.py --steps 100 --modes plain segments
+    python benchmarks/speed/unroll_memory.py --image  # table and picture, half an hour
+    python benchmarks/speed/unroll_memory.py --quick  # up to 30 steps
+    python benchmarks/speed/unroll_memory.py --steps 100 --modes plain segments
 
 The rule is an LSTM with two layers of 20 units (Andrychowicz et al. 2016), the optimizee a
 perceptron of 784, 20 and 10 units (15,910 coordinates) on random data of that shape; inner
@@ -48,7 +48,7 @@ STEPS = (10, 30, 100, 300, 1000, 10_000)
 WINDOW = 20
 LONGEST = {"plain": 100, "segments": 1000, "truncated": 300, "pes": 10_000}
 TIMED = 100
-IMAGE = Path(__file__).parents[1] / "docs" / "images" / "unroll_memory.png"
+IMAGE = Path(__file__).parents[2] / "docs" / "images" / "unroll_memory.png"
 
 
 class Unroll:
