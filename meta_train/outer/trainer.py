@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from tqdm import tqdm
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import MetaObjective, create_estimator
-from meta_train.estimators.memory_budget import fit
-from meta_train.estimators.objectives import ANY_SIGN, OBJECTIVES
+from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget
+from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.groups import Groups
 from meta_train.inner.imitation import create_teacher
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan
 from meta_train.outer.checkpoint import load_newest, save_snapshot
@@ -69,17 +70,17 @@ class MetaTrainer:
         self.device = choose_device(device)
         self.distributed = distributed or DistributedContext()
         if settings.memory != "plain":
-
-            def make(plain: TrainSettings) -> MetaTrainer:
-                shared = {
-                    "initialization": initialization,
-                    "device": device,
-                    "distributed": distributed,
-                }
-                return MetaTrainer(rule, family, plain, **shared)  # type: ignore[arg-type]
-
-            settings, choice = fit(settings, make)
-            self._say(str(choice))
+            plain = MetaTrainer(
+                rule,
+                family,
+                replace(settings, memory="plain"),
+                initialization=initialization,
+                device=device,
+                distributed=distributed,
+            )
+            memory_plan = _plan_memory(plain, settings)
+            settings = _with_memory_plan(settings, memory_plan)
+            self._say(str(memory_plan))
         self.settings = settings
         dtype = DTYPES[settings.dtype]
         self.rule = rule.to(self.device, dtype).requires_grad_(True)
@@ -121,14 +122,7 @@ class MetaTrainer:
             second_order = rule.second_order or bool(initialization)
         if self.estimator.second_order is not None:
             second_order = self.estimator.second_order
-        self.loop = InnerLoop(
-            rule,
-            _unset_loss,
-            vectorize=True,
-            lr=settings.inner_lr,
-            second_order=second_order,
-            teacher=teacher,
-        )
+        self.loop = LoopSettings(lr=settings.inner_lr, second_order=second_order, teacher=teacher)
         self.outer_step = 0
         self.seconds = 0.0
         self.diverged = 0
@@ -249,7 +243,7 @@ class MetaTrainer:
         hidden = generator(settings.seed, "hide loss", self.outer_step)
         loop = self.loop
         if settings.hide_loss and float(torch.rand((), generator=hidden)) < settings.hide_loss:
-            loop = loop.without_loss()
+            loop = replace(loop, hide_loss=True)
         step, distributed = self.outer_step, self.distributed
         estimates = [
             self.estimator.estimate(
@@ -259,7 +253,7 @@ class MetaTrainer:
         ]
         self._say_choices()
         reduced = reduce_estimates(estimates, distributed, stop=stop, late=late)
-        if settings.objective not in ANY_SIGN and reduced.mean_loss < 0:
+        if not meta_objective.objective.any_sign and reduced.mean_loss < 0:
             raise ValueError(
                 f"the inner loss is negative, objective {settings.objective!r} needs it positive: "
                 'set objective="sum"'
@@ -330,5 +324,30 @@ class MetaTrainer:
         return self.folder is not None and load_newest(self, self.folder / "checkpoints")
 
 
-def _unset_loss(*_: object) -> tuple[Tensor, dict[str, Tensor]]:
-    raise RuntimeError("the loss comes from the runs: InnerLoop is equipped by Runs.equip")
+def _plan_memory(plain: MetaTrainer, settings: TrainSettings) -> MemoryPlan:
+    """Apply the memory budget of `settings` to the runs of a trainer without one."""
+    plain.groups.prepare(0, 0.0)
+    return apply_memory_budget(
+        settings.memory,
+        plain.groups.runs,
+        plain.loop,
+        steps=settings.planned_horizons().longest(),
+        truncation_length=settings.truncation_length,
+        objective=OBJECTIVES[settings.objective],
+        outer_data=settings.objective_data,
+        distributed=plain.distributed,
+    )
+
+
+def _with_memory_plan(settings: TrainSettings, plan: MemoryPlan) -> TrainSettings:
+    """Return settings with a memory plan written out, as a checkpoint holds them."""
+    inside = {} if plan.checkpoint_steps is None else {"checkpoint_steps": plan.checkpoint_steps}
+    settings = replace(settings, memory="plain", estimator_settings=inside)
+    if plan.truncation_length is None:
+        return settings
+    return replace(
+        settings,
+        estimator=plan.mode,
+        truncation_length=plan.truncation_length,
+        second_order=False if settings.estimator == "first-order" else settings.second_order,
+    )
