@@ -21,9 +21,9 @@ CPU = torch.device("cpu")
 LOOP = LoopSettings(lr=0.1)
 
 
-def small_learner(phi=False):
+def small_meta_parameters(initialization=False):
     rule = make_rule("lstm", spread=0.2, hidden_sizes=(3,))
-    return MetaParameters(rule, {"theta": torch.ones(3)} if phi else None)
+    return MetaParameters(rule, {"theta": torch.ones(3)} if initialization else None)
 
 
 def make_runs(
@@ -31,7 +31,7 @@ def make_runs(
 ):
     horizons = steps if isinstance(steps, Horizons) else Horizons([[steps]])
     return Runs(
-        meta_parameters or small_learner(),
+        meta_parameters or small_meta_parameters(),
         Quadratic(dimensions=3),
         RunPlan(horizons, **plan),
         indices=range(total) if indices is None else indices,
@@ -250,13 +250,13 @@ def through_json(saved):
     return {int(k): (saved[int(k)][0], about) for k, about in facts.items()}
 
 
-@pytest.mark.parametrize("phi", [False, True], ids=["random", "learned"])
+@pytest.mark.parametrize("initialization", [False, True], ids=["random", "learned"])
 @pytest.mark.parametrize(
     ("name", "settings"), [("truncated", {}), ("pes", {}), ("full", {}), ("es", {"clip": None})]
 )
-def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, phi):
+def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, initialization):
     estimator = create_estimator(name)
-    meta_parameters = small_learner(phi)
+    meta_parameters = small_meta_parameters(initialization)
     plan = {
         "copies": estimator.copies,
         "truncation_length": 2 if estimator.continues else None,
