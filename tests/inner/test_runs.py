@@ -115,6 +115,33 @@ def test_whole_runs_all_begin_anew_at_one_length():
     assert lengths == {3, 9}
 
 
+def test_runs_are_complete_before_their_first_window():
+    for truncation_length in (None, 2):
+        runs = make_runs(truncation_length=truncation_length)
+        before = dict(runs.inner.named_tensors())
+        window = begin(runs)
+        assert same(dict(window.inner.named_tensors()), before)
+        assert window.steps == (4 if truncation_length is None else 2)
+        assert window.just_started.tolist() == [True] * 3
+
+
+def test_a_window_holds_what_was_carried_and_its_steps_are_bound_to_the_runs():
+    runs = make_runs(steps=6, truncation_length=2)
+    runs.lengths = [6] * 3
+    runs.end(moved(runs), {"noise": torch.ones(3, 2)})
+    window = begin(runs, 1, outer_data="fresh", last_only=True)
+    assert torch.equal(window.carried["noise"], torch.ones(3, 2))
+    assert window.loop.lr == 0.1
+    assert window.loop.total_steps.tolist() == [6] * 3
+    assert window.data.last_only
+    assert window.data.outer_batches is not None
+    assert window.just_started.tolist() == [False] * 3
+    runs.lengths = [4, 6, 6]
+    runs.end(moved(runs), window.carried)
+    assert torch.equal(runs.carried["noise"], torch.tensor([[0.0, 0], [1, 1], [1, 1]]))
+    assert torch.equal(window.carried["noise"], torch.ones(3, 2))
+
+
 def test_copies_share_problems_and_stand_copy_after_copy():
     for truncation_length in (None, 2):
         runs = make_runs(copies=2, truncation_length=truncation_length)
