@@ -67,7 +67,7 @@ def make_trainer(horizon=20, rule="lstm", folder=None, initialization=None, **se
 
 def footprint_of(trainer):
     (runs,) = trainer.groups.runs
-    return measure(runs.begin(trainer.loop, 0))
+    return measure(runs.begin(trainer.loop_settings, 0))
 
 
 @pytest.mark.parametrize("memory", ["plain", "checkpointing", "truncated", "pes"])
@@ -84,7 +84,12 @@ def test_the_predicted_peak_is_the_real_one(memory, capsys):
     def take():
         meta_objective = MetaObjective(OBJECTIVES["sum"])
         trainer.estimator.estimate(
-            trainer.meta_parameters, trainer.loop, runs, meta_objective, 1, trainer.distributed
+            trainer.meta_parameters,
+            trainer.loop_settings,
+            runs,
+            meta_objective,
+            1,
+            trainer.distributed,
         )
 
     assert max(held_bytes(take)) == pytest.approx(predicted, rel=0.3)
@@ -99,7 +104,7 @@ def test_the_graph_of_a_step_is_counted_to_the_byte_nearly(rule, second_order):
     kept = []
 
     def held_after(steps):
-        window = runs.begin(trainer.loop, 0)
+        window = runs.begin(trainer.loop_settings, 0)
 
         def run():
             kept.append(roll_out(window.loop, window.inner, window.data, steps))
@@ -211,7 +216,7 @@ def test_a_first_order_gradient_stays_one_where_it_is_truncated():
         trainer = make_trainer(estimator=estimator, second_order=True, **how)
         assert trainer.settings.estimator == "truncated"
         assert 2 <= trainer.settings.truncation_length < 40
-        assert trainer.loop.second_order == (estimator == "full")
+        assert trainer.loop_settings.second_order == (estimator == "full")
 
 
 def test_budgets_hold_for_learned_initialisations_and_refuse_windows_for_their_objectives():
