@@ -36,12 +36,12 @@ def make_columns(steps, long_steps):
     mlp = {"depth": (3, 3), "width": (32, 32)}
     photos = {"data": ("photos",)}
     tasks = {
-        "ReLU MLP, photos": RandomMLP().fixed(**photos, **mlp, activations=("relu",)),
-        "SiLU MLP, digits": RandomMLP().fixed(data=("digits",), **mlp, activations=("silu",)),
-        "conv net, photos": Conv().fixed(**photos, depth=(2, 2), channels=(8, 8)),
-        "char transformer": CharTransformer().fixed(length=(16, 16), width=(32, 32)),
-        "char GRU": CharRNN().fixed(length=(16, 16), width=(32, 32)),
-        "autoencoder, photos": Autoencoder().fixed(**photos),
+        "ReLU MLP, photos": RandomMLP().fixed_task(**photos, **mlp, activations=("relu",)),
+        "SiLU MLP, digits": RandomMLP().fixed_task(data=("digits",), **mlp, activations=("silu",)),
+        "conv net, photos": Conv().fixed_task(**photos, depth=(2, 2), channels=(8, 8)),
+        "char transformer": CharTransformer().fixed_task(length=(16, 16), width=(32, 32)),
+        "char GRU": CharRNN().fixed_task(length=(16, 16), width=(32, 32)),
+        "autoencoder, photos": Autoencoder().fixed_task(**photos),
     }
     columns = [
         Column(f"task{k}", title, task, steps, 0) for k, (title, task) in enumerate(tasks.items())

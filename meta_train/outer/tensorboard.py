@@ -105,7 +105,7 @@ class TensorBoardLogger:
             self.recent["meta/gradient_norm"].append(norm)
         for member, loss in zip(trainer.groups.members, reduced.group_losses, strict=True):
             if not math.isnan(loss):
-                self.recent[f"family/{member.family}"].append(loss)
+                self.recent[f"family/{member.name}"].append(loss)
 
     def _scalars(self, trainer: MetaTrainer) -> dict[str, float]:
         scalars = {name: sum(values) / len(values) for name, values in self.recent.items()}

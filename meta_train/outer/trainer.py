@@ -225,10 +225,10 @@ class MetaTrainer:
         """Say once for each family how its inner runs are run, where there was a choice."""
         for member, runs in zip(self.groups.members, self.groups.runs, strict=True):
             choice = runs.chosen
-            if choice is not None and (member.family, choice.vectorize) not in self.said:
-                self.said.add((member.family, choice.vectorize))
+            if choice is not None and (member.name, choice.vectorize) not in self.said:
+                self.said.add((member.name, choice.vectorize))
                 how = "at once" if choice.vectorize else "one by one"
-                self._say(f"{member.family}: inner runs go {how} ({choice.reason})")
+                self._say(f"{member.name}: inner runs go {how} ({choice.reason})")
 
     def _shown(self, reduced: Reduced) -> dict[str, str]:
         shown = {"meta-loss": f"{reduced.meta_loss:.4f}" if reduced.counted else "none"}

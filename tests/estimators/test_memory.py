@@ -1,6 +1,6 @@
 """What a step allocates, as the allocator sees it, and the tables of step_cost.py."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -23,11 +23,9 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def step_cost():
-    path = Path(__file__).parents[2] / "benchmarks" / "speed" / "step_cost.py"
-    spec = importlib.util.spec_from_file_location("step_cost", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "speed")
+        yield importlib.import_module("step_cost")
 
 
 @pytest.mark.parametrize("rule_name", COORDINATE_RULES)

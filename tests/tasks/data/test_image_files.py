@@ -22,7 +22,7 @@ IDX = {"train-images-idx3-ubyte": 12, "train-labels-idx1-ubyte": 12,
 @pytest.fixture(autouse=True)
 def fresh():
     """No test finds what another one read."""
-    caches = read_images, data._load, autoencoder._to_itself
+    caches = read_images, data._load, autoencoder._images_as_targets
     for cache in caches:
         cache.cache_clear()
     yield
@@ -155,7 +155,7 @@ def test_the_folder_may_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("LEARNED_OPT_DATA", str(tmp_path))
     data = load_data("mnist", "train")
     assert data.shape == (1, 28, 28) and data.outputs == 10
-    assert abs(float(data.rows.inputs.mean())) < 1e-4
+    assert abs(float(data.dataset.inputs.mean())) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["random-mlp", "conv", "autoencoder", "logistic-regression"])
@@ -212,7 +212,7 @@ def test_a_truncated_or_changed_archive_is_named(tmp_path, monkeypatch, official
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (cut, "values where 12 x 28 x 28 are announced"),
+        (cut, "values, but the header says 12 x 28 x 28"),
         (lambda content: b"PNG" + content, "it starts with 504e47"),
         (lambda content: content[:6], "damaged"),
         (lambda content: b"", "it starts with "),

@@ -22,13 +22,13 @@ def fingerprints(inputs):
 @pytest.mark.parametrize("name", INSTALLED)
 def test_splits_share_no_example_and_have_one_scale(name):
     parts = {split: load_data(name, split) for split in SPLITS}
-    rows = {split: fingerprints(part.rows.inputs) for split, part in parts.items()}
+    rows = {split: fingerprints(part.dataset.inputs) for split, part in parts.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not rows[first] & rows[second]
-    train = parts["train"].rows.inputs
+    train = parts["train"].dataset.inputs
     assert train.mean().abs() < 1e-4 and abs(float(train.var()) - 1) < 0.02
     for part in parts.values():
-        inputs, targets = part.rows.inputs, part.rows.targets
+        inputs, targets = part.dataset.inputs, part.dataset.targets
         assert inputs.dtype == torch.float32
         assert inputs.mean().abs() < 0.3 and 0.5 < inputs.var() < 1.5
         assert part.outputs == parts["train"].outputs
@@ -40,9 +40,9 @@ def test_splits_share_no_example_and_have_one_scale(name):
 
 
 def test_data_is_read_once():
-    assert load_data("photos", "train").rows is load_data("photos", "train").rows
+    assert load_data("photos", "train").dataset is load_data("photos", "train").dataset
     flat = load_data("photos", "train", flat=True)
-    assert flat.rows.inputs.data_ptr() == load_data("photos", "train").rows.inputs.data_ptr()
+    assert flat.dataset.inputs.data_ptr() == load_data("photos", "train").dataset.inputs.data_ptr()
     assert flat.shape == (64,) and load_data("colour-photos", "test").shape == (3, 8, 8)
 
 

@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     write(tmp_path, drawings())
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="read anew next time"):
+    with pytest.warns(UserWarning, match="Omniglot is not cached"):
         assert read(tmp_path).images.shape == (3, 20, 28, 28)
 
 
@@ -208,7 +208,7 @@ def test_without_a_home_nothing_is_cached_and_nothing_called_damaged(tmp_path, m
     write(tmp_path, drawings())
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", nobody)
-    with pytest.warns(UserWarning, match="will be read anew next time: Could not determine home"):
+    with pytest.warns(UserWarning, match="Omniglot is not cached: Could not determine home"):
         found = read_omniglot("background", str(tmp_path), progress=False)
     assert found.images.shape == (3, 20, 28, 28)
 

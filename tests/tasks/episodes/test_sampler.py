@@ -9,7 +9,7 @@ from few_shot_cases import data_folder
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes, read_split
 from meta_train.tasks.episodes.sampler import EpisodeSampler, rotated
-from meta_train.tasks.episodes.splits import SPLITS, shuffled, split_characters, written_splits
+from meta_train.tasks.episodes.splits import SPLITS, shuffled, split_characters, stored_splits
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,7 @@ def test_refuses_what_there_is_not(settings, message):
 
 
 def test_written_splits_are_whole_disjoint_and_what_the_seed_makes():
-    written = written_splits()
+    written = stored_splits()
     names = [name for split in SPLITS for name in written["background"][split]]
     assert len(names) == len(set(names)) == 30
     order = shuffled(names, written["seed"])
@@ -121,7 +121,7 @@ def characters(alphabets, each=14):
     )
 
 
-BACKGROUND = [name for split in SPLITS for name in written_splits()["background"][split]]
+BACKGROUND = [name for split in SPLITS for name in stored_splits()["background"][split]]
 
 
 @pytest.mark.parametrize("split_by", ["alphabet", "character"])
@@ -155,7 +155,7 @@ def test_unknown_splits_are_refused(split, split_by):
 
 
 def test_the_split_by_alphabet_needs_the_alphabets_that_it_names():
-    names = [name for part in written_splits()["background"].values() for name in part]
+    names = [name for part in stored_splits()["background"].values() for name in part]
     others = ["Hellenic" if name == "Greek" else name for name in names]
     with pytest.raises(ValueError, match="Greek is missing; instead there is Hellenic"):
         split_characters(others, ["character01"] * len(others), "test", "alphabet")

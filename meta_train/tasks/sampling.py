@@ -1,4 +1,4 @@
-"""Random settings of a family's members."""
+"""Draw and check the settings of a task family's tasks."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from learned_opt.registry import unknown
 T = TypeVar("T")
 
 
-def draw_choice(generator: torch.Generator, among: Sequence[T]) -> T:
-    """One of `among`, all equally likely."""
-    return among[int(torch.randint(len(among), (), generator=generator))]
+def sample_choice(generator: torch.Generator, choices: Sequence[T]) -> T:
+    """Draw one of `choices`, each with the same probability."""
+    return choices[int(torch.randint(len(choices), (), generator=generator))]
 
 
-def draw_int(generator: torch.Generator, bounds: Sequence[int]) -> int:
-    """A whole number between the bounds, both included."""
+def sample_int(generator: torch.Generator, bounds: Sequence[int]) -> int:
+    """Draw an integer from `bounds`, (lowest, highest), both included."""
     low, high = bounds
     return low + int(torch.randint(high - low + 1, (), generator=generator))
 
 
-def draw_chance(generator: torch.Generator, probability: float) -> bool:
-    """True with `probability`."""
+def sample_bool(generator: torch.Generator, probability: float) -> bool:
+    """Draw True with `probability`."""
     return float(torch.rand((), generator=generator)) < probability
 
 
-def check_bounds(name: str, bounds: Sequence[int], least: int = 1) -> tuple[int, int]:
-    """`bounds` as a pair.
+def check_range(name: str, bounds: Sequence[int], least: int = 1) -> tuple[int, int]:
+    """Return `bounds` as a pair.
 
     Raises:
-        ValueError: not two numbers in order, from `least` on; names the setting.
+        ValueError: `bounds` is not a pair (lowest, highest) with least <= lowest <= highest.
     """
     low, high = bounds if len(bounds) == 2 else (0, -1)
     if not least <= low <= high:
@@ -41,10 +41,10 @@ def check_bounds(name: str, bounds: Sequence[int], least: int = 1) -> tuple[int,
 
 
 def check_probability(name: str, value: float) -> float:
-    """`value` itself.
+    """Return `value`.
 
     Raises:
-        ValueError: it is not between 0 and 1; names the setting.
+        ValueError: `value` is not between 0 and 1.
     """
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
@@ -52,10 +52,10 @@ def check_probability(name: str, value: float) -> float:
 
 
 def check_not_negative(name: str, value: float) -> float:
-    """`value` itself.
+    """Return `value`.
 
     Raises:
-        ValueError: it is negative or NaN; names the setting.
+        ValueError: `value` is negative or NaN.
     """
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, got {value}")
@@ -63,10 +63,11 @@ def check_not_negative(name: str, value: float) -> float:
 
 
 def check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """`names` as a tuple.
+    """Return `names` as a tuple.
 
     Raises:
-        ValueError: there are none, or one is not known; gives the nearest one.
+        ValueError: `names` is empty or a string, or contains an unknown name; the message suggests
+            the nearest known one.
     """
     if isinstance(names, str) or not names:
         raise ValueError(f"{kind} must be a list of names, got {names!r}")
