@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learned_opt import create_rule
-from meta_train.evaluation.validator import PROBLEMS, Validator
+from meta_train.evaluation.task_validator import PROBLEMS, TaskValidator
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
@@ -15,7 +15,7 @@ from meta_train.tasks import Mixture, create_task
 CPU = torch.device("cpu")
 
 
-def make_learner(initialization=None, rule="adam-lstm", **settings):
+def make_meta_parameters(initialization=None, rule="adam-lstm", **settings):
     torch.manual_seed(0)
     return MetaParameters(create_rule(rule, **settings), initialization)
 
@@ -27,10 +27,10 @@ def family():
     )
 
 
-def test_a_validation_is_repeatable_and_leaves_the_learner_alone():
-    meta_parameters = make_learner(hidden_size=3)
+def test_a_validation_is_repeatable_and_leaves_the_meta_parameters_alone():
+    meta_parameters = make_meta_parameters(hidden_size=3)
     before = [value.clone() for value in meta_parameters.parameters()]
-    values = [Validator(create_task("quadratic"), 6, CPU)(meta_parameters) for _ in range(2)]
+    values = [TaskValidator(create_task("quadratic"), 6, CPU)(meta_parameters) for _ in range(2)]
     assert values[0] == values[1]
     assert math.isfinite(values[0])
     assert all(map(torch.equal, before, meta_parameters.parameters()))
@@ -38,15 +38,15 @@ def test_a_validation_is_repeatable_and_leaves_the_learner_alone():
 
 @pytest.mark.parametrize("rule", ["adam-lstm", "step-size-lstm"])
 def test_families_are_validated_on_several_tasks(family, rule):
-    validator = Validator(family, 6, CPU)
+    validator = TaskValidator(family, 6, CPU)
     assert len(validator.tasks) == PROBLEMS
-    assert math.isfinite(validator(make_learner(rule=rule)))
+    assert math.isfinite(validator(make_meta_parameters(rule=rule)))
     assert validator.curves.shape == (PROBLEMS, 6)
 
 
 def test_a_figure_has_the_learned_curves_and_those_of_adam_at_its_best_rate(family):
-    validator = Validator(family, 6, CPU)
-    meta_parameters = make_learner(hidden_size=3)
+    validator = TaskValidator(family, 6, CPU)
+    meta_parameters = make_meta_parameters(hidden_size=3)
     validator(meta_parameters)
     figure = validator.figure()
     labels = [line.get_label() for line in figure.axes[0].lines]
@@ -61,7 +61,7 @@ def test_a_learned_initialisation_is_where_validation_starts():
     task = create_task("quadratic", dimensions=4)
     at_zero = {"theta": torch.zeros(4)}
     values = [
-        Validator(task, 3, CPU)(make_learner(start, hidden_size=3))
+        TaskValidator(task, 3, CPU)(make_meta_parameters(start, hidden_size=3))
         for start in (None, at_zero, {"theta": torch.full((4,), 100.0)})
     ]
     assert values[0] != values[1]
@@ -74,7 +74,7 @@ def test_a_run_is_not_resumed_with_another_validation(tmp_path, family):
             outer_steps=1, runs=2, groups=2, horizons=(2,), truncation_length=2
         )
         rule = create_rule("adam-lstm", hidden_size=3)
-        validator = Validator(family, steps, CPU)
+        validator = TaskValidator(family, steps, CPU)
         return MetaTrainer(rule, family, settings, folder=tmp_path, validate=validator)
 
     make_trainer(3).train(progress=False)

@@ -33,11 +33,11 @@ def weights(meta_optimizer):
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_schedules_warm_up_and_end_where_they_say(schedule):
     meta_optimizer = make_meta_optimizer(schedule=schedule, lr=0.1, final_lr_fraction=0.05)
-    assert meta_optimizer.rate(WARMUP // 2) < meta_optimizer.rate(WARMUP)
+    assert meta_optimizer.learning_rate(WARMUP // 2) < meta_optimizer.learning_rate(WARMUP)
     end = 0.1 if schedule == "constant" else 0.005
-    assert meta_optimizer.rate(100) == pytest.approx(end)
-    assert meta_optimizer.rate(1000) == pytest.approx(end)
-    rates = [meta_optimizer.rate(step) for step in range(WARMUP, 100)]
+    assert meta_optimizer.learning_rate(100) == pytest.approx(end)
+    assert meta_optimizer.learning_rate(1000) == pytest.approx(end)
+    rates = [meta_optimizer.learning_rate(step) for step in range(WARMUP, 100)]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -68,7 +68,7 @@ def test_gradients_are_clipped_and_their_norm_before_it_is_told():
         4.0
     )
     moved = float((weights(meta_optimizer) - begin).norm())
-    assert moved == pytest.approx(0.5 * meta_optimizer.rate(WARMUP), rel=1e-4)
+    assert moved == pytest.approx(0.5 * meta_optimizer.learning_rate(WARMUP), rel=1e-4)
 
 
 @pytest.mark.parametrize("scale", [100.0, math.nan, math.inf])

@@ -96,7 +96,7 @@ def test_a_checkpoint_has_no_pickle_and_says_what_it_holds(tmp_path):
     assert any("/kept/0/" in name for name in tensors)
     assert any(name.startswith("meta_optimizer/optimizer/0/exp_avg") for name in tensors)
     assert facts["outer_step"] == 8
-    assert facts["best_value"] is None
+    assert facts["model_selection"]["best_value"] is None
     json.dumps(facts, allow_nan=False)
 
 

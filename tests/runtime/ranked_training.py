@@ -74,7 +74,7 @@ def train_all(distributed, folder):
     taken_on = make_trainer("truncated", distributed, folder / "taken-on")
     taken_on.resume()
     for _ in range(2):
-        taken_on._take_outer_step()
+        taken_on.take_outer_step()
     taken_on.save()
     write(taken_on, folder / f"taken-on-{distributed.size}")
 

@@ -1,0 +1,140 @@
+"""Builds the parts of a meta-training, and applies the memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.base import UpdateRule
+from meta_train.estimators import Estimator, create_estimator
+from meta_train.estimators.memory_budget import fit
+from meta_train.inner.groups import Groups
+from meta_train.inner.imitation import create_teacher
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.inner.runs import RunPlan
+from meta_train.outer.settings import DTYPES, TrainSettings
+from meta_train.runtime.distributed import DistributedContext
+from meta_train.tasks.base import TaskFamily
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """The parts of a meta-training that settings describe.
+
+    Attributes:
+        settings: the settings, with the memory mode chosen.
+        meta_parameters: the rule and, if it is learned, the initialisation.
+        estimator: of the meta-gradient.
+        groups: the inner runs.
+        loop: the inner loop, not bound to any runs.
+        distributed: the processes that share the runs.
+        notes: messages to the user.
+    """
+
+    settings: TrainSettings
+    meta_parameters: MetaParameters
+    estimator: Estimator
+    groups: Groups
+    loop: InnerLoop
+    distributed: DistributedContext
+    notes: tuple[str, ...] = ()
+
+
+def build_parts(
+    rule: UpdateRule,
+    family: TaskFamily,
+    settings: TrainSettings,
+    *,
+    initialization: Mapping[str, Tensor] | None,
+    device: torch.device,
+    distributed: DistributedContext,
+) -> TrainerParts:
+    """Build the parts; with a memory budget, first choose a mode that fits.
+
+    Args:
+        rule: the update rule; moved to `device` and made trainable, in place.
+        family: inner problems.
+        settings: see `TrainSettings`.
+        initialization: the learned initialisation by parameter name; None if none is learned.
+        device: device of inner training.
+        distributed: the processes that share the runs.
+
+    Raises:
+        ValueError: nothing to train, or settings that contradict each other.
+    """
+
+    def build(settings: TrainSettings) -> TrainerParts:
+        return _build(rule, family, settings, initialization, device, distributed)
+
+    if settings.memory == "plain":
+        return build(settings)
+    chosen, plan = fit(settings, cast(Any, build))
+    return replace(build(chosen), notes=(str(plan),))
+
+
+def _build(
+    rule: UpdateRule,
+    family: TaskFamily,
+    settings: TrainSettings,
+    initialization: Mapping[str, Tensor] | None,
+    device: torch.device,
+    distributed: DistributedContext,
+) -> TrainerParts:
+    if initialization and settings.param_rescale_range:
+        raise ValueError("a learned initialisation needs param_rescale_range=0")
+    dtype = DTYPES[settings.dtype]
+    rule.to(device, dtype).requires_grad_(True)
+    meta_parameters = MetaParameters(rule, initialization).to(device, dtype)
+    estimator = create_estimator(settings.estimator, **settings.estimator_settings)
+    estimator.check(meta_parameters)
+    teacher = create_teacher(settings.imitate, settings.imitate_lr, device, dtype)
+    plan = RunPlan(
+        horizons=settings.planned_horizons(),
+        truncation_length=settings.truncation_length if estimator.continues else None,
+        copies=estimator.copies,
+        restart=settings.restart,
+        dtype=None if dtype == torch.float32 else dtype,
+        teacher=teacher,
+        vectorize=settings.vectorize,
+    )
+    groups = Groups(
+        meta_parameters,
+        family,
+        plan,
+        groups=settings.groups,
+        runs=settings.runs,
+        param_rescale_range=settings.param_rescale_range,
+        loss_rescale_range=settings.loss_rescale_range,
+        seed=settings.seed,
+        distributed=distributed,
+        device=device,
+    )
+    loop = InnerLoop(
+        rule,
+        _unset_loss,
+        vectorize=True,
+        lr=settings.inner_lr,
+        second_order=_second_order(settings, estimator, meta_parameters),
+        teacher=teacher,
+    )
+    return TrainerParts(settings, meta_parameters, estimator, groups, loop, distributed)
+
+
+def _second_order(
+    settings: TrainSettings, estimator: Estimator, meta_parameters: MetaParameters
+) -> bool:
+    """Whether second derivatives are taken: the estimator decides, then the settings, the rule."""
+    if estimator.second_order is not None:
+        return estimator.second_order
+    if settings.second_order is not None:
+        return settings.second_order
+    return meta_parameters.rule.second_order or meta_parameters.learns_initialization
+
+
+def _unset_loss(*_: object) -> tuple[Tensor, dict[str, Tensor]]:
+    raise RuntimeError("Runs.bind sets the loss of InnerLoop")
