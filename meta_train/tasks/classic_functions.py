@@ -14,6 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import (
     Batch,
     Problem,
@@ -141,8 +142,7 @@ class TestFunction(Task):
 
     def __init__(self, function: str, dimensions: int = 2) -> None:
         check_names("test function", [function], tuple(FUNCTIONS))
-        if dimensions < 2:
-            raise ValueError(f"dimensions must be at least 2, got {dimensions}")
+        check_at_least(2, dimensions=dimensions)
         self.function = function
         self._function = FUNCTIONS[function]
         self.dimensions = self._function.dimensions or dimensions

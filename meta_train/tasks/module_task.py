@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
 from meta_train.tasks.data.in_memory import Data, InMemoryDataset, as_dataset
 
@@ -70,14 +71,14 @@ class ModuleTask(Task):
         self.validation_dataset = (
             None if validation_data is None else as_dataset(validation_data, "validation_data")
         )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
+        if full_rows is not None:
+            check_at_least(1, full_rows=full_rows)
         if examples is not None and not 1 <= examples <= len(self.dataset):
             raise ValueError(
                 f"examples must be from 1 to the {len(self.dataset)} rows of data, got {examples}"
             )
-        if full_rows is not None and full_rows < 1:
-            raise ValueError(f"full_rows must be at least 1, got {full_rows}")
+
         self.make_module = make_module
         self.batch_size = batch_size
         self.examples = examples

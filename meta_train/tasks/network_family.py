@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least, check_fraction, check_not_negative
 from meta_train.tasks.base import SampledTask, Task, TaskFamily, family_name
 from meta_train.tasks.data import DATA, SPLITS, LabelledData, load_data
 from meta_train.tasks.module_task import ModuleTask
 from meta_train.tasks.sampling import (
     check_names,
-    check_not_negative,
-    check_probability,
     check_range,
     sample_bool,
     sample_choice,
@@ -60,11 +59,10 @@ class NetworkFamily(TaskFamily):
         """Check the settings."""
         look_up("split", self.split, dict.fromkeys(SPLITS))
         check_range("batch_size", self.batch_size)
-        check_not_negative("scale_spread", self.scale_spread)
-        check_probability("few_probability", self.few_probability)
+        check_not_negative(scale_spread=self.scale_spread)
+        check_fraction(few_probability=self.few_probability)
         check_range("few_examples", self.few_examples)
-        if self.full_rows < 1:
-            raise ValueError(f"full_rows must be at least 1, got {self.full_rows}")
+        check_at_least(1, full_rows=self.full_rows)
 
     @abstractmethod
     def sample_data(self, generator: torch.Generator) -> LabelledData:

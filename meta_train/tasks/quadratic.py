@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
 
 
@@ -21,8 +22,7 @@ class Quadratic(Task):
     """
 
     def __init__(self, *, dimensions: int = 10, condition: float | None = None) -> None:
-        if dimensions < 1:
-            raise ValueError(f"dimensions must be at least 1, got {dimensions}")
+        check_at_least(1, dimensions=dimensions)
         if condition is not None and not 1 <= condition < float("inf"):
             raise ValueError(f"condition must be at least 1 and finite, got {condition}")
         self.dimensions = dimensions

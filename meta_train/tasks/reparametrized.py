@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_not_negative
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
-from meta_train.tasks.sampling import check_not_negative
 
 SCALE = "scale of "
 """Prefix of the buffers that hold the factors."""
@@ -46,9 +46,12 @@ class Reparametrized(Task):
     def __init__(
         self, task: Task, param_rescale_range: float, loss_rescale_range: float = 0.0
     ) -> None:
+        check_not_negative(
+            param_rescale_range=param_rescale_range, loss_rescale_range=loss_rescale_range
+        )
         self.task = task
-        self.param_rescale_range = check_not_negative("param_rescale_range", param_rescale_range)
-        self.loss_rescale_range = check_not_negative("loss_rescale_range", loss_rescale_range)
+        self.param_rescale_range = param_rescale_range
+        self.loss_rescale_range = loss_rescale_range
         # All problems of a task share one loss.
         self._task_loss = task.sample(torch.Generator().manual_seed(0), torch.device("cpu")).loss
 

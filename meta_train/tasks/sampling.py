@@ -40,28 +40,6 @@ def check_range(name: str, bounds: Sequence[int], least: int = 1) -> tuple[int, 
     return low, high
 
 
-def check_probability(name: str, value: float) -> float:
-    """Return `value`.
-
-    Raises:
-        ValueError: `value` is not between 0 and 1.
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
-    return value
-
-
-def check_not_negative(name: str, value: float) -> float:
-    """Return `value`.
-
-    Raises:
-        ValueError: `value` is negative or NaN.
-    """
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
-    return value
-
-
 def check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """Return `names` as a tuple.
 

@@ -49,5 +49,5 @@ def test_the_factor_of_the_loss_is_drawn_last_and_for_each_problem():
 
 @pytest.mark.parametrize("name", ["param_rescale_range", "loss_rescale_range"])
 def test_a_negative_range_is_refused(name):
-    with pytest.raises(ValueError, match=f"^{name} must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=f"^{name} must not be negative, got -1"):
         Reparametrized(Quadratic(), **{"param_rescale_range": 0.0, name: -1})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
 
 ADAPTED = ("all", "head")
@@ -63,9 +64,7 @@ class EpisodeTask(Task):
         """
         look_up("choice of adapted parameters", self.adapted, dict.fromkeys(ADAPTED))
         look_up("choice of fresh parameters", self.fresh, dict.fromkeys(FRESH))
-        for name, value in (("shots", self.shots), ("queries", self.queries)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(1, shots=self.shots, queries=self.queries)
         if self.inner_batch is not None and not 1 <= self.inner_batch <= self.support_size:
             raise ValueError(
                 f"inner_batch must be from 1 to the {self.support_size} support examples, got "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least
 
 DENSE_SIZES = (256, 128, 64, 64)
 BATCH_NORMS = ("batch", "support")
@@ -150,7 +151,6 @@ def make_network(
     make = look_up("network", name, BODIES)
     look_up("pool", pool, dict.fromkeys(POOLS))
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
-    if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, got {hidden}")
+    check_at_least(1, hidden=hidden)
     body, features = make(hidden, pool, batch_norm)
     return FewShotNetwork(body, features, outputs)

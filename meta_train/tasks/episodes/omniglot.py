@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.data.omniglot import read_omniglot
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
@@ -93,8 +94,7 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
 
     def __post_init__(self) -> None:
         """See `EpisodeTask`."""
-        if self.ways < 2:
-            raise ValueError(f"ways must be at least 2, got {self.ways}")
+        check_at_least(2, ways=self.ways)
         super().__post_init__()
         self.check_names()
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.seeding import generator as seeded_generator
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
@@ -35,8 +36,7 @@ class StoredHeads(Task):
     """
 
     def __init__(self, episodes: EpisodeTask, tasks: int, *, reuse: bool = True) -> None:
-        if tasks < 1:
-            raise ValueError(f"tasks must be at least 1, got {tasks}")
+        check_at_least(1, tasks=tasks)
         if episodes.fresh != "nothing" or episodes.adapted != "all":
             raise ValueError(
                 'stored heads need episodes with fresh="nothing" and adapted="all", got '
