@@ -1,7 +1,5 @@
 """Settings of the meta-gradient: its estimator and its objective."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 

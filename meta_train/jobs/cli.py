@@ -29,7 +29,7 @@ def build_parser() -> ArgumentParser:
         description=DESCRIPTION,
         renamed={f"train.{old}": f"train.{new}" for old, new in RENAMED.items()},
     )
-    parser.add_argument("--config", action="config", help="a YAML file of settings")
+    parser.add_argument("--config", action="config", help="YAML file of settings.")
     parser.add_class_arguments(MainConfig, as_group=True)
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -32,7 +33,9 @@ class OneLineParser(ArgumentParser):
     def __init__(
         self, *args: Any, renamed: Mapping[str, str] = MappingProxyType({}), **kwargs: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            *args, allow_abbrev=False, **kwargs
+        )  # a former name may be an abbreviation
         self.renamed = renamed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -43,7 +46,12 @@ class OneLineParser(ArgumentParser):
         raise SystemExit(2)
 
     def _explain(self, text: str) -> str:
-        """The error, or the present name of the setting that it is about."""
+        """The error in plain words; for a former name of a setting, the present one."""
+        if found := re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', text):
+            name, wanted, got = found.groups()
+            wanted = re.sub(r"<class '(\w+)'>", r"of type \1", wanted)
+            wanted = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", wanted)
+            return f"{name} must be {wanted}, got {got}"
         options = {word.partition("=")[0] for word in text.split()}
         for old, new in self.renamed.items():
             group, _, name = old.rpartition(".")

@@ -103,9 +103,9 @@ def _meta_train(
         raise ProcessLost(f"{lost}; the newest checkpoint is intact: {hint}") from lost
     if distributed.first:
         _say(
-            f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
-            f"{trainer.seconds / 60:.1f} minutes, {trainer.diverged} diverged inner runs, "
-            f"{trainer.meta_optimizer.skipped} skipped outer steps"
+            f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps in "
+            f"{trainer.seconds / 60:.1f} minutes\n{trainer.diverged} inner runs diverged, "
+            f"{trainer.meta_optimizer.skipped} outer steps were skipped"
         )
         # An interrupted comparison must not lose the weights; it writes them again with the table.
         save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))

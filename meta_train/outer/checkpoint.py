@@ -1,7 +1,5 @@
 """Checkpoints of a meta-training: its state, and the facts that a resumed run must share."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

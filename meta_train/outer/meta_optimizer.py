@@ -1,7 +1,5 @@
 """The meta-optimizer: learning-rate schedule, gradient clipping, outlier steps, moving average."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import deque

@@ -1,7 +1,5 @@
 """Model selection: keeps the average with the lowest validation loss, and counts patience."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Settings of meta-training: the settings of its parts in one flat list."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -48,7 +46,8 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 """Former names of settings, and their present names."""
 
 
-# A dataclass lists the fields of its last base first.
+# A dataclass lists the fields of its last base first. The modules of these classes do not postpone
+# annotations: jsonargparse looks for the types of inherited fields in this module.
 @dataclass(frozen=True)
 class TrainSettings(
     LoggingSettings,

@@ -44,11 +44,7 @@ def train_by_hand(task, seed, steps, optimizer_class, **options):
 def test_baselines_train_as_torch_optim_does(name, reference, options):
     task = create_task("digits-mlp", split="test", batch_size=32)
     rates = [0.01, 0.05]
-    curves = train_curves(
-        create_rule(name), task, seeds=[3, 4], steps=12, learning_rates=rates
-    )
-        create_rule(name), task, seeds=[3, 4], steps=12, learning_rates=[0.01, 0.05]
-    )
+    curves = train_curves(create_rule(name), task, seeds=[3, 4], steps=12, learning_rates=rates)
     for k, rate in enumerate([0.01, 0.05]):
         for j, seed in enumerate([3, 4]):
             losses, final = train_by_hand(task, seed, 12, reference, lr=rate, **options)
@@ -127,6 +123,13 @@ def test_steps_to_reach_takes_the_fastest_rate():
     assert curves.steps_to_reach(1.5) == 10
     assert curves.steps_to_reach(1.0) == 10
     assert curves.steps_to_reach(0.5) == math.inf
+
+
+def test_steps_to_reach_is_of_the_mean_over_seeds():
+    full = torch.tensor([[[3.0, 2.0, 1.0], [1.0, 0.5, 0.0]]])  # mean 2, 1.25, 0.5
+    curves = Curves(torch.zeros(1, 2, 15), torch.tensor([5, 10, 15]), full)
+    assert curves.steps_to_reach(1.3) == 10  # one seed is there after 5 steps, both after 15
+    assert curves.steps_to_reach(0.5) == 15
 
 
 def test_every_baseline_is_tuned_over_at_least_seven_rates():

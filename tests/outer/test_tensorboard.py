@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_trainer import make_trainer
+from test_trainer import SometimesExplodes, make_trainer
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from learned_opt import create_rule
@@ -175,6 +175,27 @@ def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(
     resumed = make_trainer(tmp_path, outer_steps=25)
     assert resumed.resume()
     assert resumed.outer_step == 25
+
+
+def last(events, tag):
+    return events.Scalars(tag)[-1].value
+
+
+def test_skipped_steps_and_the_learning_rate_are_logged(tmp_path):
+    trainer = make_trainer(tmp_path, outer_steps=20, outlier_factor=1e-9, schedule="constant")
+    trainer.train(progress=False)
+    events = read(tmp_path)
+    assert [event.value for event in events.Scalars("meta/skipped")] == [10, 20]
+    rates = [event.value for event in events.Scalars("meta/lr")]
+    assert rates == pytest.approx([0.0025, 0.005])  # warmed up over 20 steps
+
+
+def test_diverged_runs_are_counted_over_all_steps(tmp_path):
+    trainer = make_trainer(
+        tmp_path, task=SometimesExplodes(), runs=4, param_rescale_range=0.0, outer_steps=10
+    )
+    trainer.train(progress=False)
+    assert last(read(tmp_path), "meta/diverged") == trainer.diverged > 4
 
 
 def test_the_progress_bar_shows_the_loss_and_when_the_time_limit_ends_the_run(capsys):

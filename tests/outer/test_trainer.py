@@ -269,19 +269,30 @@ def test_batch_norm_buffers_are_trained_through():
     assert not torch.equal(before, runs.inner.buffers["1.running_mean"])
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("objective", "lgo"),
-        ("runs", 0),
-        ("truncation_length", 0),
-        ("horizons", ()),
-        ("lr", -1.0),
-        ("lr", math.nan),
-        ("ema_decay", 1.5),
-        ("outer_steps", -1),
-    ],
-)
-def test_bad_settings_name_themselves(name, value):
-    with pytest.raises(ValueError, match=name):
-        TrainSettings(**{name: value})
+def test_a_state_is_loaded_by_another_trainer(tmp_path):
+    unbroken = make_trainer(None, restart=0.5)
+    unbroken.train(progress=False)
+    first = make_trainer(None, restart=0.5)
+    for _ in range(3):
+        first.take_outer_step()
+    second = make_trainer(None, seed=1, restart=0.5)
+    second.load_state_dict(first.state_dict())
+    for _ in range(3):
+        record = second.take_outer_step()
+    assert (record.outer_step, second.outer_step) == (6, 6)
+    for one, other in zip(weights(second), weights(unbroken), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(second.average.parameters(), unbroken.average.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_record_says_what_happened_in_a_step():
+    trainer = make_trainer()
+    record = trainer.take_outer_step(late=True)
+    assert record.outer_step == 1
+    assert record.estimate.counted == 3
+    assert record.estimate.inner_steps == 12  # three runs, a window of four steps
+    assert (record.estimate.stop, record.estimate.late) == (False, True)
+    assert record.families == ("quadratic",)
+    assert record.learning_rate == pytest.approx(0.005 * 1 / 20, rel=0.1)
+    assert (record.diverged, record.skipped) == (0, 0)
