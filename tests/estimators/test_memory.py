@@ -68,7 +68,7 @@ def test_the_table_of_state_sizes_is_what_the_rules_really_keep(step_cost, capsy
     _, _, *rows = capsys.readouterr().out.splitlines()
     shown = {}
     for row in rows:
-        name, size = row.strip("| ").split(" | ")
+        name, size = (cell.strip() for cell in row.strip("|").split("|"))
         shown[name] = int(size)
     for name in list_rules():
         optimizer, (parameter,) = make_optimizer(create_rule(name), torch.ones(3, 4))

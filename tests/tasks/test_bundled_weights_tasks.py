@@ -24,8 +24,8 @@ DRAWN = [
 ]
 
 
-def test_the_bundled_weights_tasks_draw_what_they_were_trained_on():
-    """Sums of draws as of the first release: a change would unmake the weights' record."""
+def test_draws_are_those_of_the_first_release():
+    """Otherwise the record of how the bundled weights were trained would be wrong."""
     digits, quadratic = sample(DigitsMLP()), sample(Quadratic())
     images, _ = digits.draw(generator("batch"))
     sums = [

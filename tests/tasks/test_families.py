@@ -1,4 +1,4 @@
-"""What every registered family keeps to; a new one gets these tests by its row in the registry."""
+"""The contract of task families, tested on every registered one."""
 
 import dataclasses
 import pickle
@@ -25,7 +25,7 @@ SMALL = {
     "char-rnn": {"width": (4, 6), "length": (4, 5), "batch_size": (4, 4)},
     "char-transformer": {"width": (4, 6), "length": (4, 5), "batch_size": (4, 4)},
 }
-"""Settings that keep these tests quick."""
+"""Settings that make these tests fast."""
 
 
 @pytest.fixture(params=list_tasks())
@@ -57,7 +57,7 @@ def content(problem, batches):
 
 
 def run(task, rule, *, steps, runs=3, second_order=False, lr=None):
-    """Losses on all data before and after, and how the second is changed by where runs start."""
+    """Losses on all data before and after training, and gradients by the initial parameters."""
     problems = [task.sample(generator("problem", k), CPU) for k in range(runs)]
     sources = [generator("batches", k) for k in range(runs)]
     loop = InnerLoop(

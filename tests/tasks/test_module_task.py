@@ -1,4 +1,4 @@
-"""Modules, losses and data of the user's own."""
+"""`ModuleTask`: any module, loss and data."""
 
 import math
 
@@ -34,7 +34,7 @@ def row_set(inputs):
     return {tuple(row) for row in inputs.tolist()}
 
 
-def test_a_module_and_data_of_the_users_own_make_a_task():
+def test_a_module_a_loss_and_data_make_a_task():
     task = regression()
     problem = sample(task)
     x, y = problem.draw(generator("batch"))
@@ -77,7 +77,7 @@ def test_data_too_large_to_hold_is_refused(monkeypatch):
         ModuleTask(lambda: nn.Linear(100, 1), nn.functional.mse_loss, DataLoader(Endless()))
 
 
-def test_examples_are_a_problems_own_and_the_others_are_its_validation_data():
+def test_each_problem_draws_its_examples_and_validates_on_the_others():
     task = regression(examples=8)
     seen = []
     for seed in range(2):
@@ -91,7 +91,7 @@ def test_examples_are_a_problems_own_and_the_others_are_its_validation_data():
     assert seen[0] != seen[1]
 
 
-def test_validation_data_of_the_users_own_are_drawn():
+def test_validation_data_is_drawn_from():
     other = torch.full((5, 3), 7.0), torch.zeros(5, 2)
     problem = sample(regression(validation_data=other))
     x, y = problem.draw_validation(generator("batch"))
@@ -100,7 +100,7 @@ def test_validation_data_of_the_users_own_are_drawn():
 
 
 @pytest.mark.parametrize("examples", [None, 9])
-def test_full_is_a_fixed_sample_of_a_problems_rows(examples):
+def test_full_is_a_fixed_sample_of_the_training_examples(examples):
     task = regression(full_rows=5, examples=examples)
     problem = sample(task)
     everything = row_set(sample(regression(examples=examples)).full()[0])
@@ -119,7 +119,7 @@ class TwoInputs(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["tuple", "dict"])
-def test_several_inputs_are_the_modules_arguments(form):
+def test_several_inputs_become_arguments_of_the_module(form):
     left, right, targets = torch.randn(6, 3), torch.randn(6, 3), torch.randn(6, 1)
     inputs = (left, right) if form == "tuple" else {"right": right, "left": left}
     task = ModuleTask(TwoInputs, nn.functional.mse_loss, (inputs, targets), 4)
@@ -138,7 +138,7 @@ def noisy_module():
 def test_buffers_and_dropout_work_in_many_runs_at_once():
     data = torch.randn(40, 3), torch.randn(40, 2)
     task = ModuleTask(noisy_module, nn.functional.mse_loss, data, 20)
-    problem = sample(task)  # the same one thrice: what differs is dropout
+    problem = sample(task)  # the same problem three times: only dropout differs
     rule, batch = create_rule("adam"), problem.draw(generator("batch"))
     loop = InnerLoop(rule, problem.loss, vectorize=True)
     inner = start(rule, [problem] * 3, vectorize=True)
@@ -243,7 +243,7 @@ def test_sizes_out_of_range_are_refused(wrong):
         regression(**wrong)
 
 
-def test_frozen_parameters_stay_as_they_are():
+def test_frozen_parameters_do_not_change():
     def make():
         net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
         net[0].requires_grad_(False)

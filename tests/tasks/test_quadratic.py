@@ -14,7 +14,7 @@ def sample(task, seed=0):
     return task.sample(generator("problem", seed), CPU)
 
 
-def test_the_quadratic_is_the_papers():
+def test_the_loss_is_the_papers():
     """|W theta - y|^2, 10 dimensions: Andrychowicz et al. 2016, section 3.1."""
     problem = sample(Quadratic())
     w, y = problem.full()
@@ -25,7 +25,7 @@ def test_the_quadratic_is_the_papers():
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e4])
-def test_a_quadratic_has_the_condition_asked_for(condition):
+def test_the_condition_number_is_the_given_one(condition):
     plain, problem = sample(Quadratic()), sample(Quadratic(condition=condition))
     assert same(plain.parameters, problem.parameters)
     eigenvalues = torch.linalg.svdvals(problem.full()[0].double()).square()

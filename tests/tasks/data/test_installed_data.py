@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from conftest import same
 
-from meta_train.runtime.seeding import generator
-from meta_train.tasks import create_task
 from meta_train.tasks.data import DATA, SPLITS, load_data
 from meta_train.tasks.data.image_files import IMAGE_FILES
 from meta_train.tasks.data.photos import BLOCK, SIZE, read_photos
@@ -68,37 +65,3 @@ def test_patches_of_the_photograph_are_where_their_label_says():
         assert int(regions[k]) in {(y + 4) * 4 // 427 * 4 + (x + 4) * 4 // 640 for y, x in found}
     counts = torch.bincount(regions)
     assert len(counts) == 16 and counts.min() > 300
-
-
-@pytest.mark.parametrize("name", ["random-mlp", "conv", "autoencoder"])
-def test_members_validation_and_held_out_tasks_see_different_examples(name):
-    family = create_task(name, data=["photos"], few_probability=0.0)
-    held_out = next(iter(family.held_out().values()))
-    seen = []
-    for task in (
-        family.sample_task(generator(0)).task,
-        family.validation().sample_task(generator(0)).task,
-    ):
-        seen.append(fingerprints(task.inputs))
-    assert not seen[0] & seen[1]
-    assert not fingerprints(held_out.inputs) & (seen[0] | seen[1])
-
-
-def test_members_have_few_examples_as_often_as_asked():
-    family = create_task("random-mlp", few_probability=0.5, few_examples=(100, 200))
-    sizes = [family.sample_task(generator(k)).task.examples for k in range(100)]
-    few = [size for size in sizes if size <= 200]
-    assert 30 <= len(few) <= 70 and 100 <= min(few)
-    assert set(sizes) - set(few) == {800, 7080}
-
-
-def test_networks_initial_scales_differ_from_problem_to_problem():
-    family = create_task("random-mlp", data=["digits"], scale_spread=0.5, depth=(1, 1))
-    task = family.sample_task(generator(0)).task
-    problems = [task.sample(generator(k), torch.device("cpu")) for k in range(40)]
-    bound = 1 / 8  # nn.Linear's, for 64 inputs
-    largest = torch.stack([p.parameters["0.weight"].abs().max() for p in problems]) / bound
-    assert 0.55 < largest.min() < 0.75 and 1.35 < largest.max() < 1.65
-    assert not same(largest[0], largest[1])
-    biases = torch.stack([p.parameters["0.bias"].abs().max() for p in problems])
-    assert biases.max() <= bound
