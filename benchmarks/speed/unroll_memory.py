@@ -13,10 +13,10 @@ gradients count as constants. The modes are those of meta_train/estimators/memor
 - truncated differentiates window after window of 20 steps, which biases the gradient;
 - pes takes persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
 
-Memory is the high-water mark of a fresh process above what it held after a warm-up: resident
-memory on a CPU (of Linux), the allocator's peak on a GPU. Times are of whole inner runs, on a CPU
-in processor time, which other programs disturb less: modes take turns in one process, and the
-shortest time of each is shown, up to 100 steps.
+Memory is the peak of a fresh process above its level after a warm-up: resident memory on a CPU
+(Linux only), memory of torch's allocator on a GPU. Times are the shortest of several whole inner
+runs of up to 100 steps; modes take turns in one process. On a CPU it is processor time, because
+other programs disturb it less.
 """
 
 import argparse
@@ -25,10 +25,10 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
+from measuring import seconds
 from torch import nn
 
 from learned_opt import create_rule
@@ -37,6 +37,7 @@ from meta_train.estimators.backprop import best_checkpoint_steps
 from meta_train.estimators.footprint import measure
 from meta_train.estimators.memory_budget import MODES
 from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.evaluation.tables import markdown_table
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
@@ -108,18 +109,8 @@ class Unroll:
         return estimate
 
 
-def seconds(unroll, device):
-    """Time of one run: of the processor, or by the clock where a GPU works."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    begin = clock()
-    unroll.run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - begin
-
-
 def resident(field):
-    """MiB of VmRSS (now) or VmHWM (the most so far) of this process."""
+    """Resident memory of this process in MiB: VmRSS (current) or VmHWM (peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(field)]
     return int(line.split()[1]) / 1024
@@ -151,12 +142,12 @@ def peak_in_fresh_process(mode, steps, device, threads):
 
 
 def times_in_turns(modes, steps, device, turns):
-    """The shortest of several times of each mode."""
+    """The shortest time of each mode over several turns."""
     unrolls = {mode: Unroll(mode, steps, device) for mode in modes}
     times = {mode: [] for mode in modes}
     for _ in range(turns):
         for mode, unroll in unrolls.items():
-            times[mode].append(seconds(unroll, device))
+            times[mode].append(seconds(unroll.run, device, processor=device == "cpu"))
     return {mode: min(taken) for mode, taken in times.items()}
 
 
@@ -169,16 +160,16 @@ def difference(steps, device):
 
 
 def print_table(rows):
-    print("| inner steps | mode | peak MiB | of plain | ms a step | x plain |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: |")
+    table = []
     plains = {row["steps"]: row for row in rows if row["mode"] == "plain"}
     for row in rows:
         plain = plains.get(row["steps"])
         share = f"{row['mib'] / plain['mib']:.2f}" if plain else ""
         ratio = f"{row['seconds'] / plain['seconds']:.2f}" if plain else ""
         each = f"{1e3 * row['seconds'] / row['steps']:.0f}" if row["seconds"] else ""
-        cells = f"{row['steps']}", row["mode"], f"{row['mib']:.0f}", share, each, ratio
-        print(f"| {' | '.join(cells)} |")
+        table.append([row["steps"], row["mode"], f"{row['mib']:.0f}", share, each, ratio])
+    header = ["inner steps", "mode", "peak MiB", "/ plain", "ms per step", "/ plain"]
+    print(markdown_table(header, table, align="><>>>>"))
 
 
 def draw(rows, path):
@@ -248,7 +239,7 @@ def main(steps, modes, turns, threads, device, quick, json_path, image, alone):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure what a meta-gradient costs.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="lengths of inner runs")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--turns", type=int, default=3)

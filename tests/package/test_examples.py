@@ -23,9 +23,10 @@ def test_quickstart_beats_adams_default(tmp_path):
     assert learned < 0.5 * default
 
 
-def test_custom_task_meta_trains_saves_and_uses_a_rule(tmp_path):
+def test_custom_task_meta_trains_saves_and_compares_a_rule(tmp_path):
     out = run(tmp_path, "custom_task.py", "--outer-steps", "3", "--out", "mine")
-    assert "loss after 200 steps" in out
+    rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["learned", "Adam", "RMSprop", "SGD + momentum", "Adam, decayed"]
     assert (tmp_path / "mine" / "weights.safetensors").is_file()
 
 
@@ -45,4 +46,4 @@ def test_gates_draws_its_figure(tmp_path):
 
 @pytest.mark.parametrize("name", ["quickstart.py", "custom_task.py", "few_shot.py"])
 def test_short_examples_stay_short(name):
-    assert len((EXAMPLES / name).read_text().splitlines()) < 40
+    assert len((EXAMPLES / name).read_text().splitlines()) <= 50

@@ -1,4 +1,4 @@
-"""What a run that is resumed is held to."""
+"""Descriptions of tasks, which a resumed run compares."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_tasks_within_tasks_are_described():
     assert mixture["families"]["sine"]["family"] == "Sine"
 
 
-def test_what_has_no_words_is_left_out():
+def test_functions_and_tensors_are_left_out():
     data = torch.zeros(4, 2), torch.zeros(4, 1)
     task = ModuleTask(lambda: nn.Linear(2, 1), nn.functional.mse_loss, data, batch_size=2)
     assert describe(task) == {"family": "ModuleTask", "batch_size": 2}
