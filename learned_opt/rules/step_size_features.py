@@ -1,4 +1,4 @@
-"""The 18 features that the step-size LSTM reads of a tensor, and the running numbers behind them."""
+"""The 18 features of a tensor that the step-size LSTM reads, and the numbers behind them."""
 
 from __future__ import annotations
 
