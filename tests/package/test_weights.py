@@ -19,6 +19,7 @@ from learned_opt import (
     save_rule,
 )
 from learned_opt.rules import Context
+from learned_opt.rules.sgd import SGD
 from learned_opt.weights import rule_digest
 
 CONTEXT = Context(loss=torch.tensor(1.0), total_steps=torch.tensor(9.0))
@@ -225,7 +226,7 @@ def test_other_users_may_read_what_was_saved(path):
 
 
 def test_a_rule_that_nobody_could_load_is_not_saved(path):
-    class Mine(UpdateRule):
+    class Mine(SGD):
         pass
 
     with pytest.raises(ValueError, match="Mine.*not registered"):
