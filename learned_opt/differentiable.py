@@ -10,7 +10,7 @@ Example:
     >>> with higher.innerloop_ctx(model, optimizer) as (functional_model, inner_optimizer):
     ...     for _ in range(3):
     ...         loss = nn.functional.cross_entropy(functional_model(inputs), targets)
-    ...         inner_optimizer.step(loss)
+    ...         parameters = inner_optimizer.step(loss)
     ...     nn.functional.cross_entropy(functional_model(inputs), targets).backward()
     >>> rule.head.weight.grad.abs().sum() > 0
     tensor(True)

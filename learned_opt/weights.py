@@ -74,6 +74,10 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: damaged, truncated, or of another format; the message names the file.
+
+    Example:
+        >>> save_rule(create_rule("lstm"), "my-rule.safetensors")
+        >>> rule = load_rule("my-rule.safetensors")
     """
     tensors, metadata = _read(Path(path))
     try:

@@ -73,14 +73,8 @@ class MetaSGD(_LearnedRates):
         init_range: bounds of the uniform distribution of initial learning rates (section 4.1).
 
     Example:
-        >>> MetaSGD(shapes=[p.shape for p in model.parameters()], init_range=(0.01, 0.02))
-        MetaSGD(
-          shapes=[[2, 3], [2]], init_range=(0.01, 0.02)
-          (rates): ParameterList(
-              (0): Parameter containing: [torch.float32 of size 2x3]
-              (1): Parameter containing: [torch.float32 of size 2]
-          )
-        )
+        >>> rule = MetaSGD(shapes=[p.shape for p in model.parameters()], init_range=(0.01, 0.02))
+        >>> adapted = adapt(model, (inputs, targets), rule=rule, steps=1)
     """
 
     def __init__(
@@ -110,6 +104,10 @@ class LayerStepRates(_LearnedRates):
         shapes: shapes of the tensors, in the order in which a driver gives them.
         steps: steps with learning rates of their own; later steps use the last.
         init: initial value of all learning rates.
+
+    Example:
+        >>> rule = LayerStepRates(shapes=[p.shape for p in model.parameters()], steps=2)
+        >>> adapted = adapt(model, (inputs, targets), rule=rule, steps=2)
     """
 
     def __init__(

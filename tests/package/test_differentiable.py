@@ -1,5 +1,8 @@
 """`higher` with learned optimizers, as a user would call it."""
 
+import importlib
+import sys
+
 import higher
 import pytest
 import torch
@@ -137,3 +140,11 @@ def test_refuses_what_would_be_stepped_wrongly():
         higher.innerloop_ctx(model, optimizer) as (fast, diffopt),
     ):
         diffopt.step(fast(x).sum())
+
+
+def test_without_higher_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "higher", None)
+    monkeypatch.delitem(sys.modules, "learned_opt.differentiable")
+    message = r"needs higher, which is not installed: .*'learned-opt\[higher\]'"
+    with pytest.raises(ImportError, match=message):
+        importlib.import_module("learned_opt.differentiable")

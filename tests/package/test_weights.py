@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_a_rule_survives_the_round_trip_bitwise(rule_name, settings, dtype, path
     assert same(dict(loaded.state_dict()), dict(rule.state_dict()))
     assert loaded.dtype == dtype or not list(rule.parameters())
     assert rule_digest(loaded) == rule_digest(rule)
+
+
+def test_every_bundled_file_is_listed_with_a_description():
+    folder = Path(learned_opt.weights.__file__).parent / "pretrained"
+    assert sorted(path.stem for path in folder.glob("*.safetensors")) == list_pretrained()
+    assert list_pretrained("*size*") == ["step-size-lstm"]
+    assert dict(list_pretrained(with_description=True)).keys() == set(list_pretrained())
+    for name, description in list_pretrained(with_description=True):
+        assert description.startswith(load_card(name)["rule"])
 
 
 def test_digests_tell_rules_settings_and_weights_apart():

@@ -100,6 +100,14 @@ def small(name):
 CONTEXT = Context(loss=torch.tensor(0.7), total_steps=torch.tensor(20.0))
 
 
+def test_rules_are_listed_by_pattern_and_with_descriptions():
+    assert list_rules("*gated*") == ["gated-lstm", "momentum-gated-lstm"]
+    assert list_rules("none") == []
+    rows = list_rules(with_description=True)
+    assert [name for name, _ in rows] == list_rules()
+    assert all(description and "\n" not in description for _, description in rows)
+
+
 @pytest.mark.parametrize("name", list_rules())
 def test_derivatives_are_those_of_finite_differences(name):
     rule = small(name)
