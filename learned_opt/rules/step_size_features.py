@@ -76,7 +76,7 @@ def read_features(
         scalars: before the step.
         step: number of the step, counted from 1, `[n]`.
         planned: planned number of steps, 0-dim.
-        step_size: the scheduled step size at the rule's own learning rate, `[n]`.
+        step_size: the scheduled step size with the rule's default `lr`, `[n]`.
         loss: 0-dim, or None without one.
 
     Returns:

@@ -145,7 +145,7 @@ class TensorDirections:
         return self._gradient.new_full((), float(self._parameter.dim() <= 1))
 
     def mix(self, weights: Tensor) -> Tensor:
-        """Add up parameter and directions; 0 where no coordinate has ever had a gradient.
+        """Add up parameter and directions; 0 in coordinates that have never had a gradient.
 
         Args:
             weights: `[5]`, in the order of `Mix`.

@@ -1,4 +1,4 @@
-"""What `adapt` says of what it cannot do, or of what has come out wrong."""
+"""Errors of `adapt`: unsupported arguments, and results that are not finite."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The monitor: what it writes is what the rule says, and training does not notice it."""
+"""The monitor writes the gates of the rule, and does not affect training."""
 
 import math
 import sys

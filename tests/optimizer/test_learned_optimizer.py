@@ -1,4 +1,4 @@
-"""What `LearnedOptimizer` adds to the contract of torch.optim (tests/conformance)."""
+"""`LearnedOptimizer` beyond the contract of torch.optim, which tests/conformance covers."""
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_state_can_be_made_before_the_first_step(rule):
 
 
 class _NeedsPlan(UpdateRule):
-    """Steps by the part of the run that is left; not coordinate-wise."""
+    """Steps in proportion to the steps left; not coordinate-wise."""
 
     needs = frozenset({"total_steps"})
 

@@ -1,4 +1,4 @@
-"""Options of parameter groups and what closures return: followed, or refused by name."""
+"""Options of parameter groups and return values of closures: followed, or refused by name."""
 
 import math
 

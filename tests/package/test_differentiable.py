@@ -61,7 +61,7 @@ def test_a_rule_that_reads_the_loss_is_given_it():
 
 
 def in_both_drivers(rule, *lrs, steps, **options):
-    """Parameters after training a layer a group, by the optimizer itself and by `higher`."""
+    """Parameters after training with a group for each layer, by the optimizer and by `higher`."""
     results = []
     for differentiable in (False, True):
         model = make_model(torch.float64)

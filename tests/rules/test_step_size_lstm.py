@@ -1,4 +1,4 @@
-"""The step-size LSTM: what it promises beside its equations (test_rule_equations)."""
+"""Properties of the step-size LSTM; test_rule_equations has its equations."""
 
 import math
 
