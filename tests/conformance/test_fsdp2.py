@@ -174,6 +174,9 @@ def test_52_what_cannot_be_stepped_in_parts_is_refused(folder):
         def init_tensor_state(self, parameter):
             return {}
 
+        def update(self, gradients, parameters, states, context):
+            return gradients, states
+
     for rule, word in ((Whole(), "Whole"), (make_rule("step-size-lstm"), "StepSizeLSTM")):
         settings = {"rule": rule, "total_steps": 9}
         assert word in refusal(RuntimeError, LearnedOptimizer, [spread(torch.ones(4))], **settings)
