@@ -30,6 +30,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     setting = vars(parser.parse_args())
-    print("Adam, default rate ", train(torch.optim.Adam, **setting))
-    print("Adam, rate 0.05    ", train(lambda p: torch.optim.Adam(p, lr=0.05), **setting))
+    print("Adam, default lr   ", train(torch.optim.Adam, **setting))
+    print("Adam, lr 0.05      ", train(lambda p: torch.optim.Adam(p, lr=0.05), **setting))
     print("learned            ", train(LearnedOptimizer, **setting))

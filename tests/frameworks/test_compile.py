@@ -1,6 +1,6 @@
 """torch.compile of `optimizer.step`: scheduled, stopped, resumed.
 
-What is compared bitwise are two compiled runs; conformance line 31 compares compiled with eager.
+Two compiled runs are compared bitwise; conformance line 31 compares compiled with eager.
 """
 
 import pytest
@@ -29,7 +29,7 @@ def fresh_dynamo():
 
 
 class Run:
-    """A run with a scheduled tensor `lr`, as PyTorch's recipe for compiled optimizers has it."""
+    """A run with a scheduled tensor `lr`, as in PyTorch's recipe for compiled optimizers."""
 
     def __init__(self, rule, backend, model=None):
         self.model = model or make_model()

@@ -21,7 +21,7 @@ from learned_opt import LearnedOptimizer
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """Nothing is fetched; the states of accelerate, singletons, are left to nobody."""
+    """Work offline, and reset the singletons of accelerate."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

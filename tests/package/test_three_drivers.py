@@ -24,7 +24,7 @@ BATCH = make_batch(DTYPE)
 SKELETON = make_model(DTYPE)
 OPTIONS = {"lr": 0.1, "weight_decay": 0.01}
 PLANNED = 50
-"""Steps, for rules that need to know."""
+"""Planned number of steps, for rules that need it."""
 
 
 def loss_of(parameters, buffers, batch):
@@ -133,7 +133,7 @@ def from_higher(rule, second_order):
 
 
 def from_a_plain_loop(rule):
-    """Each inner gradient a constant: autograd does the rest."""
+    """With inner gradients as constants; autograd does the rest."""
     total, initial = 0.0, []
     for seed in (0, 1):
         parameters = dict(make_model(DTYPE, seed).named_parameters())
