@@ -24,7 +24,7 @@ from few_shot_jobs import run_job
 from few_shot_table import document
 
 from learned_opt.files import write_atomically
-from meta_train.few_shot.methods.registry import ROWS
+from meta_train.few_shot.methods.registry import METHODS
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer
 from meta_train.runtime.device import choose_device
@@ -58,7 +58,7 @@ def minutes_of(name, setting, args):
         return args.minutes
     if args.protocol == "paper":
         return 600.0
-    row = ROWS[name].at(*map(int, setting.split("x")))
+    row = METHODS[name].on_omniglot(*map(int, setting.split("x")))
     return MINUTES.get((name, setting), LEARNED_MINUTES if learns_a_rule(row) else 1.0)
 
 
@@ -70,7 +70,7 @@ def learns_a_rule(row):
 
 def short_protocol(name, ways, shots):
     """Settings for a CPU, as arguments."""
-    row = ROWS[name].at(ways, shots)
+    row = METHODS[name].on_omniglot(ways, shots)
     train = {"checkpoint_every": 200}
     if row.outer.get("meta_optimizer") == "adam":
         most = LSTM_META_BATCH if learns_a_rule(row) else META_BATCH
@@ -104,7 +104,7 @@ def run_cell(name, setting, args):
         "threads": args.threads,
         "seed": args.seed,
     }
-    row = ROWS[name].at(ways, shots)
+    row = METHODS[name].on_omniglot(ways, shots)
     if row.begins_with is not None:
         run_cell(row.begins_with, setting, args)
         settings["begin"] = folder / row.begins_with / "initialization.safetensors"
@@ -126,12 +126,12 @@ def given(name, settings, args):
         "row": name,
         "episodes": args.episodes,
         "test_queries": args.test_queries,
-        "steps": [ROWS[name].at(ways, shots).test_steps],
+        "steps": [METHODS[name].on_omniglot(ways, shots).test_steps],
     }
     if args.protocol == "paper":
         tasks = {"part": args.part, "split_by": args.split_by}
         return {**asked, "effort": 6.0, "max_minutes": minutes, "task_settings": tasks}
-    trained = ROWS[name].uses or name
+    trained = METHODS[name].omniglot.uses or name
     own = short_protocol(trained, ways, shots)
     asked = {**asked, **own}
     if "outer_steps" in asked:
@@ -147,7 +147,7 @@ def cell_of(table):
     (name, facts), *_ = read["rows"].items()
     begins = None
     if facts["begins_with"] is not None:
-        base = table.parent.parent / ROWS[name].begins_with / "table.json"
+        base = table.parent.parent / METHODS[name].omniglot.begins_with / "table.json"
         (row, base_facts), *_ = json.loads(base.read_text())["rows"].items()
         begins = {"row": row, "minutes": base_facts["minutes"]}
     result = facts["results"][-1]
@@ -180,18 +180,18 @@ def collect(args):
     for table in args.runs.glob("*x*/*/table.json"):
         cell = cell_of(table)
         cells[cell["row"], cell["ways"], cell["shots"]] = cell
-    order = list(ROWS)
+    order = list(METHODS)
     ordered = sorted(cells.values(), key=lambda c: (c["ways"], c["shots"], order.index(c["row"])))
     text = json.dumps({"cells": ordered}, indent=1) + "\n"
     write_atomically(MEASURED, text.encode())
     write_atomically(DOCUMENT, document(ordered).encode())
-    print(f"\n{len(ordered)} of {len(ROWS) * len(SETTINGS)} cells in {DOCUMENT}")
+    print(f"\n{len(ordered)} of {len(METHODS) * len(SETTINGS)} cells in {DOCUMENT}")
 
 
 def parse(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="of Omniglot's archives")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default=",".join(METHODS))
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--protocol", choices=("short", "paper"), default="short")
     parser.add_argument("--part", default="all", help="of Omniglot, in the paper protocol")
@@ -210,7 +210,7 @@ def parse(given=None):
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "few_shot_table")
     args = parser.parse_args(given)
     args.rows, args.settings = args.rows.split(","), args.settings.split(",")
-    for kind, asked, known in (("row", args.rows, ROWS), ("setting", args.settings, SETTINGS)):
+    for kind, asked, known in (("row", args.rows, METHODS), ("setting", args.settings, SETTINGS)):
         for name in asked:
             if name not in known:
                 parser.error(f"unknown {kind} {name!r}: choose from {', '.join(known)}")

@@ -23,21 +23,21 @@ NOTES = {
     "2 x 2 maps, takes its 16 steps without the pull towards the start and then one with it, damps "
     "the matrix of the conjugate gradient, and leaves the pull out in testing; here it is part of "
     "every step, in training and in testing.",
-    "meta-sgd": "Trained and tested in one step, as there.",
+    "meta-sgd": "TrainedMethod and tested in one step, as there.",
     "layer-step-rates": "The rates are one part of MAML++; the figures are of all of it.",
     "meta-lstm": "The paper has no figures on Omniglot; its network has 32 filters and pools. Its "
     "running averages of batch statistics begin anew with every episode; here query images are "
     "normalised by those of the support set in the last step alone. Its cells were measured when "
     "that took the unbiased variance, at most 20/19 of what the support set was normalised by.",
     "learned-gated-lstm": "Without units: its gates read gradient, loss and parameter themselves. "
-    "Trained, as the other learned-* rows, in first order through five inner steps.",
+    "TrainedMethod, as the other learned-* rows, in first order through five inner steps.",
     "reptile-lstm": "The rule is bundled, and was meta-trained on digits as an optimizer.",
     "r2d2": "The paper's figures on Omniglot could not be looked up. The released code solves for "
     "a bias, too, scales the ridge with the number of support images, begins with larger scores, "
     "and trains on more ways than it is tested on.",
     "metaoptnet": "The paper has no figures on Omniglot; its network is a ResNet-12, and it trains "
     "with more shots than it is tested on, label smoothing and Nesterov's momentum.",
-    "siamese": "Trained on the pairs of episodes.",
+    "siamese": "TrainedMethod on the pairs of episodes.",
     "matching": "Without full context embeddings; the paper's network pools.",
     "prototypical": "Here trained on as many classes as it is tested on, there on 60; there tested "
     "with running averages, so not transductive; the paper's network pools.",

@@ -5,7 +5,7 @@ import textwrap
 
 from few_shot_notes import NOTES
 
-from meta_train.few_shot.methods.registry import ROWS
+from meta_train.few_shot.methods.registry import METHODS
 
 COLUMNS = (
     "row",
@@ -89,7 +89,7 @@ def table(cells):
         "|" + "---|" * len(COLUMNS),
     ]
     found = {cell["row"]: cell for cell in cells}
-    for name in ROWS:
+    for name in METHODS:
         cell = found.get(name)
         if cell is None:
             lines.append(f"| {name} | - | {published(name, ways, shots)} |" + " |" * 6)
@@ -107,7 +107,7 @@ def longer(cells):
     """Which rows trained far longer than most."""
     usual = statistics.median(cell["minutes"] for cell in cells)
     names = [cell["row"] for cell in cells if cell["minutes"] > 2.5 * usual]
-    return f" Trained longer than the others: {', '.join(names)}." if names else ""
+    return f" TrainedMethod longer than the others: {', '.join(names)}." if names else ""
 
 
 def reasons(cells):
@@ -152,7 +152,7 @@ def learned_rules(cells):
     )
     added = [
         f"{name} at {s}"
-        for name in ROWS
+        for name in METHODS
         for s in where
         if name.startswith("learned-") and (name, s) in found
         if above(found[name, s], found["maml-further", s])
@@ -177,7 +177,7 @@ def above(one, other):
 def rows():
     """What each row is, and how it differs from its paper."""
     lines = ["## Rows", ""]
-    for name, row in ROWS.items():
+    for name, row in METHODS.items():
         note = f"{row.source}. {NOTES.get(name, '')}".strip()
         lines.append(
             textwrap.fill(
@@ -194,7 +194,7 @@ def setting(cell):
 
 def gap(cell):
     """Points that are missing to the published figure; None where there is none."""
-    value, _ = ROWS[cell["row"]].published.get((cell["ways"], cell["shots"]), (None, None))
+    value, _ = METHODS[cell["row"]].published.get((cell["ways"], cell["shots"]), (None, None))
     return None if value is None else value - 100 * cell["accuracy"]
 
 
@@ -212,10 +212,10 @@ def span(cells, key, form):
 
 def published(name, ways, shots):
     """The paper's figure, or nothing."""
-    value, interval = ROWS[name].published.get((ways, shots), (None, None))
+    value, interval = METHODS[name].published.get((ways, shots), (None, None))
     if value is None:
         return ""
-    what = f" ({ROWS[name].published_as})" if ROWS[name].published_as else ""
+    what = f" ({METHODS[name].published_as})" if METHODS[name].published_as else ""
     return f"{value}{what}" if interval is None else f"{value} ± {interval}{what}"
 
 

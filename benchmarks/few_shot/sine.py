@@ -21,12 +21,13 @@ from sine_table import FIXED, LEARNED, document
 
 from learned_opt.adaptation import load_initialization
 from learned_opt.files import write_atomically
+from meta_train.few_shot.episodes import method_settings
 from meta_train.few_shot.evaluation import Z
-from meta_train.few_shot.methods.registry import ROWS, list_rows
+from meta_train.few_shot.methods.registry import METHODS, list_methods
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import ALL, FewShotConfig
-from meta_train.few_shot.table import Recorded
-from meta_train.few_shot.training import Trained, judge, row_of
+from meta_train.few_shot.table import RecordedEvaluation
+from meta_train.few_shot.training import TrainedMethod, evaluate_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"
@@ -61,7 +62,7 @@ def runs_of(shots, args, seed=0):
 def run_row(name, shots, args, seed=0):
     """Train and judge a row, and first what it begins with."""
     folder = runs_of(shots, args, seed)
-    base = ROWS[name].on_sine().begins_with
+    base = METHODS[name].on_sine().begins_with
     settings = {
         "data": "sine",
         "row": name,
@@ -85,14 +86,14 @@ def load(shots, args, seed=0):
     """All rows that are in the folder of runs: what was learned, and the scores of the table."""
     config = FewShotConfig(row=ALL, shots=shots, progress=False)
     found = {}
-    for name in list_rows(sine=True):
+    for name in list_methods(sine=True):
         path = runs_of(shots, args, seed) / name / "initialization.safetensors"
         if (path.parent / "table.json").exists():
             learned = load_initialization(path)
-            row = row_of(name, config)
-            trained = Trained(name, row, learned.rule, dict(learned.parameters), {})
+            row = method_settings(name, config)
+            trained = TrainedMethod(name, row, learned.rule, dict(learned.parameters), {})
             ((_, facts),) = json.loads((path.parent / "table.json").read_text())["rows"].items()
-            found[name] = trained, Recorded(facts)
+            found[name] = trained, RecordedEvaluation(facts)
     return found
 
 
@@ -118,7 +119,7 @@ def judge_fresh(found, shots):
     """Errors of the learned rule and of fixed steps on fresh curves, `[steps, curves]` by name."""
     config = FewShotConfig(row=ALL, shots=shots, seed=FRESH, progress=False)
     return {
-        name: judge(found[name][0], config, torch.device("cpu")).values.double()
+        name: evaluate_trained(found[name][0], config, torch.device("cpu")).values.double()
         for name in (LEARNED, *FIXED)
     }
 
@@ -150,7 +151,7 @@ def merge(measured, shots, args):
             "outer_steps": facts["outer_steps"],
             "lr": facts["train"]["lr"],
             "minutes": facts["minutes"],
-            "begins_with": ROWS[name].on_sine().begins_with,
+            "begins_with": METHODS[name].on_sine().begins_with,
             "train_steps": facts["train"]["horizons"],
             "episodes": facts["episodes"],
             "results": facts["results"],
@@ -185,7 +186,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", default=ALL)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = list_rows(sine=True) if args.rows == ALL else args.rows.split(",")
+    rows = list_methods(sine=True) if args.rows == ALL else args.rows.split(",")
     for shots in args.shots.split(","):
         for name in [] if args.write else rows:
             run_row(name, int(shots), args)

@@ -3,7 +3,7 @@
 import torch
 from sine_notes import BEYOND, HEADER, PAIRED, SEEDS
 
-from meta_train.few_shot.methods.registry import ROWS, list_rows
+from meta_train.few_shot.methods.registry import METHODS, list_methods
 
 LEARNED = "learned-gated-lstm"
 FIXED = ("maml", "maml-further")
@@ -22,7 +22,7 @@ def document(measured):
             f"| MSE after | {heads} | outer steps | rate | minutes |",
             "|---" * (len(SHOWN) + 4) + "|",
         ]
-        for name in list_rows(sine=True):
+        for name in list_methods(sine=True):
             if name in rows:
                 found = {one["steps"]: one for one in rows[name]["results"]}
                 cells = " | ".join(cell(found[step]) for step in SHOWN)
@@ -40,7 +40,7 @@ def document(measured):
 def beyond(rows):
     """What rows have after more steps than the table shows, where they are meant for them."""
     for name, own in rows.items():
-        last, row = own["results"][-1], ROWS[name].on_sine()
+        last, row = own["results"][-1], METHODS[name].on_sine()
         if row.test_steps == last["steps"] > SHOWN[-1]:
             yield BEYOND.format(row=name, steps=last["steps"], pull=row.proximal, cell=cell(last))
 
