@@ -11,25 +11,31 @@ from jsonargparse import ArgumentError, ArgumentParser
 from learned_opt.registry import look_up
 
 
-def read_changes(kind: str, given: Mapping[str, Any], settings: type) -> dict[str, Any]:
+def read_changes(
+    kind: str, given: Mapping[str, Any], settings: type, renamed: Mapping[str, str]
+) -> dict[str, Any]:
     """Check changes of a dataclass's fields and convert their values.
 
     Args:
         kind: for messages, such as "setting of training".
         given: values by field name.
         settings: the dataclass.
+        renamed: former names of fields, and their present names.
 
     Returns:
         The same names, with values of the types of the fields.
 
     Raises:
-        ValueError: an unknown name (the message gives the nearest one), or a value that does not
-            fit the type.
+        ValueError: a former name (the message gives the present one), an unknown name (it gives the
+            nearest one), or a value that does not fit the type.
 
     Example:
-        >>> read_changes("setting of training", {"horizons": [1, 5]}, TrainSettings)
+        >>> read_changes("setting of training", {"horizons": [1, 5]}, TrainSettings, {})
         {'horizons': (1, 5)}
     """
+    for name in given:
+        if name in renamed:
+            raise ValueError(f"setting {name} is now called {renamed[name]}")
     hints = get_type_hints(settings)
     names = {field.name: field.name for field in dataclasses.fields(settings)}
     return {

@@ -40,8 +40,18 @@ NOT_IN_TRAIN = {
     "seed": _JOB_SETTING.format("seed"),
 }
 """Settings of meta-training that testing and files take from the method or the job."""
-RENAMED = {"method": "head"}
-"""Former names of method settings."""
+RENAMED_IN_METHOD = {"method": "head"}
+RENAMED_IN_TRAIN = {
+    "window": "truncation_length",
+    "averaging": "ema_decay",
+    "lr_end": "final_lr_fraction",
+    "outlier": "outlier_factor",
+    "clip": "grad_clip_norm",
+    "max_skipped": "max_consecutive_skips",
+    "unit_spread": "param_rescale_range",
+    "loss_spread": "loss_rescale_range",
+}
+"""Former names of settings, and their present names."""
 TESTING_ONLY = ("trained_on", "uses", "head")
 """Changes of a method that do not apply to the method whose training it uses."""
 OMNIGLOT_ONLY = ("train_shots", "batch_norm")
@@ -187,26 +197,25 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
             raise ValueError("resume needs out=FOLDER, the run to continue")
 
     def _check_names(self) -> None:
-        """Refuse settings that have another place or another name."""
+        """Refuse settings that have another place."""
         for name in self.task_settings:
             if name in NOT_IN_TASK_SETTINGS:
                 raise ValueError(f"{name} cannot be in task_settings: {NOT_IN_TASK_SETTINGS[name]}")
         for name in self.row_settings:
-            if name in RENAMED:
-                raise ValueError(f"{name} in row_settings is now called {RENAMED[name]}")
             if name in OMNIGLOT_ONLY and self.data == "sine":
                 raise ValueError(f"{name} is a setting of Omniglot's episodes, not of sine curves")
 
     def _convert(self) -> None:
         """Give the changes of settings their types."""
-        for name, kind, settings in (
-            ("row_settings", "setting of a method", MethodSettings),
-            ("task_settings", "setting of episodes", DATA[self.data]),
-            ("train", "setting of training", TrainSettings),
+        for name, kind, settings, renamed in (
+            ("row_settings", "setting of a method", MethodSettings, RENAMED_IN_METHOD),
+            ("task_settings", "setting of episodes", DATA[self.data], {}),
+            ("train", "setting of training", TrainSettings, RENAMED_IN_TRAIN),
         ):
-            object.__setattr__(self, name, read_changes(kind, getattr(self, name), settings))
+            given = getattr(self, name)
+            object.__setattr__(self, name, read_changes(kind, given, settings, renamed))
         outer = self.row_settings.get("outer", {})
-        read_changes("setting of training", outer, TrainSettings)
+        read_changes("setting of training", outer, TrainSettings, RENAMED_IN_TRAIN)
         for name in {**self.train, **outer}:
             if name in NOT_IN_TRAIN:
                 raise ValueError(f"{name} cannot be in train: {NOT_IN_TRAIN[name]}")

@@ -59,7 +59,7 @@ from meta_train.jobs.cli import main
             ["--row_settings", '{"train_shots": 3}'],
             "train_shots is a setting of Omniglot's episodes",
         ),
-        (["--row_settings", '{"method": "r2d2"}'], "method in row_settings is now called head"),
+        (["--row_settings", '{"method": "r2d2"}'], "setting method is now called head"),
         (["--row_settings", '{"initialization": "bod"}'], "did you mean 'body'"),
         (["--row_settings", '{"stored_heads": 3}'], 'set initialization to "body"'),
         (
@@ -83,6 +83,28 @@ def test_errors_are_one_line(settings, message, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("window", "truncation_length"),
+        ("averaging", "ema_decay"),
+        ("lr_end", "final_lr_fraction"),
+        ("outlier", "outlier_factor"),
+        ("clip", "grad_clip_norm"),
+        ("max_skipped", "max_consecutive_skips"),
+        ("unit_spread", "param_rescale_range"),
+        ("loss_spread", "loss_rescale_range"),
+    ],
+)
+def test_former_names_are_refused_with_the_present_one(old, new, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    for text in (f"train: {{{old}: 1}}", f"row_settings: {{outer: {{{old}: 1}}}}"):
+        config.write_text(text)
+        with pytest.raises(SystemExit):
+            main(["few-shot", "--config", str(config)])
+        assert f"error: setting {old} is now called {new}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["", "0", "1"])
