@@ -40,9 +40,9 @@ class InnerTrainingSettings:
     """How a method learns from the support set.
 
     Attributes:
-        rule: the update rule that takes the inner steps: a name from `list_rules()`, a rate rule,
-            the path of a weights file, or bundled weights. Write "pretrained:step-size-lstm" where
-            a rule and bundled weights share a name.
+        rule: the update rule that takes the inner steps: a name from `list_rules()`, "meta-sgd" or
+            "layer-step-rates", the path of a weights file, or the name of bundled weights. Write
+            "pretrained:step-size-lstm" where a rule and bundled weights share a name.
         rule_settings: settings of the rule's class.
         inner_lr: inner learning rate; None takes the rule's own.
         adapted: "all" parameters, or those of the "head" (ANIL).

@@ -13,7 +13,12 @@ from tqdm import tqdm
 
 from learned_opt.adaptation.initialization import load_initialization
 from learned_opt.files import write_atomically
-from meta_train.few_shot.episodes import evaluation_task, method_settings, training_task
+from meta_train.few_shot.episodes import (
+    TrainingTask,
+    evaluation_task,
+    method_settings,
+    training_task,
+)
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer, trained_method
@@ -86,7 +91,7 @@ class MethodRunner:
         if needed is not None and needed not in self.config.methods:
             self.check(needed, folder / needed, config)
 
-    def _try_sample(self, task: Any) -> None:
+    def _try_sample(self, task: TrainingTask) -> None:
         task.sample(generator("a look"), self.device)
 
     def begun_with(self, name: str) -> dict[str, Any] | None:
