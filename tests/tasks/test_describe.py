@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_train.few_shot.heads.task import ScoredEpisodes
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.tasks import ModuleTask, create_mixture, create_task, list_tasks
 from meta_train.tasks.describe import describe, difference
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
@@ -31,8 +31,8 @@ def test_settings_are_told_apart_and_where_data_lies_is_not():
 def test_tasks_within_tasks_are_described():
     stored = describe(StoredHeads(Sine(shots=3, fresh="nothing"), 7))
     assert stored["tasks"] == 7 and stored["episodes"]["shots"] == 3
-    scored = describe(ScoredEpisodes(OmniglotEpisodes(ways=3, hidden=4), "r2d2"))
-    assert scored["method"] == "r2d2" and scored["task"]["ways"] == 3
+    scored = describe(EmbeddingEpisodes(OmniglotEpisodes(ways=3, hidden=4), "r2d2"))
+    assert scored["head"] == "r2d2" and scored["episodes"]["ways"] == 3
     mixture = describe(create_mixture(families={"quadratic": {"dimensions": 3}, "sine": {}}))
     assert mixture["families"]["quadratic"]["dimensions"] == 3
     assert mixture["families"]["sine"]["family"] == "Sine"
