@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
@@ -208,6 +207,8 @@ def _cached(
 
 
 def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError  # of the extra "meta"
+
     try:
         image = Image.open(io.BytesIO(content)).convert("L")
     except (OSError, SyntaxError) as error:  # either may be Pillow's word for a broken PNG
