@@ -1,1 +1,75 @@
-"""Meta-train learned optimizers by differentiating through training."""
+"""Meta-train learned optimizers by differentiating through training.
+
+Make an optimizer for your own model and data in ten lines:
+
+>>> import torch
+>>> from learned_opt import LearnedOptimizer, create_rule
+>>> from meta_train import MetaTrainer, ModuleTask, TrainSettings
+>>> data = torch.randn(256, 8), torch.randn(256, 1)
+>>> task = ModuleTask(lambda: torch.nn.Linear(8, 1), torch.nn.functional.mse_loss, data)
+>>> trainer = MetaTrainer(create_rule("adam-lstm"), task, TrainSettings(outer_steps=100))
+>>> rule = trainer.train()
+>>> model = torch.nn.Linear(8, 1)
+>>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+
+The command line does the same with `python -m meta_train`.
+"""
+
+from meta_train.estimators import (
+    Estimate,
+    Estimator,
+    MetaObjective,
+    create_estimator,
+    list_estimators,
+)
+from meta_train.evaluation.baselines import BASELINES, Baseline
+from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask, compare
+from meta_train.evaluation.report import draw_curves, render_table
+from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.evaluation.validator import Validator
+from meta_train.inner.loop import InnerLoop
+from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.outer.settings import TrainSettings
+from meta_train.outer.trainer import MetaTrainer
+from meta_train.runtime.signals import Interrupted, TrainingStalled
+from meta_train.tasks import (
+    Mixture,
+    ModuleTask,
+    Problem,
+    SampledTask,
+    Task,
+    TaskFamily,
+    create_task,
+    list_tasks,
+)
+
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "ComparedOptimizer",
+    "ComparisonTask",
+    "Estimate",
+    "Estimator",
+    "InnerLoop",
+    "Interrupted",
+    "MetaObjective",
+    "MetaParameters",
+    "MetaTrainer",
+    "Mixture",
+    "ModuleTask",
+    "Problem",
+    "SampledTask",
+    "Task",
+    "TaskFamily",
+    "TaskValidator",
+    "TrainSettings",
+    "TrainingStalled",
+    "Validator",
+    "compare",
+    "create_estimator",
+    "create_task",
+    "draw_curves",
+    "list_estimators",
+    "list_tasks",
+    "render_table",
+]

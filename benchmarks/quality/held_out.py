@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from learned_opt import from_pretrained
 from learned_opt.rules import rule_name
-from meta_train.evaluation.baselines import Baseline, rate_grid
-from meta_train.evaluation.compare import Column, compare, total_steps
+from meta_train.evaluation.baselines import Baseline, learning_rate_grid
+from meta_train.evaluation.compare import ComparisonTask, compare, total_steps
 from meta_train.evaluation.report import as_json, draw_curves
 from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.char_rnn import CharRNN
@@ -29,7 +29,7 @@ from meta_train.tasks.char_transformer import CharTransformer
 from meta_train.tasks.conv import Conv
 from meta_train.tasks.random_mlp import RandomMLP
 
-RATES = rate_grid(10**-3.5, 10 ** (-3.5 + 7 / 3))
+LEARNING_RATES = learning_rate_grid(10**-3.5, 10 ** (-3.5 + 7 / 3))
 
 
 def make_columns(steps, long_steps):
@@ -44,19 +44,20 @@ def make_columns(steps, long_steps):
         "autoencoder, photos": Autoencoder().fixed(**photos),
     }
     columns = [
-        Column(f"task{k}", title, task, steps, 0) for k, (title, task) in enumerate(tasks.items())
+        ComparisonTask(f"task{k}", title, task, steps, 0)
+        for k, (title, task) in enumerate(tasks.items())
     ]
     if long_steps:
         task = tasks["ReLU MLP, photos"]
-        columns.append(Column("long", f"ReLU MLP, {long_steps} steps", task, long_steps, 0))
+        columns.append(ComparisonTask("long", f"ReLU MLP, {long_steps} steps", task, long_steps, 0))
     return columns
 
 
 def make_baselines(rule):
     settings = {"rule": "adam", "schedule": "cosine", "weight_decay": 0.01}
     baselines = [
-        Baseline("AdamW 1e-3", rates=(1e-3,), **settings),
-        Baseline("AdamW tuned", rates=RATES, **settings),
+        Baseline("AdamW 1e-3", learning_rates=(1e-3,), **settings),
+        Baseline("AdamW tuned", learning_rates=LEARNING_RATES, **settings),
     ]
     if rule_name(rule) == "step-size-lstm":
         baselines.append(Baseline("untrained", "step-size-lstm", (rule.default_lr,)))
@@ -107,7 +108,7 @@ def draw(rule, columns, arguments):
     table = {}
     for column in columns:
         rates = {row["optimizer"]: row["mean_loss_rate"] for row in measured[column.name]["rows"]}
-        best = [replace(one, rates=(rates[one.label],)) for one in baselines]
+        best = [replace(one, learning_rates=(rates[one.label],)) for one in baselines]
         table |= run(rule, [column], best, arguments)
     names = {"learned": rule_name(rule)} | {one.label: one.label for one in baselines}
     draw_curves(arguments.picture, table, columns, names=names, across=3, panel=(3.6, 2.5))
@@ -139,7 +140,7 @@ def main():
     table = run(rule, columns, make_baselines(rule), arguments)
     print(render(columns, table))
     if arguments.out:
-        data = {"rates": list(RATES), "columns": as_json(table, columns)}
+        data = {"rates": list(LEARNING_RATES), "columns": as_json(table, columns)}
         arguments.out.write_text(json.dumps(data, indent=2) + "\n")
 
 

@@ -61,10 +61,10 @@ def measure(case, steps):
             create_rule("adam-lstm"), task, settings, device=device, distributed=distributed
         )
         for _ in range(WARMUP):
-            trainer._take_outer_step()
+            trainer.take_outer_step()
         messages = Messages()
         begin = time.perf_counter()
-        inner_steps = sum(trainer._take_outer_step()[0].inner_steps for _ in range(steps))
+        inner_steps = sum(trainer.take_outer_step().estimate.inner_steps for _ in range(steps))
         seconds = time.perf_counter() - begin
         if distributed.first:
             result = {

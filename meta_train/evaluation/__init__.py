@@ -1,1 +1,1 @@
-"""Compare an optimizer with tuned baselines, and report what was measured."""
+"""Evaluation: comparison with tuned baselines, validation, tables and pictures."""

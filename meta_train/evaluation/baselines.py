@@ -1,4 +1,4 @@
-"""Hand-designed optimizers to compare with, the rates that they are tuned over, their schedules."""
+"""Hand-designed optimizers to compare with, their learning rates and schedules."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 WARMUP = 0.03
-"""The share of the steps over which the rate of a cosine rises."""
+"""Fraction of the steps in which the cosine schedule warms up."""
 
 
-def rate_grid(low: float, high: float, per_decade: int = 3) -> tuple[float, ...]:
-    """Rates from `low` to `high`, evenly spaced in the logarithm."""
+def learning_rate_grid(low: float, high: float, per_decade: int = 3) -> tuple[float, ...]:
+    """Learning rates from `low` to `high`, evenly spaced in the logarithm."""
     count = round(per_decade * math.log10(high / low)) + 1
     return tuple(low * 10 ** (k / per_decade) for k in range(count))
 
@@ -26,32 +26,32 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
         ),
     }
 )
-"""(step from 1, planned steps) to a factor on the rate."""
+"""(step from 1, planned steps) -> factor on the learning rate."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A hand-designed optimizer and the rates that it is tuned over.
+    """A hand-designed optimizer, tuned over a grid of learning rates.
 
     Attributes:
-        label: what a reader sees.
-        rule: its registered name.
-        rates: the grid; wide enough that the best rate is not at an end.
+        label: name in tables and pictures.
+        rule: registered name of its update rule.
+        learning_rates: the grid, wide enough that the best learning rate is not at its edge.
         schedule: one of `SCHEDULES`.
-        weight_decay: decoupled.
+        weight_decay: decoupled weight decay.
     """
 
     label: str
     rule: str
-    rates: tuple[float, ...]
+    learning_rates: tuple[float, ...]
     schedule: str = "constant"
     weight_decay: float = 0.0
 
 
 BASELINES: tuple[Baseline, ...] = (
-    Baseline("Adam", "adam", rate_grid(1e-3, 1.0)),
-    Baseline("RMSprop", "rmsprop", rate_grid(1e-3, 1.0)),
-    Baseline("SGD + momentum", "momentum", rate_grid(1e-2, 10.0)),
-    # The decay that `adam-lstm` has built in, so that a reader can see what is learned on top.
-    Baseline("Adam, decayed", "adam", rate_grid(1e-3, 1.0), schedule="inverse"),
+    Baseline("Adam", "adam", learning_rate_grid(1e-3, 1.0)),
+    Baseline("RMSprop", "rmsprop", learning_rate_grid(1e-3, 1.0)),
+    Baseline("SGD + momentum", "momentum", learning_rate_grid(1e-2, 10.0)),
+    # The decay that is built into `adam-lstm`: shows what learning adds to it.
+    Baseline("Adam, decayed", "adam", learning_rate_grid(1e-3, 1.0), schedule="inverse"),
 )

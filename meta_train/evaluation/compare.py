@@ -1,8 +1,8 @@
-"""Compare a learned optimizer with tuned hand-designed ones on tasks that it has not seen.
+"""Comparison of a learned optimizer with tuned hand-designed ones on tasks that it has not seen.
 
-All optimizers train the same problems on the same batches. Hand-designed ones run at every rate of
-a grid, and each figure is taken at the rate that is best for that very figure on these very
-problems; the learned one runs once, at its one default setting.
+All optimizers train the same problems on the same batches. A hand-designed optimizer runs at every
+learning rate of a grid. Each of its figures is taken at the learning rate that is best for this
+figure on these problems. The learned optimizer runs once, with its default settings.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from meta_train.tasks import Task
 
 @dataclass(frozen=True)
 class Curves:
-    """What training under one rule gave, at every rate and on every seed.
+    """Losses of one optimizer, at every learning rate and on every seed.
 
     Attributes:
-        losses: training loss of each step, `[rates, seeds, steps]`; infinite once diverged.
-        checked: steps after which the loss on all of a problem's data was taken, `[checks]`.
-        full_losses: that loss, `[rates, seeds, checks]`.
+        losses: training loss of each step, `[learning rates, seeds, steps]`; infinite after
+            divergence.
+        checked: steps after which the loss on all data was computed, `[checks]`.
+        full_losses: loss on all data, `[learning rates, seeds, checks]`.
     """
 
     losses: Tensor
@@ -46,16 +47,19 @@ class Curves:
     full_losses: Tensor
 
     def mean_losses(self, steps: int) -> Tensor:
-        """Mean training loss over the first `steps` steps, `[rates, seeds]`."""
+        """Mean training loss over the first `steps` steps, `[learning rates, seeds]`."""
         return self.losses[..., :steps].mean(-1)
 
     def final_losses(self, steps: int) -> Tensor:
-        """Loss on all data after `steps` steps, `[rates, seeds]`."""
+        """Loss on all data after `steps` steps, `[learning rates, seeds]`."""
         position = int((self.checked == steps).nonzero()[0, 0])
         return self.full_losses[..., position]
 
     def steps_to_reach(self, target: float) -> float:
-        """Steps until the loss, averaged over seeds, is at most `target`, at the fastest rate."""
+        """Steps until the mean loss over seeds is at most `target`, at the fastest learning rate.
+
+        Infinite if no learning rate reaches it.
+        """
         reached = self.full_losses.mean(1) <= target
         if not bool(reached.any()):
             return math.inf
@@ -68,38 +72,41 @@ def train_curves(
     *,
     seeds: Sequence[int],
     steps: int,
-    rates: Sequence[float] | None = None,
+    learning_rates: Sequence[float] | None = None,
     schedule: str = "constant",
     weight_decay: float = 0.0,
     check_every: int = 5,
     device: torch.device | str = "auto",
 ) -> Curves:
-    """Train a problem per seed and rate, all at once.
+    """Train one problem per seed and learning rate, all together.
 
     Args:
         rule: the update rule.
-        task: problems are drawn from it; seed by seed they are the same whatever the rule.
+        task: source of the problems. A seed gives the same problem for every rule.
         seeds: one problem each.
         steps: inner steps.
-        rates: step sizes; None is the rule's own alone.
+        learning_rates: learning rates; None is the rule's own.
         schedule: see `Baseline`.
-        weight_decay: decoupled.
-        check_every: steps between losses on all data.
-        device: where to train.
+        weight_decay: decoupled weight decay.
+        check_every: steps between evaluations on all data.
+        device: device of training.
+
+    Returns:
+        The losses, on the CPU.
     """
     device = choose_device(device)
     rule = rule if rule.device == device else copy.deepcopy(rule).to(device)
     problems = [task.sample(generator("evaluate", seed), device) for seed in seeds]
     batches = [generator("evaluate", seed, "batches") for seed in seeds]
     full = stack([problem.full() for problem in problems])
-    rates = [rule.default_lr] if rates is None else rates
-    copies = len(rates)
+    learning_rates = [rule.default_lr] if learning_rates is None else learning_rates
+    copies = len(learning_rates)
 
     def at_every_rate(tree: Any) -> Any:
-        """`[seeds, ...]` to `[rates * seeds, ...]`."""
+        """`[seeds, ...]` to `[learning rates * seeds, ...]`."""
         return pytree.tree_map(lambda t: t.repeat(copies, *([1] * (t.dim() - 1))), tree)
 
-    lr = torch.tensor(list(rates), device=device).repeat_interleave(len(seeds))
+    lr = torch.tensor(list(learning_rates), device=device).repeat_interleave(len(seeds))
     loop = InnerLoop(
         rule,
         problems[0].loss,
@@ -132,15 +139,16 @@ def train_curves(
 
 
 @dataclass(frozen=True)
-class Column:
-    """One condition of the comparison.
+class ComparisonTask:
+    """A task of the comparison.
 
     Attributes:
-        name: a short key.
-        title: what a reader sees.
-        task: the problems.
-        steps: length of training that the figures are of.
-        patience: how long baselines may go on to reach the learned optimizer's final loss.
+        name: key in results.
+        title: title in tables and pictures.
+        task: source of the problems.
+        steps: inner steps of the compared losses.
+        patience: inner steps in which a baseline may still reach the learned optimizer's final
+            loss, if more than `steps`.
     """
 
     name: str
@@ -149,32 +157,33 @@ class Column:
     steps: int
     patience: int
 
-    def length(self, entrant: Baseline | None) -> int:
-        """How many steps a baseline, or (None) the learned optimizer, is trained for."""
-        return self.steps if entrant is None else max(self.steps, self.patience)
+    def length(self, baseline: Baseline | None) -> int:
+        """Inner steps of a baseline, or of the learned optimizer (None)."""
+        return self.steps if baseline is None else max(self.steps, self.patience)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One optimizer in one condition.
+class ComparedOptimizer:
+    """Results of one optimizer on one task.
 
     Attributes:
-        label: the optimizer.
+        label: name of the optimizer.
         mean_loss: mean and standard deviation over seeds of the mean training loss.
-        mean_rate: the rate at which it was best.
-        final_loss: mean and standard deviation of the loss on all data at the end.
-        final_rate: the rate at which that was best.
-        at_edge: a best rate was the first or last of the grid: the grid was too narrow.
-        curve: training loss by step at `mean_rate`, `[seeds, steps]`.
-        steps_to_reach: steps to the learned optimizer's final loss; infinite if not in `patience`.
-        diverged: of the runs at `mean_rate`, how many.
+        mean_loss_lr: learning rate of the best mean loss.
+        final_loss: mean and standard deviation over seeds of the loss on all data at the end.
+        final_loss_lr: learning rate of the best final loss.
+        at_edge: a best learning rate is the first or last of the grid: the grid is too narrow.
+        curve: training loss at `mean_loss_lr`, `[seeds, steps]`.
+        steps_to_reach: inner steps to the learned optimizer's final loss; infinite if it is not
+            reached, NaN for the learned optimizer itself.
+        diverged: number of diverged runs at `mean_loss_lr`.
     """
 
     label: str
     mean_loss: tuple[float, float]
-    mean_rate: float
+    mean_loss_lr: float
     final_loss: tuple[float, float]
-    final_rate: float
+    final_loss_lr: float
     at_edge: bool
     curve: Tensor
     steps_to_reach: float
@@ -183,30 +192,34 @@ class Row:
 
 def compare(
     rule: UpdateRule,
-    columns: Sequence[Column],
+    tasks: Sequence[ComparisonTask],
     *,
     seeds: Sequence[int],
     baselines: Sequence[Baseline] = BASELINES,
     device: torch.device | str = "auto",
     workers: int = 1,
     on_steps: Callable[[int], object] | None = None,
-) -> Mapping[str, list[Row]]:
-    """Run the comparison.
+) -> Mapping[str, list[ComparedOptimizer]]:
+    """Compare a learned optimizer with tuned baselines.
+
+    Example:
+        >>> tasks = [ComparisonTask("digits", "digits MLP", task, steps=100, patience=200)]
+        >>> print(render_table(compare(rule, tasks, seeds=range(8)), tasks))
 
     Args:
         rule: the learned optimizer.
-        columns: conditions.
-        seeds: problems per condition.
-        baselines: what it is compared with.
-        device: where to train.
-        workers: trainings to run side by side, in processes (tasks must then be picklable, and a
-            script needs its `if __name__ == "__main__"`).
-        on_steps: told how many inner steps are done, whenever a training is.
+        tasks: the tasks.
+        seeds: problems per task.
+        baselines: the hand-designed optimizers.
+        device: device of training.
+        workers: number of processes. With more than one, tasks must be picklable, and a script
+            needs `if __name__ == "__main__"`.
+        on_steps: called with a number of inner steps whenever an optimizer has taken them.
 
     Returns:
-        By column: the learned optimizer's row first, then the baselines'.
+        By task name: the learned optimizer first, then the baselines.
     """
-    jobs = [(column, entrant) for column in columns for entrant in (None, *baselines)]
+    jobs = [(task, baseline) for task in tasks for baseline in (None, *baselines)]
     packed = [pickle.dumps((rule, *job, list(seeds), str(device))) for job in jobs]
     results = {}
     with _mapper(workers) as mapper:
@@ -215,35 +228,37 @@ def compare(
             if on_steps is not None:
                 on_steps(job[0].length(job[1]))
     table = {}
-    for column in columns:
-        learned = _row("learned", results[column, None], [rule.default_lr], column.steps, math.nan)
+    for task in tasks:
+        own = results[task, None]
+        learned = _result("learned", own, [rule.default_lr], task.steps, math.nan)
+        target = learned.final_loss[0]
         others = [
-            _row(b.label, results[column, b], b.rates, column.steps, learned.final_loss[0])
+            _result(b.label, results[task, b], b.learning_rates, task.steps, target)
             for b in baselines
         ]
-        table[column.name] = [learned, *others]
+        table[task.name] = [learned, *others]
     return MappingProxyType(table)
 
 
-def total_steps(columns: Sequence[Column], baselines: Sequence[Baseline] = BASELINES) -> int:
-    """How many steps `compare` tells `on_steps` of."""
-    return sum(column.length(entrant) for column in columns for entrant in (None, *baselines))
+def total_steps(tasks: Sequence[ComparisonTask], baselines: Sequence[Baseline] = BASELINES) -> int:
+    """The sum of inner steps that `compare` passes to `on_steps`."""
+    return sum(task.length(baseline) for task in tasks for baseline in (None, *baselines))
 
 
 def _train_job(packed: bytes) -> bytes:
-    """Train one entrant in one column. Bytes in and out: tensors by value, not by shared memory."""
-    rule, column, baseline, seeds, device = pickle.loads(packed)
+    """Train one optimizer on one task. Pickled both ways: tensors by value, not shared memory."""
+    rule, task, baseline, seeds, device = pickle.loads(packed)
     if baseline is not None:
         rule = create_rule(baseline.rule).to(rule.dtype)
     curves = train_curves(
         rule,
-        column.task,
+        task.task,
         seeds=seeds,
-        steps=column.length(baseline),
-        rates=None if baseline is None else baseline.rates,
+        steps=task.length(baseline),
+        learning_rates=None if baseline is None else baseline.learning_rates,
         schedule="constant" if baseline is None else baseline.schedule,
         weight_decay=0.0 if baseline is None else baseline.weight_decay,
-        check_every=math.gcd(5, column.steps),  # baselines that go on are looked at there, too
+        check_every=math.gcd(5, task.steps),  # so that `steps` is checked, too
         device=device,
     )
     return pickle.dumps(curves)
@@ -251,7 +266,7 @@ def _train_job(packed: bytes) -> bytes:
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map`, or its like over processes of one thread each."""
+    """`map`, or a `map` over processes of one thread each."""
     if workers == 1:
         yield map
         return
@@ -262,17 +277,19 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         yield pool.map
 
 
-def _row(label: str, curves: Curves, rates: Sequence[float], steps: int, target: float) -> Row:
+def _result(
+    label: str, curves: Curves, learning_rates: Sequence[float], steps: int, target: float
+) -> ComparedOptimizer:
     means, finals = curves.mean_losses(steps), curves.final_losses(steps)
     by_mean = int(means.mean(1).nan_to_num(math.inf).argmin())
     by_final = int(finals.mean(1).nan_to_num(math.inf).argmin())
-    edges = {0, len(rates) - 1} if len(rates) > 1 else set()
-    return Row(
+    edges = {0, len(learning_rates) - 1} if len(learning_rates) > 1 else set()
+    return ComparedOptimizer(
         label=label,
-        mean_loss=_mean_and_spread(means[by_mean]),
-        mean_rate=float(rates[by_mean]),
-        final_loss=_mean_and_spread(finals[by_final]),
-        final_rate=float(rates[by_final]),
+        mean_loss=_mean_and_std(means[by_mean]),
+        mean_loss_lr=float(learning_rates[by_mean]),
+        final_loss=_mean_and_std(finals[by_final]),
+        final_loss_lr=float(learning_rates[by_final]),
         at_edge=bool({by_mean, by_final} & edges),
         curve=curves.losses[by_mean, :, :steps],
         steps_to_reach=math.nan if math.isnan(target) else curves.steps_to_reach(target),
@@ -280,10 +297,13 @@ def _row(label: str, curves: Curves, rates: Sequence[float], steps: int, target:
     )
 
 
-def _mean_and_spread(values: Tensor) -> tuple[float, float]:
+def _mean_and_std(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(values.std()) if len(values) > 1 else 0.0
 
 
-def best(rows: Sequence[Row], figure: Callable[[Row], tuple[float, float]]) -> Row:
-    """The hand-designed row that is best by `figure`."""
-    return min(rows[1:], key=lambda row: figure(row)[0])
+def best_baseline(
+    results: Sequence[ComparedOptimizer],
+    figure: Callable[[ComparedOptimizer], tuple[float, float]],
+) -> ComparedOptimizer:
+    """The baseline with the lowest mean of `figure`."""
+    return min(results[1:], key=lambda result: figure(result)[0])

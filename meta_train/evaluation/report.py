@@ -1,4 +1,4 @@
-"""A comparison as a table to read, as JSON, and as a picture."""
+"""A comparison as Markdown tables, as JSON, and as a picture."""
 
 from __future__ import annotations
 
@@ -11,108 +11,122 @@ from typing import Any
 import torch
 
 from learned_opt.files import write_atomically
-from meta_train.evaluation.compare import Column, Row, best
+from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask, best_baseline
+from meta_train.evaluation.tables import markdown_table
 
 COLORS = ("#d1495b", "#2e4057", "#66a182", "#edae49", "#7d83b5")
 FLOOR = 2e-7
-"""Below it a float32 cross entropy is mostly rounding, and is not drawn."""
+"""Smallest loss that is shown: a smaller float32 cross entropy is mostly rounding."""
 STYLES = ("-", "--", "-.", ":", (0, (1, 1)))
 
 
-def render_table(table: Mapping[str, Sequence[Row]], columns: Sequence[Column]) -> str:
-    """A table of at most 80 characters' width."""
-    lines = []
-    for column in columns:
-        rows = table[column.name]
-        seeds = len(rows[0].curve)
-        lines += [
-            "",
-            f"{column.title}: {column.steps} steps, {seeds} seeds",
-            f"  {'optimizer':<15} {'mean loss':>15} {'final loss':>17} {'rates':>13} {'steps':>9}",
-        ]
-        for row in rows:
-            lines.append(
-                f"  {row.label:<15} {_spread(row.mean_loss, 3):>15} "
-                f"{_spread(row.final_loss, 2):>17} {_rates(row, rows[0]):>13} "
-                f"{_steps(row, column):>9}"
-            )
-        mean = best(rows, lambda row: row.mean_loss)
-        final = best(rows, lambda row: row.final_loss)
-        lines.append(
-            f"  learned / best: mean {_ratio(rows[0].mean_loss, mean.mean_loss)} ({mean.label}), "
-            f"final {_ratio(rows[0].final_loss, final.final_loss)} ({final.label})"
-        )
-        for row in rows[1:]:
-            if row.label == "Adam" and not mean is final is row:
-                lines.append(
-                    f"  learned / Adam: mean {_ratio(rows[0].mean_loss, row.mean_loss)}, "
-                    f"final {_ratio(rows[0].final_loss, row.final_loss)}"
-                )
-        if any(row.at_edge for row in rows):
-            lines.append("  * best at the edge of its grid of rates: could do better still")
-    lines += [
-        "",
-        "mean loss: over the steps, on batches; final loss: at the end, on all data.",
-        "rates: each baseline's best for mean and final loss, chosen on these very tasks.",
-        "steps: what a baseline needs to reach the learned one's final loss.",
+def render_table(
+    table: Mapping[str, Sequence[ComparedOptimizer]], tasks: Sequence[ComparisonTask]
+) -> str:
+    """Markdown tables, one per task, and what their columns mean.
+
+    Args:
+        table: see `compare`.
+        tasks: the tasks to show.
+    """
+    parts = [_render_task(task, table[task.name]) for task in tasks]
+    notes = [
+        "Losses: mean ± standard deviation over seeds.",
+        "mean loss: over all steps, on batches; final loss: at the end, on all data.",
+        "best lr: each baseline's learning rates of its best mean and best final loss,",
+        "chosen on these same problems.",
+        "steps: that a baseline needs to reach the learned optimizer's final loss.",
     ]
-    return "\n".join(lines)
+    return "\n".join(["", *parts, *notes])
 
 
-def _spread(figure: tuple[float, float], digits: int) -> str:
-    mean, spread = figure
+def _render_task(task: ComparisonTask, results: Sequence[ComparedOptimizer]) -> str:
+    learned, *baselines = results
+    rows = [
+        [
+            result.label,
+            _mean_and_std(result.mean_loss, 3),
+            _mean_and_std(result.final_loss, 2),
+            "not tuned" if result is learned else _best_lr(result),
+            _steps(result, task),
+        ]
+        for result in results
+    ]
+    mean = best_baseline(results, lambda result: result.mean_loss)
+    final = best_baseline(results, lambda result: result.final_loss)
+    lines = [
+        f"{task.title}: {task.steps} steps, {len(learned.curve)} seeds",
+        "",
+        markdown_table(["optimizer", "mean loss", "final loss", "best lr", "steps"], rows),
+        "",
+        f"learned / best: mean {_ratio(learned.mean_loss, mean.mean_loss)} ({mean.label}), "
+        f"final {_ratio(learned.final_loss, final.final_loss)} ({final.label})",
+    ]
+    for result in baselines:
+        if result.label == "Adam" and not mean is final is result:
+            lines.append(
+                f"learned / Adam: mean {_ratio(learned.mean_loss, result.mean_loss)}, "
+                f"final {_ratio(learned.final_loss, result.final_loss)}"
+            )
+    if any(result.at_edge for result in results):
+        lines.append("* at the edge of the grid of learning rates: a wider grid may do better")
+    return "\n".join([*lines, ""])
+
+
+def _mean_and_std(figure: tuple[float, float], digits: int) -> str:
+    mean, std = figure
     if not math.isfinite(mean):
         return "diverged"
-    return f"< {FLOOR:g}" if mean < FLOOR else f"{mean:.{digits}g} +-{spread:.1g}"
+    return f"< {FLOOR:g}" if mean < FLOOR else f"{mean:.{digits}g} ± {std:.1g}"
 
 
-def _rates(row: Row, learned: Row) -> str:
-    if row is learned:
-        return "none tuned"
-    mark = "*" if row.at_edge else ""
-    return f"{row.mean_rate:.2g} {row.final_rate:.2g}{mark}"
+def _best_lr(result: ComparedOptimizer) -> str:
+    mark = "*" if result.at_edge else ""
+    return f"{result.mean_loss_lr:.2g} {result.final_loss_lr:.2g}{mark}"
 
 
-def _steps(row: Row, column: Column) -> str:
-    if math.isnan(row.steps_to_reach):
-        return str(column.steps)
-    if math.isinf(row.steps_to_reach):
-        return f"> {max(column.steps, column.patience)}"
-    return f"{row.steps_to_reach:.0f}"
+def _steps(result: ComparedOptimizer, task: ComparisonTask) -> str:
+    if math.isnan(result.steps_to_reach):
+        return str(task.steps)
+    if math.isinf(result.steps_to_reach):
+        return f"> {max(task.steps, task.patience)}"
+    return f"{result.steps_to_reach:.0f}"
 
 
 def _ratio(ours: tuple[float, float], theirs: tuple[float, float]) -> str:
-    # Neither below the smallest that is shown: a baseline may well end at 0.
+    # A baseline may end at a loss of 0.
     ratio = max(ours[0], FLOOR) / max(theirs[0], FLOOR)
     return f"{ratio:.2g}" if math.isfinite(ours[0]) else "diverged"
 
 
-def as_json(table: Mapping[str, Sequence[Row]], columns: Sequence[Column]) -> dict[str, Any]:
-    """The comparison as JSON-able data (`null` for what is infinite or does not apply)."""
-    result: dict[str, Any] = {}
-    for column in columns:
-        rows = table[column.name]
-        result[column.name] = {
-            "title": column.title,
-            "steps": column.steps,
-            "seeds": len(rows[0].curve),
+def as_json(
+    table: Mapping[str, Sequence[ComparedOptimizer]], tasks: Sequence[ComparisonTask]
+) -> dict[str, Any]:
+    """The comparison as JSON-able data by task name; None for infinite and missing values."""
+    found: dict[str, Any] = {}
+    for task in tasks:
+        results = table[task.name]
+        found[task.name] = {
+            "title": task.title,
+            "steps": task.steps,
+            "seeds": len(results[0].curve),
             "rows": [
                 {
-                    "optimizer": row.label,
-                    "mean_loss": _finite(row.mean_loss[0]),
-                    "mean_loss_std": _finite(row.mean_loss[1]),
-                    "mean_loss_rate": row.mean_rate,
-                    "final_loss": _finite(row.final_loss[0]),
-                    "final_loss_std": _finite(row.final_loss[1]),
-                    "final_loss_rate": row.final_rate,
-                    "best_at_edge_of_grid": row.at_edge,
-                    "steps_to_reach_learned": _finite(row.steps_to_reach),
-                    "diverged_runs": row.diverged,
+                    "optimizer": result.label,
+                    "mean_loss": _finite(result.mean_loss[0]),
+                    "mean_loss_std": _finite(result.mean_loss[1]),
+                    "mean_loss_rate": result.mean_loss_lr,
+                    "final_loss": _finite(result.final_loss[0]),
+                    "final_loss_std": _finite(result.final_loss[1]),
+                    "final_loss_rate": result.final_loss_lr,
+                    "best_at_edge_of_grid": result.at_edge,
+                    "steps_to_reach_learned": _finite(result.steps_to_reach),
+                    "diverged_runs": result.diverged,
                 }
-                for row in rows
+                for result in results
             ],
         }
-    return result
+    return found
 
 
 def _finite(value: float) -> float | None:
@@ -126,51 +140,52 @@ def write_table(path: Path, data: Mapping[str, Any]) -> None:
 
 def draw_curves(
     path: Path,
-    table: Mapping[str, Sequence[Row]],
-    columns: Sequence[Column],
+    table: Mapping[str, Sequence[ComparedOptimizer]],
+    tasks: Sequence[ComparisonTask],
     *,
     names: Mapping[str, str] | None = None,
     across: int = 2,
     panel: tuple[float, float] = (4.6, 3.5),
 ) -> None:
-    """Draw training loss against steps, one panel per column, with a band over seeds.
+    """Draw training loss against inner steps, one panel per task.
+
+    A line is the geometric mean over seeds, the band around it their 10% and 90% quantiles.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         table: see `compare`.
-        columns: those to draw.
-        names: of optimizers in the legend, by label; all but the learned one's by default say that
-            they were tuned.
+        tasks: the tasks to draw.
+        names: names of optimizers in the legend, by label; by default every baseline is "tuned".
         across: panels side by side.
-        panel: width and height of one, in inches.
+        panel: width and height of a panel, in inches.
     """
     from matplotlib.figure import Figure
 
     from meta_train.evaluation.axes import show_losses
 
     names = {"learned": "learned"} if names is None else names
-    width = min(across, len(columns))
-    height = -(-len(columns) // width)
+    width = min(across, len(tasks))
+    height = -(-len(tasks) // width)
     figure = Figure(figsize=(panel[0] * width, panel[1] * height), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False)
-    for axis in axes.flat[len(columns) :]:
+    for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
-    for k, (axis, column) in enumerate(zip(axes.flat, columns, strict=False)):
-        for row, color, style in zip(table[column.name], COLORS, STYLES, strict=False):
-            curve = _smooth(row.curve, max(1, column.steps // 50)).clamp_min(FLOOR)
+    for k, (axis, task) in enumerate(zip(axes.flat, tasks, strict=False)):
+        for result, color, style in zip(table[task.name], COLORS, STYLES, strict=False):
+            curve = _smooth(result.curve, max(1, task.steps // 50)).clamp_min(FLOOR)
             steps = range(1, curve.shape[1] + 1)
             middle = curve.log().mean(0).exp()
             low, high = curve.quantile(0.1, dim=0), curve.quantile(0.9, dim=0)
-            thickness = 2.4 if row.label == "learned" else 1.4
-            label = names.get(row.label, f"{row.label}, tuned")
+            thickness = 2.4 if result.label == "learned" else 1.4
+            label = names.get(result.label, f"{result.label}, tuned")
             axis.plot(steps, middle, color=color, linestyle=style, linewidth=thickness, label=label)
             axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         show_losses(axis, floor=FLOOR)
-        axis.set_title(column.title, fontsize=11)
+        axis.set_title(task.title, fontsize=11)
         axis.grid(True, which="major", alpha=0.3)
         if k % width == 0:
             axis.set_ylabel("training loss")
-        if k + width >= len(columns):
+        if k + width >= len(tasks):
             axis.set_xlabel("inner step")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
@@ -178,7 +193,7 @@ def draw_curves(
 
 
 def _smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
-    """A trailing mean over `width` steps (fewer at the start), `[seeds, steps]`."""
+    """The mean over the last `width` steps (fewer at the start), `[seeds, steps]`."""
     if width == 1:
         return curve
     total = curve.double().cumsum(-1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from meta_train.evaluation.validator import Validator
 from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.heads.task import ScoredEpisodes
 from meta_train.few_shot.methods.spec import FewShotMethod
@@ -15,7 +16,7 @@ from meta_train.tasks.describe import describe
 from meta_train.tasks.episodes.base import EpisodeTask
 
 
-class EpisodeValidator:
+class EpisodeValidator(Validator):
     """The mean score after the row's own steps, on the same episodes every time.
 
     Args:
@@ -40,10 +41,14 @@ class EpisodeValidator:
         self.seed = derive_seed(seed, "validation")
         self.device = device
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What a resumed run must be validated by, too."""
         steps = {"steps": self.row.test_steps, "lr": self.row.inner_lr}
         return {"episodes": self.episodes, **steps, "task": describe(self.task)}
+
+    def figure(self) -> None:
+        """There are no curves."""
+        return None
 
     def __call__(self, meta_parameters: MetaParameters) -> float:
         """Validate.

@@ -1,1 +1,1 @@
-"""What the command line runs: meta-training with a comparison, and few-shot learning."""
+"""Jobs of the command line: meta-training with a comparison, and few-shot learning."""

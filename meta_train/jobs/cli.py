@@ -1,4 +1,4 @@
-"""The command line: `python -m meta_train`, everything optional."""
+"""The command line of the main job: `python -m meta_train`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from jsonargparse import ArgumentParser
 from meta_train.jobs.command import PROGRAM, OneLineParser, exit_status, read_config
 from meta_train.jobs.config import MainConfig
 from meta_train.jobs.meta_training import run
+from meta_train.outer.settings import RENAMED
 from meta_train.runtime.distributed import FailedOnOtherRank, ProcessLost
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 DESCRIPTION = """Meta-train an optimizer that is a neural network, then compare it with tuned
-hand-designed ones on tasks that it has not seen. Without arguments: an LSTM on small
-networks that classify handwritten digits, in about five minutes on two CPU cores. Several
-processes share the work under torchrun: torchrun --nproc-per-node=2 -m meta_train ...
-Few-shot learning is another command: python -m meta_train few-shot --help."""
+hand-designed optimizers on tasks that it has not seen. All arguments are optional: by default an
+LSTM learns to train small networks that classify handwritten digits, in about five minutes on two
+CPU cores. With torchrun several processes share the work: torchrun --nproc-per-node=2 -m meta_train
+... For few-shot learning see: python -m meta_train few-shot --help."""
 FEW_SHOT = "few-shot"
 
 
 def build_parser() -> ArgumentParser:
-    """The parser of the main job."""
+    """The parser of the main job's arguments."""
     parser = OneLineParser(
         prog=PROGRAM,
         usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
         description=DESCRIPTION,
+        renamed={f"train.{old}": f"train.{new}" for old, new in RENAMED.items()},
     )
-    parser.add_argument("--config", action="config", help="a YAML file of settings")
+    parser.add_argument("--config", action="config", help="YAML file of settings.")
     parser.add_class_arguments(MainConfig, as_group=True)
     return parser
 
@@ -36,22 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0; 1 where another process has ended; 2 for a bad value, or files that
-        cannot be written; 3 where meta-training is of no use; 130 after Ctrl-C or SIGTERM. With 3
-        and 130 a checkpoint is written, with 1 the newest one stands.
+        The exit status: 0 for success, 1 if another process ended, 2 for a bad value or a file
+        that cannot be written, 3 if meta-training stalled, 130 after Ctrl-C or SIGTERM. With 3 and
+        130 a checkpoint was written; with 1 the newest checkpoint is intact.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == [FEW_SHOT]:
-        from meta_train.jobs.few_shot.cli import (
-            main as few_shot,  # what it needs is not needed here
-        )
+        from meta_train.jobs.few_shot import cli as few_shot  # slow to import, rarely needed
 
-        return few_shot(given[1:])
+        return few_shot.main(given[1:])
     parser = build_parser()
     config, write_config = read_config(parser, arguments, MainConfig)
     try:
         run(config, write_config)
-    except FailedOnOtherRank as ended:  # which is said there
+    except FailedOnOtherRank as ended:  # that process reports the error
         return exit_status(ended.__cause__)[0]
     except (
         Interrupted,

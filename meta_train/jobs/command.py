@@ -1,14 +1,16 @@
-"""What command lines share: errors in one line, configurations read and recorded, exit statuses."""
+"""Shared by all command lines: one-line errors, config files, exit statuses."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from learned_opt.files import write_atomically
 from meta_train.runtime.distributed import started_first
@@ -18,30 +20,57 @@ PROGRAM = "python -m meta_train"
 
 Config = TypeVar("Config", bound=Any)
 
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the text under each setting
+
 
 class OneLineParser(ArgumentParser):
-    """Says what is wrong in one line; the usage is a `--help` away."""
+    """A parser that reports an error in one line, without the usage.
+
+    Args:
+        renamed: former names of settings, such as "train.window", and their present names.
+    """
+
+    def __init__(
+        self, *args: Any, renamed: Mapping[str, str] = MappingProxyType({}), **kwargs: Any
+    ) -> None:
+        # No abbreviations: a former name may be the start of a present one.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.renamed = renamed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say it and leave with status 2."""
-        text = " ".join(str(message).split())
-        if started_first():  # of several processes, which are all told the same
+        """Write the error to stderr and exit with status 2."""
+        text = self._explain(" ".join(str(message).split()))
+        if started_first():  # all processes of a run fail alike
             sys.stderr.write(f"{self.prog}: error: {text}\n")
         raise SystemExit(2)
+
+    def _explain(self, text: str) -> str:
+        """The error in plain words; for a former name of a setting, the present one."""
+        if found := re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', text):
+            name, wanted, got = found.groups()
+            wanted = re.sub(r"<class '(\w+)'>", r"of type \1", wanted)
+            wanted = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", wanted)
+            return f"{name} must be {wanted}, got {got}"
+        options = {word.partition("=")[0] for word in text.split()}
+        for old, new in self.renamed.items():
+            group, _, name = old.rpartition(".")
+            if f"--{old}" in options or text == f"Group '{group}' does not accept option '{name}'":
+                return f"setting {old} is now called {new}"
+        return text
 
 
 def read_config(
     parser: ArgumentParser, arguments: list[str] | None, kind: type[Config]
 ) -> tuple[Config, Callable[[Path], None]]:
-    """Read a configuration off the command line; a bad value ends the program with status 2.
+    """Parse the command line; exit with status 2 on a bad value.
 
     Returns:
-        The configuration, and what records it at a path.
+        The configuration, and a function that writes it to a path as a config file.
     """
     parsed: Namespace = parser.parse_args(arguments)
 
     def write_config(path: Path) -> None:
-        # As a recipe: the folder is each run's own.
+        # Without the folder: each repetition of the run has its own.
         recipe = parsed.clone()
         recipe["out"], recipe["resume"] = None, False
         write_atomically(path, parser.dump(recipe).encode())
@@ -54,9 +83,9 @@ def read_config(
 
 
 def exit_status(error: BaseException | None, program: str = PROGRAM) -> tuple[int, str]:
-    """Exit status and a line to show."""
+    """The exit status of an error, and a line for stderr."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, "\nstopped at once; a run goes on with --out FOLDER --resume true"
+        return 130, "\nstopped at once; continue the run with --out FOLDER --resume true"
     if isinstance(error, Interrupted):
         return 130, f"\n{error}"
     status = 2 if isinstance(error, (ValueError, OSError)) else 1

@@ -1,4 +1,4 @@
-"""The main job's configuration: one dataclass that is command line, config file and record."""
+"""Configuration of the main job: one dataclass for the command line and the config file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
 from meta_train.outer.settings import TrainSettings
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks import TASKS
 
 
@@ -16,75 +17,80 @@ from meta_train.tasks import TASKS
 class EvaluateSettings:
     """Settings of the comparison with tuned hand-designed optimizers.
 
-    Attributes:
-        steps: inner steps in the family; one more column has ten times as many.
-        seeds: problems per column.
-        first_seed: the seeds are this and the following ones.
-        workers: processes to share the work; 0 is one for each core, four at most.
+    Raises:
+        ValueError: names the setting and its value.
     """
 
     steps: int = 100
+    """Inner steps. The first held-out task is compared once more over ten times as many."""
+
     seeds: int = 8
+    """Problems per task."""
+
     first_seed: int = 1000
+    """First random seed of the problems; the others follow it."""
+
     workers: int = 0
+    """Processes that share the comparison (0: one per CPU core, at most four; one on a GPU)."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            ValueError: names the setting and the value.
-        """
-        if self.workers < 0:
-            raise ValueError(f"workers must be at least 0, got {self.workers}")
-        for name in ("steps", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        """Check the values."""
+        check_at_least(0, workers=self.workers)
+        check_at_least(1, steps=self.steps, seeds=self.seeds)
 
 
 @dataclass(frozen=True)
 class MainConfig:
-    """What to meta-train, on what, and how to judge it.
+    """Configuration of the main job.
 
-    Attributes:
-        task: the family of inner problems: digits-mlp, quadratic, test-functions,
-            logistic-regression, random-mlp, conv, autoencoder, char-rnn, char-transformer or
-            mixture (of several).
-        task_settings: settings of the task's class (meta_train/tasks/), as in {"hidden": [32, 32]}.
-        rule: the update rule: lstm, gated-lstm, momentum-gated-lstm, adam-lstm or step-size-lstm.
-        rule_settings: settings of the rule's class (learned_opt/rules/), as in {"hidden_size": 8}.
-        train: meta-training.
-        evaluate: the comparison afterwards.
-        device: "cpu", "cuda", ...; by default the GPU where there is one.
-        threads: of torch, per process. More than one helps wide inner problems on an idle machine,
-            and slows small ones down.
-        out: the run folder; by default a new one under runs/.
-        resume: go on with the run in `out` from its newest checkpoint.
-        progress: show progress bars.
+    Raises:
+        ValueError: names the setting and its value.
     """
 
     task: str = "digits-mlp"
+    """Family of inner problems: digits-mlp, quadratic, test-functions, logistic-regression,
+    random-mlp, conv, autoencoder, char-rnn, char-transformer or mixture (of several)."""
+
     task_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the task's class (see meta_train/tasks/), such as {"hidden": [32, 32]}."""
+
     rule: str = "adam-lstm"
+    """Update rule: lstm, gated-lstm, momentum-gated-lstm, adam-lstm or step-size-lstm."""
+
     rule_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the rule's class (see learned_opt/rules/), such as {"hidden_size": 8}."""
+
     train: TrainSettings = field(default_factory=TrainSettings)
+    """Settings of meta-training."""
+
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    """Settings of the comparison afterwards."""
+
     device: str = "auto"
+    """Device, such as "cpu" or "cuda"; "auto" is the GPU if there is one."""
+
     threads: int = 1
+    """CPU threads of torch, per process. More than one helps large inner problems on an idle
+    machine, and slows small ones down."""
+
     out: Path | None = None
+    """Run folder. Default: a new folder under runs/."""
+
     resume: bool = False
+    """Continue the run in `out` from its newest checkpoint."""
+
     progress: bool = True
+    """Show progress bars."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            ValueError: names the setting and the value.
-        """
+        """Check the values."""
         look_up("task", self.task, TASKS)
         look_up("rule", self.rule, RULES)
         if self.train.inner_lr is not None:
-            raise ValueError("train.inner_lr is of few-shot rows: here a rule has its own rate")
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
+            raise ValueError(
+                "train.inner_lr is for few-shot learning only: here the rule has its own "
+                "learning rate"
+            )
+        check_at_least(1, threads=self.threads)
         if self.resume and self.out is None:
-            raise ValueError("resume needs out=FOLDER, the run to go on with")
+            raise ValueError("resume needs out=FOLDER, the folder of the run to continue")

@@ -1,11 +1,11 @@
-"""The main job: meta-train a rule, compare it with tuned optimizers, leave a run folder."""
+"""The main job: meta-trains a rule, compares it with tuned optimizers, fills a run folder."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ from learned_opt.rules import UpdateRule, create_rule
 from learned_opt.weights import save_rule
 from meta_train.evaluation import report
 from meta_train.evaluation.baselines import BASELINES
-from meta_train.evaluation.compare import Column, compare, total_steps
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.compare import (
+    ComparedOptimizer,
+    ComparisonTask,
+    compare,
+    total_steps,
+)
+from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder
 from meta_train.outer.trainer import MetaTrainer
@@ -30,34 +35,34 @@ from meta_train.tasks import TaskFamily, create_task
 
 
 def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
-    """Run the job; under `torchrun` in all processes, of which the first alone writes and prints.
+    """Run the job. Under `torchrun` all processes call it; the first one writes and prints.
 
     Args:
         config: see `MainConfig`.
-        write_config: is given a path to record the configuration at.
+        write_config: writes the configuration to a path.
 
     Returns:
         The run folder: config.yaml, weights.safetensors, table.json, curves.png, checkpoints/ and
         tensorboard/.
 
     Raises:
-        ValueError: unknown names, a damaged checkpoint.
-        FileExistsError: the folder holds a run and `resume` was not asked for.
-        Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
-        TrainingStalled: outer steps keep being of no use; the checkpoint is written.
-        ProcessLost: another process has ended; the newest checkpoint stands.
-        FailedOnOtherRank: another process has failed, and says why.
+        ValueError: an unknown name or a damaged checkpoint.
+        FileExistsError: the folder holds a run and `resume` is false.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+        TrainingStalled: too many skipped outer steps in a row; a checkpoint was written.
+        ProcessLost: another process ended; the newest checkpoint is intact.
+        FailedOnOtherRank: another process failed; it reports the error.
     """
     began = time.monotonic()
     torch.set_num_threads(config.threads)
     with joined(config.device) as (distributed, device):
         task = create_task(config.task, **config.task_settings)
         trainer, folder = _meta_train(config, task, distributed, device, write_config)
-    # The others are done: nobody waits for the comparison.
+    # The other processes have ended and need not wait for the comparison.
     if distributed.first:
         _compare(config, task, trainer, folder)
-        print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in")
-        print(f"{folder}/: table.json, curves.png, weights.safetensors, config.yaml, tensorboard/")
+        print(f"\nFinished after {(time.monotonic() - began) / 60:.1f} minutes. Results are in")
+        print(f"{folder}/: weights.safetensors, table.json, curves.png, config.yaml, tensorboard/")
     return folder
 
 
@@ -71,60 +76,59 @@ def _meta_train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
-    # Before there is a folder: whatever is refused leaves none behind.
+    # Before the folder is made: bad settings should not leave an empty one.
     trainer = MetaTrainer(
         rule,
         task,
         config.train,
         device=device,
-        validate=Validator(task.validation(), config.evaluate.steps, device),
+        validate=TaskValidator(task.validation(), config.evaluate.steps, device),
         distributed=distributed,
     )
     folder = trainer.folder = distributed.from_first(lambda: _run_folder(config))
     if config.resume and not trainer.resume():
         raise ValueError(
-            f"there is no checkpoint to resume from in {folder / 'checkpoints'}: "
-            "begin without --resume"
+            f"there is no checkpoint in {folder / 'checkpoints'}: start the run without --resume"
         )
-    hint = f"go on with --out {folder} --resume true"
+    hint = f"continue with --out {folder} --resume true"
     distributed.from_first(lambda: write_config(folder / "config.yaml"))
     if distributed.first:
-        shared = f"   ({distributed.size} processes)" if distributed.size > 1 else ""
-        _say(f"run folder: {folder}   (watch: tensorboard --logdir {folder}){shared}")
+        shared = f" ({distributed.size} processes)" if distributed.size > 1 else ""
+        _say(f"run folder: {folder}{shared}; watch it with: tensorboard --logdir {folder}")
     try:
         trained = trainer.train(progress=config.progress)
     except (Interrupted, TrainingStalled) as stop:
         raise type(stop)(f"{stop}; {hint}") from None
     except ProcessLost as lost:
-        raise ProcessLost(f"{lost}; the newest checkpoint stands: {hint}") from lost
+        raise ProcessLost(f"{lost}; the newest checkpoint is intact: {hint}") from lost
     if distributed.first:
         _say(
-            f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps, "
-            f"{trainer.seconds / 60:.1f} min, {trainer.diverged} diverged runs, "
-            f"{trainer.meta_optimizer.skipped} skipped steps"
+            f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps in "
+            f"{trainer.seconds / 60:.1f} minutes\n{trainer.diverged} inner runs diverged, "
+            f"{trainer.meta_optimizer.skipped} outer steps were skipped"
         )
-        # Now, lest an interrupted comparison take them along; once more later, with the table.
+        # An interrupted comparison must not lose the weights; it writes them again with the table.
         save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
     return trainer, folder
 
 
 def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder: Path) -> None:
     trained = trainer.kept.rule
-    columns = columns_for(task, config.evaluate)
-    table = evaluate(trained, columns, config.evaluate, trainer.device, progress=config.progress)
+    tasks = comparison_tasks(task, config.evaluate)
+    table = evaluate(trained, tasks, config.evaluate, trainer.device, progress=config.progress)
     data = {
         **_card(config, trainer),
-        "baselines_tuned_over": {b.label: list(b.rates) for b in BASELINES},
-        "columns": report.as_json(table, columns),
+        "baselines_tuned_over": {b.label: list(b.learning_rates) for b in BASELINES},
+        "columns": report.as_json(table, tasks),
     }
     report.write_table(folder / "table.json", data)
-    report.draw_curves(folder / "curves.png", table, columns)
+    report.draw_curves(folder / "curves.png", table, tasks)
     save_rule(trained, folder / "weights.safetensors", card=data)
-    print(report.render_table(table, columns))
+    print(report.render_table(table, tasks))
 
 
 def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
-    """What a weights file says of its making."""
+    """The header of the weights file: how the rule was made."""
     return {
         "task": config.task,
         "task_settings": config.task_settings,
@@ -142,35 +146,35 @@ def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
     }
 
 
-def columns_for(family: TaskFamily, settings: EvaluateSettings) -> list[Column]:
-    """The held-out tasks of a task, and its family at ten times the horizon."""
+def comparison_tasks(family: TaskFamily, settings: EvaluateSettings) -> list[ComparisonTask]:
+    """The held-out tasks of a family, and the first of them over ten times the steps."""
     steps = settings.steps
     held_out = family.held_out()
-    columns = [
-        Column(f"column{k}" if k else "family", title, held, steps, patience=2 * steps)
+    tasks = [
+        ComparisonTask(f"column{k}" if k else "family", title, held, steps, patience=2 * steps)
         for k, (title, held) in enumerate(held_out.items())
     ]
     first = next(iter(held_out.values()))
-    return [*columns, Column("long", "same family, 10 x the steps", first, 10 * steps, 0)]
+    return [*tasks, ComparisonTask("long", "same family, 10 x the steps", first, 10 * steps, 0)]
 
 
 def evaluate(
     rule: UpdateRule,
-    columns: list[Column],
+    tasks: list[ComparisonTask],
     settings: EvaluateSettings,
     device: torch.device,
     *,
     progress: bool = True,
-) -> Any:
-    """Compare a rule with the baselines in all columns, with a progress bar."""
+) -> Mapping[str, list[ComparedOptimizer]]:
+    """Compare a rule with the baselines on all tasks, with a progress bar."""
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    total = total_steps(columns)
+    total = total_steps(tasks)
     with tqdm(
         total=total, desc="evaluation", unit="step", dynamic_ncols=True, disable=not progress
     ) as bar:
         workers = settings.workers or (min(os.cpu_count() or 1, 4) if device.type == "cpu" else 1)
         return compare(
-            rule, columns, seeds=seeds, device=device, workers=workers, on_steps=bar.update
+            rule, tasks, seeds=seeds, device=device, workers=workers, on_steps=bar.update
         )
 
 
@@ -180,7 +184,7 @@ def _run_folder(config: MainConfig) -> Path:
     folder = config.out
     if not config.resume and list_checkpoints(folder / "checkpoints"):
         raise FileExistsError(
-            f"{folder} already holds a run: add --resume true, or give another --out"
+            f"{folder} already holds a run: add --resume true, or choose another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder

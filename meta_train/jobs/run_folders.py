@@ -1,4 +1,4 @@
-"""New run folders, each of one job, however many begin at once."""
+"""New run folders; jobs that start at the same time get different ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def claim_folder(name: str) -> Path:
-    """Make a new folder under runs/, called after the time and `name`."""
+    """Create a folder under runs/ whose name is the time and `name`."""
     base = Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"
     base.parent.mkdir(exist_ok=True)
     folder, count = base, 1

@@ -1,4 +1,4 @@
-"""The estimates of all groups in all processes as one."""
+"""Averages the estimates of all groups and processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from meta_train.runtime.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
-class Reduced:
-    """What all runs of all processes together say.
+class ReducedEstimate:
+    """One meta-gradient, averaged over the valid runs of all groups and processes.
 
     Attributes:
         gradients: one per meta-parameter.
-        meta_loss: mean over the runs that count.
-        mean_loss: mean inner loss.
-        group_losses: the mean meta-loss of each group; NaN where all of its runs diverged.
-        counted: runs that count.
-        diverged: runs that diverged.
-        inner_steps: inner steps taken, all runs together.
-        stop: some process was told to stop.
-        late: some process's time is over.
+        meta_loss: mean meta-objective of the valid runs.
+        mean_loss: mean inner loss of the valid runs.
+        group_losses: mean meta-objective of each group; NaN if all of its runs diverged.
+        counted: number of valid runs.
+        diverged: number of runs that diverged.
+        inner_steps: inner steps taken, summed over runs.
+        stop: a process received a stop signal.
+        late: a process reached its time limit.
     """
 
     gradients: list[Tensor]
@@ -42,14 +42,14 @@ class Reduced:
 
 def reduce_estimates(
     estimates: Sequence[Estimate], distributed: DistributedContext, *, stop: bool, late: bool
-) -> Reduced:
-    """Average over the runs that count, in one message between the processes.
+) -> ReducedEstimate:
+    """Average over the valid runs, with one message between the processes.
 
     Args:
-        estimates: of each group, on this process's share of its runs.
+        estimates: one per group, from this process's share of its runs.
         distributed: the processes.
-        stop: this process was told to stop.
-        late: this process's time is over.
+        stop: this process received a stop signal.
+        late: this process reached its time limit.
     """
     own = combine(estimates)
     gradients = own.gradients
@@ -57,8 +57,9 @@ def reduce_estimates(
     counts = [own.counted, *(estimate.counted for estimate in estimates)]
     facts = torch.tensor([*flags, *counts], dtype=torch.float64, device=own.meta_loss.device)
     means = [own.meta_loss, own.mean_loss, *(estimate.meta_loss for estimate in estimates)]
-    weights = [own.counted, *counts]  # two means are over all runs, the others over a group's
-    # A mean over no runs may be anything, and 0 * NaN is NaN.
+    # The first two means are over all runs, the others over the runs of one group.
+    weights = [own.counted, *counts]
+    # The mean over no runs may be NaN, and 0 * NaN is NaN: leave it out.
     sums = torch.stack(
         [
             w * mean.double() if w else torch.zeros_like(mean.double())
@@ -66,15 +67,15 @@ def reduce_estimates(
         ]
     )
     if distributed.size > 1:
-        # In double precision, so that how runs are spread changes next to nothing.
+        # In double precision: the split over processes should change almost nothing.
         scaled = [own.counted * gradient.double() for gradient in gradients]
         *summed, sums, facts = distributed.sum([*scaled, sums, facts])
         total = facts[len(flags)].clamp_min(1)
         gradients = [(s / total).to(g.dtype) for s, g in zip(summed, gradients, strict=True)]
-    # One transfer from the device.
+    # Copy everything from the device at once.
     diverged, inner_steps, any_stop, any_late, counted, *others = torch.cat([facts, sums]).tolist()
     by_group, (meta_loss, mean_loss, *losses) = others[: len(estimates)], others[len(estimates) :]
-    return Reduced(
+    return ReducedEstimate(
         gradients,
         meta_loss / max(counted, 1),
         mean_loss / max(counted, 1),

@@ -1,57 +1,77 @@
-"""The outer loop: meta-gradients into meta-parameters, watched, saved, resumable, stoppable."""
+"""The outer loop: applies meta-gradients, logs, validates, checkpoints and resumes."""
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from learned_opt.rules import rule_name
 from learned_opt.rules.base import UpdateRule
-from meta_train.estimators import MetaObjective, create_estimator
-from meta_train.estimators.memory_budget import fit
-from meta_train.estimators.objectives import ANY_SIGN, OBJECTIVES
-from meta_train.inner.groups import Groups
-from meta_train.inner.imitation import create_teacher
-from meta_train.inner.loop import InnerLoop
+from meta_train.estimators import MetaObjective
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.evaluation.validator import Validator, as_validator
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan
-from meta_train.outer.checkpoint import load_newest, save_snapshot
+from meta_train.outer.build import build_parts
+from meta_train.outer.checkpoint import (
+    TrainingState,
+    join_parts,
+    load_checkpoint,
+    save_checkpoint,
+    split_parts,
+)
+from meta_train.outer.console import Console
+from meta_train.outer.gate_probe import probe_gates
 from meta_train.outer.meta_optimizer import MetaOptimizer
-from meta_train.outer.progress import Progress
-from meta_train.outer.reduce import Reduced, reduce_estimates
-from meta_train.outer.settings import DTYPES, TrainSettings
+from meta_train.outer.model_selection import ModelSelection
+from meta_train.outer.record import OuterStepRecord
+from meta_train.outer.reduce import ReducedEstimate, reduce_estimates
+from meta_train.outer.settings import TrainSettings
 from meta_train.outer.tensorboard import TensorBoardLogger
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import generator, seeded
 from meta_train.runtime.signals import Interrupted, TrainingStalled, stop_signals
 from meta_train.tasks.base import TaskFamily
+from meta_train.tasks.describe import describe
 
 
 class MetaTrainer:
     """Meta-trains a rule, an initialisation, or both, on a family of tasks.
 
+    Example:
+        >>> task = ModuleTask(lambda: nn.Linear(3, 1), nn.functional.mse_loss, (inputs, targets))
+        >>> trainer = MetaTrainer(create_rule("adam-lstm"), task, TrainSettings(outer_steps=100))
+        >>> rule = trainer.train()
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+
     Args:
-        rule: is trained in place.
+        rule: the update rule; trained in place.
         family: inner problems.
         settings: see `TrainSettings`.
-        initialization: where inner training starts, by parameter name, to be learned too; None
-            starts where each problem says.
-        folder: gets `checkpoints/` and `tensorboard/`; None writes nothing.
-        device: where inner training runs; by default the GPU where there is one.
-        validate: returns a validation loss of meta-parameters on tasks outside meta-training;
-            lower is better. The best meta-parameters are kept; None keeps the last average.
+        initialization: the initialisation to learn, by parameter name; None starts each inner run
+            from the parameters of its problem.
+        folder: folder for `checkpoints/` and `tensorboard/`; None writes nothing.
+        device: device of inner training; "auto" is the accelerator if there is one.
+        validate: a `Validator`, or a function that returns a validation loss of meta-parameters;
+            lower is better. The best average is kept. None keeps the last average.
         distributed: the processes that share the runs.
 
+    Attributes:
+        outer_step: outer steps taken.
+        seconds: duration of `train` so far, resumed runs included.
+        diverged: inner runs that diverged so far.
+
     Raises:
-        ValueError: nothing to train, or settings that do not go together.
+        ValueError: nothing to train, or settings that contradict each other.
     """
 
     def __init__(
@@ -63,78 +83,37 @@ class MetaTrainer:
         initialization: Mapping[str, Tensor] | None = None,
         folder: str | PathLike[str] | None = None,
         device: torch.device | str = "auto",
-        validate: Callable[[MetaParameters], float] | None = None,
+        validate: Validator | Callable[[MetaParameters], float] | None = None,
         distributed: DistributedContext | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.distributed = distributed or DistributedContext()
-        if settings.memory != "plain":
-
-            def make(plain: TrainSettings) -> MetaTrainer:
-                shared = {
-                    "initialization": initialization,
-                    "device": device,
-                    "distributed": distributed,
-                }
-                return MetaTrainer(rule, family, plain, **shared)  # type: ignore[arg-type]
-
-            settings, choice = fit(settings, make)
-            self._say(str(choice))
-        self.settings = settings
-        dtype = DTYPES[settings.dtype]
-        self.rule = rule.to(self.device, dtype).requires_grad_(True)
-        self.meta_parameters = MetaParameters(rule, initialization).to(self.device, dtype)
-        if initialization and settings.param_rescale_range:
-            raise ValueError("a learned initialisation needs param_rescale_range=0")
-        self.estimator = create_estimator(settings.estimator, **settings.estimator_settings)
-        self.estimator.check(self.meta_parameters)
-        self.meta_optimizer = MetaOptimizer(self.meta_parameters, settings)
-        self.best = copy.deepcopy(self.meta_optimizer.average)
-        self.best_value = math.inf
-        self.validations_without_best = 0
-        self.validate = validate
-        self.folder = None if folder is None else Path(folder)
-        teacher = create_teacher(settings.imitate, settings.imitate_lr, self.device, dtype)
-        plan = RunPlan(
-            horizons=settings.planned_horizons(),
-            truncation_length=settings.truncation_length if self.estimator.continues else None,
-            copies=self.estimator.copies,
-            restart=settings.restart,
-            dtype=None if dtype == torch.float32 else dtype,
-            teacher=teacher,
-            vectorize=settings.vectorize,
-        )
-        self.groups = Groups(
-            self.meta_parameters,
-            family,
-            plan,
-            groups=settings.groups,
-            runs=settings.runs,
-            param_rescale_range=settings.param_rescale_range,
-            loss_rescale_range=settings.loss_rescale_range,
-            seed=settings.seed,
-            distributed=self.distributed,
-            device=self.device,
-        )
-        second_order = settings.second_order
-        if second_order is None:
-            second_order = rule.second_order or bool(initialization)
-        if self.estimator.second_order is not None:
-            second_order = self.estimator.second_order
-        self.loop = InnerLoop(
+        parts = build_parts(
             rule,
-            _unset_loss,
-            vectorize=True,
-            lr=settings.inner_lr,
-            second_order=second_order,
-            teacher=teacher,
+            family,
+            settings,
+            initialization=initialization,
+            device=self.device,
+            distributed=self.distributed,
         )
+        self._console = Console(self.distributed.first)
+        for note in parts.notes:
+            self._console.say(note)
+        self.settings = parts.settings
+        self.rule = rule
+        self.meta_parameters = parts.meta_parameters
+        self.estimator = parts.estimator
+        self.groups = parts.groups
+        self.loop_settings = parts.loop_settings
+        self.meta_optimizer = MetaOptimizer(parts.meta_parameters, parts.settings)
+        self.validate = as_validator(validate)
+        self.selection = ModelSelection(self.average, parts.settings.patience)
+        self.folder = None if folder is None else Path(folder)
+        self.logger: TensorBoardLogger | None = None
         self.outer_step = 0
         self.seconds = 0.0
         self.diverged = 0
-        self.logger: TensorBoardLogger | None = None
-        self.validated_at = self.saved_at = -1
-        self.said: set[tuple[str, bool]] = set()
+        self._saved_at = -1
 
     @property
     def average(self) -> MetaParameters:
@@ -142,193 +121,304 @@ class MetaTrainer:
         return self.meta_optimizer.average
 
     @property
+    def best(self) -> MetaParameters:
+        """The average with the lowest validation loss; the initial one before any validation."""
+        return self.selection.best
+
+    @property
+    def best_value(self) -> float:
+        """The lowest validation loss; infinite before any validation."""
+        return self.selection.best_value
+
+    @property
     def kept(self) -> MetaParameters:
-        """The meta-parameters to keep: the average at its best validation, or the last one."""
+        """The result: `best` if there is a validation, else `average`."""
         return self.average if self.validate is None else self.best
 
     def train(self, *, progress: bool = True) -> UpdateRule:
-        """Run to the end.
+        """Train to the end.
+
+        Args:
+            progress: show a progress bar.
 
         Returns:
-            The rule to keep, `kept.rule`.
+            The trained rule, `kept.rule`.
 
         Raises:
-            Interrupted: on Ctrl-C or SIGTERM, after the outer step in hand was finished and saved.
+            Interrupted: Ctrl-C or SIGTERM; the current outer step is completed and saved first.
             TrainingStalled: too many skipped outer steps in a row; a checkpoint is written.
         """
-        settings = self.settings
-        if self.reason_to_stop() is not None or (self.outer_step and self._late()):
+        late = self.outer_step > 0 and self.seconds >= self._time_limit
+        if late or self.reason_to_stop() is not None:
             self._finish()
             return self.kept.rule
-        if self.folder is not None and self.distributed.first:
-            self.logger = TensorBoardLogger(self.folder / "tensorboard", settings, self.outer_step)
-        bar = Progress(
-            self.outer_step, settings.outer_steps, show=progress and self.distributed.first
-        )
         began = time.monotonic() - self.seconds
-        with stop_signals() as stop:
-            try:
-                reason, stopped = None, False
-                if self.outer_step == 0:
-                    self.save()  # a run that is killed before the next one can be resumed, too
-                elif self.outer_step % settings.validate_every == 0:
-                    self._consider_average()  # a run that ended here did so after its checkpoint
+        with stop_signals() as stop, self._logging():
+            reason = self._prepare()
+            with self._console.progress_bar(
+                self.outer_step, self.settings.outer_steps, show=progress
+            ) as bar:
+                while reason is None:
+                    late = self.seconds >= self._time_limit
+                    record = self.take_outer_step(stop=bool(stop), late=late)
+                    self.seconds = time.monotonic() - began
+                    self._console.advance(bar, record, self._time_limit - self.seconds)
+                    self._after_step(record)
+                    if record.estimate.stop:
+                        break
                     reason = self.reason_to_stop()
-                with bar:
-                    while reason is None:
-                        reduced, norm = self._take_outer_step(stop=bool(stop), late=self._late())
-                        self.seconds = time.monotonic() - began
-                        bar.step(self._shown(reduced), 60 * settings.max_minutes - self.seconds)
-                        self._after_step(reduced, norm)
-                        reason = self.reason_to_stop()
-                        if reason is None and reduced.late:
-                            reason = f"{settings.max_minutes:g} minutes are over"
-                        stopped = reduced.stop
-                        if stopped:
-                            break
-                if self.saved_at != self.outer_step:
-                    self.save()
-                if not stopped:
-                    self._finish(reason)
-                if stopped or stop:
-                    name = stop[0] if stop else "a signal to another process"
-                    raise Interrupted(f"stopped by {name} after step {self.outer_step}")
-            finally:
-                if self.logger is not None:
-                    self.logger.close()
-                    self.logger = None
+                    if reason is None and record.estimate.late:
+                        reason = f"the time limit of {self.settings.max_minutes:g} minutes"
+            if self._saved_at != self.outer_step:
+                self.save()
+            if reason is not None:
+                self._finish(reason)
+            if reason is None or stop:
+                name = stop[0] if stop else "a signal to another process"
+                raise Interrupted(f"stopped by {name} after outer step {self.outer_step}")
         return self.kept.rule
 
     def reason_to_stop(self) -> str | None:
-        """Why there is no outer step to take from here; None where there is one."""
-        patience = self.settings.patience
+        """Why no outer step is left to take; None if one is left."""
         if self.outer_step >= self.settings.outer_steps:
-            return "all are taken"
-        if patience and self.validations_without_best >= patience:
-            return f"no better validation in the last {patience}"
+            return "all outer steps are taken"
+        if self.selection.patience_is_over:
+            return f"no better validation in the last {self.settings.patience}"
         return None
 
-    def _late(self) -> bool:
-        return self.seconds >= 60 * self.settings.max_minutes
+    def take_outer_step(self, *, stop: bool = False, late: bool = False) -> OuterStepRecord:
+        """Estimate the meta-gradient and update the meta-parameters. All processes must call it.
 
-    def _finish(self, reason: str | None = None) -> None:
-        total = self.settings.outer_steps
-        if reason is not None and self.outer_step < total:
-            self._say(f"stopped at outer step {self.outer_step} of {total}: {reason}")
-        self._consider_average()
+        Args:
+            stop: this process received a stop signal; the record tells all processes.
+            late: this process reached its time limit; the record tells all processes.
 
-    def _say(self, text: str) -> None:
-        if self.distributed.first:
-            tqdm.write(text)
-
-    def _say_choices(self) -> None:
-        """Say once for each family how its inner runs are run, where there was a choice."""
-        for member, runs in zip(self.groups.members, self.groups.runs, strict=True):
-            choice = runs.chosen
-            if choice is not None and (member.family, choice.vectorize) not in self.said:
-                self.said.add((member.family, choice.vectorize))
-                how = "at once" if choice.vectorize else "one by one"
-                self._say(f"{member.family}: inner runs go {how} ({choice.reason})")
-
-    def _shown(self, reduced: Reduced) -> dict[str, str]:
-        shown = {"meta-loss": f"{reduced.meta_loss:.4f}" if reduced.counted else "none"}
-        if self.diverged:
-            shown["diverged"] = str(self.diverged)
-        return shown
-
-    def _take_outer_step(self, *, stop: bool = False, late: bool = False) -> tuple[Reduced, float]:
+        Raises:
+            ValueError: a negative loss with an objective that needs positive ones.
+        """
         settings = self.settings
         progress = self.outer_step / max(settings.outer_steps, 1)
         self.groups.prepare(self.outer_step, progress)
-        start, end = settings.imitate_weight
         meta_objective = MetaObjective(
             OBJECTIVES[settings.objective],
             settings.objective_data,
-            0.0 if settings.imitate is None else start + (end - start) * progress,
+            settings.imitation_weight(progress),
         )
-        hidden = generator(settings.seed, "hide loss", self.outer_step)
-        loop = self.loop
-        if settings.hide_loss and float(torch.rand((), generator=hidden)) < settings.hide_loss:
-            loop = loop.without_loss()
-        step, distributed = self.outer_step, self.distributed
+        loop_settings = self._loop_settings_of_step()
         estimates = [
             self.estimator.estimate(
-                self.meta_parameters, loop, runs, meta_objective, step, distributed
+                self.meta_parameters,
+                loop_settings,
+                runs,
+                meta_objective,
+                self.outer_step,
+                self.distributed,
             )
             for runs in self.groups.runs
         ]
-        self._say_choices()
-        reduced = reduce_estimates(estimates, distributed, stop=stop, late=late)
-        if settings.objective not in ANY_SIGN and reduced.mean_loss < 0:
+        self._console.say_how_runs_train(self.groups)
+        reduced = reduce_estimates(estimates, self.distributed, stop=stop, late=late)
+        if not meta_objective.objective.any_sign and reduced.mean_loss < 0:
             raise ValueError(
-                f"the inner loss is negative, objective {settings.objective!r} needs it positive: "
-                'set objective="sum"'
+                f"the inner loss is negative, but objective {settings.objective!r} needs positive "
+                'losses: set objective="sum"'
             )
         self.diverged += reduced.diverged
         self.outer_step += 1
         norm = self.meta_optimizer.step(
             reduced.gradients, self.outer_step, useful=reduced.counted > 0
         )
-        if self.meta_optimizer.skipped_in_a_row >= settings.max_consecutive_skips:
-            self.save()
-            raise TrainingStalled(
-                f"stopped after outer step {self.outer_step}: the last "
-                f"{settings.max_consecutive_skips} meta-gradients were not finite, outliers, or of "
-                f"diverged runs only (norm {norm:g}; {reduced.diverged} runs diverged in the last "
-                "one). A lower lr, a shorter horizon or estimator es may help"
-            )
-        return reduced, norm
+        return self._record(reduced, norm)
 
-    def _after_step(self, reduced: Reduced, norm: float) -> None:
-        """Log, validate, save."""
+    def _loop_settings_of_step(self) -> LoopSettings:
+        """How this outer step takes inner steps; it may hide the loss from the rule."""
+        share = self.settings.hide_loss
+        source = generator(self.settings.seed, "hide loss", self.outer_step)
+        if share and float(torch.rand((), generator=source)) < share:
+            return replace(self.loop_settings, hide_loss=True)
+        return self.loop_settings
+
+    def _record(self, estimate: ReducedEstimate, norm: float) -> OuterStepRecord:
+        return OuterStepRecord(
+            outer_step=self.outer_step,
+            estimate=estimate,
+            gradient_norm=norm,
+            learning_rate=self.meta_optimizer.learning_rate(self.outer_step),
+            horizon=self.groups.mean_horizon(),
+            families=tuple(member.family for member in self.groups.members),
+            diverged=self.diverged,
+            skipped=self.meta_optimizer.skipped,
+        )
+
+    def _prepare(self) -> str | None:
+        """Save at step 0, or make up for a validation; returns a reason to stop."""
+        if self.outer_step == 0:
+            self.save()  # so that a run that is killed before its next checkpoint can be resumed
+        elif self.outer_step % self.settings.validate_every == 0:
+            self._validate_average()  # the run was killed between its checkpoint and this
+        return self.reason_to_stop()
+
+    def _after_step(self, record: OuterStepRecord) -> None:
+        """Check, log, validate, save."""
         step, settings = self.outer_step, self.settings
+        self._stop_if_stalled(record)
         if self.logger is not None:
-            self.logger.step(self, reduced, norm)
+            self.logger.log_step(record, self.seconds)
+            if self.logger.gates_due(step):
+                self._log_gates(self.logger)
         if step % settings.validate_every == 0 and step < settings.outer_steps:
-            self._consider_average()
+            self._validate_average()
         if step % settings.checkpoint_every == 0:
             self.save()
 
-    def _consider_average(self) -> None:
-        """Evaluate the averaged weights on validation tasks; keep them if they are the best."""
+    def _stop_if_stalled(self, record: OuterStepRecord) -> None:
+        limit = self.settings.max_consecutive_skips
+        if self.meta_optimizer.skipped_in_a_row < limit:
+            return
+        self.save()
+        raise TrainingStalled(
+            f"stopped after outer step {self.outer_step}: the last {limit} meta-gradients were not "
+            "finite, were outliers, or came from diverged runs only (gradient norm "
+            f"{record.gradient_norm:g}; {record.estimate.diverged} runs diverged in the last "
+            "step). A lower lr, a shorter horizon or estimator es may help"
+        )
+
+    def _log_gates(self, logger: TensorBoardLogger) -> None:
+        probe = probe_gates(
+            self.groups.runs[0],
+            self.loop_settings,
+            self.outer_step,
+            continues=self.estimator.continues,
+            ahead=self.outer_step // self.settings.gates_every - 1,
+            device=self.device,
+        )
+        if probe is not None:
+            logger.log_gates(self.rule, probe, self.outer_step)
+
+    def _validate_average(self) -> None:
+        """Validate the average, once per outer step; the best one is kept."""
         validate = self.validate
-        if validate is None or self.validated_at == self.outer_step:
+        if validate is None or self.selection.validated_at == self.outer_step:
             return
         with seeded(self.device, self.settings.seed, "validation"):
             value = self.distributed.from_first(lambda: validate(self.average))
         if self.logger is not None:
-            self.logger.validation(value, self.outer_step, validate)
-        self.validated_at = self.outer_step
-        self.validations_without_best += 1
-        if value < self.best_value or not math.isfinite(self.best_value):
-            self.best_value = value
-            self.validations_without_best = 0
-            self.best.load_state_dict(self.average.state_dict())
+            self.logger.log_validation(value, self.outer_step, validate.figure)
+        self.selection.update(self.average, value, self.outer_step)
+
+    def _finish(self, reason: str | None = None) -> None:
+        """Say why training ended before its last step; validate once more."""
+        total = self.settings.outer_steps
+        if reason is not None and self.outer_step < total:
+            self._console.say(f"stopped at outer step {self.outer_step} of {total}: {reason}")
+        self._validate_average()
+
+    @property
+    def _time_limit(self) -> float:
+        return 60 * self.settings.max_minutes  # seconds
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Write TensorBoard events in the first process, if there is a folder."""
+        if self.folder is not None and self.distributed.first:
+            folder, every = self.folder / "tensorboard", self.settings.gates_every
+            self.logger = TensorBoardLogger(folder, every, self.outer_step)
+        try:
+            yield
+        finally:
+            if self.logger is not None:
+                self.logger.close()
+                self.logger = None
 
     def save(self) -> None:
-        """Write a checkpoint (nothing, if there is no folder). All processes must call it.
+        """Write a checkpoint; without a folder, do nothing. All processes must call it.
 
         Raises:
-            OSError: the disk is full, say; earlier checkpoints stand.
+            OSError: the disk is full, for example; earlier checkpoints stay as they are.
         """
         if self.folder is None:
             return
         if self.logger is not None:
             self.logger.flush()
-        save_snapshot(self, self.folder / "checkpoints")
-        self.saved_at = self.outer_step
+        folder, state = self.folder / "checkpoints", self.state_dict()
+        self.distributed.from_first(
+            lambda: save_checkpoint(
+                folder, self.outer_step, state, self._made_with(), self.settings.keep_checkpoints
+            )
+        )
+        self._saved_at = self.outer_step
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint of the folder, by any number of processes.
+        """Continue from the newest checkpoint of the folder, with any number of processes.
 
         Returns:
-            Whether there was one.
+            Whether there is a checkpoint.
 
         Raises:
-            ValueError: the checkpoint is damaged, or of another rule or other settings of it.
+            ValueError: the checkpoint is damaged, or made with another rule, another task or other
+                settings.
         """
-        return self.folder is not None and load_newest(self, self.folder / "checkpoints")
+        if self.folder is None:
+            return False
+        folder = self.folder / "checkpoints"
+        state = self.distributed.from_first(lambda: load_checkpoint(folder, self._made_with()))
+        if state is None:
+            return False
+        self.load_state_dict(state)
+        return True
 
+    def state_dict(self) -> TrainingState:
+        """The whole state, on the CPU for inner runs. All processes must call it.
 
-def _unset_loss(*_: object) -> tuple[Tensor, dict[str, Tensor]]:
-    raise RuntimeError("the loss comes from the runs: InnerLoop is equipped by Runs.equip")
+        The state consists of the meta-parameters, their average and the best average, the
+        meta-optimizer, every inner run with its optimizer state and restart buffer, and counters.
+        There is no random generator in it: every draw has its own, seeded by its purpose
+        (`meta_train.runtime.seeding`).
+
+        Returns:
+            The state of all processes in the first one; other processes lack the inner runs of the
+            rest.
+        """
+        runs, run_facts = self.groups.state_dict()
+        own = {name: tensor.cpu() for name, tensor in runs.items()}, run_facts
+        gathered = self.distributed.gather(own) or [own]
+        best, selection_facts = self.selection.state_dict()
+        optimizer, optimizer_facts = self.meta_optimizer.state_dict()
+        tensors = {
+            "meta_parameters": self.meta_parameters.state_dict(),
+            "best": best,
+            "meta_optimizer": optimizer,
+            "inner": {name: value for part, _ in gathered for name, value in part.items()},
+        }
+        all_runs = {name: fact for _, facts in gathered for name, fact in facts["runs"].items()}
+        facts = {
+            "outer_step": self.outer_step,
+            "seconds": self.seconds,
+            "diverged": self.diverged,
+            "model_selection": selection_facts,
+            "meta_optimizer": optimizer_facts,
+            "groups": {**run_facts, "runs": all_runs},
+        }
+        return TrainingState(join_parts(tensors), facts)
+
+    def load_state_dict(self, state: TrainingState) -> None:
+        """Restore a state that `state_dict` returned in the first of any number of processes."""
+        parts, facts = split_parts(state.tensors), state.facts
+        self.meta_parameters.load_state_dict(parts["meta_parameters"])
+        self.meta_optimizer.load_state_dict(parts["meta_optimizer"], facts["meta_optimizer"])
+        self.selection.load_state_dict(parts["best"], facts["model_selection"])
+        self.groups.load_state_dict(parts.get("inner", {}), facts["groups"])
+        self.outer_step = facts["outer_step"]
+        self.seconds = facts["seconds"]
+        self.diverged = facts["diverged"]
+
+    def _made_with(self) -> dict[str, Any]:
+        """Facts that a resumed run must share."""
+        return {
+            **self.settings.fixed_on_resume(),
+            "rule": rule_name(self.rule),
+            "rule_settings": self.rule.settings,
+            "task": describe(self.groups.family),
+            "task's tensors": self.groups.shapes(),
+            "validation": None if self.validate is None else self.validate.describe(),
+        }

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, create_rule
-from meta_train.evaluation.baselines import BASELINES, Baseline, rate_grid
-from meta_train.evaluation.compare import Column, Curves, compare, train_curves
+from meta_train.evaluation.baselines import BASELINES, Baseline, learning_rate_grid
+from meta_train.evaluation.compare import ComparisonTask, Curves, compare, train_curves
 from meta_train.evaluation.report import as_json, draw_curves, render_table
 from meta_train.runtime.seeding import derive_seed, generator
 from meta_train.tasks import create_task
@@ -43,7 +43,8 @@ def train_by_hand(task, seed, steps, optimizer_class, **options):
 )
 def test_baselines_train_as_torch_optim_does(name, reference, options):
     task = create_task("digits-mlp", split="test", batch_size=32)
-    curves = train_curves(create_rule(name), task, seeds=[3, 4], steps=12, rates=[0.01, 0.05])
+    rates = [0.01, 0.05]
+    curves = train_curves(create_rule(name), task, seeds=[3, 4], steps=12, learning_rates=rates)
     for k, rate in enumerate([0.01, 0.05]):
         for j, seed in enumerate([3, 4]):
             losses, final = train_by_hand(task, seed, 12, reference, lr=rate, **options)
@@ -78,7 +79,7 @@ def test_a_baseline_follows_its_schedule_and_decays_weights(schedule, factor):
         task,
         seeds=[1],
         steps=6,
-        rates=[0.01],
+        learning_rates=[0.01],
         schedule=schedule,
         weight_decay=0.1,
     )
@@ -95,10 +96,10 @@ def test_a_baseline_follows_its_schedule_and_decays_weights(schedule, factor):
 
 def test_diverged_baselines_lose_and_are_counted():
     task = create_task("quadratic", dimensions=3)
-    column = Column("family", "family", task, steps=30, patience=0)
+    column = ComparisonTask("family", "family", task, steps=30, patience=0)
     baseline = Baseline("SGD", "sgd", (0.01, 1e3))
     rows = compare(create_rule("sgd"), [column], seeds=range(3), baselines=[baseline])["family"]
-    assert rows[1].mean_rate == 0.01
+    assert rows[1].mean_loss_lr == 0.01
     assert rows[1].diverged == 0
     assert math.isfinite(rows[1].mean_loss[0])
     only_bad = Baseline("SGD", "sgd", (1e3,))
@@ -109,7 +110,7 @@ def test_diverged_baselines_lose_and_are_counted():
 
 def test_best_rate_at_an_edge_of_the_grid_is_marked():
     task = create_task("quadratic", dimensions=3)
-    column = Column("family", "family", task, steps=20, patience=0)
+    column = ComparisonTask("family", "family", task, steps=20, patience=0)
     narrow = Baseline("SGD", "sgd", (1e-6, 1e-5, 1e-4))
     rows = compare(create_rule("sgd"), [column], seeds=range(3), baselines=[narrow])["family"]
     assert rows[1].at_edge
@@ -124,10 +125,17 @@ def test_steps_to_reach_takes_the_fastest_rate():
     assert curves.steps_to_reach(0.5) == math.inf
 
 
+def test_steps_to_reach_is_of_the_mean_over_seeds():
+    full = torch.tensor([[[3.0, 2.0, 1.0], [1.0, 0.5, 0.0]]])  # mean 2, 1.25, 0.5
+    curves = Curves(torch.zeros(1, 2, 15), torch.tensor([5, 10, 15]), full)
+    assert curves.steps_to_reach(1.3) == 10  # one seed is there after 5 steps, both after 15
+    assert curves.steps_to_reach(0.5) == 15
+
+
 def test_every_baseline_is_tuned_over_at_least_seven_rates():
     assert {"Adam", "RMSprop", "SGD + momentum"} <= {b.label for b in BASELINES}
-    assert all(len(b.rates) >= 7 for b in BASELINES)
-    assert rate_grid(0.01, 1.0, per_decade=2) == pytest.approx(
+    assert all(len(b.learning_rates) >= 7 for b in BASELINES)
+    assert learning_rate_grid(0.01, 1.0, per_decade=2) == pytest.approx(
         (0.01, 0.0316, 0.1, 0.316, 1.0), rel=1e-2
     )
 
@@ -141,7 +149,7 @@ def test_held_out_images_are_not_those_of_meta_training():
 
 def test_report_fits_80_columns_and_becomes_json_and_png(tmp_path):
     task = create_task("quadratic", dimensions=3)
-    columns = [Column(str(k), f"title {k}", task, steps=10, patience=20) for k in range(2)]
+    columns = [ComparisonTask(str(k), f"title {k}", task, steps=10, patience=20) for k in range(2)]
     table = compare(create_rule("adam"), columns, seeds=range(2))
     text = render_table(table, columns)
     assert max(map(len, text.splitlines())) <= 80
@@ -161,7 +169,7 @@ def test_seeds_depend_on_the_whole_path():
 
 def test_a_baseline_that_ends_at_zero_has_a_ratio(tmp_path):
     task = create_task("quadratic", dimensions=3)
-    columns = [Column("0", "title", task, steps=3, patience=3)]
+    columns = [ComparisonTask("0", "title", task, steps=3, patience=3)]
     table = compare(create_rule("adam"), columns, seeds=range(1))
     rows = [replace(row, final_loss=(0.0, 0.0), mean_loss=(0.0, 0.0)) for row in table["0"]]
     assert "< 2e-07" in render_table({"0": rows}, columns)

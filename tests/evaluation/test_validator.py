@@ -1,83 +1,28 @@
-"""Validation: on other problems, of tasks and families, from a learned start, beside tuned Adam."""
+"""Any function can validate; a validator says what it is."""
 
-import math
-
-import pytest
-import torch
-
-from learned_opt import create_rule
-from meta_train.evaluation.validator import PROBLEMS, Validator
-from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.outer.settings import TrainSettings
-from meta_train.outer.trainer import MetaTrainer
-from meta_train.tasks import Mixture, create_task
-
-CPU = torch.device("cpu")
+from meta_train.evaluation.validator import FunctionValidator, Validator, as_validator
 
 
-def make_learner(initialization=None, rule="adam-lstm", **settings):
-    torch.manual_seed(0)
-    return MetaParameters(create_rule(rule, **settings), initialization)
+def norm(meta_parameters):
+    return float(meta_parameters)
 
 
-@pytest.fixture
-def family():
-    return Mixture(
-        {"a": create_task("quadratic", dimensions=3), "b": create_task("quadratic", dimensions=5)}
-    )
+class Described(Validator):
+    def __call__(self, meta_parameters):
+        return 1.0
+
+    def describe(self):
+        return {"a": 1}
+
+    def figure(self):
+        return None
 
 
-def test_a_validation_is_repeatable_and_leaves_the_learner_alone():
-    meta_parameters = make_learner(hidden_size=3)
-    before = [value.clone() for value in meta_parameters.parameters()]
-    values = [Validator(create_task("quadratic"), 6, CPU)(meta_parameters) for _ in range(2)]
-    assert values[0] == values[1]
-    assert math.isfinite(values[0])
-    assert all(map(torch.equal, before, meta_parameters.parameters()))
-
-
-@pytest.mark.parametrize("rule", ["adam-lstm", "step-size-lstm"])
-def test_families_are_validated_on_several_tasks(family, rule):
-    validator = Validator(family, 6, CPU)
-    assert len(validator.tasks) == PROBLEMS
-    assert math.isfinite(validator(make_learner(rule=rule)))
-    assert validator.curves.shape == (PROBLEMS, 6)
-
-
-def test_a_figure_has_the_learned_curves_and_those_of_adam_at_its_best_rate(family):
-    validator = Validator(family, 6, CPU)
-    meta_parameters = make_learner(hidden_size=3)
-    validator(meta_parameters)
-    figure = validator.figure()
-    labels = [line.get_label() for line in figure.axes[0].lines]
-    assert labels == ["learned", "Adam, tuned"]
-    first = validator._adam
-    validator(meta_parameters)
-    validator.figure()
-    assert validator._adam is first  # trained once
-
-
-def test_a_learned_initialisation_is_where_validation_starts():
-    task = create_task("quadratic", dimensions=4)
-    at_zero = {"theta": torch.zeros(4)}
-    values = [
-        Validator(task, 3, CPU)(make_learner(start, hidden_size=3))
-        for start in (None, at_zero, {"theta": torch.full((4,), 100.0)})
-    ]
-    assert values[0] != values[1]
-    assert values[2] > max(values[:2])
-
-
-def test_a_run_is_not_resumed_with_another_validation(tmp_path, family):
-    def make_trainer(steps):
-        settings = TrainSettings(
-            outer_steps=1, runs=2, groups=2, horizons=(2,), truncation_length=2
-        )
-        rule = create_rule("adam-lstm", hidden_size=3)
-        validator = Validator(family, steps, CPU)
-        return MetaTrainer(rule, family, settings, folder=tmp_path, validate=validator)
-
-    make_trainer(3).train(progress=False)
-    assert make_trainer(3).resume()
-    with pytest.raises(ValueError, match="validation.*steps.*3"):
-        make_trainer(4).resume()
+def test_a_function_is_wrapped_and_a_validator_is_not():
+    wrapped = as_validator(norm)
+    assert isinstance(wrapped, FunctionValidator)
+    assert wrapped(2) == 2.0
+    assert wrapped.describe() is None and wrapped.figure() is None
+    validator = Described()
+    assert as_validator(validator) is validator
+    assert as_validator(None) is None

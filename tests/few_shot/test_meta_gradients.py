@@ -85,7 +85,7 @@ def test_rows_have_the_derivative_of_the_loop_by_hand(name, settings):
         k: v.detach().clone().requires_grad_()
         for k, v in trainer.meta_parameters.initialization().items()
     }
-    reduced, _ = trainer._take_outer_step()
+    reduced = trainer.take_outer_step().estimate
     problems = trainer.groups.runs[0].problems
     how = {"steps": settings["train_steps"], "lr": settings.get("inner_lr")}
     value = by_hand(name, trainer, problems, phi, rule, **how)

@@ -6,7 +6,7 @@ from torch import nn
 
 from learned_opt import create_rule
 from meta_train.evaluation.compare import train_curves
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.inner import vmap_fallback
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import start
@@ -114,7 +114,7 @@ def test_it_is_validated_and_compared():
     ]
     torch.testing.assert_close(together, torch.cat(alone, 1))
     trainer = MetaTrainer(create_rule("adam-lstm"), task, TrainSettings(outer_steps=1))
-    assert Validator(task, 3, torch.device("cpu"))(trainer.meta_parameters) != 0
+    assert TaskValidator(task, 3, torch.device("cpu"))(trainer.meta_parameters) != 0
 
 
 def test_a_run_that_is_resumed_draws_what_the_unbroken_one_drew(tmp_path):

@@ -73,7 +73,8 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
     [
         (["--rule", "lstmm"], "did you mean 'lstm'"),
         (["--task", "digit-mlp"], "did you mean 'digits-mlp'"),
-        (["--train.lr", "fast"], "train.lr"),
+        (["--train.lr", "fast"], "train.lr must be of type float, got fast"),
+        (["--train.dtype", "half"], "train.dtype must be one of 'float32', 'float64', got half"),
         (["--train.lr", "-1"], "lr must be positive, got -1"),
         (["--train.objective", "logg"], "did you mean 'log'"),
         (["--rule_settings", '{"hiden_size": 3}'], "did you mean 'hidden_size'"),
@@ -167,7 +168,7 @@ def test_a_run_that_learns_nothing_says_so_in_one_line_and_is_saved(tmp_path, ca
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert "stopped after outer step 3: the last 3 meta-gradients" in error
-    assert f"go on with --out {out} --resume true" in error
+    assert f"continue with --out {out} --resume true" in error
     assert [path.name for path in list_checkpoints(out / "checkpoints")] == [
         "step-00000000.safetensors",
         "step-00000003.safetensors",
@@ -179,7 +180,7 @@ def test_resume_without_a_checkpoint_and_a_start_after_a_killed_first_save(tmp_p
     (out / "checkpoints").mkdir(parents=True)
     (out / "checkpoints" / ".step-00000001.safetensors.abc").write_bytes(b"half")
     assert main([*TINY, "--out", str(out), "--resume", "true"]) == 2
-    assert "begin without --resume" in capsys.readouterr().err
+    assert "start the run without --resume" in capsys.readouterr().err
     assert main([*TINY, "--out", str(out)]) == 0
 
 
@@ -193,5 +194,6 @@ def test_help_documents_every_setting():
     )
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "--train.outer_steps" in result.stdout
+    assert "Unvalidated" not in result.stdout  # a type that jsonargparse could not resolve
     for setting in result.stdout.split("\n  --")[1:]:
         assert len(setting.split()) > 5, setting

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from meta_train.jobs.config import EvaluateSettings, MainConfig
-from meta_train.jobs.meta_training import _run_folder, columns_for, run
+from meta_train.jobs.meta_training import _run_folder, comparison_tasks, run
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks import create_task, list_tasks
 
@@ -13,7 +13,7 @@ from meta_train.tasks import create_task, list_tasks
 @pytest.mark.parametrize("name", ["random-mlp", "quadratic"])
 def test_every_held_out_task_is_a_column_and_one_goes_on_for_longer(name):
     family = create_task(name)
-    columns = columns_for(family, EvaluateSettings(steps=7))
+    columns = comparison_tasks(family, EvaluateSettings(steps=7))
     titles = list(family.held_out())
     assert [column.title for column in columns[:-1]] == titles
     assert len({column.name for column in columns}) == len(columns)

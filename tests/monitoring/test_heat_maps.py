@@ -30,14 +30,14 @@ def test_a_family_of_networks_is_trained_and_watched_to_the_end(tmp_path):
     task = create_task("random-mlp")
     sizes = set()
     trainer = MetaTrainer(create_rule("gated-lstm"), task, settings, folder=tmp_path)
-    step = trainer._take_outer_step
+    step = trainer.take_outer_step
 
     def noting(**options):
         result = step(**options)
         sizes.add(trainer.groups.runs[0].inner.parameters["0.bias"].numel())
         return result
 
-    trainer._take_outer_step = noting
+    trainer.take_outer_step = noting
     trainer.train(progress=False)
     assert len({min(size, 32) for size in sizes}) > 1  # else nothing is tested here
     assert trainer.outer_step == 24

@@ -187,7 +187,7 @@ def kill_in_saves(folder, name, unbroken):
 
 def main(folder, name):
     torch.set_num_threads(1)
-    make_trainer(None, name)._take_outer_step()  # what is loaded late is loaded now
+    make_trainer(None, name).take_outer_step()  # what is loaded late is loaded now
     began = time.monotonic()
     assert has_finished(fork(folder / "unbroken", name))
     seconds = time.monotonic() - began

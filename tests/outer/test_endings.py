@@ -126,7 +126,7 @@ class AlwaysExplodes(Task):
 def test_steps_in_which_every_run_diverges_are_skipped_and_end_the_run():
     trainer = make_trainer(task=AlwaysExplodes(), param_rescale_range=0.0, max_consecutive_skips=4)
     before = weights(trainer)
-    with pytest.raises(TrainingStalled, match=r"outer step 4: .* 3 runs diverged in the last one"):
+    with pytest.raises(TrainingStalled, match=r"outer step 4: .* 3 runs diverged in the last step"):
         trainer.train(progress=False)
     assert trainer.diverged == 12
     assert not trainer.meta_optimizer.recent_norms

@@ -33,11 +33,11 @@ def weights(meta_optimizer):
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_schedules_warm_up_and_end_where_they_say(schedule):
     meta_optimizer = make_meta_optimizer(schedule=schedule, lr=0.1, final_lr_fraction=0.05)
-    assert meta_optimizer.rate(WARMUP // 2) < meta_optimizer.rate(WARMUP)
+    assert meta_optimizer.learning_rate(WARMUP // 2) < meta_optimizer.learning_rate(WARMUP)
     end = 0.1 if schedule == "constant" else 0.005
-    assert meta_optimizer.rate(100) == pytest.approx(end)
-    assert meta_optimizer.rate(1000) == pytest.approx(end)
-    rates = [meta_optimizer.rate(step) for step in range(WARMUP, 100)]
+    assert meta_optimizer.learning_rate(100) == pytest.approx(end)
+    assert meta_optimizer.learning_rate(1000) == pytest.approx(end)
+    rates = [meta_optimizer.learning_rate(step) for step in range(WARMUP, 100)]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -68,7 +68,7 @@ def test_gradients_are_clipped_and_their_norm_before_it_is_told():
         4.0
     )
     moved = float((weights(meta_optimizer) - begin).norm())
-    assert moved == pytest.approx(0.5 * meta_optimizer.rate(WARMUP), rel=1e-4)
+    assert moved == pytest.approx(0.5 * meta_optimizer.learning_rate(WARMUP), rel=1e-4)
 
 
 @pytest.mark.parametrize("scale", [100.0, math.nan, math.inf])
@@ -83,3 +83,73 @@ def test_outliers_and_what_is_not_finite_are_skipped_and_counted(scale):
     meta_optimizer.step(gradients_of(meta_optimizer, 7), 7)
     assert (meta_optimizer.skipped, meta_optimizer.skipped_in_a_row) == (1, 0)
     assert all(torch.isfinite(value).all() for value in meta_optimizer.average.parameters())
+
+
+def test_adam_forgets_squared_meta_gradients_within_100_steps():
+    for name in ("adam", "adamw"):
+        (group,) = make_meta_optimizer(meta_optimizer=name).optimizer.param_groups
+        assert group["betas"] == (0.9, 0.99)
+
+
+def test_the_learning_rate_warms_up_over_20_steps():
+    meta_optimizer = make_meta_optimizer(schedule="constant", lr=0.1)
+    rates = [meta_optimizer.learning_rate(step) for step in (1, 10, 19, 20, 21)]
+    assert rates == pytest.approx([0.005, 0.05, 0.095, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle"),
+    [("cosine", 0.055), ("linear", 0.055), ("exponential", 0.0316228), ("constant", 0.1)],
+)
+def test_schedules_half_way(schedule, middle):
+    meta_optimizer = make_meta_optimizer(schedule=schedule, lr=0.1, final_lr_fraction=0.1)
+    assert meta_optimizer.learning_rate(50) == pytest.approx(middle)
+
+
+@pytest.mark.parametrize(
+    ("ema_decay", "decays"),
+    [(0.98, [1 / 11, 2 / 12, 3 / 13]), (0.1, [1 / 11, 0.1, 0.1])],
+)
+def test_the_average_ramps_up_its_decay(ema_decay, decays):
+    meta_optimizer = make_meta_optimizer(ema_decay=ema_decay, meta_optimizer="sgd", lr=1.0)
+    expected = weights(meta_optimizer)
+    for step, decay in enumerate(decays, 1):
+        meta_optimizer.step(gradients_of(meta_optimizer, step), step)
+        expected = decay * expected + (1 - decay) * weights(meta_optimizer)
+        average = torch.nn.utils.parameters_to_vector(meta_optimizer.average.parameters())
+        torch.testing.assert_close(average, expected)
+    assert not average.requires_grad
+
+
+def test_a_skipped_step_counts_for_the_average_too():
+    meta_optimizer = make_meta_optimizer(meta_optimizer="sgd", lr=1.0)
+    before = weights(meta_optimizer)
+    meta_optimizer.step(gradients_of(meta_optimizer, 1), 1)
+    meta_optimizer.step(gradients_of(meta_optimizer, 2), 2, useful=False)
+    average = torch.nn.utils.parameters_to_vector(meta_optimizer.average.parameters())
+    share = 1 / 11 * 2 / 12  # of the initial weights
+    torch.testing.assert_close(average, share * before + (1 - share) * weights(meta_optimizer))
+
+
+def test_outliers_are_told_from_the_median_of_the_last_41_norms():
+    for small, skipped in ((20, 0), (21, 1)):
+        meta_optimizer = make_meta_optimizer(meta_optimizer="sgd", lr=1e-6)
+        for step, norm in enumerate([100.0] * 41 + [1.0] * small + [20.0], 1):
+            meta_optimizer.step(gradients_of(meta_optimizer, step, norm), step)
+        assert len(meta_optimizer.recent_norms) == 41
+        assert meta_optimizer.skipped == skipped
+
+
+def test_an_outlier_is_more_than_ten_times_the_median():
+    meta_optimizer = make_meta_optimizer(meta_optimizer="sgd", lr=1e-6)
+    for step, norm in enumerate([1.0, 1.0, 1.0, 9.9, 1.0, 10.1], 1):
+        meta_optimizer.step(gradients_of(meta_optimizer, step, norm), step)
+        assert meta_optimizer.skipped == (norm > 10)
+
+
+def test_a_step_leaves_the_given_gradients_alone():
+    meta_optimizer = make_meta_optimizer(grad_clip_norm=0.5)
+    gradients = gradients_of(meta_optimizer, 0, 4.0)
+    before = [gradient.clone() for gradient in gradients]
+    meta_optimizer.step(gradients, 1)
+    assert all(map(torch.equal, gradients, before))

@@ -46,7 +46,9 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_put_aside(tmp_path):
     for step in (1, 2, 3):
         write_checkpoint(tmp_path, step, TENSORS, {"step": step}, keep=3)
     damage(list_checkpoints(tmp_path)[-1])
-    with pytest.warns(UserWarning, match=r"step-00000003\.safetensors is damaged.* going on from"):
+    with pytest.warns(
+        UserWarning, match=r"step-00000003\.safetensors is damaged.* continuing from"
+    ):
         path, _, facts = read_newest(tmp_path)
     assert path.name == "step-00000002.safetensors"
     assert facts == {"step": 2}
@@ -96,7 +98,7 @@ def test_a_checkpoint_has_no_pickle_and_says_what_it_holds(tmp_path):
     assert any("/kept/0/" in name for name in tensors)
     assert any(name.startswith("meta_optimizer/optimizer/0/exp_avg") for name in tensors)
     assert facts["outer_step"] == 8
-    assert facts["best_value"] is None
+    assert facts["model_selection"]["best_value"] is None
     json.dumps(facts, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard is given, read back; and the progress bar's estimate."""
+"""What TensorBoard is given, read back; and what the progress bar shows."""
 
 import errno
 import math
@@ -7,12 +7,11 @@ import time
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_trainer import make_trainer
+from test_trainer import SometimesExplodes, make_trainer
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from learned_opt import create_rule
-from meta_train.evaluation.validator import Validator
-from meta_train.outer import progress
-from meta_train.outer.progress import Progress
+from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import Mixture, create_task
@@ -40,7 +39,7 @@ def test_everything_to_watch_is_there(tmp_path):
         outer_steps=40,
         validate_every=20,
         gates_every=10,
-        validate=Validator(task, 5, torch.device("cpu")),
+        validate=TaskValidator(task, 5, torch.device("cpu")),
     )
     trainer.train(progress=False)
     events = read(tmp_path)
@@ -111,17 +110,17 @@ def test_curves_of_steps_that_are_taken_again_do_not_double(tmp_path):
     settings = {"outer_steps": 60, "checkpoint_every": 30, "validate_every": 20, "gates_every": 10}
     validate = lambda meta_parameters: 1.0  # noqa: E731
     broken = make_trainer(tmp_path, validate=validate, **settings)
-    after = broken._after_step
+    take = broken.take_outer_step
 
     class Enough(Exception):
         pass
 
-    def stop(*arguments):
-        after(*arguments)
+    def take_or_stop(**flags):
         if broken.outer_step == 45:
             raise Enough
+        return take(**flags)
 
-    broken._after_step = stop
+    broken.take_outer_step = take_or_stop
     with pytest.raises(Enough):
         broken.train(progress=False)
     assert steps_of(read(tmp_path), "meta/loss") == [10, 20, 30, 40]
@@ -142,32 +141,34 @@ def test_curves_of_steps_that_are_taken_again_do_not_double(tmp_path):
 def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path):
     trainer = make_trainer(tmp_path, outer_steps=30, checkpoint_every=20)
     seen = []
-    take = trainer._take_outer_step
+    take = trainer.take_outer_step
 
-    def look(**arguments):
+    def look(**flags):
         if trainer.outer_step == 20:
             seen.append(steps_of(read(tmp_path), "meta/loss"))
-        return take(**arguments)
+        return take(**flags)
 
-    trainer._take_outer_step = look
+    trainer.take_outer_step = look
     trainer.train(progress=False)
     assert seen == [[10, 20]]
 
 
 @pytest.mark.parametrize("when", ["add_scalar", "flush"])
-def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(tmp_path, when):
+def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(
+    tmp_path, when, monkeypatch
+):
     trainer = make_trainer(tmp_path, outer_steps=25, gates_every=0)
-    after = trainer._after_step
+    take = trainer.take_outer_step
 
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def sabotage(*arguments):
+    def sabotage(**flags):
         if trainer.outer_step == 15:
-            setattr(trainer.logger.writer, when, fail)
-        after(*arguments)
+            monkeypatch.setattr(SummaryWriter, when, fail)
+        return take(**flags)
 
-    trainer._after_step = sabotage
+    trainer.take_outer_step = sabotage
     with pytest.warns(UserWarning, match="No space left on device; meta-training goes on without"):
         trainer.train(progress=False)
     assert trainer.outer_step == 25
@@ -176,27 +177,31 @@ def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(tm
     assert resumed.outer_step == 25
 
 
-def test_remaining_time_is_that_of_the_steps_or_of_the_clock(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with Progress(10, 30, show=False) as bar:
-        assert bar.remaining(300.0) == 300.0
-        now[0] += 8.0
-        for _ in range(4):
-            bar.step({}, 300.0)
-        assert bar.remaining(300.0) == pytest.approx(16 * 2.0)  # two seconds a step
-        assert bar.remaining(5.0) == 5.0
-        assert bar.remaining(-1.0) == 0.0
+def last(events, tag):
+    return events.Scalars(tag)[-1].value
 
 
-def test_the_bar_shows_where_it_is_and_how_long_it_needs(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with Progress(0, 100, show=True) as bar:
-        now[0] = 50.0
-        bar.bar.mininterval = bar.bar.miniters = 0
-        bar.step({"meta-loss": "0.5"}, 240.0)
+def test_skipped_steps_and_the_learning_rate_are_logged(tmp_path):
+    trainer = make_trainer(tmp_path, outer_steps=20, outlier_factor=1e-9, schedule="constant")
+    trainer.train(progress=False)
+    events = read(tmp_path)
+    assert [event.value for event in events.Scalars("meta/skipped")] == [10, 20]
+    rates = [event.value for event in events.Scalars("meta/lr")]
+    assert rates == pytest.approx([0.0025, 0.005])  # warmed up over 20 steps
+
+
+def test_diverged_runs_are_counted_over_all_steps(tmp_path):
+    trainer = make_trainer(
+        tmp_path, task=SometimesExplodes(), runs=4, param_rescale_range=0.0, outer_steps=10
+    )
+    trainer.train(progress=False)
+    assert last(read(tmp_path), "meta/diverged") == trainer.diverged > 4
+
+
+def test_the_progress_bar_shows_the_loss_and_when_the_time_limit_ends_the_run(capsys):
+    make_trainer(outer_steps=2, max_minutes=90.0).train()
     shown = capsys.readouterr().err
-    assert "1/100" in shown
-    assert "<04:00" in shown  # 99 more steps of 50 s, but time is over before
-    assert "meta-loss=0.5" in shown
+    assert "meta-training: 100%" in shown
+    assert "2/2" in shown
+    assert "meta-loss=" in shown
+    assert "time limit in 1:29:5" in shown

@@ -97,7 +97,7 @@ def test_the_memory_table_is_what_was_measured():
         if row.get("seconds"):
             cell += f" ({1000 * row['seconds'] / row['steps']:.0f})"
         expected.setdefault(f"{row['steps']:,} steps", {})[row["mode"]] = cell
-    modes = ("plain", "segments", "truncated", "pes")
+    modes = ("plain", "checkpointing", "truncated", "pes")
     lines = [[steps, *(cells.get(m, "-") for m in modes)] for steps, cells in expected.items()]
     assert rows_below("| peak, MiB (ms a step), at |") == lines
 
@@ -284,7 +284,7 @@ def test_the_python_in_contributing_trains(monkeypatch):
             settings.TrainSettings(estimator=estimator, horizons=(3,), runs=2),
             device="cpu",
         )
-        norms.append(trainer._take_outer_step()[1])
+        norms.append(trainer.take_outer_step().gradient_norm)
     assert norms[0] == pytest.approx(2 * norms[1])
 
 

@@ -18,10 +18,14 @@ from meta_train.tasks import Mixture, create_task
 
 CASES = {
     "truncated": {"restart": 0.5},
-    "full": {"estimator": "full", "estimator_settings": {"segment": 2}, "objective": "log"},
+    "full": {
+        "estimator": "full",
+        "estimator_settings": {"checkpoint_steps": 2},
+        "objective": "log",
+    },
     "es": {"estimator": "es", "estimator_settings": {"clip": 2.0}},
     "pes": {"estimator": "pes"},
-    "memory": {"estimator": "full", "memory": "segments"},
+    "memory": {"estimator": "full", "memory": "checkpointing"},
     "family": {"groups": 2, "objective_data": "fresh"},
 }
 JOB = [
@@ -74,7 +78,7 @@ def train_all(distributed, folder):
     taken_on = make_trainer("truncated", distributed, folder / "taken-on")
     taken_on.resume()
     for _ in range(2):
-        taken_on._take_outer_step()
+        taken_on.take_outer_step()
     taken_on.save()
     write(taken_on, folder / f"taken-on-{distributed.size}")
 

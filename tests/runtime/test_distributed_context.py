@@ -16,7 +16,7 @@ from ranked_training import CASES, JOB, make_trainer, train_all
 
 from learned_opt import create_rule
 from learned_opt.files import read_tensors
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.jobs.cli import main
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
@@ -84,7 +84,7 @@ def test_any_number_of_processes_gives_the_same_meta_parameters(trained, name, s
 def test_a_run_is_taken_on_by_other_numbers_of_processes(trained, tmp_path):
     unbroken = make_trainer("truncated", DistributedContext())
     for step in range(6):
-        unbroken._take_outer_step()
+        unbroken.take_outer_step()
         if step % 2:
             number = (2, 1, 4)[step // 2]
             saved = read_tensors(trained / f"taken-on-{number}", "test")[0]
@@ -109,7 +109,10 @@ def test_the_job_on_two_processes_leaves_the_files_of_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("mistaken", "error: a mistake of process 1"), ("killed", "another process of this run has")],
+    [
+        ("mistaken", "error: a mistake of process 1"),
+        ("killed", "another process of this run ended"),
+    ],
 )
 def test_a_process_that_fails_ends_all_and_the_checkpoint_stands(tmp_path, how, said):
     began = time.monotonic()
@@ -130,7 +133,7 @@ def test_a_process_that_fails_ends_all_and_the_checkpoint_stands(tmp_path, how, 
         TrainSettings(**config["train"]),
         folder=tmp_path / "run",
         device=cpu,
-        validate=Validator(task.validation(), config["evaluate"]["steps"], cpu),
+        validate=TaskValidator(task.validation(), config["evaluate"]["steps"], cpu),
     )
     assert resumed.resume()
     resumed.train(progress=False)

@@ -137,7 +137,7 @@ def test_zero_steps_of_maml_are_joint_training():
     phi = {key: value.clone().requires_grad_() for key, value in task.template().items()}
     trainer = make_trainer("joint", FewShotConfig(row="joint"), CPU, None)
     runs = trainer.groups.runs[0]
-    reduced, _ = trainer._take_outer_step()
+    reduced = trainer.take_outer_step().estimate
     losses = [task.loss(phi, {}, one.draw_validation(None))[0] for one in runs.problems]
     joint = torch.autograd.grad(torch.stack(losses).mean(), list(phi.values()))
     for gradient, expected in zip(reduced.gradients, joint, strict=True):

@@ -34,18 +34,18 @@ def test_a_resumed_row_is_the_unbroken_one(tmp_path):
 def test_an_interrupted_row_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     from meta_train.outer.trainer import MetaTrainer
 
-    take = MetaTrainer._take_outer_step
+    take = MetaTrainer.take_outer_step
 
     def interrupted(self, **how):
         if self.outer_step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, **how)
 
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
+    monkeypatch.setattr(MetaTrainer, "take_outer_step", interrupted)
     out = tmp_path / "run"
     assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
     again = capsys.readouterr().err.split("go on with ")[1].split()
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
+    monkeypatch.setattr(MetaTrainer, "take_outer_step", take)
     assert main(["few-shot", *again]) == 0  # word for word
     assert rows_of(out)["maml"]["outer_steps"] == 3
 
@@ -103,17 +103,17 @@ def test_a_row_begins_with_the_jobs_own_whatever_the_order(tmp_path):
 def test_an_interruption_before_the_row_itself_has_begun_can_be_resumed(tmp_path, monkeypatch):
     from meta_train.outer.trainer import MetaTrainer
 
-    take = MetaTrainer._take_outer_step
+    take = MetaTrainer.take_outer_step
 
     def interrupted(self, **how):
         os.kill(os.getpid(), signal.SIGTERM)
         return take(self, **how)
 
     given = [*TINY, *SMALL_SINE, "--row", "learned-gated-lstm", "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", interrupted)
+    monkeypatch.setattr(MetaTrainer, "take_outer_step", interrupted)
     assert main(given) == 130
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
-    monkeypatch.setattr(MetaTrainer, "_take_outer_step", take)
+    monkeypatch.setattr(MetaTrainer, "take_outer_step", take)
     assert main([*given, "--resume", "true"]) == 0
     assert (tmp_path / "run" / "initialization.safetensors").exists()
 

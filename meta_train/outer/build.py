@@ -1,0 +1,162 @@
+"""Builds the parts of a meta-training, and applies the memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.base import UpdateRule
+from meta_train.estimators import Estimator, create_estimator
+from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.inner.groups import Groups
+from meta_train.inner.imitation import create_teacher
+from meta_train.inner.loop_settings import LoopSettings
+from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.inner.runs import RunPlan
+from meta_train.outer.settings import DTYPES, TrainSettings
+from meta_train.runtime.distributed import DistributedContext
+from meta_train.tasks.base import TaskFamily
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """The parts of a meta-training that settings describe.
+
+    Attributes:
+        settings: the settings, with the memory mode chosen.
+        meta_parameters: the rule and, if it is learned, the initialisation.
+        estimator: of the meta-gradient.
+        groups: the inner runs.
+        loop_settings: how inner steps are taken.
+        notes: messages to the user.
+    """
+
+    settings: TrainSettings
+    meta_parameters: MetaParameters
+    estimator: Estimator
+    groups: Groups
+    loop_settings: LoopSettings
+    notes: tuple[str, ...] = ()
+
+
+def build_parts(
+    rule: UpdateRule,
+    family: TaskFamily,
+    settings: TrainSettings,
+    *,
+    initialization: Mapping[str, Tensor] | None,
+    device: torch.device,
+    distributed: DistributedContext,
+) -> TrainerParts:
+    """Build the parts; with a memory budget, first choose a mode that fits.
+
+    Args:
+        rule: the update rule; moved to `device` and made trainable, in place.
+        family: inner problems.
+        settings: see `TrainSettings`.
+        initialization: the learned initialisation by parameter name; None if none is learned.
+        device: device of inner training.
+        distributed: the processes that share the runs.
+
+    Raises:
+        ValueError: nothing to train, or settings that contradict each other.
+    """
+
+    def build(settings: TrainSettings) -> TrainerParts:
+        return _build(rule, family, settings, initialization, device, distributed)
+
+    if settings.memory == "plain":
+        return build(settings)
+    plan = _plan_memory(build(replace(settings, memory="plain")), settings, distributed)
+    return replace(build(_with_plan(settings, plan)), notes=(str(plan),))
+
+
+def _build(
+    rule: UpdateRule,
+    family: TaskFamily,
+    settings: TrainSettings,
+    initialization: Mapping[str, Tensor] | None,
+    device: torch.device,
+    distributed: DistributedContext,
+) -> TrainerParts:
+    if initialization and settings.param_rescale_range:
+        raise ValueError("a learned initialisation needs param_rescale_range=0")
+    dtype = DTYPES[settings.dtype]
+    rule.to(device, dtype).requires_grad_(True)
+    meta_parameters = MetaParameters(rule, initialization).to(device, dtype)
+    estimator = create_estimator(settings.estimator, **settings.estimator_settings)
+    estimator.check(meta_parameters)
+    teacher = create_teacher(settings.imitate, settings.imitate_lr, device, dtype)
+    plan = RunPlan(
+        horizons=settings.planned_horizons(),
+        truncation_length=settings.truncation_length if estimator.continues else None,
+        copies=estimator.copies,
+        restart=settings.restart,
+        dtype=None if dtype == torch.float32 else dtype,
+        teacher=teacher,
+        vectorize=settings.vectorize,
+    )
+    groups = Groups(
+        meta_parameters,
+        family,
+        plan,
+        groups=settings.groups,
+        runs=settings.runs,
+        param_rescale_range=settings.param_rescale_range,
+        loss_rescale_range=settings.loss_rescale_range,
+        seed=settings.seed,
+        distributed=distributed,
+        device=device,
+    )
+    loop_settings = LoopSettings(
+        lr=settings.inner_lr,
+        second_order=_second_order(settings, estimator, meta_parameters),
+        teacher=teacher,
+    )
+    return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings)
+
+
+def _second_order(
+    settings: TrainSettings, estimator: Estimator, meta_parameters: MetaParameters
+) -> bool:
+    """Whether second derivatives are taken: the estimator decides, then the settings, the rule."""
+    if estimator.second_order is not None:
+        return estimator.second_order
+    if settings.second_order is not None:
+        return settings.second_order
+    return meta_parameters.rule.second_order or meta_parameters.learns_initialization
+
+
+def _plan_memory(
+    plain: TrainerParts, settings: TrainSettings, distributed: DistributedContext
+) -> MemoryPlan:
+    """Choose a memory mode, measured on parts without a budget."""
+    plain.groups.prepare(0, 0.0)
+    return apply_memory_budget(
+        settings.memory,
+        plain.groups.runs,
+        plain.loop_settings,
+        steps=settings.planned_horizons().longest(),
+        truncation_length=settings.truncation_length,
+        objective=OBJECTIVES[settings.objective],
+        outer_data=settings.objective_data,
+        distributed=distributed,
+    )
+
+
+def _with_plan(settings: TrainSettings, plan: MemoryPlan) -> TrainSettings:
+    """Settings that spell out a memory plan, so that a checkpoint records it."""
+    inside = {} if plan.checkpoint_steps is None else {"checkpoint_steps": plan.checkpoint_steps}
+    settings = replace(settings, memory="plain", estimator_settings=inside)
+    if plan.truncation_length is None:
+        return settings
+    return replace(
+        settings,
+        estimator=plan.mode,
+        truncation_length=plan.truncation_length,
+        second_order=False if settings.estimator == "first-order" else settings.second_order,
+    )

@@ -1,0 +1,64 @@
+"""Messages and the progress bar of meta-training, shown by the first process alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+
+from meta_train.inner.groups import Groups
+from meta_train.outer.record import OuterStepRecord
+
+
+class Console:
+    """Shows messages, and the progress of the outer steps.
+
+    Args:
+        enabled: whether this process shows anything.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self._said: set[str] = set()
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
+        if self.enabled:
+            tqdm.write(text)
+
+    def say_how_runs_train(self, groups: Groups) -> None:
+        """Say once per family whether inner runs train together, where there was a choice."""
+        for member, runs in zip(groups.members, groups.runs, strict=True):
+            choice = runs.chosen
+            if choice is None:
+                continue
+            how = "together" if choice.vectorize else "one by one"
+            start = f"{member.family}: inner runs train {how}"
+            if start not in self._said:
+                self._said.add(start)
+                self.say(f"{start} ({choice.reason})")
+
+    def progress_bar(self, done: int, total: int, *, show: bool) -> tqdm[Any]:
+        """A progress bar over the outer steps."""
+        return tqdm(
+            desc="meta-training",
+            unit="step",
+            initial=done,
+            total=total,
+            dynamic_ncols=True,
+            disable=not (show and self.enabled),
+        )
+
+    @staticmethod
+    def advance(bar: tqdm[Any], record: OuterStepRecord, seconds_left: float) -> None:
+        """Advance the bar by one outer step.
+
+        The bar's own estimate of the remaining time does not know the time limit: it is shown, too.
+        """
+        estimate = record.estimate
+        shown = [f"meta-loss={estimate.meta_loss:.4f}" if estimate.counted else "meta-loss=none"]
+        if record.diverged:
+            shown.append(f"diverged={record.diverged}")
+        shown.append(f"time limit in {tqdm.format_interval(max(0.0, seconds_left))}")
+        bar.set_postfix_str(", ".join(shown), refresh=False)
+        bar.update()
