@@ -22,14 +22,11 @@ optimizer.step()
 assert not torch.equal(before, model.weight)
 """
 
-PARTS = """
-import importlib, pkgutil
-import meta_train
+INDEX = """
+import torch
+from meta_train import InnerLoop, MetaTrainer, TrainSettings, create_task
 
-for part in ("tasks", "inner", "estimators", "runtime"):
-    package = importlib.import_module("meta_train." + part)
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+create_task("quadratic").sample(torch.Generator(), torch.device("cpu"))
 """
 
 
@@ -69,7 +66,7 @@ def test_the_optimizer_needs_no_extra():
 
 
 def test_what_draws_or_reads_data_sets_is_imported_where_used():
-    result = run_without([name for name in META if name != "tqdm"], PARTS)
+    result = run_without(META, INDEX)
     assert result.returncode == 0, result.stderr
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learned_opt import create_rule, list_rules
+from learned_opt import create_rule
 from learned_opt.rules.lstm_cell import LSTMCell
 
 GATES = {
@@ -42,10 +42,6 @@ DEFAULTS = {
     "step-size-lstm": (3e-3, {"hidden_size": 16, "parameter_scale": False}),
 }
 """Learning rate and settings by name."""
-
-
-def test_every_rule_is_written_down():
-    assert sorted(DEFAULTS) == sorted(list_rules())
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

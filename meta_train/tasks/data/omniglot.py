@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm import tqdm
 
 from learned_opt.files import write_atomically
 from learned_opt.registry import look_up
@@ -188,6 +187,8 @@ def _cached(
     shape = (len(by_character), DRAWINGS, size, size)
     images = None if cache is None else _read_cache(cache, shape)
     if images is None:
+        from tqdm import tqdm  # of the extra "meta"
+
         with tqdm(
             total=len(by_character) * DRAWINGS,
             desc=f"reading Omniglot, {part}",
