@@ -127,6 +127,16 @@ def _bytes(tensor):
     return plain.reshape(-1).view(torch.uint8)
 
 
+def rounding(dtype, terms):
+    """Tolerances for sums of numbers of size 1 or so that may be added in another order.
+
+    A sum of n numbers is off by at most about n eps (Higham 2002, section 4.2). Matrix products of
+    other shapes need it: no BLAS promises equal bits for them. Four sums may follow each other.
+    """
+    tolerance = 4 * terms * torch.finfo(dtype).eps
+    return {"rtol": tolerance, "atol": tolerance}
+
+
 def without_step(state):
     """The rest of a state, with -0.0 written 0.0."""
     return {key: value.detach() + 0.0 for key, value in state.items() if key != "step"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from meta_train.inner.groups import Groups
 from meta_train.outer.record import OuterStepRecord
+
+if TYPE_CHECKING:
+    from tqdm import tqdm  # of the extra "meta": imported where used
 
 
 class Console:
@@ -24,6 +25,8 @@ class Console:
     def say(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self.enabled:
+            from tqdm import tqdm
+
             tqdm.write(text)
 
     def say_how_runs_train(self, groups: Groups) -> None:
@@ -40,6 +43,8 @@ class Console:
 
     def progress_bar(self, done: int, total: int, *, show: bool) -> tqdm[Any]:
         """A progress bar over the outer steps."""
+        from tqdm import tqdm
+
         return tqdm(
             desc="meta-training",
             unit="step",
@@ -59,6 +64,6 @@ class Console:
         shown = [f"meta-loss={estimate.meta_loss:.4f}" if estimate.counted else "meta-loss=none"]
         if record.diverged:
             shown.append(f"diverged={record.diverged}")
-        shown.append(f"time limit in {tqdm.format_interval(max(0.0, seconds_left))}")
+        shown.append(f"time limit in {bar.format_interval(max(0.0, seconds_left))}")
         bar.set_postfix_str(", ".join(shown), refresh=False)
         bar.update()

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from conftest import rounding
 from torch import nn
 from torch.func import functional_call, vmap
 
@@ -161,8 +162,8 @@ def test_no_derivative_is_computed_for_what_needs_none():
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_blocks_of_rows_change_nothing(monkeypatch, grad):
-    """Not even the last bit, in values and in derivatives; alone and under vmap."""
+def test_blocks_of_rows_change_nothing_but_rounding(monkeypatch, grad):
+    """In values and in derivatives; alone and under vmap."""
     from learned_opt.rules import lstm_cell
 
     cell = make_cell()
@@ -184,4 +185,5 @@ def test_blocks_of_rows_change_nothing(monkeypatch, grad):
             results += population(many, *[value.detach() for value in inputs])
             results += vmap(cell)(*stacked)
         found.append(results)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    # The longest sum is over the 4 * 4 logits of a row.
+    torch.testing.assert_close(*found, **rounding(torch.float64, terms=16))

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from learned_opt.files import write_atomically
 from learned_opt.registry import look_up
@@ -190,6 +188,8 @@ def _cached(
     shape = (len(by_character), DRAWINGS, size, size)
     images = None if cache is None else _read_cache(cache, shape)
     if images is None:
+        from tqdm import tqdm  # of the extra "meta"
+
         with tqdm(
             total=len(by_character) * DRAWINGS,
             desc=f"reading Omniglot, {part}",
@@ -209,6 +209,8 @@ def _cached(
 
 
 def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError  # of the extra "meta"
+
     try:
         image = Image.open(io.BytesIO(content)).convert("L")
     except (OSError, SyntaxError) as error:  # Pillow raises either for a broken PNG

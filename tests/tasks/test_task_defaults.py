@@ -1,0 +1,65 @@
+"""Defaults of the task families, written down: what a rule was meta-trained on depends on them."""
+
+import math
+
+import pytest
+
+from meta_train.tasks import create_task
+from meta_train.tasks.describe import describe
+
+NETWORKS = {
+    "split": "train",
+    "batch_size": [16, 64],
+    "scale_spread": 0.5,
+    "few_probability": 0.4,
+    "few_examples": [100, 1000],
+    "full_rows": 1000,
+}
+ACTIVATIONS = ["tanh", "relu", "gelu"]
+IMAGES = ["digits", "photos"]
+DEFAULTS = {
+    "digits-mlp": {"hidden": [20], "activation": "sigmoid", "batch_size": 128},
+    "quadratic": {"dimensions": 10},
+    "test-functions": {"dimensions": [2, 10]},
+    "logistic-regression": {
+        **NETWORKS,
+        "data": ["digits", "iris", "wine", "breast-cancer", "diabetes"],
+    },
+    "random-mlp": {
+        **NETWORKS,
+        "data": IMAGES,
+        "depth": [1, 3],
+        "width": [12, 32],
+        "activations": ACTIVATIONS,
+    },
+    "conv": {**NETWORKS, "data": IMAGES, "depth": [1, 3], "channels": [4, 12]},
+    "autoencoder": {
+        **NETWORKS,
+        "data": IMAGES,
+        "width": [16, 48],
+        "code": [2, 12],
+        "activations": ACTIVATIONS,
+    },
+    "char-rnn": {**NETWORKS, "length": [12, 24], "width": [16, 32]},
+    "char-transformer": {
+        **NETWORKS,
+        "length": [12, 24],
+        "width": [16, 32],
+        "depth": [1, 2],
+        "heads": 2,
+    },
+    "sine": {
+        "shots": 10,
+        "queries": 10,
+        "amplitude": [0.1, 5.0],
+        "phase": [0.0, math.pi],
+        "domain": [-5.0, 5.0],
+        "hidden": [40, 40],
+    },
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_family_has_its_published_defaults(name):
+    described = describe(create_task(name))
+    assert {key: described[key] for key in DEFAULTS[name]} == DEFAULTS[name]
