@@ -12,7 +12,7 @@ from torch import Tensor
 from learned_opt.functional import one_element
 from learned_opt.rules.base import UpdateRule
 
-OF_ALL_GROUPS = ("rule", "chunk_size")
+OF_ALL_GROUPS = ("rule", "chunk_size", "train_mode")
 """What groups cannot have apart."""
 
 

@@ -12,6 +12,7 @@ from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State, UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
@@ -32,6 +33,7 @@ RULES: Mapping[str, type[UpdateRule]] = MappingProxyType(
         "momentum": Momentum,
         "rmsprop": RMSprop,
         "adam": Adam,
+        "orthogonal-momentum": OrthogonalMomentum,
         "lstm": CoordinateLSTM,
         "gated-lstm": GatedLSTM,
         "momentum-gated-lstm": MomentumGatedLSTM,
