@@ -15,6 +15,12 @@ from torch.utils.hooks import RemovableHandle
 
 from learned_opt.functional import apply_update, compute_updates, one_element, without_autocast
 from learned_opt.optimizer import sharding
+from learned_opt.optimizer.evaluation_mode import (
+    MODE,
+    check_training,
+    use_averages,
+    use_training_values,
+)
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.options import check_group, check_options, scalar_loss
 from learned_opt.optimizer.state_dict import (
@@ -90,6 +96,7 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize,
             "total_steps": total_steps,
             "rule": rule_digest(rule),
+            MODE: True,
         }
         check_options(defaults)
         super().__init__(params, defaults)
@@ -136,9 +143,10 @@ class LearnedOptimizer(Optimizer):
             The closure's return value, or None without a closure.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or the optimizer is in evaluation mode.
             ValueError: the rule reads the loss, and there is no closure or it returns no number.
         """
+        check_training(self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -165,6 +173,31 @@ class LearnedOptimizer(Optimizer):
                 self._apply(updates, context, maximize)
         self._guard.warn()
         return loss
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the running average of the weights in the model's parameters, to evaluate or save it.
+
+        Only for rules that keep an average (`rule.averages`), and where no planned number of steps
+        was given; for all others it does nothing. Call it before `model.eval()`; batch
+        normalisation's running statistics stay those of training: where they matter, recompute them
+        with `torch.optim.swa_utils.update_bn`.
+
+        Example:
+            >>> optimizer.eval()
+            >>> validation_loss = evaluate(model)
+            >>> optimizer.train()
+        """
+        if self.rule.averages:
+            use_averages(self.param_groups, self.state, self.rule)
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> None:
+        """Put the weights to train on back; `train(False)` is `eval()`."""
+        if not mode:
+            self.eval()
+        elif self.rule.averages:
+            use_training_values(self.param_groups, self.state)
 
     @property
     def skipped_updates(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from learned_opt.functional import one_element
 from learned_opt.rules.base import UpdateRule
 
-SHARED_OPTIONS = ("rule", "chunk_size")
+SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 """Options that all parameter groups share."""
 
 

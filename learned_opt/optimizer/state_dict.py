@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from learned_opt.optimizer import sharding
+from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -98,6 +99,8 @@ def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> S
     for key, value in saved.items():
         if key == "step" or isinstance(value, Tensor):
             dtype = rule.dtype if key == "step" or value.is_floating_point() else value.dtype
+            if key == TRAINING_VALUE:
+                dtype = parameter.dtype
             tensor = torch.as_tensor(value).detach()
             if key != "step":
                 tensor = sharding.place_like(parameter, tensor)

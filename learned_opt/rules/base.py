@@ -148,6 +148,21 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[list[Tensor], list[State]]:
         """Compute deltas and new states; `step` counts from 1 and is already advanced."""
 
+    averages: ClassVar[bool] = False
+    """Whether the model is to be evaluated elsewhere than at the parameters it trains on."""
+
+    def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
+        """Give the value of a parameter to evaluate the model at; by default the parameter itself.
+
+        Args:
+            parameter: as it is after the last step, `[*param]`.
+            state: of that tensor.
+
+        Returns:
+            The value, `[*param]`, and the state, in which an average may hold the parameter now.
+        """
+        return parameter, state
+
     def gates(
         self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
     ) -> Gates:

@@ -13,6 +13,7 @@ from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
@@ -36,6 +37,10 @@ RULES: Mapping[str, RuleEntry] = MappingProxyType(
         "momentum": RuleEntry(Momentum, "Gradient descent with momentum"),
         "rmsprop": RuleEntry(RMSprop, "RMSprop"),
         "adam": RuleEntry(Adam, "Adam; AdamW with the optimizer's weight decay"),
+        "orthogonal-momentum": RuleEntry(
+            OrthogonalMomentum,
+            "Orthogonalised momentum; needs no learning rate and no number of steps; no network",
+        ),
         "lstm": RuleEntry(
             CoordinateLSTM, "LSTM per coordinate that writes the update (Andrychowicz et al. 2016)"
         ),

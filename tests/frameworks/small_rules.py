@@ -10,6 +10,7 @@ SETTINGS = {
     "adam-lstm": {"hidden_size": 4},
     "lstm": {"hidden_sizes": (4,)},
     "gated-lstm": {"hidden_size": 4, "use_loss": False},
+    "orthogonal-momentum": {},
 }
 
 each_rule = pytest.mark.parametrize("rule_name", SETTINGS)
