@@ -28,8 +28,8 @@ is, and how it differs from its paper, stands [below the tables](#rows).
 - **Data.** By the short protocol the 30 background alphabets, split once into 20 for training, 4
   for validation (not used here: what is tested is the moving average of the weights at the end) and
   6 that are only tested on (`meta_train/tasks/episodes/omniglot_splits.json`). Rotations by 90,
-  180 and 270 degrees are classes of their own. Whole alphabets are held out, which is harder than the
-  papers' split by characters, and there are 20 alphabets to learn from in place of 50.
+  180 and 270 degrees are classes of their own. Whole alphabets are held out, which is harder than
+  the papers' split by characters, and there are 20 alphabets to learn from in place of 50.
 - **Network.** Four convolutions of 64 filters and stride 2 and the mean over positions, as in
   MAML's code; batch statistics. Transductive rows normalise query images with one another, as
   MAML's and Reptile's published figures do: test episodes have 5 query images of each class.
