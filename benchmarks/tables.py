@@ -31,12 +31,7 @@ OMNIGLOT_ROWS = {
     "prototypical": "prototypical networks",
 }
 DIGITS_TITLES = ("same family", "wider: 64 units", "ReLU", "10 x the steps")
-MEMORY_MODES = {
-    "plain": "plain",
-    "segments": "checkpointing",
-    "truncated": "truncated",
-    "pes": "PES",
-}
+MEMORY_MODES = ("plain", "checkpointing", "truncated", "pes")
 CASES = {
     "lstm": "LSTM 2 x 20 on 15,910 coordinates, 20 steps",
     "sine": "MAML, sine, 25 tasks",
@@ -93,7 +88,7 @@ def unroll_memory():
             cell += f" ({1000 * row['seconds'] / row['steps']:.0f})"
         lines.setdefault(f"{row['steps']:,} steps", {})[row["mode"]] = cell
     rows = [[steps, *(cells.get(m, "-") for m in MEMORY_MODES)] for steps, cells in lines.items()]
-    return markdown_table(["peak, MiB (ms a step), at", *MEMORY_MODES.values()], rows)
+    return markdown_table(["peak, MiB (ms a step), at", *MEMORY_MODES], rows)
 
 
 def meta_gradient():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from markdown import PAGES, ROOT, anchors, commands, links, paths, prose, read, rows, snippets
+from pages import PAGES, ROOT, anchors, commands, links, paths, prose, read, rows, snippets
 
 from learned_opt import LearnedOptimizer, create_rule, list_pretrained, list_rules
 from meta_train.estimators import ESTIMATORS
