@@ -102,5 +102,3 @@ def test_no_folder_is_in_a_circle_of_imports(depth):
 def test_a_circle_is_found():
     assert circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c"]
     assert circle({"a": ["b"], "b": []}) is None
-
-
