@@ -205,7 +205,8 @@ def test_every_bundled_rule_has_a_card_to_read(name):
 
 def test_the_python_in_contributing_trains(monkeypatch):
     from meta_train import estimators
-    from meta_train.outer import settings
+    from meta_train import TrainSettings
+    from meta_train.estimators import settings
 
     names: dict = {"__name__": "contributing"}
     for block in snippets(read("CONTRIBUTING.md")):
@@ -223,7 +224,7 @@ def test_the_python_in_contributing_trains(monkeypatch):
         trainer = MetaTrainer(
             create_rule("adam-lstm", hidden_size=3),
             names["Bowl"](),
-            settings.TrainSettings(estimator=estimator, horizons=(3,), runs=2),
+            TrainSettings(estimator=estimator, horizons=(3,), runs=2),
             device="cpu",
         )
         norms.append(trainer.take_outer_step().gradient_norm)
