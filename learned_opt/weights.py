@@ -160,6 +160,27 @@ def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     return _load_bundled(path) if path in _bundled().values() else load_rule(path)
 
 
+def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
+    """Find a rule that is ready to use: bundled weights, a weights file, or a hand-made rule.
+
+    Raises:
+        ValueError: an unknown name, a damaged file, or a network without weights.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule="orthogonal-momentum")
+    """
+    name = os.fspath(name_or_path)
+    if name in list_rules() and not names_weights(name):
+        rule = create_rule(name)
+        if not list(rule.parameters()):
+            return rule
+        raise ValueError(
+            f"rule {name!r} is a network without weights: give the name or the path of weights, "
+            f"or create_rule({name!r}) to meta-train it"
+        )
+    return from_pretrained(name_or_path)
+
+
 def names_weights(name_or_path: str) -> bool:
     """Whether a string is the name of bundled weights, or a path rather than a rule's name."""
     if name_or_path in _bundled() or os.sep in name_or_path or Path(name_or_path).suffix:

@@ -1,28 +1,31 @@
-"""How good is a learned optimizer with its default settings, beside tuned AdamW, on held-out tasks?
+"""How good are optimizers with their default settings, beside tuned AdamW, on held-out tasks?
 
-    python benchmarks/quality/held_out.py step-size-lstm --out table.json
-    python benchmarks/quality/held_out.py step-size-lstm --out table.json --picture curves.png
+    python benchmarks/quality/held_out.py --out table.json  # a rule that is in it is not run again
+    python benchmarks/quality/held_out.py --out table.json --picture curves.png
     python benchmarks/quality/held_out.py step-size-lstm --quick  # one minute
 
 Prints a Markdown table of final losses on six tasks, and on one of them with four times the steps.
 The second command draws the curves, at the learning rates that the first one found best.
 
-The bundled optimizers were meta-trained and selected on other networks, other data, or both. All
+No rule was meta-trained or selected on these tasks: networks, data or both are others. All
 optimizers train the same problems on the same batches. AdamW follows a cosine with a warm-up over
 3% of the steps and has a weight decay of 0.01. It trains once at 1e-3 and once at the best of eight
-learning rates, chosen for the final loss on these same problems.
+learning rates, chosen for the final loss on these same problems. `orthogonal-momentum` is not told
+the number of steps, and is evaluated at its running average; the others are told.
 """
 
 import argparse
 import json
+import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from learned_opt import from_pretrained
-from learned_opt.rules import rule_name
+from learned_opt.files import write_atomically
+from learned_opt.weights import find_rule
 from meta_train.evaluation.baselines import Baseline, learning_rate_grid
 from meta_train.evaluation.compare import ComparisonTask, compare, total_steps
 from meta_train.evaluation.report import as_json, draw_curves
@@ -55,49 +58,22 @@ def make_tasks(steps, long_steps):
     return compared
 
 
-def make_baselines(rule):
-    settings = {"rule": "adam", "schedule": "cosine", "weight_decay": 0.01}
-    baselines = [
-        Baseline("AdamW 1e-3", learning_rates=(1e-3,), **settings),
-        Baseline("AdamW tuned", learning_rates=LEARNING_RATES, **settings),
-    ]
-    if rule_name(rule) == "step-size-lstm":
-        baselines.append(Baseline("untrained", "step-size-lstm", (rule.default_lr,)))
-    return baselines
+RULES = ("orthogonal-momentum", "step-size-lstm")
+ADAMW = {"rule": "adam", "schedule": "cosine", "weight_decay": 0.01}
+BASELINES = (
+    Baseline("AdamW 1e-3", learning_rates=(1e-3,), **ADAMW),
+    Baseline("AdamW tuned", learning_rates=LEARNING_RATES, **ADAMW),
+)
+UNTRAINED = Baseline("untrained step-size-lstm", "step-size-lstm", (3e-3,))
 
 
-def render(tasks, table):
-    """A table of final losses and a summary of the tasks without the long one."""
-    labels = [result.label for result in table[tasks[0].name]]
-    rows = []
-    for task in tasks:
-        cells = []
-        for result in table[task.name]:
-            mean, spread = result.final_loss
-            cells.append(f"{mean:.3g} ± {spread:.1g}{'*' if result.at_edge else ''}")
-        rows.append([task.title, *cells])
-    short = [table[task.name] for task in tasks if task.name != "long"]
-    losses = [[result.final_loss[0] for result in results[:3]] for results in short]
-    better = sum(learned < default for learned, default, _ in losses)
-    gaps = [learned / tuned - 1 for learned, _, tuned in losses]
-    diverged = sum(results[0].diverged for results in table.values())
-    lines = [
-        markdown_table(["final loss", *labels], rows),
-        "",
-        f"better than AdamW 1e-3 on {better} of {len(short)} tasks; {diverged} diverged runs",
-        f"mean of learned / AdamW tuned - 1: {sum(gaps) / len(gaps):+.3f} "
-        f"({', '.join(f'{gap:+.2f}' for gap in gaps)})",
-    ]
-    if any(result.at_edge for results in table.values() for result in results):
-        lines.append("* best learning rate at the edge of the grid: a wider grid may do better")
-    return "\n".join(lines)
-
-
-def run(rule, tasks, baselines, seeds, workers):
-    """Train all optimizers on all tasks."""
-    with tqdm(total=total_steps(tasks, baselines), unit="step", dynamic_ncols=True) as bar:
-        return compare(
-            rule,
+def measure(name, tasks, baselines, seeds, workers):
+    """Train a rule and baselines on all tasks; results by task."""
+    with tqdm(
+        total=total_steps(tasks, baselines), unit="step", desc=name, dynamic_ncols=True
+    ) as bar:
+        table = compare(
+            find_rule(name),
             tasks,
             seeds=range(2000, 2000 + seeds),
             baselines=baselines,
@@ -105,54 +81,108 @@ def run(rule, tasks, baselines, seeds, workers):
             workers=workers,
             on_steps=bar.update,
         )
+    return {
+        task: [replace(first, label=Path(name).stem), *rest]
+        for task, (first, *rest) in table.items()
+    }
 
 
-def draw(rule, tasks, path, measured, seeds, workers):
-    """Draw training losses, each optimizer at its best measured learning rate."""
-    baselines = make_baselines(rule)
-    table = {}
+def missing_baselines(name, found):
+    """Baselines that a measurement of this rule still has to train."""
+    wanted = [*BASELINES, *([UNTRAINED] if name == "step-size-lstm" else [])]
+    return [baseline for baseline in wanted if baseline.label not in found]
+
+
+def labels_of(columns):
+    """The optimizers that every task of a table has."""
+    return [row["optimizer"] for row in next(iter(columns.values()))["rows"]] if columns else []
+
+
+def render(columns):
+    """The table of final losses, and a line for each rule."""
+    labels = labels_of(columns)
+    rows = [
+        [
+            column["title"],
+            *(
+                f"{row['final_loss']:.3g} ± {row['final_loss_std']:.1g}"
+                + ("*" if row["best_at_edge_of_grid"] else "")
+                for row in column["rows"]
+            ),
+        ]
+        for column in columns.values()
+    ]
+    lines = [markdown_table(["final loss", *labels], rows), ""]
+    short = [column["rows"] for name, column in columns.items() if name != "long"]
+    tuned = [rows[labels.index("AdamW tuned")]["final_loss"] for rows in short]
+    for k, label in enumerate(labels):
+        ratios = [
+            math.log(rows[k]["final_loss"] / loss) for rows, loss in zip(short, tuned, strict=True)
+        ]
+        wins = sum(ratio < 0 for ratio in ratios)
+        died = sum(column["rows"][k]["diverged_runs"] for column in columns.values())
+        lines.append(
+            f"{label}: below AdamW tuned on {wins} of {len(short)}, median log ratio "
+            f"{statistics.median(ratios):+.3f}, {died} runs diverged"
+        )
+    return "\n".join([*lines, "* the best learning rate is the first or last of the grid"])
+
+
+def draw(tasks, path, columns, seeds, workers):
+    """Draw loss against steps, each optimizer at the learning rate of its best final loss."""
+    table = {task.name: [] for task in tasks}
+    for name in RULES:
+        for task, results in measure(name, tasks, (), seeds, workers).items():
+            table[task] += results
     for task in tasks:
-        best_lr = {row["optimizer"]: row["mean_loss_rate"] for row in measured[task.name]["rows"]}
-        best = [replace(one, learning_rates=(best_lr[one.label],)) for one in baselines]
-        table |= run(rule, [task], best, seeds, workers)
-    names = {"learned": rule_name(rule)} | {one.label: one.label for one in baselines}
-    draw_curves(path, table, tasks, names=names, across=3, panel=(3.6, 2.5))
+        rates = {row["optimizer"]: row["final_loss_rate"] for row in columns[task.name]["rows"]}
+        best = [replace(one, learning_rates=(rates[one.label],)) for one in BASELINES]
+        table[task.name] += measure(RULES[0], [task], best, seeds, workers)[task.name][1:]
+    names = {label: label for label in (*RULES, *(one.label for one in BASELINES))}
+    draw_curves(path, table, tasks, names=names, across=3, panel=(3.6, 2.5), evaluated=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rule", help="name of a bundled rule, or a weights file")
-    parser.add_argument("--steps", type=int, default=500, help="training steps")
-    parser.add_argument(
-        "--long-steps", type=int, default=2000, help="steps of the long task; 0 leaves it out"
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="problems per task")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--quick", action="store_true", help="2 seeds, 50 steps, no long task")
-    parser.add_argument("--out", type=Path, help="JSON file of the table")
-    parser.add_argument(
-        "--picture", type=Path, help="PNG file of the curves; reads learning rates from --out"
-    )
+    parser.add_argument("rules", nargs="*", default=RULES, help="names of rules, or weights files")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--long-steps", type=int, default=2000, help="0: no long task")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="50 steps, two seeds, no long task")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="keep the table here, as JSON")
+    parser.add_argument("--picture", type=Path, help="draw the table's curves here, as PNG")
     arguments = parser.parse_args()
     if arguments.picture and not (arguments.out and arguments.out.exists()):
-        parser.error("--picture needs --out, a table written by an earlier run")
+        parser.error("--picture needs --out, the table that was measured")
     torch.set_num_threads(1)
-
     steps, long_steps, seeds = arguments.steps, arguments.long_steps, arguments.seeds
     if arguments.quick:
         steps, long_steps, seeds = 50, 0, 2
-    rule = from_pretrained(arguments.rule)
     tasks = make_tasks(steps, long_steps)
+    columns = {}
+    if arguments.out and arguments.out.exists():
+        columns = json.loads(arguments.out.read_text())["columns"]
     if arguments.picture:
-        measured = json.loads(arguments.out.read_text())["columns"]
         short = [task for task in tasks if task.name != "long"]
-        draw(rule, short, arguments.picture, measured, seeds, arguments.workers)
+        draw(short, arguments.picture, columns, seeds, arguments.workers)
         return
-    table = run(rule, tasks, make_baselines(rule), seeds, arguments.workers)
-    print(render(tasks, table))
-    if arguments.out:
-        data = {"rates": list(LEARNING_RATES), "columns": as_json(table, tasks)}
-        arguments.out.write_text(json.dumps(data, indent=2) + "\n")
+    sizes = {column["steps"] for name, column in columns.items() if name != "long"}
+    if columns and (sizes != {steps} or any(c["seeds"] != seeds for c in columns.values())):
+        parser.error(f"{arguments.out} was measured with other --steps or --seeds")
+    for name in arguments.rules:
+        found = labels_of(columns)
+        if Path(name).stem in found:
+            continue
+        baselines = missing_baselines(name, found)
+        table = measure(name, tasks, baselines, seeds, arguments.workers)
+        for task, column in as_json(table, tasks).items():
+            column["rows"] = [*columns.get(task, {"rows": []})["rows"], *column["rows"]]
+            columns[task] = column
+        if arguments.out:
+            data = {"rates": list(LEARNING_RATES), "columns": columns}
+            write_atomically(arguments.out, (json.dumps(data, indent=2) + "\n").encode())
+    print(render(columns))
 
 
 if __name__ == "__main__":

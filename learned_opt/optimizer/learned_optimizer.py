@@ -31,9 +31,9 @@ from learned_opt.optimizer.state_dict import (
 )
 from learned_opt.optimizer.updates import PendingUpdate, batch_by_size
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
-from learned_opt.weights import from_pretrained, rule_digest
+from learned_opt.weights import find_rule, rule_digest
 
-DEFAULT_PRETRAINED = "digits-lstm"
+DEFAULT_RULE = "orthogonal-momentum"
 
 
 UpdateHook = Callable[["LearnedOptimizer", list[PendingUpdate], Context], None]
@@ -46,8 +46,10 @@ class LearnedOptimizer(Optimizer):
         params: parameters, named parameters, or parameter groups.
         lr: multiplies the update that the rule proposes; by default the rule's own. It is not
             Adam's learning rate: a learned rule chooses its own step sizes.
-        rule: an `UpdateRule`, the name of a bundled one (`list_pretrained()`), or the path of a
-            weights file. The rule is held by reference, so optimizers can share one.
+        rule: an `UpdateRule`, the name of bundled weights (`list_pretrained()`) or of a hand-made
+            rule, or the path of a weights file. The default is hand-made: it needs no learning
+            rate and no number of steps; see `OrthogonalMomentum`. The rule is held by reference,
+            so optimizers can share one.
         weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`.
         maximize: maximise the objective instead of minimising it.
         total_steps: the planned number of steps; some rules need it for their schedule.
@@ -72,7 +74,7 @@ class LearnedOptimizer(Optimizer):
         params: ParamsT,
         lr: float | Tensor | None = None,
         *,
-        rule: UpdateRule | str | PathLike[str] = DEFAULT_PRETRAINED,
+        rule: UpdateRule | str | PathLike[str] = DEFAULT_RULE,
         weight_decay: float = 0.0,
         maximize: bool = False,
         total_steps: int | None = None,
@@ -80,7 +82,7 @@ class LearnedOptimizer(Optimizer):
         differentiable: bool = False,
     ) -> None:
         if not isinstance(rule, UpdateRule):
-            rule = from_pretrained(rule)
+            rule = find_rule(rule)
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
         if differentiable:
