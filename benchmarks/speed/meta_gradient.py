@@ -39,10 +39,9 @@ from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES, meta_loss
 from meta_train.evaluation.tables import markdown_table
-from meta_train.inner.batches import BatchStream
+from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import stack, start
-from meta_train.inner.unroll import Data
 from meta_train.inner.vectorize import choose_vectorize
 from meta_train.tasks import Problem
 
@@ -99,7 +98,7 @@ def lstm_case(device):
     def ours():
         loop = InnerLoop(rule, problem.loss, vectorize=False)
         inner = start(rule, [problem], vectorize=False)
-        data = Data(Batches(batches), None, 0)
+        data = InnerData(Batches(batches), None, 0)
         return differentiate(loop, inner, data, STEPS, meta_objective, weights).gradients
 
     def unroll(step, forward):
@@ -150,12 +149,12 @@ def maml_case(model, criterion, tasks, lr, steps, compiled):
     blank = start(rule, [problem] * count, vectorize=True)
 
     def at_once(values, supports, queries, traceable=False):
-        loop = InnerLoop(rule, problem.loss, True, lr, second_order=True, traceable=traceable)
+        loop = InnerLoop(rule, problem.loss, True, lr=lr, second_order=True, traceable=traceable)
         stacked = {n: v.expand(count, *v.shape) for n, v in zip(names, values, strict=True)}
         inner = replace(blank, parameters=stacked)
         for _ in range(steps):
             inner, _ = loop.step(inner, supports)
-        inner, losses = replace(loop, second_order=False).look(inner, queries)
+        inner, losses = replace(loop, second_order=False).loss_at(inner, queries)
         value = meta_loss(losses.unsqueeze(0), inner.alive, OBJECTIVES["last"])
         return torch.autograd.grad(value, values)
 

@@ -1,17 +1,19 @@
-"""Peak memory and time of a meta-gradient against the number of inner steps, for each mode.
+"""How do memory and time of a meta-gradient grow with the number of inner steps, in each mode?
 
     python benchmarks/speed/unroll_memory.py --image  # table and picture, half an hour
     python benchmarks/speed/unroll_memory.py --quick  # up to 30 steps
-    python benchmarks/speed/unroll_memory.py --steps 100 --modes plain segments
+    python benchmarks/speed/unroll_memory.py --steps 100 --modes plain checkpointing
 
 The rule is an LSTM with two layers of 20 units (Andrychowicz et al. 2016), the optimizee a
-perceptron of 784, 20 and 10 units (15,910 coordinates) on random data of that shape; inner
-gradients count as constants. The modes are those of meta_train/estimators/memory_budget.py:
+MLP of 784, 20 and 10 units (15,910 parameters) on random data; inner gradients count as constants.
+The modes are those of meta_train/estimators/memory_budget.py:
 
 - plain keeps the graph of all steps;
-- segments keeps states at some steps and computes what lies between them twice, same gradient;
-- truncated differentiates window after window of 20 steps, which biases the gradient;
-- pes takes persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
+- checkpointing keeps the state of some steps and computes the others twice; same gradient;
+- truncated differentiates windows of 20 steps, which biases the gradient;
+- pes is persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
+
+Prints a Markdown table: peak memory and milliseconds per inner step, and their ratios to plain.
 
 Memory is the peak of a fresh process above its level after a warm-up: resident memory on a CPU
 (Linux only), memory of torch's allocator on a GPU. Times are the shortest of several whole inner
@@ -33,27 +35,27 @@ from torch import nn
 
 from learned_opt import create_rule
 from meta_train.estimators import MetaObjective, create_estimator
-from meta_train.estimators.backprop import best_segment
-from meta_train.estimators.memory_budget import MODES, measure
+from meta_train.estimators.backprop import best_checkpoint_steps
+from meta_train.estimators.footprint import measure
+from meta_train.estimators.memory_budget import MODES
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.evaluation.tables import markdown_table
 from meta_train.inner.horizons import Horizons
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
-from meta_train.inner.unroll import data_of
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import ModuleTask
 
 STEPS = (10, 30, 100, 300, 1000, 10_000)
 WINDOW = 20
-LONGEST = {"plain": 100, "segments": 1000, "truncated": 300, "pes": 10_000}
+LONGEST = {"plain": 100, "checkpointing": 1000, "truncated": 300, "pes": 10_000}
 TIMED = 100
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "unroll_memory.png"
 
 
 class Unroll:
-    """One mode on inner runs of one length."""
+    """One mode, with inner runs of one length."""
 
     def __init__(self, mode, steps, device):
         self.truncation_length = min(WINDOW, steps)
@@ -66,12 +68,13 @@ class Unroll:
             data,
         )
         self.meta_parameters = MetaParameters(create_rule("lstm")).to(device)
-        self.loop = InnerLoop(self.meta_parameters.rule, None, vectorize=True)
         settings = {}
-        if mode == "segments":
+        if mode == "checkpointing":
             footprint = self._footprint(task, device)
-            settings["segment"] = best_segment(steps, footprint.state, footprint.step)
-        name = {"plain": "full", "segments": "full"}.get(mode, mode)
+            settings["checkpoint_steps"] = best_checkpoint_steps(
+                steps, footprint.state, footprint.step
+            )
+        name = {"plain": "full", "checkpointing": "full"}.get(mode, mode)
         self.estimator = create_estimator(name, **settings)
         truncation_length = self.truncation_length if self.estimator.continues else None
         self.runs = self._make_runs(task, device, truncation_length, self.estimator.copies)
@@ -90,17 +93,16 @@ class Unroll:
 
     def _footprint(self, task, device):
         runs = self._make_runs(task, device)
-        runs.reset(0)
-        return measure(runs.bind(self.loop), runs.state_with_grad(), data_of(runs, "training", 0))
+        return measure(runs.begin(LoopSettings(), 0))
 
     def run(self):
-        """One inner run's meta-gradient; those of windows, one after another, where there are."""
+        """The meta-gradient of one inner run; for truncated modes the one of its last window."""
         meta_objective = MetaObjective(OBJECTIVES["sum"])
         times = math.ceil(self.steps / self.truncation_length) if self.estimator.continues else 1
         for outer_step in range(times):
             estimate = self.estimator.estimate(
                 self.meta_parameters,
-                self.loop,
+                LoopSettings(),
                 self.runs,
                 meta_objective,
                 outer_step,
@@ -117,7 +119,7 @@ def resident(field):
 
 
 def peak_of_one_run(mode, steps, device):
-    """Peak MiB above what is held before; to be called in a fresh process."""
+    """Peak MiB above the level after a warm-up. Call it in a fresh process."""
     Unroll(mode, 2, device).run()  # warm-up: libraries load, thread pools start
     unroll = Unroll(mode, steps, device)
     if device == "cuda":
@@ -132,10 +134,10 @@ def peak_of_one_run(mode, steps, device):
 
 
 def peak_in_fresh_process(mode, steps, device, threads):
-    """As `peak_of_one_run`."""
+    """Call `peak_of_one_run` in a fresh process."""
     command = [sys.executable, __file__, "--alone", mode, str(steps)]
     command += ["--device", device, "--threads", str(threads)]
-    # Large blocks go back to the system as soon as they are freed: what is resident is in use.
+    # Return large blocks to the system when they are freed, so that resident memory is in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout)
@@ -152,9 +154,9 @@ def times_in_turns(modes, steps, device, turns):
 
 
 def difference(steps, device):
-    """Norm of the difference of the gradients of plain and segments, relative."""
-    plain, segments = (Unroll(mode, steps, device).run() for mode in ("plain", "segments"))
-    pairs = list(zip(plain.gradients, segments.gradients, strict=True))
+    """Norm of the difference of the gradients of plain and checkpointing, relative."""
+    plain, other = (Unroll(mode, steps, device).run() for mode in ("plain", "checkpointing"))
+    pairs = list(zip(plain.gradients, other.gradients, strict=True))
     total = sum(one.square().sum() for one, _ in pairs)
     return float((sum((one - other).square().sum() for one, other in pairs) / total).sqrt())
 
@@ -173,11 +175,11 @@ def print_table(rows):
 
 
 def draw(rows, path):
-    """Two panels, memory and time, a line for each mode with its name at its end."""
+    """Draw memory and time against inner steps, one line per mode."""
     from matplotlib.figure import Figure
 
     colors = dict(zip(MODES, ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b"), strict=True))
-    names = {"segments": "segments,\nsame gradient", "pes": "PES"}
+    names = {"checkpointing": "checkpointing,\nsame gradient", "pes": "PES"}
     figure = Figure(figsize=(9, 4), layout="constrained")
     memory, duration = figure.subplots(1, 2)
     for mode, color in colors.items():
@@ -188,7 +190,7 @@ def draw(rows, path):
             steps, peaks = [row["steps"] for row in own], [row["mib"] for row in own]
             memory.plot(steps, peaks, **style)
             place = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-            if mode == "truncated":  # at its right the line of segments passes
+            if mode == "truncated":  # to its right is the line of checkpointing
                 place.update(xytext=(0, 9), ha="right")
             label = names.get(mode, mode)
             memory.annotate(label, (steps[-1], peaks[-1]), color=color, **place)
@@ -227,10 +229,11 @@ def main(steps, modes, turns, threads, device, quick, json_path, image, alone):
             print(rows[-1], file=sys.stderr)
     print_table(rows)
     facts = {"device": device, "threads": threads, "torch": torch.__version__, "rows": rows}
-    if {"plain", "segments"} <= set(modes):
+    if {"plain", "checkpointing"} <= set(modes):
         longest = max((n for n in steps if n <= LONGEST["plain"]), default=10)
         facts["difference"] = {"steps": longest, "relative": difference(longest, device)}
-        print(f"\nGradient of segments, relative difference: {facts['difference']['relative']:.1e}")
+        relative = facts["difference"]["relative"]
+        print(f"\nGradient of checkpointing, relative difference: {relative:.1e}")
     if json_path is not None:
         json_path.write_text(json.dumps(facts, indent=1) + "\n")
     if image is not None:

@@ -1,13 +1,19 @@
-"""Estimators of the meta-gradient by name. A new one is one file beside this and one row here."""
+"""Estimators of the meta-gradient by name. A new one is one file here and one row below."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from learned_opt.registry import create
-from meta_train.estimators.base import Estimate, Estimator, MetaObjective, combine
+from meta_train.estimators.base import (
+    Estimate,
+    Estimator,
+    MetaGradient,
+    MetaObjective,
+    combine,
+)
 from meta_train.estimators.es import EvolutionStrategies
 from meta_train.estimators.first_order import FirstOrder
 from meta_train.estimators.full import FullBackprop
@@ -17,15 +23,17 @@ from meta_train.estimators.reptile import Reptile
 from meta_train.estimators.truncated import TruncatedBackprop
 
 __all__ = [
+    "ESTIMATORS",
     "Estimate",
     "Estimator",
+    "MetaGradient",
     "MetaObjective",
     "combine",
     "create_estimator",
     "list_estimators",
 ]
 
-ESTIMATORS: Mapping[str, Callable[..., Estimator]] = MappingProxyType(
+ESTIMATORS: Mapping[str, type[Estimator]] = MappingProxyType(
     {
         "full": FullBackprop,
         "truncated": TruncatedBackprop,
@@ -39,18 +47,23 @@ ESTIMATORS: Mapping[str, Callable[..., Estimator]] = MappingProxyType(
 
 
 def list_estimators() -> list[str]:
-    """Names of all estimators."""
+    """Return the names of all estimators."""
     return list(ESTIMATORS)
 
 
 def create_estimator(name: str, **settings: Any) -> Estimator:
-    """Build an estimator.
+    """Create an estimator.
+
+    Example:
+        estimator = create_estimator("full", checkpoint_steps=10)
 
     Args:
         name: one of `list_estimators()`.
-        **settings: the keyword arguments of the estimator's class.
+        **settings: keyword arguments of the estimator's class.
 
     Raises:
-        ValueError: an unknown name or setting, or a value that the estimator refuses.
+        ValueError: an unknown name or setting, or a value out of range.
     """
+    if "segment" in settings:
+        raise ValueError("estimator setting 'segment' is now called 'checkpoint_steps'")
     return create("estimator", name, ESTIMATORS, settings)

@@ -1,7 +1,7 @@
-"""Differentiate through several inner runs one after another: the sums of runs at once.
+"""Differentiates through several inner runs one after another.
 
-Where the work of one run fills the processor, nothing is gained by runs at once, and the graphs of
-all of them are held at the same time. Here each run's graph is gone before the next one begins.
+If one run keeps the processor busy, vectorised runs are not faster, and the graphs of all runs are
+held together. Here each run's graph is freed before the next run begins.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch.utils import _pytree as pytree
 
 from meta_train.estimators.backprop import Derivative, differentiate
 from meta_train.estimators.base import MetaObjective
-from meta_train.inner.batches import BatchStream
+from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, map_states, stack_states
-from meta_train.inner.unroll import Data
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.base import Batch
 
@@ -29,32 +28,31 @@ _Value = TypeVar("_Value")
 def differentiate_one_by_one(
     loop: InnerLoop,
     inner: InnerState,
-    data: Data,
+    data: InnerData,
     steps: int,
     meta_objective: MetaObjective,
     leaves: Sequence[Tensor],
-    segment: int | None = None,
+    checkpoint_steps: int | None = None,
 ) -> Derivative:
-    """As `differentiate` of a vectorised loop: the same arguments, and the same result to rounding.
+    """Like `differentiate` of a vectorised loop: same arguments, same result to rounding.
 
-    Only what the loss itself draws (dropout) is drawn anew for each run.
+    Random numbers of the loss itself (dropout) are other ones, drawn for each run.
 
     Raises:
-        ValueError: the loop is not vectorised, so that there is one run only.
+        ValueError: the loop is not vectorised.
     """
     if not loop.vectorize:
-        raise ValueError("differentiate_one_by_one takes the state of a vectorised loop")
-    # Cut: a derivative through the row of a stack would be as large as the stack, for every run.
-    linked = [name for name, value in inner.named_tensors() if value.requires_grad]
+        raise ValueError("differentiate_one_by_one needs the state of a vectorised loop")
+    # Cut the graph: a derivative through a row of a stack is as large as the stack, for every run.
+    connected = [name for name, value in inner.named_tensors() if value.requires_grad]
     begin = inner.detach()
-    streams = [data.training] if data.outer_batches is None else [data.training, data.outer_batches]
     marks = data.mark()
     found, adjoints = [], []
     for run in range(len(inner.alive)):
         row = map_states(lambda tensor, run=run: tensor[run], begin)
         named = dict(row.named_tensors())
-        cut = [named[name].requires_grad_() for name in linked]
-        for stream, mark in zip(streams, marks, strict=True):
+        cut = [named[name].requires_grad_() for name in connected]
+        for stream, mark in zip(data.streams(), marks, strict=True):
             position = run % len(stream.sources)  # copies of a run read the same batches
             stream.sources[position].set_state(mark[position])
         one = differentiate(
@@ -64,7 +62,7 @@ def differentiate_one_by_one(
             steps,
             meta_objective,
             [*leaves, *cut],
-            segment,
+            checkpoint_steps,
         )
         found.append(replace(one, gradients=one.gradients[: len(leaves)]))
         adjoints.append(one.gradients[len(leaves) :])
@@ -74,10 +72,10 @@ def differentiate_one_by_one(
         return torch.stack(list(values)).sum(0) / counted
 
     gradients = [mean(values) for values in zip(*(one.gradients for one in found), strict=True)]
-    if linked and leaves:
+    if connected and leaves:
         named = dict(inner.named_tensors())
         through_start = torch.autograd.grad(
-            [named[name] for name in linked],
+            [named[name] for name in connected],
             list(leaves),
             [torch.stack(values) / counted for values in zip(*adjoints, strict=True)],
             allow_unused=True,
@@ -89,12 +87,11 @@ def differentiate_one_by_one(
         value=mean([one.value for one in found]),
         losses=torch.stack([one.losses for one in found], dim=1),
         inner=stack_states([one.inner for one in found]),
-        steps=sum(one.steps for one in found),
     )
 
 
 def _loop_of(loop: InnerLoop, run: int) -> InnerLoop:
-    """The loop of one of its runs."""
+    """Return the loop of one of the runs."""
 
     def own(value: _Value) -> _Value | Tensor:
         return value[run] if isinstance(value, Tensor) and value.dim() else value
@@ -108,9 +105,10 @@ def _loop_of(loop: InnerLoop, run: int) -> InnerLoop:
     )
 
 
-def _data_of(data: Data, run: int) -> Data:
-    """What one of the runs reads, from the very generators that the runs at once read from."""
-    return Data(
+def _data_of(data: InnerData, run: int) -> InnerData:
+    """Return the data of one of the runs, from the same generators."""
+    return replace(
+        data,
         training=_StreamOfOne(data.training, run),
         outer_batches=None if data.outer_batches is None else _StreamOfOne(data.outer_batches, run),
         seed=derive_seed(data.seed, "run", run),

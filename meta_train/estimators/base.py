@@ -1,53 +1,71 @@
-"""What an estimator of the meta-gradient is given, and what it gives."""
+"""The contract of an estimator of the meta-gradient."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from meta_train.estimators.objectives import END_ONLY, Objective
-from meta_train.inner.loop import InnerLoop
+from meta_train.estimators.objectives import Objective
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import Runs
+from meta_train.inner.state import InnerState
+from meta_train.inner.window import Window
 from meta_train.runtime.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
 class MetaObjective:
-    """How inner training is judged.
+    """How inner training is evaluated.
 
     Attributes:
         objective: one of `meta_train.estimators.objectives.OBJECTIVES`.
-        data: "training" judges each step by the next batch that is trained on; "fresh" by a batch
-            of its own; "validation" by data that inner training does not see.
-        imitation: weight of the distance from the teacher's steps, added to the objective.
+        data: "training" evaluates each step on the next training batch; "fresh" on a batch of its
+            own; "validation" on data that inner training does not see.
+        imitation: weight of the distance from the teacher's steps, which is added to the objective.
     """
 
     objective: Objective
     data: str = "training"
     imitation: float = 0.0
 
-    @property
-    def end_only(self) -> bool:
-        """Whether the last loss is all that counts."""
-        return self.objective in END_ONLY
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """A meta-gradient of one window, as an estimator returns it.
+
+    Attributes:
+        gradients: one for each meta-parameter, means over the runs that count.
+        meta_loss: the objective, 0-dim, mean over the same runs.
+        mean_loss: the inner loss, 0-dim, mean over the same runs.
+        counted: number of runs that count: those that did not diverge.
+        inner: the state after the window, `[copies * runs, ...]`.
+        carried: tensors to keep until the next window of each run, `[runs, ...]` by name.
+    """
+
+    gradients: list[Tensor]
+    meta_loss: Tensor
+    mean_loss: Tensor
+    counted: int
+    inner: InnerState
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One outer gradient, and what was seen on the way.
+    """A meta-gradient and statistics of its runs.
 
     Attributes:
-        gradients: one per meta-parameter: means over the runs that count.
-        meta_loss: 0-dim, mean over the same runs.
-        mean_loss: mean inner loss of the same runs, 0-dim.
-        counted: how many runs count: those that did not diverge.
-        diverged: runs that did.
+        gradients: one for each meta-parameter, means over the runs that count.
+        meta_loss: the objective, 0-dim, mean over the same runs.
+        mean_loss: the inner loss, 0-dim, mean over the same runs.
+        counted: number of runs that count: those that did not diverge.
+        diverged: number of runs that diverged, copies counted.
         inner_steps: inner steps taken, all runs together.
     """
 
@@ -60,55 +78,115 @@ class Estimate:
 
 
 class Estimator(ABC):
-    """Draws an outer gradient from inner training: any rule, any task, any initialisation."""
+    """Estimates the meta-gradient from inner training, for any rule, task and initialisation.
+
+    A subclass sets the class attributes below and defines `check` and `meta_gradient`.
+    """
 
     continues: ClassVar[bool] = False
-    """Whether runs go on from one outer step to the next; otherwise each sees whole runs."""
+    """Runs continue from one outer step to the next; otherwise each outer step takes whole runs."""
 
     copies: ClassVar[int] = 1
-    """Inner runs that share a problem and its batches."""
+    """Number of inner runs that share a problem and its batches."""
 
     second_order: ClassVar[bool | None] = None
-    """Whether second derivatives of the inner loss are taken; None leaves it to the settings."""
+    """Take second derivatives of the inner loss; None leaves it to the settings."""
 
-    def check(self, meta_parameters: MetaParameters) -> None:
-        """Refuse meta-parameters that it cannot give a gradient of.
+    has_memory_modes: ClassVar[bool] = False
+    """A memory budget may choose another mode (see `meta_train.estimators.memory_budget`)."""
 
-        Raises:
-            ValueError: says why.
-        """
-        return None
+    allows_zero_steps: ClassVar[bool] = False
+    """Can evaluate the initialisation itself, without any inner step."""
 
-    @abstractmethod
+    @final
     def estimate(
         self,
         meta_parameters: MetaParameters,
-        loop: InnerLoop,
+        settings: LoopSettings,
         runs: Runs,
         meta_objective: MetaObjective,
         outer_step: int,
         distributed: DistributedContext,
     ) -> Estimate:
-        """Estimate the meta-gradient on these runs, and let the runs stand where that ended.
+        """Estimate the meta-gradient on one window of the runs; the runs stand after it then.
+
+        Example:
+            estimator = create_estimator("full")
+            runs = Runs(meta_parameters, task, RunPlan(Horizons([[20]])), ...)
+            objective = MetaObjective(OBJECTIVES["log"])
+            found = estimator.estimate(
+                meta_parameters, LoopSettings(), runs, objective, 0, DistributedContext()
+            )
+            found.gradients  # one for each of meta_parameters.parameters()
 
         Args:
-            meta_parameters: the meta-parameters.
-            loop: its rule is the one among the meta-parameters.
+            meta_parameters: the meta-parameters of the runs.
+            settings: how inner steps are taken.
             runs: this process's share of the runs.
-            meta_objective: what to make smaller.
-            outer_step: seeds every draw.
+            meta_objective: the objective to minimise.
+            outer_step: part of the seed of every draw.
             distributed: the processes that share the runs. The caller averages the gradients; an
-                estimator exchanges only the sums that it needs of the other processes' runs.
+                estimator exchanges only sums that it needs over all runs.
+
+        Raises:
+            ValueError: the runs have other meta-parameters or another plan than the estimator
+                needs.
         """
+        self._check_runs(runs, meta_parameters)
+        window = runs.begin(
+            settings,
+            outer_step,
+            outer_data=meta_objective.data,
+            last_only=meta_objective.objective.reads_last_only,
+        )
+        found = self.meta_gradient(window, meta_objective, distributed)
+        return Estimate(
+            gradients=found.gradients,
+            meta_loss=found.meta_loss,
+            mean_loss=found.mean_loss,
+            counted=found.counted,
+            diverged=runs.end(found.inner, found.carried),
+            inner_steps=window.steps * len(found.inner.alive),
+        )
+
+    @abstractmethod
+    def check(self, meta_parameters: MetaParameters) -> None:
+        """Check that this estimator can train the meta-parameters.
+
+        Raises:
+            ValueError: it cannot; says why.
+        """
+
+    @abstractmethod
+    def meta_gradient(
+        self, window: Window, meta_objective: MetaObjective, distributed: DistributedContext
+    ) -> MetaGradient:
+        """Train through the window and return the meta-gradient.
+
+        Args:
+            window: the inner training to take; see `Window`.
+            meta_objective: see `estimate`.
+            distributed: see `estimate`.
+        """
+
+    def _check_runs(self, runs: Runs, meta_parameters: MetaParameters) -> None:
+        name = type(self).__name__
+        if runs.meta_parameters is not meta_parameters:
+            raise ValueError(f"{name} was given runs of other meta-parameters")
+        if self.continues != (runs.plan.truncation_length is not None):
+            needs = "with a truncation_length" if self.continues else "without truncation_length"
+            raise ValueError(f"{name} needs runs {needs}")
+        if runs.plan.copies != self.copies:
+            raise ValueError(f"{name} needs {self.copies} copies of runs, got {runs.plan.copies}")
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:
-    """The estimate over all runs, from those over some of the runs each."""
+    """Combine estimates over disjoint sets of runs into one over all of them."""
     counted = sum(estimate.counted for estimate in estimates)
     shares = [estimate.counted / max(counted, 1) for estimate in estimates]
 
     def mean(values: Sequence[Tensor]) -> Tensor:
-        # What counts for nothing is left out: it may not be finite.
+        # Leave out values with share 0: they may not be finite.
         scaled = [share * value for share, value in zip(shares, values, strict=True) if share]
         return torch.stack(scaled).sum(0) if scaled else torch.zeros_like(values[0])
 

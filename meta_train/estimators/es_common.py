@@ -8,46 +8,136 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from meta_train.estimators.base import Estimate, MetaObjective
+from meta_train.estimators.base import Estimator, MetaGradient, MetaObjective
 from meta_train.estimators.objectives import objective_by_run
-from meta_train.inner.loop import InnerLoop
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import Runs
 from meta_train.inner.state import InnerState
-from meta_train.inner.unroll import Rollout, data_of, roll_out
+from meta_train.inner.unroll import Rollout, roll_out
+from meta_train.inner.window import Window
 from meta_train.runtime.distributed import DistributedContext
-from meta_train.runtime.seeding import generator
 
 
-def draw_noise(
-    meta_parameters: MetaParameters, runs: Runs, outer_step: int, sigma: float
-) -> Tensor:
-    """One perturbation of all meta-parameters for each run, `[runs, meta-parameters]`.
+class AntitheticES(Estimator):
+    """Compares pairs of runs under opposite perturbations of the meta-parameters.
 
-    A learned initialisation is only perturbed for runs that begin now: to the others it is of no
-    consequence, and noise without consequence is mere variance.
+    Args:
+        sigma: standard deviation of the perturbations.
+        clip: if given, each pair's difference is divided by the root mean square over a group's
+            pairs and clipped at this value. Pairs on tasks of any scale then count alike, and the
+            length of the gradient does not depend on the scale of the objective.
+        penalty: every loss of a diverged run counts as this multiple of its first loss; None leaves
+            out its pair.
+
+    Raises:
+        ValueError: a value that is not positive.
     """
+
+    copies = 2
+
+    def __init__(
+        self, *, sigma: float = 0.05, clip: float | None = None, penalty: float | None = None
+    ) -> None:
+        for name, value in (("sigma", sigma), ("clip", clip), ("penalty", penalty)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.sigma = sigma
+        self.clip = clip
+        self.penalty = penalty
+
+    def check(self, meta_parameters: MetaParameters) -> None:
+        """Accept all meta-parameters."""
+
+    def meta_gradient(
+        self, window: Window, meta_objective: MetaObjective, distributed: DistributedContext
+    ) -> MetaGradient:
+        """See `Estimator`."""
+        noise = draw_noise(window, self.sigma)
+        # Runs that continue are credited with all perturbations since they began.
+        accumulated = window.carried["noise"] + noise if "noise" in window.carried else noise
+        rollout = roll_out_pairs(window, noise)
+        value = self.value_by_run(rollout, meta_objective)
+        found = self.average_pairs(window.meta_parameters, rollout, value, accumulated, distributed)
+        return replace(found, carried={"noise": accumulated})
+
+    def value_by_run(self, rollout: Rollout, meta_objective: MetaObjective) -> Tensor:
+        """Return the objective of each run, `[2 * runs]`.
+
+        With a penalty, losses of a diverged run and larger losses count as the penalty times the
+        size of the run's first loss.
+        """
+        losses = rollout.losses
+        if self.penalty is not None:
+            worst = self.penalty * rollout.inner.first_loss.nan_to_num(1.0, 1.0, 1.0).abs()
+            sound = losses.isfinite() & (losses < worst) & rollout.inner.alive
+            losses = torch.where(sound, losses, worst)
+        value = objective_by_run(losses, meta_objective.objective)
+        if meta_objective.imitation:
+            value = value + meta_objective.imitation * rollout.imitation.mean(0)
+        return value
+
+    def average_pairs(
+        self,
+        meta_parameters: MetaParameters,
+        rollout: Rollout,
+        value: Tensor,
+        directions: Tensor,
+        distributed: DistributedContext,
+    ) -> MetaGradient:
+        """Return the mean over pairs of (F+ - F-) / (2 sigma^2) times a direction.
+
+        Args:
+            meta_parameters: the meta-parameters.
+            rollout: of the perturbed runs.
+            value: the objective F by run, `[2 * runs]`.
+            directions: factor of each pair's difference, `[runs, meta-parameters]`.
+            distributed: the processes that share the pairs.
+        """
+        sigma = self.sigma
+        positive, negative = value.chunk(2)
+        alive = rollout.inner.alive.reshape(2, -1).all(0)
+        counts = torch.ones_like(alive) if self.penalty is not None else alive
+        counts = counts & positive.isfinite() & negative.isfinite()
+        difference = torch.where(counts, positive - negative, torch.zeros_like(positive)) / 2
+        if self.clip is not None:
+            sums = [difference.square().sum(), counts.sum().to(difference)]
+            squares, number = distributed.sum(sums)
+            scale = (squares / number.clamp_min(1)).sqrt().clamp_min(1e-12)
+            # In units of sigma, so that a difference of size one gives a gradient of usual length.
+            difference = (difference / scale).clamp(-self.clip, self.clip) * sigma
+        counted = int(counts.sum())
+        flat = difference @ directions / (sigma**2 * max(counted, 1))
+        means = torch.where(counts, (positive + negative) / 2, torch.zeros_like(positive))
+        by_pair = rollout.losses.nan_to_num(0.0, 0.0, 0.0).unflatten(1, (2, -1)).mean((0, 1))
+        losses = torch.where(counts, by_pair, 0.0)
+        return MetaGradient(
+            gradients=unflatten(meta_parameters, flat.to(directions)),
+            meta_loss=means.sum() / max(counted, 1),
+            mean_loss=losses.sum() / max(counted, 1),
+            counted=counted,
+            inner=rollout.inner,
+        )
+
+
+def draw_noise(window: Window, sigma: float) -> Tensor:
+    """Draw a perturbation of all meta-parameters for each run, `[runs, meta-parameters]`.
+
+    A learned initialisation is perturbed only for runs that just started. It has no effect on the
+    others, and noise without effect only adds variance.
+    """
+    meta_parameters = window.meta_parameters
     size = sum(value.numel() for value in meta_parameters.parameters())
     some = next(meta_parameters.parameters())
-    rows = [
-        torch.randn(size, generator=generator(runs.seed, "noise", outer_step, index))
-        for index in runs.indices
-    ]
+    rows = [torch.randn(size, generator=source) for source in window.generators]
     noise = sigma * torch.stack(rows).to(some)
     if meta_parameters.learns_initialization:
-        parts = dict(
-            zip(
-                dict(meta_parameters.named_parameters()),
-                unflatten(meta_parameters, noise),
-                strict=True,
-            )
-        )
-        begins = runs.just_started()[: runs.count].to(noise)
-        for k, name in enumerate(meta_parameters.names):  # views: this changes `noise` itself
-            if name in runs.inner.fixed:
-                continue  # that counts at any age
+        names = dict(meta_parameters.named_parameters())
+        parts = dict(zip(names, unflatten(meta_parameters, noise), strict=True))
+        started = window.just_started[: len(rows)].to(noise)
+        for k, name in enumerate(meta_parameters.names):
+            if name in window.inner.fixed:
+                continue  # has an effect at any age
             part = parts[f"values.{k}"]
-            part *= begins.reshape(-1, *[1] * (part.dim() - 1))
+            part *= started.reshape(-1, *[1] * (part.dim() - 1))  # a view: changes `noise`
     return noise
 
 
@@ -59,54 +149,44 @@ def unflatten(meta_parameters: MetaParameters, flat: Tensor) -> list[Tensor]:
     return [p.reshape((*leading, *v.shape)) for p, v in zip(parts, parameters, strict=True)]
 
 
-def roll_out_pairs(
-    meta_parameters: MetaParameters,
-    loop: InnerLoop,
-    runs: Runs,
-    meta_objective: MetaObjective,
-    outer_step: int,
-    noise: Tensor,
-    steps: int,
-) -> Rollout:
+def roll_out_pairs(window: Window, noise: Tensor) -> Rollout:
     """Train every run under theta + noise and, on the same batches, under theta - noise.
 
     Returns:
         A rollout of `2 * runs` runs, the positive ones first.
     """
+    meta_parameters = window.meta_parameters
     with torch.no_grad():
-        names = [name for name, _ in meta_parameters.named_parameters()]
-        values = list(meta_parameters.parameters())
         shifts = unflatten(meta_parameters, torch.cat([noise, -noise]))
-        population = {n: v + s for n, v, s in zip(names, values, shifts, strict=True)}
+        named = meta_parameters.named_parameters()
+        population = {n: v + s for (n, v), s in zip(named, shifts, strict=True)}
         rule_weights = {
             name.removeprefix("rule."): value
             for name, value in population.items()
             if name.startswith("rule.")
         }
-        inner = runs.inner
+        inner = window.inner
         if meta_parameters.learns_initialization:
-            inner = _start_at(inner, meta_parameters, population, runs)
-        loop = replace(runs.bind(loop), differentiable=False, weights=rule_weights or None)
-        return roll_out(
-            loop,
-            inner,
-            data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only),
-            steps,
-        )
+            inner = _perturb_start(inner, meta_parameters, population, window.just_started)
+        loop = replace(window.loop, differentiable=False, weights=rule_weights or None)
+        return roll_out(loop, inner, window.data, window.steps)
 
 
-def _start_at(
-    inner: InnerState, meta_parameters: MetaParameters, population: dict[str, Tensor], runs: Runs
+def _perturb_start(
+    inner: InnerState,
+    meta_parameters: MetaParameters,
+    population: dict[str, Tensor],
+    just_started: Tensor,
 ) -> InnerState:
-    """Let runs that begin now start at their own perturbed initialisation.
+    """Give runs that just started their own perturbed initialisation.
 
-    What inner training leaves as it is is perturbed in all runs.
+    Fixed tensors are perturbed in all runs.
     """
-    begins = runs.just_started().to(inner.alive.device)
+    started = just_started.to(inner.alive.device)
     place = {name: k for k, name in enumerate(meta_parameters.names)}
 
     def choose(own: Tensor, old: Tensor) -> Tensor:
-        return torch.where(begins.reshape(-1, *[1] * (old.dim() - 1)), own.to(old), old)
+        return torch.where(started.reshape(-1, *[1] * (old.dim() - 1)), own.to(old), old)
 
     parameters, states = {}, {}
     for name, old in inner.parameters.items():
@@ -114,7 +194,7 @@ def _start_at(
             parameters[name], states[name] = old, inner.states[name]
             continue
         parameters[name] = choose(population[f"values.{place[name]}"], old)
-        # A rule's state may begin with something measured on the parameter.
+        # A rule's state may begin with a measurement of the parameter.
         fresh = vmap(meta_parameters.rule.init_state)(parameters[name])
         states[name] = {k: choose(fresh[k], value) for k, value in inner.states[name].items()}
     fixed = {
@@ -122,75 +202,3 @@ def _start_at(
         for name, old in inner.fixed.items()
     }
     return replace(inner, parameters=parameters, states=states, fixed=fixed)
-
-
-def value_by_run(rollout: Rollout, meta_objective: MetaObjective, penalty: float | None) -> Tensor:
-    """The objective of each run alone, `[2 * runs]`.
-
-    Args:
-        rollout: of a population.
-        meta_objective: the objective.
-        penalty: losses of a run that has diverged count as this times its first loss's size, and
-            so do larger ones; None leaves them as they are, of no use.
-    """
-    losses = rollout.losses
-    if penalty is not None:
-        worst = penalty * rollout.inner.first_loss.nan_to_num(1.0, 1.0, 1.0).abs()
-        sound = losses.isfinite() & (losses < worst) & rollout.inner.alive
-        losses = torch.where(sound, losses, worst)
-    value = objective_by_run(losses, meta_objective.objective)
-    if meta_objective.imitation:
-        value = value + meta_objective.imitation * rollout.imitation.mean(0)
-    return value
-
-
-def antithetic_estimate(
-    meta_parameters: MetaParameters,
-    rollout: Rollout,
-    value: Tensor,
-    directions: Tensor,
-    sigma: float,
-    distributed: DistributedContext,
-    *,
-    penalty: float | None,
-    clip: float | None,
-    diverged: int,
-) -> Estimate:
-    """The mean over pairs of (F+ - F-) / (2 sigma^2) times a direction.
-
-    Args:
-        meta_parameters: the meta-parameters.
-        rollout: of the population.
-        value: the objective by run, `[2 * runs]`.
-        directions: what each pair's difference is multiplied with, `[runs, meta-parameters]`.
-        sigma: the perturbation's standard deviation.
-        distributed: the processes.
-        penalty: whether runs that diverged count.
-        clip: where given, differences are divided by their root mean square over all pairs, and
-            clipped at this.
-        diverged: runs that did.
-    """
-    positive, negative = value.chunk(2)
-    alive = rollout.inner.alive.reshape(2, -1).all(0)
-    counts = torch.ones_like(alive) if penalty is not None else alive
-    counts = counts & positive.isfinite() & negative.isfinite()
-    difference = torch.where(counts, positive - negative, torch.zeros_like(positive)) / 2
-    if clip is not None:
-        squares, number = distributed.sum([difference.square().sum(), counts.sum().to(difference)])
-        scale = (squares / number.clamp_min(1)).sqrt().clamp_min(1e-12)
-        # In units of sigma: otherwise the gradient of differences of size one.
-        difference = (difference / scale).clamp(-clip, clip) * sigma
-    counted = int(counts.sum())
-    flat = difference @ directions / (sigma**2 * max(counted, 1))
-    shown = torch.where(counts, (positive + negative) / 2, torch.zeros_like(positive))
-    losses = torch.where(
-        counts, rollout.losses.nan_to_num(0.0, 0.0, 0.0).unflatten(1, (2, -1)).mean((0, 1)), 0.0
-    )
-    return Estimate(
-        gradients=unflatten(meta_parameters, flat.to(directions)),
-        meta_loss=shown.sum() / max(counted, 1),
-        mean_loss=losses.sum() / max(counted, 1),
-        counted=counted,
-        diverged=diverged,
-        inner_steps=rollout.imitation.numel(),
-    )

@@ -1,38 +1,40 @@
-"""Implicit meta-gradients: from the point where inner training ends, not from how it got there."""
+"""Implicit meta-gradients: from the minimum of inner training, not from its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
 
 from learned_opt.functional import half_square_distance
-from meta_train.estimators.base import Estimate, MetaObjective
+from meta_train.estimators.base import MetaGradient, MetaObjective
 from meta_train.estimators.initialization_only import InitializationOnly
-from meta_train.estimators.objectives import meta_loss
+from meta_train.estimators.objectives import mean_over_alive, meta_loss
+from meta_train.inner.batches import InnerData
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import Runs
+from meta_train.inner.masking import lead
 from meta_train.inner.state import InnerState
-from meta_train.inner.unroll import Data, data_of, roll_out
+from meta_train.inner.unroll import roll_out
 from meta_train.inner.vmap_fallback import losses_of_runs
+from meta_train.inner.window import Window
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import derive_seed, own_randomness
 from meta_train.tasks.base import Batch, Loss, Tensors
 
 ANCHOR = "anchor of "
 PROXIMAL = 2.0
-"""Lambda of the paper's few-shot runs."""
+"""Lambda in the paper's few-shot experiments."""
 
 
 @dataclass(frozen=True)
 class Proximal:
-    """A loss plus strength / 2 |theta - anchor|^2; the anchors ride in the buffers.
+    """A loss plus strength / 2 |theta - anchor|^2; the anchors are stored in the buffers.
 
     Attributes:
-        loss: of the problem.
+        loss: the problem's loss.
         strength: lambda.
     """
 
@@ -46,51 +48,51 @@ class Proximal:
         own, anchors = split_anchors(buffers)
         loss, new_buffers = self.loss(parameters, own, batch)
         held = {key.removeprefix(ANCHOR): value for key, value in anchors.items()}
-        moved = {key: value for key, value in parameters.items() if key in held}  # others stay
+        moved = {key: value for key, value in parameters.items() if key in held}  # not fixed ones
         return loss + self.strength * half_square_distance(moved, held), {**new_buffers, **anchors}
 
 
 def anchors_at(parameters: Tensors) -> Tensors:
-    """Buffers that hold `Proximal` at these parameters."""
+    """Return buffers that anchor `Proximal` at these parameters."""
     return {ANCHOR + key: value for key, value in parameters.items()}
 
 
 def split_anchors(buffers: Tensors) -> tuple[Tensors, Tensors]:
-    """The problem's own buffers, and the anchors."""
+    """Split buffers into the problem's own ones and the anchors."""
     anchors = {key: value for key, value in buffers.items() if key.startswith(ANCHOR)}
     return {key: value for key, value in buffers.items() if key not in anchors}, anchors
 
 
+@final
 class ImplicitGradient(InitializationOnly):
     """iMAML (Rajeswaran et al. 2019, arXiv 1909.04630): the meta-gradient of a minimum.
 
-    Inner training, by any rule, makes L(theta) + lambda/2 |theta - phi|^2 small. Where it ends at
-    the minimum, that moves with phi as (I + H/lambda)^-1 says, H the Hessian of L (lemma 1), so
-    that
+    Inner training, by any rule, minimises L(theta) + lambda/2 |theta - theta_0|^2, with theta_0 the
+    initialisation. If it ends at the minimum theta_T, the derivative of theta_T by theta_0 is
+    (I + H/lambda)^-1, with H the Hessian of L (lemma 1). So
 
         g = mean over runs of (I + H/lambda)^-1 grad L_outer(theta_T),
 
     solved by conjugate gradient on products with H (algorithm 2). No graph of the steps is kept:
-    memory is that of one step and of a second derivative at theta_T, however many steps there are.
-    Short of the minimum the gradient is biased.
+    memory is that of one step and of a second derivative at theta_T, for any number of steps.
+    Before the minimum is reached the gradient is biased.
 
-    L_outer is the loss at theta_T on one batch; the objective is a function of that loss alone, not
-    of the ones on the way. H is that of the mean loss on the `batches` training batches that would
-    come next. Imitation does not enter.
+    L_outer is the objective of the loss at theta_T on one batch; earlier losses do not count. H is
+    the Hessian of the mean loss on the next `batches` training batches. Imitation does not count.
 
-    Parameters that inner training leaves as they are (`Problem.fixed`) get the derivative of
-    L_outer by them, and through the minimum: -1/lambda d/d(fixed) <grad L, x>, x being the
-    solution above.
-    Adapted parameters that are not learned are pulled towards where they began.
+    Parameters that inner training does not change (`Problem.fixed`) get the derivative of L_outer
+    by them, and the derivative through the minimum: -1/lambda d/d(fixed) <grad L, x>, with x the
+    solution above. Adapted parameters that are not learned are pulled towards their initial values.
 
-    A run that goes on from a kept state is pulled towards the present phi: a warm start.
+    A run that continues from an earlier end is pulled towards the present initialisation: a warm
+    start.
 
     Args:
         proximal: lambda.
-        cg_steps: steps of conjugate gradient (5 there); as many as parameters are exact. Where the
-            curvature of I + H/lambda is not positive a run's solution stays as it is, or, at the
-            first step, is the outer gradient itself.
-        batches: for the Hessian; 1 is exact where the inner data is one batch.
+        cg_steps: steps of conjugate gradient (5 in the paper); exact with as many steps as
+            parameters. If the curvature of I + H/lambda is not positive, a run keeps its solution
+            so far, or the outer gradient itself at the first step.
+        batches: number of batches for the Hessian; 1 is exact if the inner data is one batch.
         freeze_rule: see `InitializationOnly`.
 
     Raises:
@@ -117,39 +119,27 @@ class ImplicitGradient(InitializationOnly):
         self.cg_steps = cg_steps
         self.batches = batches
 
-    def estimate(
-        self,
-        meta_parameters: MetaParameters,
-        loop: InnerLoop,
-        runs: Runs,
-        meta_objective: MetaObjective,
-        outer_step: int,
-        distributed: DistributedContext,
-    ) -> Estimate:
+    def meta_gradient(
+        self, window: Window, meta_objective: MetaObjective, distributed: DistributedContext
+    ) -> MetaGradient:
         """See `Estimator`."""
-        steps = runs.reset(outer_step)
-        loop = replace(runs.bind(loop), teacher=None)
-        data = data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only)
-        inner, losses = self._train(meta_parameters, loop, runs.inner, data, steps)
+        data = window.data
+        learned = window.meta_parameters.initialization()
+        inner, losses = self._train(window, learned)
 
-        loop = replace(loop, differentiable=True)
+        loop = replace(window.loop, teacher=None, differentiable=True)
         parameters = {key: value.requires_grad_() for key, value in inner.parameters.items()}
-        learned = meta_parameters.initialization()
         fixed = {
-            key: phi.detach().to(inner.fixed[key]).expand_as(inner.fixed[key]).requires_grad_()
-            for key, phi in learned.items()
+            key: value.detach().to(inner.fixed[key]).expand_as(inner.fixed[key]).requires_grad_()
+            for key, value in learned.items()
             if key in inner.fixed
         }
         inner = replace(inner, parameters=parameters, fixed={**inner.fixed, **fixed})
-        device = inner.alive.device
-        with (
-            own_randomness(device),
-            torch.enable_grad(),
-        ):
+        with own_randomness(inner.alive.device), torch.enable_grad():
             torch.manual_seed(derive_seed(data.seed, "at the end"))
             outer_batches = data.training if data.outer_batches is None else data.outer_batches
-            looked, last = loop.look(inner, outer_batches.next())
-            alive = looked.alive
+            after, last = loop.loss_at(inner, outer_batches.next())
+            alive = after.alive
             value = meta_loss(last.unsqueeze(0), alive, meta_objective.objective)
             outer = _by_parameter(value, {**parameters, **fixed})
             direct = {key: outer.pop(key) for key in fixed}
@@ -162,48 +152,38 @@ class ImplicitGradient(InitializationOnly):
             solved = solve(product, outer, self.cg_steps)
             moved = _by_parameter(along(solved), fixed) if fixed else {}
             for key, shift in moved.items():
-                shift = torch.where(_lead(alive, shift), shift, 0.0)
+                shift = torch.where(lead(alive, shift), shift, 0.0)
                 solved[key] = direct[key] - shift / self.proximal
-            solved = {key: solved[key] for key in learned}
-        inner = replace(inner, alive=alive).detach()
-        return Estimate(
-            gradients=self.gradients(
-                meta_parameters, {k: v.detach().sum(0) for k, v in solved.items()}
-            ),
+        gradients = {key: solved[key].detach().sum(0) for key in learned}
+        return MetaGradient(
+            gradients=self.gradients(window.meta_parameters, gradients),
             meta_loss=value.detach(),
-            mean_loss=meta_loss(losses, alive, lambda losses: losses),
+            mean_loss=mean_over_alive(losses, alive),
             counted=int(alive.sum()),
-            diverged=runs.finish(inner),
-            inner_steps=steps * len(alive),
+            inner=replace(inner, alive=alive).detach(),
         )
 
-    def _train(
-        self,
-        meta_parameters: MetaParameters,
-        loop: InnerLoop,
-        inner: InnerState,
-        data: Data,
-        steps: int,
-    ) -> tuple[InnerState, Tensor]:
-        """Inner training with the pull towards phi; where it ends, and its losses."""
-        phi = meta_parameters.initialization()
+    def _train(self, window: Window, learned: Tensors) -> tuple[InnerState, Tensor]:
+        """Train with the pull towards the initialisation; return the last state and all losses."""
+        inner = window.inner
         anchors = anchors_at(
             {
-                key: phi[key].detach().to(value).expand_as(value) if key in phi else value
+                key: learned[key].detach().to(value).expand_as(value) if key in learned else value
                 for key, value in inner.parameters.items()
             }
         )
-        loop = replace(loop, loss=Proximal(loop.loss, self.proximal), differentiable=False)
+        loss = Proximal(window.loop.loss, self.proximal)
+        loop = replace(window.loop, loss=loss, teacher=None, differentiable=False)
         inner = replace(inner, buffers={**inner.buffers, **anchors})
-        rollout = roll_out(loop, inner, replace(data, outer_batches=None), steps)
+        rollout = roll_out(loop, inner, replace(window.data, outer_batches=None), window.steps)
         own, _ = split_anchors(rollout.inner.buffers)
         return replace(rollout.inner.detach(), buffers=own), rollout.losses
 
     def _gradient_along(
-        self, loop: InnerLoop, inner: InnerState, data: Data
+        self, loop: InnerLoop, inner: InnerState, data: InnerData
     ) -> Callable[[Tensors], Tensor]:
-        """A function from v to <grad L, v>, all runs together, to be differentiated."""
-        # Not `InnerLoop.look`, whose losses can be differentiated once.
+        """Return a differentiable function of v: <grad L, v>, summed over all runs."""
+        # Not `InnerLoop.loss_at`: its losses can be differentiated only once.
         batches = [data.training.next() for _ in range(self.batches)]
         read = {**inner.fixed, **inner.parameters}
         found = [losses_of_runs(loop.loss, read, inner.buffers, batch)[0] for batch in batches]
@@ -217,13 +197,13 @@ def solve(product: Callable[[Tensors], Tensors], right: Tensors, steps: int) -> 
     """Solve `product(x) = right` by conjugate gradient (Hestenes & Stiefel 1952), run by run.
 
     Args:
-        product: a symmetric matrix times a vector, `[runs, *param]` by name, for each run its own.
+        product: multiplies each run's symmetric matrix with a vector, `[runs, *param]` by name.
         right: `[runs, *param]` by name.
-        steps: at most; a run whose residual is zero, or where the curvature along the search
-            direction is not positive, takes no more.
+        steps: maximal number of steps. A run stops when its residual is zero, or when the curvature
+            along the search direction is not positive.
 
     Returns:
-        x, `[runs, *param]` by name. Where no step could be taken, `right` itself.
+        x, `[runs, *param]` by name; `right` itself for a run that could not take a step.
     """
     right = {key: value.detach() for key, value in right.items()}
     x, residual, direction = _zeros(right), right, right
@@ -242,7 +222,7 @@ def solve(product: Callable[[Tensors], Tensors], right: Tensors, steps: int) -> 
         going = going & (square > 0)
         ratio = torch.where(going, square / torch.where(going, before, 1.0), 0.0)
         direction = _add(residual, ratio, direction)
-    return {key: torch.where(_lead(moved, x[key]), x[key], right[key]) for key in x}
+    return {key: torch.where(lead(moved, x[key]), x[key], right[key]) for key in x}
 
 
 def _by_parameter(
@@ -252,7 +232,7 @@ def _by_parameter(
     create_graph: bool = False,
     retain_graph: bool | None = None,
 ) -> dict[str, Tensor]:
-    """The derivative of a number by every parameter; zeros where it does not depend on one."""
+    """Return the derivative of a number by every parameter; zeros if it does not depend on one."""
     if not value.requires_grad:
         return _zeros(parameters)
     gradients = torch.autograd.grad(
@@ -271,20 +251,15 @@ def _zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _dot(left: Tensors, right: Tensors) -> Tensor:
-    """Products of all tensors of a run, `[runs]`."""
+    """Return the dot product of each run, `[runs]`."""
     products = [left[key] * right[key] for key in left]
     return torch.stack([value.reshape(len(value), -1).sum(1) for value in products]).sum(0)
 
 
 def _add(left: Tensors, factor: Tensor, right: Tensors) -> Tensors:
-    """Add with a factor for each run; where that is 0, `right` may be anything."""
+    """Return `left + factor * right` with a factor for each run; a factor 0 ignores `right`."""
     result = {}
     for key, value in left.items():
-        lead = _lead(factor, value)
-        result[key] = torch.where(lead == 0, value, value + lead * right[key])
+        own = lead(factor, value)
+        result[key] = torch.where(own == 0, value, value + own * right[key])
     return result
-
-
-def _lead(value: Tensor, tensor: Tensor) -> Tensor:
-    """Append axes to a value per run, so that it broadcasts over `[runs, *param]`."""
-    return value.reshape(-1, *[1] * (tensor.dim() - 1))

@@ -1,7 +1,7 @@
-"""What estimators share that look only at where inner training ends, and never at how it got there.
+"""What estimators of the initialisation's gradient share.
 
-Nothing is differentiated through the steps, so that memory is that of one step, and any rule will
-do; but no gradient reaches the rule.
+They read only where inner training ends, not the steps. So they take any rule and the memory of one
+step, but give no gradient of the rule's weights.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from meta_train.inner.meta_parameters import MetaParameters
 
 
 class InitializationOnly(Estimator):
-    """Gives a gradient of the learned initialisation alone.
+    """Estimates the gradient of the learned initialisation alone.
 
     Args:
-        freeze_rule: leave the rule's weights as they are; without it, a rule that has any is
-            refused.
+        freeze_rule: leave the rule's weights unchanged. Without it, a rule with weights is refused.
     """
 
     second_order: ClassVar[bool | None] = False
@@ -33,7 +32,8 @@ class InitializationOnly(Estimator):
         """See `Estimator`.
 
         Raises:
-            ValueError: no initialisation is learned, or the rule's weights would not be.
+            ValueError: no initialisation is learned, or the rule has weights that would not be
+                trained.
         """
         name = type(self).__name__
         if not meta_parameters.learns_initialization:
@@ -47,7 +47,7 @@ class InitializationOnly(Estimator):
     def gradients(
         self, meta_parameters: MetaParameters, by_name: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        """One gradient per meta-parameter, zero for the rule's weights.
+        """Return one gradient for each meta-parameter, zero for the rule's weights.
 
         Args:
             meta_parameters: the meta-parameters.

@@ -1,100 +1,62 @@
-"""How much memory a meta-gradient takes, and which way of taking it fits into a budget.
+"""Chooses how to take the meta-gradient within a memory budget.
 
 Differentiating through `T` inner steps keeps the graph of all of them. Four modes, from exact to
 frugal:
 
-- plain: the whole graph, `T` steps of it.
-- segments: the states at every `k` steps and the graph of `k` steps, which are computed twice
-  (Griewank 1992; Chen et al. 2016, arXiv 1604.06174). The same gradient.
-- truncated: windows (Werbos 1990), within which segments are recomputed. A biased gradient.
+- plain: the whole graph of `T` steps.
+- checkpointing: gradient checkpointing keeps a state every `k` steps and the graph of `k` steps,
+  which are computed twice (Griewank 1992; Chen et al. 2016, arXiv 1604.06174). The same gradient.
+- truncated: truncation windows (Werbos 1990) with checkpointing inside. A biased gradient.
 - pes: persistent evolution strategies (Vicol et al. 2021, arXiv 2112.13835). No graph at all.
 
-What one step keeps is counted, not guessed: bytes of tensors, which are the same every time, so
-that a resumed meta-training chooses what it chose before.
+The bytes of a step's tensors are counted, not guessed. They are the same every time, so a resumed
+meta-training chooses the same mode.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
-import torch
-from torch import Tensor
+from meta_train.estimators import ESTIMATORS
+from meta_train.estimators.backprop import best_checkpoint_steps
+from meta_train.estimators.footprint import Footprint, measure
+from meta_train.estimators.objectives import Objective
+from meta_train.inner.loop_settings import LoopSettings
+from meta_train.inner.runs import Runs
+from meta_train.runtime.distributed import DistributedContext
 
-from meta_train.estimators.backprop import best_segment
-from meta_train.inner.loop import InnerLoop
-from meta_train.inner.state import InnerState
-from meta_train.inner.unroll import Data, data_of, roll_out
-
-if TYPE_CHECKING:
-    from meta_train.outer.settings import TrainSettings
-    from meta_train.outer.trainer import MetaTrainer
-
-MODES = ("plain", "segments", "truncated", "pes")
-EXACT = ("full", "first-order")
-"""Estimators that a mode other than plain can be chosen for."""
-WHOLE_RUN = frozenset({"last", "log-last", "log-tail"})
-"""Objectives that say nothing about a window."""
+MODES = ("plain", "checkpointing", "truncated", "pes")
+EXACT = tuple(name for name, estimator in ESTIMATORS.items() if estimator.has_memory_modes)
+"""Names of estimators that take a mode other than plain."""
 
 MIB = 2**20
 _UNITS = {"KiB": 2**10, "MiB": MIB, "GiB": 2**30}
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Bytes of tensors in inner training, all runs of a group together.
-
-    Attributes:
-        state: where training stands: parameters, buffers, the rule's state.
-        step: the graph that every step adds.
-        work: what one step computes, whether it is kept or not.
-        other: states of the groups that wait meanwhile.
-    """
-
-    state: int
-    step: int
-    work: int
-    other: int = 0
-
-    def plain(self, steps: int) -> int:
-        """Peak of differentiating through so many steps."""
-        return self.other + self.state + steps * self.step + self.work
-
-    def segments(self, steps: int, segment: int) -> int:
-        """Peak with segments recomputed."""
-        kept = -(-steps // segment) * self.state
-        return self.other + kept + self.state + min(segment, steps) * self.step + self.work
-
-    def pes(self) -> int:
-        """Peak of a pair of runs without a graph."""
-        # In a step there are states before it, masked, joined, after it, and with idle ones still.
-        return 2 * (self.other + 5 * self.state + self.work)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How the meta-gradient is taken.
+class MemoryPlan:
+    """How to take the meta-gradient.
 
     Attributes:
         mode: one of `MODES`.
-        predicted_bytes: the peak of live tensors.
-        segment: steps that are recomputed together; None keeps the whole graph.
-        truncation_length: inner steps of an outer step; None for whole runs.
+        predicted_bytes: predicted peak of live tensors.
+        checkpoint_steps: see `Backprop`; None keeps the whole graph.
+        truncation_length: inner steps per outer step; None takes whole runs.
     """
 
     mode: str
     predicted_bytes: int
-    segment: int | None = None
+    checkpoint_steps: int | None = None
     truncation_length: int | None = None
 
     def __str__(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         how = {
-            "plain": "the graph of all steps is kept",
-            "segments": f"segments of {self.segment} steps are computed twice, same gradient",
+            "plain": "keeps the graph of all steps",
+            "checkpointing": f"computes segments of {self.checkpoint_steps} steps twice, same "
+            "gradient",
             "truncated": f"gradients reach back {self.truncation_length} steps, which biases them",
             "pes": f"no graph, windows of {self.truncation_length} steps",
         }[self.mode]
@@ -102,13 +64,15 @@ class Choice:
 
 
 def read_budget(memory: str) -> int | None:
-    """Bytes of a budget such as "500MiB"; None for the name of a mode.
+    """Return the bytes of a budget such as "500MiB"; None for the name of a mode.
 
     Raises:
-        ValueError: neither of both.
+        ValueError: neither a mode nor a budget.
     """
     if memory in MODES:
         return None
+    if memory == "segments":
+        raise ValueError('memory="segments" is now called memory="checkpointing"')
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB)", memory)
     if found is None or float(found[1]) == 0:
         raise ValueError(
@@ -123,39 +87,42 @@ def choose_mode(
     steps: int,
     truncation_length: int,
     *,
-    whole_run: bool = False,
-) -> Choice:
-    """The mode that was asked for, or the first of `MODES` that fits into the budget.
+    whole_runs: bool = False,
+) -> MemoryPlan:
+    """Return the named mode, or the first of `MODES` that fits the budget.
 
     Args:
         memory: a mode or a budget.
-        footprint: of one group's runs.
+        footprint: bytes of one group's runs.
         steps: the longest horizon.
-        truncation_length: inner steps of an outer step for `pes`, and for `truncated` where it is
-            asked for by name; within a budget, the shortest one that `truncated` may take (it takes
-            the longest that fits).
-        whole_run: the objective is of whole runs: windows cannot stand in for them.
+        truncation_length: inner steps per outer step for `pes`, and for `truncated` by name. Within
+            a budget `truncated` takes the longest window that fits, at least this one.
+        whole_runs: the objective needs whole runs, so windows do not count as fitting.
 
     Raises:
-        ValueError: `memory` is neither, or nothing fits.
+        ValueError: `memory` is neither a mode nor a budget, or no mode fits.
     """
     budget = read_budget(memory)
-    segment = best_segment(steps, footprint.state, footprint.step)
-    offers = [
-        Choice("plain", footprint.plain(steps)),
-        Choice("segments", footprint.segments(steps, segment), segment),
+    checkpoint_steps = best_checkpoint_steps(steps, footprint.state, footprint.step)
+    peak = footprint.checkpointing(steps, checkpoint_steps)
+    plans = [
+        MemoryPlan("plain", footprint.plain(steps)),
+        MemoryPlan("checkpointing", peak, checkpoint_steps),
     ]
-    if not whole_run or budget is None:
+    if not whole_runs or budget is None:
         longest = _longest_window(footprint, steps, truncation_length, budget)
-        inside = None if budget is None else best_segment(longest, footprint.state, footprint.step)
-        peak = footprint.segments(longest, inside) if inside else footprint.plain(longest)
-        offers.append(Choice("truncated", peak, inside, longest))
-        offers.append(Choice("pes", footprint.pes(), None, truncation_length))
-    for choice in offers:
-        if choice.mode == memory or (budget is not None and choice.predicted_bytes <= budget):
-            return choice
-    least = min(offers, key=lambda choice: choice.predicted_bytes)
-    why = "; the objective is of whole runs, which windows cannot stand in for" if whole_run else ""
+        inside = None
+        peak = footprint.plain(longest)
+        if budget is not None:
+            inside = best_checkpoint_steps(longest, footprint.state, footprint.step)
+            peak = footprint.checkpointing(longest, inside)
+        plans.append(MemoryPlan("truncated", peak, inside, longest))
+        plans.append(MemoryPlan("pes", footprint.pes(), None, truncation_length))
+    for plan in plans:
+        if plan.mode == memory or (budget is not None and plan.predicted_bytes <= budget):
+            return plan
+    least = min(plans, key=lambda plan: plan.predicted_bytes)
+    why = "; the objective needs whole runs, so truncated and pes do not count" * whole_runs
     raise ValueError(
         f"memory={memory!r} is too little: {least.mode} takes the least, "
         f"{least.predicted_bytes / MIB:.1f} MiB{why}"
@@ -163,126 +130,59 @@ def choose_mode(
 
 
 def _longest_window(footprint: Footprint, steps: int, least: int, budget: int | None) -> int:
-    """The longest window that fits, but not below `least`."""
+    """Return the longest window that fits, but at least `least`."""
     if budget is None:
         return least
     low, high = least, max(least, steps)
     while low < high:
         middle = (low + high + 1) // 2
-        segment = best_segment(middle, footprint.state, footprint.step)
-        fits = footprint.segments(middle, segment) <= budget
+        checkpoint_steps = best_checkpoint_steps(middle, footprint.state, footprint.step)
+        fits = footprint.checkpointing(middle, checkpoint_steps) <= budget
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 
-def measure(loop: InnerLoop, inner: InnerState, data: Data) -> Footprint:
-    """Count what inner steps keep for a derivative, on a few of them.
+def apply_memory_budget(
+    memory: str,
+    groups: Sequence[Runs],
+    settings: LoopSettings,
+    *,
+    steps: int,
+    truncation_length: int,
+    objective: Objective,
+    outer_data: str,
+    distributed: DistributedContext,
+) -> MemoryPlan:
+    """Measure a few inner steps and choose how to take the meta-gradient.
+
+    It measures the first task of each group. A family whose later tasks are larger can exceed the
+    budget.
 
     Args:
-        loop: see `InnerLoop`.
-        inner: where runs begin.
-        data: what is read.
+        memory: a mode of `MODES` or a budget such as "500MiB" for each process.
+        groups: whole runs of each group, without copies. They begin outer step 0, but take no step.
+        settings: how inner steps are taken.
+        steps: the longest horizon.
+        truncation_length: see `choose_mode`.
+        objective: the objective.
+        outer_data: see `MetaObjective.data`.
+        distributed: the processes that share the runs; all get the same plan.
+
+    Raises:
+        ValueError: no mode fits the budget.
     """
-    start = data.mark()
-    kept, used = [], []
-    for steps in (2, 4):
-        data.rewind(start)
-        saved = _SavedBytes()
-        with saved:
-            rollout = roll_out(loop, inner, data, steps)
-            kept.append(saved.alive())
-            used.append(saved.total())
-            del rollout
-    return Footprint(
-        state=sum(tensor.nbytes for _, tensor in inner.named_tensors()),
-        step=(kept[1] - kept[0]) // 2,
-        work=(used[1] - used[0]) // 2,
+    found = [measure(runs.begin(settings, 0, outer_data=outer_data)) for runs in groups]
+    largest = Footprint(
+        state=max(one.state for one in found),
+        step=max(one.step for one in found),
+        work=max(one.work for one in found),
     )
-
-
-class _Saved:
-    """What autograd saved once, for as long as it does."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.detach()  # with its history it could be part of a cycle
-
-
-class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes of tensors that autograd saves, each storage once."""
-
-    def __init__(self) -> None:
-        saved: WeakSet[_Saved] = WeakSet()
-        storages: list[Any] = []
-
-        def pack(tensor: Tensor) -> _Saved:
-            holder = _Saved(tensor)
-            saved.add(holder)
-            # Held, so that no later storage has the address of one that was freed.
-            storages.append(tensor.untyped_storage())
-            return holder
-
-        super().__init__(pack, lambda holder: holder.tensor)
-        self._saved, self._storages = saved, storages
-
-    def alive(self) -> int:
-        """Of those that are still saved."""
-        return _bytes(holder.tensor.untyped_storage() for holder in self._saved)
-
-    def total(self) -> int:
-        """Of all that were saved, even if only for a while."""
-        return _bytes(self._storages)
-
-
-def _bytes(storages: Iterable[Any]) -> int:
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def fit(
-    settings: TrainSettings, make: Callable[[TrainSettings], MetaTrainer]
-) -> tuple[TrainSettings, Choice]:
-    """Settings in which the choice has been made, so that a checkpoint holds what was chosen.
-
-    It is made from the first tasks that are drawn; a family whose later tasks are larger can go
-    beyond the budget.
-
-    Args:
-        settings: with a mode or a budget as `memory`.
-        make: builds a trainer to measure; it takes no step.
-    """
-    trainer = make(replace(settings, memory="plain"))
-    trainer.groups.prepare(0, 0.0)
-    found = []
-    for runs in trainer.groups.runs:
-        runs.reset(0)
-        data = data_of(runs, settings.objective_data, 0)
-        found.append(measure(runs.bind(trainer.loop), runs.state_with_grad(), data))
-    largest = {
-        field.name: max(getattr(one, field.name) for one in found) for field in fields(Footprint)
-    }
-    largest["other"] = (len(found) - 1) * largest["state"]
-    # Shares of the runs may differ by one: all processes must choose alike.
-    everyones = trainer.distributed.gather(largest)  # in the first process; nothing in the others
-    footprint = trainer.distributed.from_first(
-        lambda: Footprint(**{key: max(one[key] for one in everyones) for key in largest})
+    largest = replace(largest, other=(len(found) - 1) * largest.state)
+    # Shares of the runs may differ by one, but all processes must choose alike.
+    parts = distributed.gather(asdict(largest))  # in the first process only
+    footprint = distributed.from_first(
+        lambda: Footprint(**{key: max(part[key] for part in parts) for key in parts[0]})
     )
-    choice = choose_mode(
-        settings.memory,
-        footprint,
-        settings.planned_horizons().longest(),
-        settings.truncation_length,
-        whole_run=settings.objective in WHOLE_RUN,
-    )
-    return _with_choice(settings, choice), choice
-
-
-def _with_choice(settings: TrainSettings, choice: Choice) -> TrainSettings:
-    inside = {} if choice.segment is None else {"segment": choice.segment}
-    settings = replace(settings, memory="plain", estimator_settings=inside)
-    if choice.truncation_length is None:
-        return settings
-    return replace(
-        settings,
-        estimator=choice.mode,
-        truncation_length=choice.truncation_length,
-        second_order=False if settings.estimator == "first-order" else settings.second_order,
+    return choose_mode(
+        memory, footprint, steps, truncation_length, whole_runs=objective.needs_whole_runs
     )

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from learned_opt.registry import look_up
 from meta_train.estimators import ESTIMATORS
-from meta_train.estimators.memory_budget import EXACT, read_budget
+from meta_train.estimators.memory_budget import read_budget
 from meta_train.estimators.objectives import OBJECTIVES
 
 ObjectiveData = Literal["training", "fresh", "validation"]
@@ -27,9 +27,10 @@ class EstimatorSettings:
     """Settings of the estimator's class (see meta_train/estimators/)."""
 
     memory: str = "plain"
-    """For the estimators full and first-order: "plain" keeps the graph of all steps, "segments"
-    recomputes it, "truncated" and "pes" differentiate windows. A budget per process, such as
-    "500MiB", selects the first of these that fits (see meta_train/estimators/memory_budget.py)."""
+    """For the estimators full and first-order: "plain" keeps the graph of all steps,
+    "checkpointing" recomputes parts of it, "truncated" and "pes" differentiate windows. A budget
+    per process, such as "500MiB", selects the first of these that fits (see
+    meta_train/estimators/memory_budget.py)."""
 
     objective: str = "sqrt"
     """Meta-objective: sum, sqrt, log, last, log-last or log-tail (see
@@ -47,9 +48,10 @@ class EstimatorSettings:
         read_budget(self.memory)
         if self.memory == "plain":
             return
-        if self.estimator not in EXACT:
+        if not ESTIMATORS[self.estimator].has_memory_modes:
+            able = [name for name, one in ESTIMATORS.items() if one.has_memory_modes]
             raise ValueError(
-                f"memory={self.memory!r} needs estimator full or first-order, got "
+                f"memory={self.memory!r} needs estimator {' or '.join(able)}, got "
                 f"{self.estimator!r}"
             )
         if self.estimator_settings:

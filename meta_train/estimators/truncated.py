@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from meta_train.estimators.base import Estimate, MetaObjective
-from meta_train.estimators.full import FullBackprop
-from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import Runs
-from meta_train.inner.unroll import data_of
-from meta_train.runtime.distributed import DistributedContext
+from typing import final
+
+from meta_train.estimators.backprop_common import Backprop
 
 
-class TruncatedBackprop(FullBackprop):
-    """Unrolls one window of every run, differentiates, and lets the runs stand where it ended.
+@final
+class TruncatedBackprop(Backprop):
+    """Differentiates through one window of every run; the next outer step continues the runs.
 
-    States are carried on, gradients do not reach back into earlier windows, which biases them (Metz
-    et al. 2019, arXiv 1810.10180). The last update of a window is judged by a batch of its own.
+    States are carried over, but gradients do not reach earlier windows, which biases them (Metz et
+    al. 2019, arXiv 1810.10180). The last step of a window is evaluated on a batch of its own.
 
     Args:
-        segment: see `FullBackprop`.
+        checkpoint_steps: see `Backprop`.
     """
 
     continues = True
-
-    def estimate(
-        self,
-        meta_parameters: MetaParameters,
-        loop: InnerLoop,
-        runs: Runs,
-        meta_objective: MetaObjective,
-        outer_step: int,
-        distributed: DistributedContext,
-    ) -> Estimate:
-        """See `Estimator`."""
-        truncation_length = runs.plan.truncation_length
-        if truncation_length is None:
-            raise ValueError("truncated backprop needs runs with a truncation_length")
-        found = self.differentiator(runs)(
-            runs.bind(loop),
-            runs.state_with_grad(),
-            data_of(runs, meta_objective.data, outer_step, end_only=meta_objective.end_only),
-            truncation_length,
-            meta_objective,
-            list(meta_parameters.parameters()),
-            self.segment_of(truncation_length),
-        )
-        return found.as_estimate(diverged=runs.advance(found.inner, truncation_length))

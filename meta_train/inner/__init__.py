@@ -1,1 +1,1 @@
-"""Inner training: pure, differentiable steps, for one run or for many at once."""
+"""Inner training: pure, differentiable steps for one run or for many at once."""

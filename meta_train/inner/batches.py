@@ -1,29 +1,32 @@
-"""The batches of several inner runs, drawn as they are needed, and again from any point."""
+"""Streams of batches for several inner runs; a stream can be rewound."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_train.inner.state import stack
+from meta_train.inner.state import cast, stack
 from meta_train.tasks.base import Batch
 
+__all__ = ["BatchStream", "InnerData", "Mark", "cast"]
+
 Mark: TypeAlias = list[Tensor]
-"""Where a stream stands."""
+"""A position in a stream: the state of each generator."""
 
 
 class BatchStream:
-    """One batch of every run after another, stacked over runs.
+    """Draws one batch for each run and stacks them.
 
     Args:
-        draws: gives a run's next batch, one for each run.
-        sources: what each run draws from.
-        copies: each run's batch is given so many times, `[copies * runs, ...]`.
-        dtype: floating-point tensors are cast to it.
+        draws: one function for each run; draws the run's next batch from a generator.
+        sources: one generator for each run.
+        copies: how often each run's batch is repeated; batches are `[copies * runs, ...]`.
+        dtype: type of floating-point tensors; None keeps theirs.
     """
 
     def __init__(
@@ -47,17 +50,44 @@ class BatchStream:
         return pytree.tree_map(lambda t: t.repeat(self.copies, *([1] * (t.dim() - 1))), batch)
 
     def mark(self) -> Mark:
-        """Remember the place; a few kilobytes a run."""
+        """Return the current position, a few kilobytes for each run."""
         return [source.get_state() for source in self.sources]
 
     def rewind(self, mark: Mark) -> None:
-        """Go back to a place that `mark` remembered."""
+        """Go back to a position that `mark` returned."""
         for source, state in zip(self.sources, mark, strict=True):
             source.set_state(state)
 
 
-def cast(tree: Batch, dtype: torch.dtype | None) -> Batch:
-    """The same tree with its floating-point tensors in `dtype`; None leaves it alone."""
-    if dtype is None:
-        return tree
-    return pytree.tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+@dataclass(frozen=True)
+class InnerData:
+    """The data of inner training in one outer step.
+
+    Attributes:
+        training: batches to train on.
+        outer_batches: batches that steps are evaluated on; None evaluates each step on the next
+            training batch.
+        seed: seeds the random numbers of the loss itself (dropout).
+        last_only: evaluate the last step alone. Needs `outer_batches`; for objectives that read
+            only the last loss.
+    """
+
+    training: BatchStream
+    outer_batches: BatchStream | None
+    seed: int
+    last_only: bool = False
+
+    def streams(self) -> list[BatchStream]:
+        """The training stream and, if there is one, the stream of outer batches."""
+        return (
+            [self.training] if self.outer_batches is None else [self.training, self.outer_batches]
+        )
+
+    def mark(self) -> list[Mark]:
+        """Return the current position of every stream."""
+        return [stream.mark() for stream in self.streams()]
+
+    def rewind(self, marks: list[Mark]) -> None:
+        """Go back to positions that `mark` returned."""
+        for stream, mark in zip(self.streams(), marks, strict=True):
+            stream.rewind(mark)

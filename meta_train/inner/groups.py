@@ -1,4 +1,4 @@
-"""Groups of inner runs: the runs of a group share a task, groups may differ in theirs."""
+"""Groups of inner runs: the runs of a group share a task; groups may have different tasks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.run_state import load_runs, save_runs
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs import RunPlan, Runs, SavedRuns
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import derive_seed, generator
 from meta_train.tasks.base import SampledTask, Task, TaskFamily
 from meta_train.tasks.reparametrized import Reparametrized
 
 LIFE = 4
-"""Where runs go on, from window to window or from kept states, a group keeps its task for so many
-of the longest horizons."""
+"""How long a group keeps its task if its runs continue (truncated or restarted): this multiple of
+the longest horizon."""
 
 
 class Groups:
@@ -25,17 +24,18 @@ class Groups:
 
     Args:
         meta_parameters: the meta-parameters.
-        family: each group's task is drawn from it.
+        family: draws the task of each group.
         plan: how runs begin and end.
-        groups: how many.
-        runs: inner runs of a group, copies not counted, all processes together.
+        groups: number of groups.
+        runs: inner runs of a group in all processes together, without copies.
         param_rescale_range: see `Reparametrized`.
-        loss_rescale_range: see there.
-        seed: of every draw.
+        loss_rescale_range: see `Reparametrized`.
+        seed: random seed.
         distributed: this process holds its share of every group's runs.
         device: where tensors live.
 
     Attributes:
+        generations: how often each group has drawn a task.
         members: each group's task, as the family drew it.
         runs: each group's runs.
     """
@@ -58,27 +58,90 @@ class Groups:
         self.family = family
         self.plan = plan
         self.total = runs
-        self.spreads = param_rescale_range, loss_rescale_range
+        self.rescale_ranges = param_rescale_range, loss_rescale_range
         self.seed = seed
         self.indices = distributed.share(runs)
         self.device = device
         self.generations = [0] * groups
-        self.members: list[SampledTask] = [None] * groups  # type: ignore[list-item]
-        self.runs: list[Runs] = [None] * groups  # type: ignore[list-item]
-        for group in range(groups):
-            self._make(group, 0, 0.0)
+        self.members = [self._sample_task(group, 0) for group in range(groups)]
+        self.runs = [self._make_runs(group, 0.0) for group in range(groups)]
 
-    def _make(self, group: int, generation: int, progress: float) -> None:
-        """Draw a group's task and begin its runs; their lengths depend on the progress."""
-        member = self.family.sample_task(generator(self.seed, "member", group, generation))
-        param_rescale_range, loss_rescale_range = self.spreads
-        task: Task = member.task
-        if param_rescale_range or loss_rescale_range:
-            task = Reparametrized(task, param_rescale_range, loss_rescale_range)
-        first = group == generation == 0
+    def prepare(self, outer_step: int, progress: float) -> None:
+        """Draw new tasks for groups that have kept theirs long enough.
+
+        Args:
+            outer_step: counted from 0.
+            progress: fraction of meta-training that is done; lengths of runs depend on it.
+        """
+        if not isinstance(self.family, Task):
+            for group, generation in enumerate(self.generations):
+                due = self._generation_at(outer_step, group)
+                if due != generation:
+                    self._renew(group, due, progress)
+        for runs in self.runs:
+            runs.progress = progress
+
+    def mean_horizon(self) -> float:
+        """Return the mean length of the current runs, in inner steps."""
+        lengths = [length for runs in self.runs for length in runs.lengths]
+        return sum(lengths) / len(lengths)
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Return names and shapes of the parameters of the first task that the family draws."""
+        member = self._sample_task(0, 0)
+        problem = member.task.sample(generator(self.seed, "problem", 0, 0), torch.device("cpu"))
+        tensors = {**problem.fixed, **problem.parameters}
+        return {name: list(value.shape) for name, value in tensors.items()}
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON-able facts of this process's runs."""
+        tensors, facts = {}, {}
+        for group, runs in enumerate(self.runs):
+            for index, (own, about) in runs.state_dict().items():
+                facts[f"{group}/{index}"] = about
+                tensors.update({f"{group}/{index}/{key}": value for key, value in own.items()})
+        return tensors, {"generations": list(self.generations), "runs": facts}
+
+    def load_state_dict(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Load the `state_dict` of all processes together.
+
+        Raises:
+            ValueError: the checkpoint has another number of groups, or fewer runs.
+        """
+        if len(facts["generations"]) != len(self.runs):
+            raise ValueError(
+                f"the checkpoint has {len(facts['generations'])} groups of runs, the settings ask "
+                f"for {len(self.runs)}"
+            )
+        own: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group_key, index, key = name.split("/", 2)
+            own.setdefault(f"{group_key}/{index}", {})[key] = value
+        for group, generation in enumerate(facts["generations"]):
+            self._renew(group, generation, 0.0)
+            saved: SavedRuns = {
+                int(place.split("/")[1]): (own.get(place, {}), about)
+                for place, about in facts["runs"].items()
+                if place.startswith(f"{group}/")
+            }
+            self.runs[group].load_state_dict(saved)
+
+    def _renew(self, group: int, generation: int, progress: float) -> None:
         self.generations[group] = generation
-        self.members[group] = member
-        self.runs[group] = Runs(
+        self.members[group] = self._sample_task(group, generation)
+        self.runs[group] = self._make_runs(group, progress)
+
+    def _sample_task(self, group: int, generation: int) -> SampledTask:
+        return self.family.sample_task(generator(self.seed, "member", group, generation))
+
+    def _make_runs(self, group: int, progress: float) -> Runs:
+        """Make the runs of a group's present task; their lengths depend on the progress."""
+        generation = self.generations[group]
+        first = group == generation == 0
+        task = self.members[group].task
+        if any(self.rescale_ranges):
+            task = Reparametrized(task, *self.rescale_ranges)
+        return Runs(
             self.meta_parameters,
             task,
             self.plan,
@@ -89,67 +152,10 @@ class Groups:
             progress=progress,
         )
 
-    def prepare(self, outer_step: int, progress: float) -> None:
-        """Get ready for an outer step: groups whose time is over draw a new task.
-
-        Args:
-            outer_step: from 0.
-            progress: the share of meta-training that is over.
-        """
-        if not isinstance(self.family, Task):
-            for group, generation in enumerate(self.generations):
-                due = self._generation_at(outer_step, group)
-                if due != generation:
-                    self._make(group, due, progress)
-        for runs in self.runs:
-            runs.progress = progress
-
     def _generation_at(self, outer_step: int, group: int) -> int:
         if self.plan.truncation_length is not None:
             life = -(-LIFE * self.plan.horizons.longest() // self.plan.truncation_length)
-        else:  # in whole runs, unless earlier ones are gone on from, which needs them to be kept
+        else:  # whole runs need their task longer only to continue from earlier ends
             life = LIFE if self.plan.restart else 1
         # Groups change their tasks one after another.
         return (outer_step + group * life // len(self.runs)) // life
-
-    def mean_horizon(self) -> float:
-        """The mean length of the runs under way, in inner steps."""
-        lengths = [length for runs in self.runs for length in runs.lengths]
-        return sum(lengths) / len(lengths)
-
-    def shapes(self) -> dict[str, list[int]]:
-        """Names and shapes of the parameters of the first task that the family draws."""
-        member = self.family.sample_task(generator(self.seed, "member", 0, 0))
-        problem = member.task.sample(generator(self.seed, "problem", 0, 0), torch.device("cpu"))
-        tensors = {**problem.fixed, **problem.parameters}
-        return {name: list(value.shape) for name, value in tensors.items()}
-
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON-able facts of this process's runs."""
-        tensors, facts = {}, {}
-        for group, runs in enumerate(self.runs):
-            for index, (own, about) in save_runs(runs).items():
-                facts[f"{group}/{index}"] = about
-                tensors.update({f"{group}/{index}/{key}": value for key, value in own.items()})
-        return tensors, {"generations": list(self.generations), "runs": facts}
-
-    def load_state_dict(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave in all processes together.
-
-        Raises:
-            ValueError: of fewer groups or runs than these.
-        """
-        if len(facts["generations"]) != len(self.runs):
-            raise ValueError(f"the checkpoint is of {len(facts['generations'])} groups")
-        own: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            place, index, key = name.split("/", 2)
-            own.setdefault(f"{place}/{index}", {})[key] = value
-        for group, generation in enumerate(facts["generations"]):
-            self._make(group, generation, 0.0)  # what that draws is written over
-            saved = {
-                int(place.split("/")[1]): (own.get(place, {}), about)
-                for place, about in facts["runs"].items()
-                if place.startswith(f"{group}/")
-            }
-            load_runs(self.runs[group], saved)

@@ -1,4 +1,4 @@
-"""How long inner training goes on: horizons drawn at random, longer ones later."""
+"""Lengths of inner runs: drawn at random, with longer ones later in meta-training."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ class Horizons:
     """Lengths of inner runs, in steps.
 
     Attributes:
-        stages: meta-training is divided evenly into these; each holds lengths, of which 0 judges
-            the start itself (Chen et al. 2020,
-            arXiv 2010.09089: a curriculum of growing horizons).
+        stages: lists of lengths; meta-training is divided evenly among the stages (a curriculum of
+            growing horizons, Chen et al. 2020, arXiv 2010.09089). Length 0 evaluates the
+            initialisation itself.
         draw: "listed" draws one of a stage's lengths; "log-uniform" draws between its smallest and
             its largest (Metz et al. 2022, arXiv 2211.09760).
+
+    Raises:
+        ValueError: an unknown draw, or a length out of range.
     """
 
     stages: Sequence[Sequence[int]]
     draw: str = "listed"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            ValueError: names the value.
-        """
+        """Check the values."""
         if self.draw not in DRAWS:
             raise ValueError(f"horizon_draw must be one of {', '.join(DRAWS)}, got {self.draw!r}")
-        least = 0 if self.draw == "listed" else 1  # zero has no logarithm
+        least = 0 if self.draw == "listed" else 1  # 0 has no logarithm
         if not self.stages or any(not stage or min(stage) < least for stage in self.stages):
             must = "not be negative" if least == 0 else "be positive"
             raise ValueError(f"horizons must {must} and not be empty, got {self.stages}")
@@ -43,8 +42,8 @@ class Horizons:
         """Draw a length.
 
         Args:
-            generator: of the draw.
-            progress: the share of meta-training that is over, in [0, 1].
+            generator: source of randomness.
+            progress: fraction of meta-training that is done, in [0, 1].
         """
         stage = self.stages[min(int(progress * len(self.stages)), len(self.stages) - 1)]
         if self.draw == "listed":
@@ -54,9 +53,9 @@ class Horizons:
         return round(math.exp(drawn))
 
     def shortest(self) -> int:
-        """The shortest length of any stage."""
+        """Return the shortest length of any stage."""
         return min(min(stage) for stage in self.stages)
 
     def longest(self) -> int:
-        """The longest length of any stage."""
+        """Return the longest length of any stage."""
         return max(max(stage) for stage in self.stages)

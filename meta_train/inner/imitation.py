@@ -1,8 +1,8 @@
-"""Imitation of a hand-designed teacher: what its update would have been, and how far ours was.
+"""Imitation: the distance of our updates from those of a hand-designed teacher.
 
-The student trains; at every step the teacher is asked for its own update at the same point, from
-the same gradient. Chen et al. 2020 (arXiv 2010.09089) imitate Adam against stalling; ELO 2026
-(arXiv 2607.06772) takes direction and size apart, as here.
+The student trains. At every step the teacher computes its own update from the same point and the
+same gradient. Chen et al. 2020 (arXiv 2010.09089) imitate Adam so that training does not stall; ELO
+2026 (arXiv 2607.06772) compares direction and size separately, as here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Teacher:
-    """A rule to be imitated, at one rate.
+    """A rule to imitate, at one learning rate.
 
     Attributes:
-        rule: hand-designed; needs nothing but gradients.
-        lr: its rate.
+        rule: hand-designed; reads gradients only.
+        lr: its learning rate.
     """
 
     rule: UpdateRule
@@ -45,14 +45,21 @@ class Teacher:
     ) -> tuple[Tensor, dict[str, State]]:
         """Compare the step from `inner` to `moved` with the teacher's.
 
+        Args:
+            inner: the state before the step.
+            gradients: inner gradients by name.
+            losses: 0-dim or `[runs]`.
+            moved: parameters after our step, by name.
+            vectorize: tensors have a leading axis of runs.
+
         Returns:
             1 - cosine + (log |ours| - log |teacher's|)^2, the mean over tensors, 0-dim or `[runs]`,
-            and the teacher's new states. No derivative flows through the teacher. Tensors on which
-            either does not move are left out.
+            and the teacher's new states. No derivative flows through the teacher. Tensors that
+            either update leaves unchanged do not count.
         """
         names = list(inner.parameters)
         with torch.no_grad():
-            deltas, states = self._propose(inner, gradients, vectorize)
+            deltas, states = self._compute_updates(inner, gradients, vectorize)
         total = torch.zeros_like(losses)
         counted = torch.zeros_like(losses)
         axis = 1 if vectorize else 0
@@ -69,7 +76,7 @@ class Teacher:
             counted = counted + moves
         return total / counted.clamp_min(1), dict(zip(names, states, strict=True))
 
-    def _propose(
+    def _compute_updates(
         self, inner: InnerState, gradients: Tensors, vectorize: bool
     ) -> tuple[list[Tensor], list[State]]:
         def one_step(
@@ -89,20 +96,22 @@ class Teacher:
 def create_teacher(
     name: str | None, lr: float | None, device: torch.device, dtype: torch.dtype
 ) -> Teacher | None:
-    """Make a teacher out of a registered rule.
+    """Make a teacher from a registered rule.
 
     Args:
-        name: of the rule; None for no teacher.
-        lr: by default the rule's own.
-        device: of its state.
-        dtype: of its state.
+        name: name of the rule; None makes no teacher.
+        lr: its learning rate; None takes the rule's own.
+        device: device of its state.
+        dtype: type of its state.
 
     Raises:
-        ValueError: an unknown rule, or one that is not hand-designed.
+        ValueError: the rule is unknown or not hand-designed.
     """
     if name is None:
         return None
     rule = create_rule(name).to(device, dtype)
     if list(rule.parameters()) or rule.required_context():
-        raise ValueError(f"rule {name!r} cannot be imitated: it is not hand-designed")
+        raise ValueError(
+            f"rule {name!r} cannot be imitated: it has weights or reads more than gradients"
+        )
     return Teacher(rule, rule.default_lr if lr is None else lr)

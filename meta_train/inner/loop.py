@@ -1,21 +1,20 @@
-"""Inner training as a pure, differentiable function: one step, alone or for many runs at once.
+"""One inner training step as a pure, differentiable function, for one run or many at once.
 
     (parameters, buffers, optimizer state, batch) -> (parameters, buffers, optimizer state, loss)
 
-built on `torch.func.functional_call` and plain `autograd.grad`. With `vectorize` every tensor has a
-leading axis of runs, and loss and rule go through `torch.func.vmap` (the loss where it can); the
-mathematics is the same code either way.
+Built on `torch.func.functional_call` and plain `autograd.grad`. With `vectorize` every tensor has a
+leading axis of runs; loss and rule go through `torch.func.vmap` (the loss only if vmap accepts it).
 
-First derivatives only (the default) is what most learned optimizers are meta-trained with: the
-gradients that the rule reads are constants (Andrychowicz et al. 2016, section 2.1). Then the
-derivative of the inner loss by the inner parameters is that very gradient, which is at hand, so the
-optimizee is differentiated once, its graph is freed at once, and only the rule's own graph is kept.
+First order is the default, as most learned optimizers are meta-trained: the rule reads inner
+gradients as constants (Andrychowicz et al. 2016, section 2.1). The derivative of the inner loss by
+the inner parameters is then the inner gradient itself, which is already known. So the optimizee is
+differentiated once, its graph is freed at once, and only the graph of the rule is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch.func import functional_call, vmap
 
 from learned_opt.functional import apply_update, compute_updates
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
-from meta_train.inner.imitation import Teacher
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.masking import LossWithGradient, largest, lead, where_alive
 from meta_train.inner.state import InnerState, map_states
 from meta_train.inner.vmap_fallback import losses_of_runs
@@ -32,73 +31,69 @@ from meta_train.tasks.base import Batch, Loss, Tensors
 
 
 @dataclass(frozen=True)
-class InnerLoop:
-    """Everything that stays the same from one inner step to the next.
+class InnerLoop(LoopSettings):
+    """Takes inner steps of a rule on a loss.
+
+    Example:
+        Train one problem for ten steps and differentiate the last loss by the rule's weights:
+
+            loop = InnerLoop(rule, problem.loss, vectorize=False)
+            inner = start(rule, [problem], vectorize=False)
+            for _ in range(10):
+                inner, loss = loop.step(inner, problem.draw(generator))
+            torch.autograd.grad(loss, list(rule.parameters()))
 
     Attributes:
         rule: the update rule; gradients reach its weights.
-        loss: the problems' loss.
+        loss: the loss of all problems.
         vectorize: the state has a leading axis of runs.
-        lr: factor on the update; by default the rule's own. `[runs]` where each run has its own.
-        weight_decay: decoupled.
-        total_steps: the planned number of steps, for rules that read it; `[runs]` where each run
-            has its own.
-        second_order: let the outer gradient flow through the inner gradients too.
-        differentiable: build the graph for an outer gradient at all.
-        divergence: a run is dead once its loss is not finite or more than this times its first.
-        weights: a population of rules, one for each run: weights by name, `[runs, *weight]`.
-        hide_loss: do not tell the rule the loss.
-        teacher: is asked for its own update at every step (`imitate` then gives the distance).
-        traceable: take no branch that depends on numbers, so that a trace of one step (that of
-            `torch.compile`, say) holds for every other. The numbers are the same either way.
+        total_steps: planned number of steps, for rules that read it. `[runs]` sets one for each
+            run.
+        differentiable: build the graph for an outer gradient.
+        weights: other weights of the rule for each run, `[runs, *weight]` by name.
+        traceable: take no branch that depends on values, so that a trace of one step (by
+            `torch.compile`, say) is valid for all steps. The results are the same.
     """
 
     rule: UpdateRule
     loss: Loss
     vectorize: bool
-    lr: float | Tensor | None = None
-    weight_decay: float = 0.0
+    _: KW_ONLY
     total_steps: int | Tensor | None = None
-    second_order: bool = False
     differentiable: bool = True
-    divergence: float = 1e3
     weights: Mapping[str, Tensor] | None = None
-    hide_loss: bool = False
-    teacher: Teacher | None = None
     traceable: bool = False
-
-    def without_loss(self) -> InnerLoop:
-        """The same loop, in which the rule is not told the loss (if it can do without)."""
-        return replace(self, hide_loss="loss" not in self.rule.required_context())
 
     def step(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
         """Take one inner step.
 
         Args:
-            inner: where training stands.
-            batch: one batch, or one per run along a leading axis.
+            inner: the state before the step.
+            batch: one batch, or one for each run along a leading axis.
 
         Returns:
-            The state after the step, and the loss before it (0-dim or `[runs]`). The loss of a
-            run that has diverged is not a number of interest: mask it with `alive`.
+            The state after the step, and the loss before it (0-dim or `[runs]`). Mask the losses
+            of diverged runs with `alive`.
         """
-        after, losses, _ = self.imitate(inner, batch)
+        after, losses, _ = self.step_and_compare(inner, batch)
         return after, losses
 
-    def imitate(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor, Tensor]:
-        """Take one inner step, and compare it with the teacher's.
+    def step_and_compare(
+        self, inner: InnerState, batch: Batch
+    ) -> tuple[InnerState, Tensor, Tensor]:
+        """Take one inner step and compare it with the teacher's.
 
         Returns:
-            As `step`, and how far the update was from the teacher's (0-dim or `[runs]`; zero where
-            there is no teacher, and for runs that have diverged).
+            As `step`, and the distance of the update from the teacher's (0-dim or `[runs]`). It is
+            zero without a teacher and for diverged runs.
         """
-        losses, after, gradients, mask = self._look(inner, batch, twice=self.second_order)
+        losses, after, gradients, mask = self._evaluate(inner, batch, twice=self.second_order)
         with torch.set_grad_enabled(self.differentiable):
             seen = where_alive(mask, losses.detach(), 0.0)
             masked = inner
             if mask is not None:
                 masked = map_states(lambda value: where_alive(mask, value, 0), inner)
-            parameters, states = self._apply(masked, gradients, seen)
+            parameters, states = self._apply_rule(masked, gradients, seen)
             distance = torch.zeros_like(seen)
             teacher = inner.teacher
             if self.teacher is not None:
@@ -113,59 +108,68 @@ class InnerLoop:
         after = replace(after, parameters=moved, states=states, teacher=teacher)
         return after, losses, distance
 
-    def look(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
-        """Compute the loss as `step` does, differentiably (once), but take no step."""
-        # No rule reads these gradients: of second derivatives they have no need.
-        losses, after, _, _ = self._look(inner, batch, twice=False)
+    def loss_at(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
+        """Compute the loss at a state as `step` does, but take no step.
+
+        Returns:
+            The state, with `alive` and `buffers` updated, and the loss (0-dim or `[runs]`). The
+            loss can be differentiated once.
+        """
+        # No rule reads these gradients, so second derivatives are not needed.
+        losses, after, _, _ = self._evaluate(inner, batch, twice=False)
         return after, losses
 
-    def _look(
+    def gradients(self, inner: InnerState, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return losses and gradients at a state, both without history."""
+        losses, _, gradients, _ = self._loss_and_gradients(inner.detach(), batch, twice=False)
+        return losses.detach(), {key: gradients[key].detach() for key in inner.parameters}
+
+    def evaluate(self, inner: InnerState, batch: Batch) -> Tensor:
+        """Return the loss at a state, 0-dim or `[runs]`, without history."""
+        with torch.no_grad():
+            losses, _ = self._losses({**inner.fixed, **inner.parameters}, inner.buffers, batch)
+        return losses
+
+    def _evaluate(
         self, inner: InnerState, batch: Batch, *, twice: bool
     ) -> tuple[Tensor, InnerState, Tensors, Tensor | None]:
-        """Losses, the state with what was learned of it, gradients, and the mask still needed.
+        """Compute losses and gradients, and find runs that have diverged.
 
         Args:
-            inner: where training stands.
+            inner: the state.
             batch: see `step`.
-            twice: build a graph of the gradients too (if there is any graph at all).
+            twice: build a graph of the gradients too (if a graph is built at all).
+
+        Returns:
+            Losses, the state with new `buffers`, `alive` and `first_loss`, gradients, and the mask
+            of runs that are alive (None if all are known to be).
         """
-        losses, buffers, found, seen = self._loss_and_gradients(inner, batch, twice=twice)
+        losses, buffers, found, read = self._loss_and_gradients(inner, batch, twice=twice)
         first = torch.where(inner.first_loss.isnan(), losses.detach(), inner.first_loss)
-        alive = inner.alive & self._sound(losses.detach(), first, found)
-        mask = None if self._needs_no_mask(alive) else alive
-        # A dead run stands still: the rule gets zeros for it, and its old values come out, so that
-        # no NaN reaches the rule's weights through a product with zero.
+        alive = inner.alive & self._is_finite_and_bounded(losses.detach(), first, found)
+        mask = None if self._all_known_alive(alive) else alive
+        # A diverged run stands still. The rule reads zeros for it and its old values are kept, so
+        # that no NaN reaches the rule's weights through a product with zero.
         found = {key: where_alive(mask, value, 0.0) for key, value in found.items()}
         if self.differentiable and self.second_order:
-            for value in seen.values():  # nor through the graph of its loss
+            for value in read.values():  # nor through the graph of its loss
                 if mask is not None and value.grad_fn is not None:
                     value.register_hook(lambda grad: where_alive(mask, grad, 0.0))
         elif self.differentiable:
-            read = {**inner.fixed, **inner.parameters}
+            tensors = {**inner.fixed, **inner.parameters}
             losses = LossWithGradient.apply(  # type: ignore[no-untyped-call]
-                losses, *(read[key] for key in found), *found.values()
+                losses, *(tensors[key] for key in found), *found.values()
             )
         gradients = {key: found[key] for key in inner.parameters}
         after = replace(inner, buffers=buffers, alive=alive, first_loss=first)
         return losses, after, gradients, mask
 
-    def _needs_no_mask(self, alive: Tensor) -> bool:
-        """Whether all runs are known to be alive: masks cost a copy of all state at every step.
+    def _all_known_alive(self, alive: Tensor) -> bool:
+        """Check without device sync whether all runs are alive; False means unknown.
 
-        Looking is free on the CPU only; elsewhere it would wait for the device.
+        Masks copy all state at every step, so they are left out where this is cheap to know.
         """
         return not self.traceable and alive.device.type == "cpu" and bool(alive.all())
-
-    def gradients(self, inner: InnerState, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Losses and gradients at `inner` on a batch, both without history."""
-        losses, _, gradients, _ = self._loss_and_gradients(inner.detach(), batch, twice=False)
-        return losses.detach(), {key: gradients[key].detach() for key in inner.parameters}
-
-    def evaluate(self, inner: InnerState, batch: Batch) -> Tensor:
-        """The loss at `inner` on a batch, 0-dim or `[runs]`, without history."""
-        with torch.no_grad():
-            losses, _ = self._losses({**inner.fixed, **inner.parameters}, inner.buffers, batch)
-        return losses
 
     def _losses(
         self, parameters: Tensors, buffers: Tensors, batch: Batch
@@ -177,6 +181,7 @@ class InnerLoop:
     def _loss_and_gradients(
         self, inner: InnerState, batch: Batch, *, twice: bool
     ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+        """Return losses, buffers, gradients by name, and the tensors that the loss read."""
         keep = self.second_order and self.differentiable
         parameters = {
             key: value.view_as(value)
@@ -184,48 +189,53 @@ class InnerLoop:
             else value.detach().requires_grad_()
             for key, value in inner.parameters.items()
         }
-        # Of what stays as it is the rule reads no gradient: the judge does, where there is one.
-        fixed, judged = {}, {}
+        # The rule needs no gradient of fixed tensors. The outer loss does, if they are learned.
+        fixed, learned = {}, {}
         for key, value in inner.fixed.items():
             if keep and value.requires_grad:
                 fixed[key] = value.view_as(value)
             elif self.differentiable and value.requires_grad:
-                fixed[key] = judged[key] = value.detach().requires_grad_()
+                fixed[key] = learned[key] = value.detach().requires_grad_()
             else:
                 fixed[key] = value.detach()
-        asked = {**parameters, **judged}
+        wanted = {**parameters, **learned}
         with torch.enable_grad():
             losses, buffers = self._losses({**fixed, **parameters}, inner.buffers, batch)
             gradients = torch.autograd.grad(
                 losses.sum(),
-                list(asked.values()),
+                list(wanted.values()),
                 retain_graph=keep,
                 create_graph=keep and twice,
                 allow_unused=True,
                 materialize_grads=True,
             )
-        named = dict(zip(asked, gradients, strict=True))
+        named = dict(zip(wanted, gradients, strict=True))
         buffers = {key: value.detach() for key, value in buffers.items()}
-        if keep:
-            return losses, buffers, named, {**fixed, **parameters}
-        return losses.detach(), buffers, named, {**fixed, **parameters}
+        if not keep:
+            losses = losses.detach()
+        return losses, buffers, named, {**fixed, **parameters}
 
-    def _sound(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
-        sound = losses.isfinite() & (losses <= self.divergence * first.abs().clamp_min(1e-8))
+    def _is_finite_and_bounded(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
+        """Whether a run goes on: its loss and gradients are finite and its loss is bounded.
+
+        The loss may be at most `divergence` times the first one.
+        """
+        finite = losses.isfinite() & (losses <= self.divergence * first.abs().clamp_min(1e-8))
         axis = 1 if self.vectorize else 0
-        # The largest of a tensor, in two passes that run at the speed of memory: testing every
-        # number takes twenty times as long, more than the rest of a step of SGD.
+        # The largest magnitude takes two passes at the speed of memory. Testing every number takes
+        # twenty times as long, more than the rest of a step of SGD.
         # Squared: rules take mean squares, and an overflow inside a rule cannot be masked.
         squares = [
             largest(gradient.detach(), axis).square()
             for gradient in gradients.values()
             if gradient.numel()
         ]
-        return sound & torch.stack(squares).isfinite().all(0) if squares else sound
+        return finite & torch.stack(squares).isfinite().all(0) if squares else finite
 
-    def _apply(
+    def _apply_rule(
         self, inner: InnerState, gradients: Tensors, losses: Tensor
     ) -> tuple[Tensors, dict[str, State]]:
+        """Return the parameters and the rule's state after an update."""
         names = list(inner.parameters)
         lr = self.rule.default_lr if self.lr is None else self.lr
         total = self.total_steps
@@ -255,10 +265,11 @@ class InnerLoop:
             ]
             return moved, new_states
 
-        loss = None if self.hide_loss else losses
-        # Rules that treat coordinates alone need no vmap: runs are more coordinates to them.
-        alone = isinstance(self.rule, CoordinateRule) and self.weights is None
-        if self.vectorize and not alone:
+        hidden = self.hide_loss and "loss" not in self.rule.required_context()
+        loss = None if hidden else losses
+        # A coordinate rule needs no vmap: more runs are more coordinates.
+        coordinatewise = isinstance(self.rule, CoordinateRule) and self.weights is None
+        if self.vectorize and not coordinatewise:
             own_lr = 0 if isinstance(lr, Tensor) and lr.dim() else None
             own_total = 0 if total is not None and total.dim() else None
             own_weights = None if self.weights is None else 0
@@ -276,7 +287,7 @@ class InnerLoop:
         return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
 
     def _rule_with(self, weights: Mapping[str, Tensor] | None) -> Callable[..., Any]:
-        """The rule, or the same rule around other weights."""
+        """Return the rule, with other weights if they are given."""
         if weights is None:
             return self.rule
         return lambda *arguments: functional_call(self.rule, dict(weights), arguments)

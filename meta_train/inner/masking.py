@@ -1,4 +1,4 @@
-"""What inner steps of many runs are made of: values per run, masks of runs that are alive."""
+"""Helpers that mask diverged runs and broadcast values per run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from torch import Tensor
 
 
 class LossWithGradient(torch.autograd.Function):
-    """Losses whose derivatives by the parameters are known: the gradients computed anyway."""
+    """Attaches gradients that are already known to losses, so that no graph is needed."""
 
     @staticmethod
     def forward(ctx: Any, losses: Tensor, *parameters_and_gradients: Tensor) -> Tensor:
-        """The losses as they are."""
+        """Return the losses unchanged.
+
+        Args:
+            ctx: keeps the gradients.
+            losses: 0-dim or `[runs]`.
+            *parameters_and_gradients: all parameters, then the gradient of each.
+        """
         count = len(parameters_and_gradients) // 2
         ctx.save_for_backward(*parameters_and_gradients[count:])
         return losses.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """Every run's gradient times what comes in for its loss."""
+        """Multiply each run's gradients by the incoming derivative of its loss."""
         gradients = ctx.saved_tensors
         scaled = [lead(grad, gradient) * gradient for gradient in gradients]
         return None, *scaled, *([None] * len(gradients))
@@ -32,11 +38,17 @@ def lead(value: Tensor, tensor: Tensor) -> Tensor:
 
 
 def largest(tensor: Tensor, axis: int) -> Tensor:
-    """The largest magnitude over all axes from `axis` on; NaN where one is."""
+    """Return the largest magnitude over all axes from `axis` on; NaN if any entry is NaN."""
     axes = list(range(axis, tensor.dim()))
     return tensor.abs().amax(axes) if axes else tensor.abs()
 
 
 def where_alive(alive: Tensor | None, value: Tensor, otherwise: Tensor | float) -> Tensor:
-    """Values of the runs that are alive; None where all are."""
+    """Return `value` for runs that are alive, `otherwise` for the rest.
+
+    Args:
+        alive: 0-dim or `[runs]`, bool; None means that all runs are alive.
+        value: `[*runs, ...]`.
+        otherwise: broadcastable to `value`.
+    """
     return value if alive is None else torch.where(lead(alive, value), value, otherwise)

@@ -1,4 +1,4 @@
-"""The meta-parameters: an update rule's weights and, where it is learned, an initialisation."""
+"""The meta-parameters: weights of an update rule and, if it is learned, an initialisation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from meta_train.tasks.base import Problem, Tensors
 
 
 class MetaParameters(nn.Module):
-    """What meta-training trains: the rule, and where inner training starts.
+    """The tensors that meta-training trains.
 
     Args:
-        rule: omega; may have no weights (SGD, say) where the initialisation is learned.
-        initialization: phi by parameter name; None starts each problem where its task says.
+        rule: the update rule; may have no weights (SGD, say) if the initialisation is learned.
+        initialization: initial values by parameter name; None keeps those of each problem.
 
     Raises:
-        ValueError: nothing to meta-train.
+        ValueError: neither has anything to train.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class MetaParameters(nn.Module):
         super().__init__()
         self.rule = rule
         self.names = tuple(initialization or ())
-        # A list: names of parameters have dots, which those of modules may not.
+        # A list: names of parameters have dots, names of modules must not.
         self.values = nn.ParameterList(
             nn.Parameter(value.detach().clone()) for value in (initialization or {}).values()
         )
@@ -42,27 +42,27 @@ class MetaParameters(nn.Module):
 
     @property
     def learns_initialization(self) -> bool:
-        """Whether phi is among the meta-parameters."""
+        """Whether the initialisation is among the meta-parameters."""
         return bool(self.names)
 
     def initialization(self) -> Tensors:
-        """Phi by parameter name; empty where it is not learned."""
+        """Return the initialisation by parameter name; empty if it is not learned."""
         return dict(zip(self.names, self.values, strict=True))
 
     def place(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The same problems from the learned initialisation, without its history, if there is one.
+        """Return the problems with the learned initialisation, without its history.
 
-        Parameters that it does not have start as the problems say.
+        Parameters that are not learned keep the problem's own initial values.
 
         Raises:
-            ValueError: it has names or shapes that a problem has not.
+            ValueError: the initialisation has names or shapes that a problem does not have.
         """
-        phi = self.initialization()
-        if not phi:
+        learned = self.initialization()
+        if not learned:
             return list(problems)
         for problem in problems:
             self._check(problem)
-        begin = {key: value.detach() for key, value in phi.items()}  # the same tensors for all
+        begin = {key: value.detach() for key, value in learned.items()}  # shared by all
 
         def placed(own: Tensors) -> Tensors:
             return {key: begin.get(key, value) for key, value in own.items()}
@@ -73,12 +73,14 @@ class MetaParameters(nn.Module):
         ]
 
     def _check(self, problem: Problem) -> None:
-        phi = self.initialization()
+        learned = self.initialization()
         known = {**problem.fixed, **problem.parameters}
-        unknown = sorted(phi.keys() - known.keys())
+        unknown = sorted(learned.keys() - known.keys())
         if unknown:
-            raise ValueError(f"the learned initialisation has {unknown}, which the task has not")
-        for key, value in phi.items():
+            raise ValueError(
+                f"the learned initialisation has {unknown}, which the task does not have"
+            )
+        for key, value in learned.items():
             if known[key].shape != value.shape:
                 raise ValueError(
                     f"the learned initialisation of {key!r} has shape {list(value.shape)}, "
@@ -86,30 +88,32 @@ class MetaParameters(nn.Module):
                 )
 
 
-def link(inner: InnerState, phi: Tensors, begins: Tensor) -> InnerState:
-    """The same runs, at the learned initialisation itself: with a way for its gradient.
+def connect_initialization(
+    inner: InnerState, initialization: Tensors, just_started: Tensor
+) -> InnerState:
+    """Replace values in a state by the learned initialisation, so that gradients reach it.
 
     Args:
-        inner: of `[runs, ...]`.
-        phi: the learned initialisation by name; may be empty.
-        begins: runs that begin now, `[runs]` bool, on the CPU. What inner training leaves as it is
-            follows the initialisation at any age.
+        inner: the state, `[runs, ...]`.
+        initialization: the learned initialisation by name; may be empty.
+        just_started: runs that have taken no step yet, `[runs]` bool, on the CPU. Their parameters
+            are replaced; fixed tensors are replaced in all runs.
     """
-    if not phi:
+    if not initialization:
         return inner
-    every = bool(begins.all())
+    every = bool(just_started.all())
 
-    def linked(key: str, value: Tensor, *, always: bool) -> Tensor:
-        if key not in phi:
+    def connect(key: str, value: Tensor, *, always: bool) -> Tensor:
+        if key not in initialization:
             return value
-        own = phi[key].to(value)
+        own = initialization[key].to(value)
         if always:
             return own.expand_as(value)
-        mask = begins.to(value.device).reshape(-1, *[1] * own.dim())
+        mask = just_started.to(value.device).reshape(-1, *[1] * own.dim())
         return torch.where(mask, own, value)
 
     return replace(
         inner,
-        parameters={k: linked(k, v, always=every) for k, v in inner.parameters.items()},
-        fixed={k: linked(k, v, always=True) for k, v in inner.fixed.items()},
+        parameters={k: connect(k, v, always=every) for k, v in inner.parameters.items()},
+        fixed={k: connect(k, v, always=True) for k, v in inner.fixed.items()},
     )

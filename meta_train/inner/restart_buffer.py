@@ -1,6 +1,6 @@
-"""The restart buffer: where earlier inner runs ended, for new ones to go on from.
+"""Keeps the ends of inner runs, from which new runs may continue.
 
-Long training is seen in short runs (ELO 2026, arXiv 2607.06772).
+So short runs see long training (ELO 2026, arXiv 2607.06772).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from meta_train.inner.state import InnerState
 
 KEPT = 4
-"""Ends of each run that are kept: the newest ones."""
+"""Number of ends that are kept for each run: the newest ones."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Kept:
     """The end of a run.
 
     Attributes:
-        origin: which problem: the run and the episode that it was drawn for.
+        origin: run and episode that the problem was drawn for.
         age: inner steps taken.
         inner: the state, `[1, ...]`.
     """
@@ -37,28 +37,28 @@ class RestartBuffer:
     """The newest ends of each of several runs.
 
     Args:
-        runs: how many.
+        runs: number of runs.
 
     Attributes:
-        ends: by run, oldest first.
+        ends: ends by run, oldest first.
     """
 
     def __init__(self, runs: int) -> None:
         self.ends: list[list[Kept]] = [[] for _ in range(runs)]
 
     def keep(self, run: int, end: Kept) -> None:
-        """Add an end; the oldest one may have to go."""
+        """Add an end; drop the oldest if there are more than `KEPT`."""
         self.ends[run] = [*self.ends[run], end][-KEPT:]
 
     def draw(self, run: int, probability: float, source: torch.Generator) -> Kept | None:
-        """With a probability one of the run's ends, all equally likely; else None."""
+        """With the given probability return one of the run's ends, each equally likely."""
         ends = self.ends[run]
         if not ends or float(torch.rand((), generator=source)) >= probability:
             return None
         return ends[int(torch.randint(len(ends), (), generator=source))]
 
-    def save(self, run: int) -> tuple[dict[str, Tensor], list[list[int]]]:
-        """A run's ends as tensors and JSON-able facts."""
+    def state_dict(self, run: int) -> tuple[dict[str, Tensor], list[list[int]]]:
+        """Return a run's ends as tensors and JSON-able facts."""
         tensors = {
             f"{slot}/{name}": value
             for slot, end in enumerate(self.ends[run])
@@ -66,14 +66,14 @@ class RestartBuffer:
         }
         return tensors, [[*end.origin, end.age] for end in self.ends[run]]
 
-    def load(
+    def load_state_dict(
         self,
         run: int,
         tensors: dict[str, Tensor],
         facts: Sequence[Sequence[Any]],
         like: InnerState,
     ) -> None:
-        """Take over what `save` gave; `like` has the structure of its states."""
+        """Load a run's `state_dict`; `like` has the structure of its states."""
         self.ends[run] = []
         for slot, (index, episode, age) in enumerate(facts):
             prefix = f"{slot}/"

@@ -1,4 +1,4 @@
-"""How inner runs begin and end."""
+"""Settings that say how inner runs begin and end."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from meta_train.inner.imitation import Teacher
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is the same for all inner runs of a meta-training.
+    """How all inner runs of a meta-training begin and end.
 
     Attributes:
-        horizons: their lengths.
-        truncation_length: inner steps per outer step, to which lengths are rounded up; None for
-            whole runs.
+        horizons: lengths of runs, in inner steps.
+        truncation_length: inner steps per outer step, for runs that continue from one outer step to
+            the next; lengths are rounded up to multiples of it. None takes whole runs.
         copies: runs that share each problem and its batches (2: an antithetic pair).
-        restart: a new run goes on, with this probability, from where an earlier one ended (see
+        restart: probability that a new run continues from the end of an earlier one (see
             `RestartBuffer`).
-        dtype: of parameters and batches; None leaves them as the task made them.
-        teacher: see `InnerLoop`.
-        vectorize: see `choose_vectorize`.
+        dtype: floating-point type of parameters and batches; None keeps the task's.
+        teacher: see `LoopSettings`; the state of the teacher's rule is part of each run.
+        vectorize: "auto", "always" or "never"; see `choose_vectorize`.
     """
 
     horizons: Horizons

@@ -1,55 +1,69 @@
 """Inner runs in progress: several problems of one task, each at its own age.
 
-Truncated meta-training goes on from window to window where the last window left off. Runs are of
-different ages, so that every window sees early and late training, and a run that reaches its
-horizon or diverges is replaced. Where an estimator looks at whole runs, all are replaced at every
-outer step.
+Truncated meta-training continues each run from window to window. Runs have different ages, so that
+every window sees early and late training; a run that reaches its length or diverges is replaced.
+For estimators of whole runs, all runs are replaced at every outer step.
 
-Every draw is seeded by what it is for (seed, run, episode, outer step) and not by what was drawn
-before, so a run is the same whichever process holds it, and there is no generator to save.
+Every draw is seeded by its purpose (seed, run, episode, outer step), not by earlier draws. So a run
+is the same in whichever process it lives, and no generator needs to be saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from meta_train.inner.batches import BatchStream, cast
+from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import MetaParameters, link
+from meta_train.inner.loop_settings import LoopSettings
+from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import Kept, RestartBuffer
 from meta_train.inner.run_plan import RunPlan
 from meta_train.inner.state import InnerState, map_states, start
-from meta_train.inner.vectorize import Choice, choose_vectorize
-from meta_train.runtime.seeding import generator
+from meta_train.inner.vectorize import VectorizeChoice, choose_vectorize
+from meta_train.inner.window import Window
+from meta_train.runtime.seeding import derive_seed, generator
 from meta_train.tasks.base import Problem, Task
 
 __all__ = ["RunPlan", "Runs"]
+
+SavedRuns: TypeAlias = dict[int, tuple[dict[str, Tensor], dict[str, Any]]]
+"""Tensors and JSON-able facts by run index."""
 
 
 class Runs:
     """A fixed number of inner runs of one task.
 
+    A window of inner training has two doors: `begin` returns the `Window`, `end` takes the state
+    after it.
+
     Args:
-        meta_parameters: the rule, which makes the optimizer state, and the initialisation, where
-            one is learned.
-        task: problems come from here.
+        meta_parameters: the rule, and the initialisation if it is learned.
+        task: draws the problems.
         plan: how runs begin and end.
-        indices: which runs these are, of all that all processes hold.
-        total: how many runs all processes hold.
-        seed: of every draw.
+        indices: indices of these runs among the runs of all processes.
+        total: number of runs in all processes.
+        seed: random seed.
         device: where tensors live.
-        progress: the share of meta-training that is over.
+        progress: fraction of meta-training that is done, in [0, 1].
 
     Attributes:
         inner: the stacked state, without history, `[copies * runs, ...]`, copy after copy.
+        problems: the problem of each run.
+        lengths: planned inner steps of each run.
         ages: inner steps that each run has taken since it began.
-        offsets: inner steps before that, in the run that it went on from.
-        chosen: what `choice` said, once it was asked.
-        carried: what an estimator keeps of each run, `[runs, ...]` by name; zeros for a new run.
+        offsets: inner steps before that, in the run that it continues.
+        episodes: how often each run has been replaced; whole runs count outer steps.
+        origins: run and episode that each run's problem was drawn for.
+        carried: tensors that an estimator keeps for each run, `[runs, ...]` by name; zeros for a
+            new run.
+        chosen: whether these runs go at once, once an estimator has asked.
+
+    Raises:
+        ValueError: the learned initialisation does not fit the task.
     """
 
     def __init__(
@@ -70,95 +84,108 @@ class Runs:
         self.indices = list(indices)
         self.seed = seed
         self.device = device
-        self.episodes = [0] * len(self.indices)
-        self.origins: list[tuple[int, int]] = [(index, 0) for index in self.indices]
-        self.ages = [0] * len(self.indices)
-        self.offsets = [0] * len(self.indices)
-        self.buffer = RestartBuffer(len(self.indices))
-        self.carried: dict[str, Tensor] = {}
-        self.chosen: Choice | None = None
         self.progress = progress
-        self.problems: list[Problem] = []
-        self.lengths = [self._length(run) for run in range(len(self.indices))]
+        self.episodes = [0] * self.count
+        self.origins = [(index, 0) for index in self.indices]
+        self.ages = [0] * self.count
+        self.offsets = [0] * self.count
+        self.lengths = [self._draw_length(run) for run in range(self.count)]
         if plan.truncation_length is not None:
-            # Spread the ends of the first runs: otherwise all would stay of one age.
+            # Spread the first ends: otherwise all runs would stay of one age.
             self.lengths = [
                 max(plan.truncation_length, length * (index + 1) // total)
                 for length, index in zip(self.lengths, self.indices, strict=True)
             ]
-            self.begin_all()
-
-    def begin_all(self) -> None:
-        """Let all runs begin where their origins say."""
-        self.problems = [self.problem_of(origin) for origin in self.origins]
-        # Rows of it are written over.
-        self.inner: InnerState = map_states(_whole, self._start(self.problems))
-
-    def bind(self, loop: InnerLoop) -> InnerLoop:
-        """The same loop on the loss and the planned steps of these runs."""
-        return replace(loop, loss=self.problems[0].loss, total_steps=self._totals())
-
-    def first_begins(self) -> InnerState:
-        """The first run alone, as it begins now, `[1, ...]`."""
-        return map_states(lambda tensor: tensor[:1], self._start(self.problems[:1])).detach()
-
-    def choice(self) -> Choice:
-        """Whether to run these at once, from the work of one step; for estimators that can."""
-        if self.chosen is None:
-            self.chosen = choose_vectorize(
-                self.meta_parameters.rule,
-                self.problems[0],
-                self.count,
-                self.device,
-                mode=self.plan.vectorize,
-            )
-        return self.chosen
+        self.buffer = RestartBuffer(self.count)
+        self.carried: dict[str, Tensor] = {}
+        self.chosen: VectorizeChoice | None = None
+        self.problems = [self._problem_of(origin) for origin in self.origins]
+        self.inner = map_states(_own_copy, self._start(self.problems))  # rows are written to
 
     @property
     def count(self) -> int:
-        """How many runs there are, copies not counted."""
+        """Number of runs, without copies."""
         return len(self.indices)
 
-    def problem_of(self, origin: tuple[int, int]) -> Problem:
-        """The problem of a run and an episode."""
-        index, episode = origin
-        return self.task.sample(generator(self.seed, "problem", index, episode), self.device)
+    def begin(
+        self,
+        settings: LoopSettings,
+        outer_step: int,
+        *,
+        outer_data: str = "training",
+        last_only: bool = False,
+    ) -> Window:
+        """Begin the inner training of an outer step; whole runs are all replaced first.
 
-    def _length(self, run: int) -> int:
-        source = generator(self.seed, "horizon", self.indices[run], self.episodes[run])
-        return self.plan.horizons.sample(source, self.progress)
+        Args:
+            settings: how steps are taken.
+            outer_step: part of every seed.
+            outer_data: "training", "fresh" or "validation"; see `MetaObjective.data`.
+            last_only: see `InnerData`.
 
-    def _start(self, problems: Sequence[Problem]) -> InnerState:
-        problems = self.meta_parameters.place(problems)
-        teacher = None if self.plan.teacher is None else self.plan.teacher.rule
-        inner = start(self.meta_parameters.rule, problems, vectorize=True, teacher=teacher).detach()
-        if self.plan.copies > 1:
-            inner = map_states(lambda t: t.repeat(self.plan.copies, *([1] * (t.dim() - 1))), inner)
-        return InnerState(
-            cast(inner.parameters, self.plan.dtype),
-            cast(inner.buffers, self.plan.dtype),
-            inner.states,
-            inner.alive,
-            cast(inner.first_loss, self.plan.dtype),
-            inner.teacher,
-            cast(inner.fixed, self.plan.dtype),
+        Raises:
+            ValueError: validation data of a task that has none.
+        """
+        steps = self.plan.truncation_length
+        if steps is None:
+            steps = self._replace_all(outer_step)
+        outer = None if outer_data == "training" else self.stream(outer_step, outer_data)
+        seed = derive_seed(self.seed, "randomness", outer_step)
+        return Window(
+            meta_parameters=self.meta_parameters,
+            loop=self.bind(settings),
+            inner=self.inner,
+            data=InnerData(self.stream(outer_step), outer, seed, last_only),
+            steps=steps,
+            just_started=self._just_started(),
+            carried=dict(self.carried),
+            generators=self._generators("noise", outer_step),
+            runs_at_once=self._at_once,
         )
 
-    def state_with_grad(self) -> InnerState:
-        """The state, in which runs that begin now start at the learned initialisation itself.
+    def end(self, inner: InnerState, carried: Mapping[str, Tensor] | None = None) -> int:
+        """Take the state after a window. Truncated runs that are over are replaced.
 
-        So that a meta-gradient reaches it; elsewhere this is `inner`. What inner training leaves as
-        it is follows the learned initialisation at any age.
+        A run is over when it has reached its length or one of its copies has diverged.
+
+        Args:
+            inner: the state after the window's last step.
+            carried: tensors to keep for the next window, `[runs, ...]` by name; whole runs have no
+                next window and keep nothing.
+
+        Returns:
+            Number of diverged runs, copies counted.
         """
-        return link(self.inner, self.meta_parameters.initialization(), self.just_started())
+        self.inner = inner.detach()
+        alive = self.inner.alive.reshape(self.plan.copies, -1)
+        sound = alive.all(0).tolist()
+        steps = self.plan.truncation_length
+        if steps is None:
+            self.ages = list(self.lengths)
+            for run in range(self.count):
+                self._keep_end(run, alive=sound[run])
+        else:
+            self.ages = [age + steps for age in self.ages]
+            self.carried = {name: value.clone() for name, value in (carried or {}).items()}
+            self._replace_finished(sound)
+        return int((~alive).sum())
 
-    def just_started(self) -> Tensor:
-        """Which runs have taken no step at all, `[copies * runs]`, on the CPU."""
-        taken = [age + offset for age, offset in zip(self.ages, self.offsets, strict=True)]
-        return torch.tensor([steps == 0 for steps in taken] * self.plan.copies)
+    def bind(self, settings: LoopSettings) -> InnerLoop:
+        """Return the loop that takes inner steps of these runs."""
+        return InnerLoop(
+            self.meta_parameters.rule,
+            self.problems[0].loss,
+            vectorize=True,
+            total_steps=self._totals(),
+            **vars(settings),
+        )
+
+    def first_begins(self) -> InnerState:
+        """Return the first run alone, as it begins now, `[1, ...]`."""
+        return map_states(lambda tensor: tensor[:1], self._start(self.problems[:1])).detach()
 
     def stream(self, outer_step: int, purpose: str = "batches") -> BatchStream:
-        """The batches of every run in this outer step.
+        """Return the batches of every run in an outer step.
 
         Args:
             outer_step: part of the seed.
@@ -177,11 +204,93 @@ class Runs:
                     'use objective_data="training" or "fresh"'
                 )
             draws = held_out
-        sources = [generator(self.seed, purpose, outer_step, index) for index in self.indices]
+        sources = self._generators(purpose, outer_step)
         return BatchStream(draws, sources, self.plan.copies, self.plan.dtype)
 
+    def state_dict(self) -> SavedRuns:
+        """Return tensors and JSON-able facts by run index."""
+        saved = {}
+        for run, index in enumerate(self.indices):
+            tensors = {}
+            if self.plan.truncation_length is not None:  # whole runs end with their outer step
+                # Copies: rows are written over when a run is replaced.
+                named = self.inner.named_tensors()
+                tensors = {name: value[self._rows_of(run)].clone() for name, value in named}
+            tensors.update({f"carried/{k}": v[run].clone() for k, v in self.carried.items()})
+            ends, kept = self.buffer.state_dict(run)
+            tensors.update({f"kept/{key}": value for key, value in ends.items()})
+            facts = {
+                "episode": self.episodes[run],
+                "origin": list(self.origins[run]),
+                "age": self.ages[run],
+                "offset": self.offsets[run],
+                "length": self.lengths[run],
+                "kept": kept,
+            }
+            saved[index] = tensors, facts
+        return saved
+
+    def load_state_dict(self, saved: SavedRuns) -> None:
+        """Continue from the `state_dict` of these runs, which other processes may have saved.
+
+        Raises:
+            ValueError: some of these runs are missing.
+        """
+        missing = [index for index in self.indices if index not in saved]
+        if missing:
+            raise ValueError(f"the checkpoint does not hold runs {missing}: it has fewer runs")
+        self.carried = {}
+        for run, index in enumerate(self.indices):
+            tensors, facts = saved[index]
+            tensors = {key: value.to(self.device) for key, value in tensors.items()}
+            self.episodes[run], self.ages[run] = facts["episode"], facts["age"]
+            self.offsets[run], self.lengths[run] = facts["offset"], facts["length"]
+            self.origins[run] = (facts["origin"][0], facts["origin"][1])
+            self.problems[run] = self._problem_of(self.origins[run])
+            if self.plan.truncation_length is not None:
+                self._write(run, tensors)
+            for name, value in _below("carried/", tensors).items():
+                shape = (self.count, *value.shape)
+                self.carried.setdefault(name, value.new_zeros(shape))[run] = value
+            self.buffer.load_state_dict(run, _below("kept/", tensors), facts["kept"], self.inner)
+
+    def _generators(self, purpose: str, outer_step: int) -> list[torch.Generator]:
+        return [generator(self.seed, purpose, outer_step, index) for index in self.indices]
+
+    def _problem_of(self, origin: tuple[int, int]) -> Problem:
+        """Draw the problem of a run and an episode."""
+        return self.task.sample(generator(self.seed, "problem", *origin), self.device)
+
+    def _draw_length(self, run: int) -> int:
+        source = generator(self.seed, "horizon", self.indices[run], self.episodes[run])
+        return self.plan.horizons.sample(source, self.progress)
+
+    def _at_once(self) -> bool:
+        if self.chosen is None:
+            self.chosen = choose_vectorize(
+                self.meta_parameters.rule,
+                self.problems[0],
+                self.count,
+                self.device,
+                mode=self.plan.vectorize,
+            )
+        return self.chosen.vectorize
+
+    def _start(self, problems: Sequence[Problem]) -> InnerState:
+        """Return the state before the first step, `[copies * problems, ...]`."""
+        problems = self.meta_parameters.place(problems)
+        teacher = None if self.plan.teacher is None else self.plan.teacher.rule
+        inner = start(self.meta_parameters.rule, problems, vectorize=True, teacher=teacher).detach()
+        if self.plan.copies > 1:
+            inner = map_states(lambda t: t.repeat(self.plan.copies, *([1] * (t.dim() - 1))), inner)
+        return inner.cast(self.plan.dtype)
+
+    def _just_started(self) -> Tensor:
+        taken = [age + offset for age, offset in zip(self.ages, self.offsets, strict=True)]
+        return torch.tensor([steps == 0 for steps in taken] * self.plan.copies)
+
     def _totals(self) -> Tensor:
-        """The planned number of steps of every run, `[copies * runs]`."""
+        """Planned number of steps of every run, `[copies * runs]`."""
         truncation_length = self.plan.truncation_length or 1
         totals = [
             offset + -(-length // truncation_length) * truncation_length
@@ -191,101 +300,76 @@ class Runs:
             totals * self.plan.copies, dtype=self.meta_parameters.rule.dtype, device=self.device
         )
 
-    def advance(self, inner: InnerState, steps: int) -> int:
-        """Take over the state after a window; replace finished and diverged runs.
-
-        Returns:
-            How many runs had diverged, copies counted.
-        """
-        alive = inner.alive.reshape(self.plan.copies, -1)
-        lives = alive.all(0).tolist()
-        self.ages = [age + steps for age in self.ages]
-        over = [k for k in range(self.count) if not lives[k] or self.ages[k] >= self.lengths[k]]
-        self.inner = inner.detach()
-        if over:
-            # Rows are written over: not in the caller's tensors, which are read after this, and
-            # not where vmap gave what is the same in all runs as one row.
-            self.inner = map_states(_whole, self.inner)
-        for run in over:
-            self._replace(run, finished=lives[run])
-        return int((~alive).sum())
-
-    def reset(self, outer_step: int) -> int:
-        """Replace all runs by ones of one length.
-
-        Returns:
-            The length.
-        """
+    def _replace_all(self, outer_step: int) -> int:
+        """Replace all runs by runs of one length; return the length."""
         source = generator(self.seed, "horizon", outer_step)
         length = self.plan.horizons.sample(source, self.progress)
         self.lengths = [length] * self.count
-        if not self.plan.restart:
-            for run in range(self.count):
-                self._begin_afresh(run, outer_step)
-            self.problems = [self.problem_of(origin) for origin in self.origins]
+        kept = [self._begin(run, outer_step) for run in range(self.count)]
+        if any(kept):
+            states = [self._state_of(run, end) for run, end in enumerate(kept)]
+            # Each is [copies, ...]; they are stacked copy after copy.
+            self.inner = map_states(lambda *t: torch.stack(t, 1).flatten(0, 1), *states)
+        else:
             self.inner = self._start(self.problems)
-            return length
-        self.problems = self.problems or [self.problem_of(origin) for origin in self.origins]
-        states = [self._begin(run, outer_step) for run in range(self.count)]
-        # Each is [copies, ...]; copy after copy they stand.
-        self.inner = map_states(lambda *t: torch.stack(t, 1).flatten(0, 1), *states)
         return length
 
-    def finish(self, inner: InnerState) -> int:
-        """Take over the state at the end of whole runs.
+    def _replace_finished(self, alive: Sequence[bool]) -> None:
+        """Replace runs that have diverged or reached their length."""
+        over = [
+            run
+            for run in range(self.count)
+            if not alive[run] or self.ages[run] >= self.lengths[run]
+        ]
+        if over:
+            # Rows are written to. The caller still reads its tensors, and vmap may have returned
+            # one row for all runs.
+            self.inner = map_states(_own_copy, self.inner)
+        for run in over:
+            self._keep_end(run, alive=alive[run])
+            kept = self._begin(run, self.episodes[run] + 1)
+            self._write(run, dict(self._state_of(run, kept).named_tensors()))
+            self.lengths[run] = self._draw_length(run)
+            for value in self.carried.values():
+                value[run] = 0
 
-        Returns:
-            How many runs had diverged, copies counted.
-        """
-        self.inner = inner.detach()
-        alive = self.inner.alive.reshape(self.plan.copies, -1)
-        for run, lives in enumerate(alive.all(0).tolist()):
-            self.ages[run] = self.lengths[run]
-            if lives:
-                self._keep(run)
-        return int((~alive).sum())
-
-    def _replace(self, run: int, *, finished: bool) -> None:
-        if finished:
-            self._keep(run)
-        self._write(run, self._begin(run, self.episodes[run] + 1))
-        self.lengths[run] = self._length(run)
-        for value in self.carried.values():
-            value[run] = 0
-
-    def _begin(self, run: int, episode: int) -> InnerState:
-        """Begin a run: afresh, or from where an earlier one ended; `[copies, ...]`."""
+    def _begin(self, run: int, episode: int) -> Kept | None:
+        """Draw a run's next problem, or an earlier end to continue; return that end."""
         index = self.indices[run]
-        self._begin_afresh(run, episode)
+        self.episodes[run], self.ages[run], self.offsets[run] = episode, 0, 0
+        self.origins[run] = index, episode
         source = generator(self.seed, "restart", index, episode)
         kept = self.buffer.draw(run, self.plan.restart, source)
         if kept is not None:
             self.origins[run], self.offsets[run] = kept.origin, kept.age
-            self.problems[run] = self.problem_of(kept.origin)
-            return map_states(lambda t: t.expand(self.plan.copies, *t.shape[1:]), kept.inner)
-        self.problems[run] = self.problem_of(self.origins[run])
-        return self._start([self.problems[run]])
+        self.problems[run] = self._problem_of(self.origins[run])
+        return kept
 
-    def _begin_afresh(self, run: int, episode: int) -> None:
-        self.episodes[run], self.ages[run], self.offsets[run] = episode, 0, 0
-        self.origins[run] = self.indices[run], episode
+    def _state_of(self, run: int, kept: Kept | None) -> InnerState:
+        """Return the state that a run begins with, `[copies, ...]`."""
+        if kept is None:
+            return self._start([self.problems[run]])
+        return map_states(lambda t: t.expand(self.plan.copies, *t.shape[1:]), kept.inner)
 
-    def _keep(self, run: int) -> None:
-        if self.plan.restart:
+    def _keep_end(self, run: int, *, alive: bool) -> None:
+        if self.plan.restart and alive:
             age = self.offsets[run] + self.ages[run]
             inner = map_states(lambda t: t[run : run + 1].clone(), self.inner)
             self.buffer.keep(run, Kept(self.origins[run], age, inner))
 
-    def rows_of(self, run: int) -> slice:
-        """Where the copies of a run are."""
+    def _rows_of(self, run: int) -> slice:
+        """Rows of a run's copies."""
         return slice(run, None, self.count)
 
-    def _write(self, run: int, fresh: InnerState) -> None:
-        named = dict(fresh.named_tensors())
+    def _write(self, run: int, named: Mapping[str, Tensor]) -> None:
         for name, target in self.inner.named_tensors():
-            target[self.rows_of(run)] = named[name]
+            target[self._rows_of(run)] = named[name]
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """A copy of its own, every row in its place."""
+def _own_copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor so that every row has memory of its own."""
     return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,9 +1,9 @@
-"""Where inner training stands: the state of one run, or of many along a leading axis."""
+"""The state of inner training: of one run, or of many along a leading axis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,16 +16,16 @@ from meta_train.tasks.base import Batch, Problem, Tensors
 
 @dataclass(frozen=True)
 class InnerState:
-    """Where inner training stands; with a leading axis of runs where vectorised.
+    """Everything that an inner step changes; with a leading axis of runs if vectorised.
 
     Attributes:
         parameters: by name.
         buffers: by name.
-        states: the rule's state of each parameter, by name.
-        alive: 0-dim or `[runs]`, bool: False from the step on at which a run diverged.
-        first_loss: the loss at the first step, NaN before it.
-        teacher: the state of the rule that is imitated, by name; empty where none is.
-        fixed: see `Problem`.
+        states: the rule's state for each parameter, by name.
+        alive: 0-dim or `[runs]`, bool; False from the step on at which a run diverged.
+        first_loss: the loss at the first step; NaN before it.
+        teacher: the state of the imitated rule, by name; empty without one.
+        fixed: parameters that the loss reads and inner training does not change; see `Problem`.
     """
 
     parameters: Tensors
@@ -37,11 +37,21 @@ class InnerState:
     fixed: Tensors = field(default_factory=dict)
 
     def detach(self) -> InnerState:
-        """The same numbers without history: where a truncation window ends."""
+        """Return the same values without history, as at the end of a truncation window."""
         return map_states(lambda tensor: tensor.detach(), self)
 
+    def cast(self, dtype: torch.dtype | None) -> InnerState:
+        """Convert the problem's floating-point tensors to `dtype`, not the rule's state."""
+        return replace(
+            self,
+            parameters=cast(self.parameters, dtype),
+            buffers=cast(self.buffers, dtype),
+            first_loss=cast(self.first_loss, dtype),
+            fixed=cast(self.fixed, dtype),
+        )
+
     def named_tensors(self) -> list[tuple[str, Tensor]]:
-        """All tensors with unique names, in a fixed order."""
+        """Return all tensors with unique names, in a fixed order."""
         named = [(f"parameters/{key}", value) for key, value in self.parameters.items()]
         named += [(f"buffers/{key}", value) for key, value in self.buffers.items()]
         named += [(f"fixed/{key}", value) for key, value in self.fixed.items()]
@@ -51,7 +61,7 @@ class InnerState:
         return [*named, ("alive", self.alive), ("first_loss", self.first_loss)]
 
     def with_tensors(self, named: dict[str, Tensor]) -> InnerState:
-        """The same structure around other tensors, by the names of `named_tensors`."""
+        """Return the same structure with other tensors, by the names of `named_tensors`."""
 
         def states(part: str, old: dict[str, State]) -> dict[str, State]:
             return {
@@ -77,7 +87,13 @@ def start(
     vectorize: bool,
     teacher: UpdateRule | None = None,
 ) -> InnerState:
-    """Stand at the first step of one problem, or of several at once.
+    """Return the state before the first step of one problem, or of several at once.
+
+    Args:
+        rule: the update rule; makes its own state.
+        problems: one problem, or several of one task if vectorised.
+        vectorize: give every tensor a leading axis of runs.
+        teacher: a rule to imitate.
 
     Raises:
         ValueError: several problems without `vectorize`, or ones that cannot run together.
@@ -94,7 +110,7 @@ def start(
 def _start_together(
     rule: UpdateRule, problems: Sequence[Problem], teacher: UpdateRule | None
 ) -> InnerState:
-    """As a stack of single starts; what all problems share is held once, and seen by all."""
+    """Equal a stack of single starts; a tensor that all problems share is stored once."""
     count = len(problems)
 
     def together(tensors: Sequence[Tensor]) -> Tensor:
@@ -134,7 +150,7 @@ def _start_one(rule: UpdateRule, problem: Problem, teacher: UpdateRule | None) -
         buffers=dict(problem.buffers),
         states={name: rule.init_state(value) for name, value in parameters},
         alive=torch.ones((), dtype=torch.bool, device=first.device),
-        # In float32 by default, whatever the problem's dtype: it is only compared with.
+        # float32 for any problem: losses are only compared with it.
         first_loss=torch.full((), torch.nan, device=first.device),
         teacher={} if teacher is None else {k: teacher.init_state(v) for k, v in parameters},
         fixed=dict(problem.fixed),
@@ -158,3 +174,10 @@ def map_states(function: Callable[..., Tensor], *states: InnerState) -> InnerSta
         for one in fields(InnerState)
     ]
     return InnerState(*values)
+
+
+def cast(tree: Batch, dtype: torch.dtype | None) -> Batch:
+    """Convert the floating-point tensors of a tree to `dtype`; None leaves them alone."""
+    if dtype is None:
+        return tree
+    return pytree.tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)

@@ -1,4 +1,4 @@
-"""Inner training over many steps, judged: the losses that a meta-objective is made of."""
+"""Unrolls several inner steps and evaluates each: the losses that a meta-objective reads."""
 
 from __future__ import annotations
 
@@ -7,54 +7,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from meta_train.inner.batches import BatchStream, Mark
+from meta_train.inner.batches import InnerData
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.runs import Runs
 from meta_train.inner.state import InnerState
 from meta_train.runtime.seeding import derive_seed, own_randomness
 from meta_train.tasks.base import Batch
 
 
 @dataclass(frozen=True)
-class Data:
-    """What inner training reads in one outer step.
-
-    Attributes:
-        training: batches to train on.
-        outer_batches: batches to judge by; None judges each step by the next training batch.
-        seed: of what the loss itself draws (dropout).
-        end_only: judge after the last step alone, if there is data to judge by: what an objective
-            of the last loss needs, at the cost of one judgement.
-    """
-
-    training: BatchStream
-    outer_batches: BatchStream | None
-    seed: int
-    end_only: bool = False
-
-    def mark(self) -> list[Mark]:
-        """Remember where all streams stand."""
-        streams = (
-            [self.training] if self.outer_batches is None else [self.training, self.outer_batches]
-        )
-        return [stream.mark() for stream in streams]
-
-    def rewind(self, marks: list[Mark]) -> None:
-        """Go back to where `mark` was called."""
-        self.training.rewind(marks[0])
-        if self.outer_batches is not None:
-            self.outer_batches.rewind(marks[1])
-
-
-@dataclass(frozen=True)
 class Rollout:
-    """Some steps of inner training.
+    """The result of several inner steps.
 
     Attributes:
-        losses: after each step, `[steps, runs]`, or the last one alone, `[1, runs]` (of a part of a
-            rollout, see `roll_out`).
-        imitation: how far each step was from the teacher's, `[steps, runs]`.
-        inner: where training stands after them.
+        losses: outer losses after each step, `[steps, runs]`, or after the last one alone,
+            `[1, runs]`. For a part of a longer rollout see `roll_out`.
+        imitation: distance of each step from the teacher's, `[steps, runs]`.
+        inner: the state after the last step.
     """
 
     losses: Tensor
@@ -65,83 +33,70 @@ class Rollout:
 def roll_out(
     loop: InnerLoop,
     inner: InnerState,
-    data: Data,
+    data: InnerData,
     steps: int,
     first: int = 0,
     *,
     more: bool = False,
 ) -> Rollout:
-    """Take steps and judge each by the loss after it.
+    """Take inner steps and evaluate the loss after each.
 
-    With no step at all the start itself is judged.
+    Zero steps evaluate the given state. A run that diverges when it is evaluated is marked as not
+    alive, as if it had diverged in a step.
 
     Args:
-        loop: see `InnerLoop`.
-        inner: where training stands.
-        data: streams that stand where these steps begin.
-        steps: how many.
-        first: how many steps of this outer step came before.
-        more: whether others will follow. Where each step is judged by the next training batch, the
-            judgement of the last one is then left to them, who compute that loss anyway; so the
-            losses of consecutive parts, one after another, are those of the whole. So are they
-            where the end alone is judged.
+        loop: takes the steps.
+        inner: the state before the first step.
+        data: streams of batches, positioned at the first step.
+        steps: number of steps.
+        first: number of steps of this outer step that were taken before.
+        more: another part follows. If steps are evaluated on the next training batch, or if the
+            last step alone is evaluated, the loss after this part is then left to the next part. So
+            the losses of consecutive parts, concatenated, are the losses of the whole.
 
     Raises:
-        ValueError: no step, and no data to judge by.
+        ValueError: zero steps without outer batches.
     """
     if steps == 0 and data.outer_batches is None:
-        raise ValueError('no inner step needs data to judge by: objective_data="validation", say')
+        raise ValueError(
+            'a run of zero inner steps needs outer data: set objective_data="validation" or "fresh"'
+        )
     losses, distances = [], []
     with own_randomness(inner.alive.device):  # losses may draw from it
         batch = data.training.next() if steps else None
         for step in range(steps):
             torch.manual_seed(derive_seed(data.seed, first + step))
-            inner, loss, distance = loop.imitate(inner, batch)
+            inner, loss, distance = loop.step_and_compare(inner, batch)
             distances.append(distance)
-            if data.outer_batches is not None and not data.end_only:
-                inner, judged = _judge(loop, inner, data.outer_batches.next())
-                losses.append(judged)
-            elif data.outer_batches is None and first + step:  # the very first loss judges nothing
+            if data.outer_batches is not None and not data.last_only:
+                inner, outer_loss = _evaluate(loop, inner, data.outer_batches.next())
+                losses.append(outer_loss)
+            elif data.outer_batches is None and first + step:  # the very first loss follows no step
                 losses.append(loss)
             if step + 1 < steps:
                 batch = data.training.next()
-        if data.outer_batches is not None and (data.end_only or steps == 0) and not more:
-            inner, judged = _judge(loop, inner, data.outer_batches.next())
-            losses.append(judged)
+        if steps == 0:
+            torch.manual_seed(derive_seed(data.seed, first))
+        if data.outer_batches is not None and (data.last_only or steps == 0) and not more:
+            inner, outer_loss = _evaluate(loop, inner, data.outer_batches.next())
+            losses.append(outer_loss)
         if data.outer_batches is None and not more:
-            # The last update is judged too, by the batch that would come next.
+            # The last step is evaluated too, on the batch that would come next.
             torch.manual_seed(derive_seed(data.seed, first + steps))
-            place = data.training.mark()
-            inner, judged = _judge(loop, inner, data.training.next())
-            data.training.rewind(place)
-            losses.append(judged)
-    distance = (
-        torch.stack(distances) if distances else inner.first_loss.new_zeros(0, *inner.alive.shape)
-    )
-    # A single first step with more to come has no loss after it yet.
-    return Rollout(torch.stack(losses) if losses else distance[:0], distance, inner)
+            mark = data.training.mark()
+            inner, outer_loss = _evaluate(loop, inner, data.training.next())
+            data.training.rewind(mark)
+            losses.append(outer_loss)
+    if not distances:
+        return Rollout(
+            torch.stack(losses), inner.first_loss.new_zeros(0, *inner.alive.shape), inner
+        )
+    imitation = torch.stack(distances)
+    # A single first step with more to follow has no loss after it yet.
+    return Rollout(torch.stack(losses) if losses else imitation[:0], imitation, inner)
 
 
-def _judge(loop: InnerLoop, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
-    """The loss at `inner`; a run that shows there that it diverged is dead, the rest is kept."""
-    looked, loss = loop.look(inner, batch)
-    return replace(inner, alive=looked.alive), loss
-
-
-def data_of(runs: Runs, outer_batches: str, outer_step: int, *, end_only: bool = False) -> Data:
-    """What the runs read in an outer step.
-
-    Args:
-        runs: inner runs.
-        outer_batches: see `MetaObjective.data`.
-        outer_step: seeds the draws.
-        end_only: see `Data`.
-    """
-    return Data(
-        training=runs.stream(outer_step),
-        outer_batches=None
-        if outer_batches == "training"
-        else runs.stream(outer_step, outer_batches),
-        seed=derive_seed(runs.seed, "randomness", outer_step),
-        end_only=end_only,
-    )
+def _evaluate(loop: InnerLoop, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
+    """Return the outer loss and the state, in which only `alive` may change."""
+    after, loss = loop.loss_at(inner, batch)
+    return replace(inner, alive=after.alive), loss

@@ -1,8 +1,8 @@
-"""Runs at once or one by one: chosen from the size of the work, never from a clock.
+"""Chooses from the size of one step whether inner runs go at once or one by one.
 
-`vmap` spreads the cost of starting an operation over all runs, and gives every operation as many
-times the data to move. So it pays where the operations of one step are small. The choice depends on
-shapes only: meta-training that is resumed, or shared by other processes, makes it again alike.
+`vmap` pays the cost of starting an operation once for all runs, but each operation then moves the
+data of all runs. So it is faster where operations are small. The choice depends on shapes only, not
+on a clock, so that a resumed process and all processes of a group choose alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGEST = 96 * 1024
 """Mean bytes per operation from which runs go one by one on a CPU.
 
 Measured on one thread with 8 runs: KiB per operation, and the time of a meta-gradient one by one
-over that at once.
+divided by the time at once.
 
     sine MLP 1-40-40-1, sgd, second order           1.5   5.1
     MLP 64-32-32-32-10, step-size-lstm              3.4   3.5
@@ -42,25 +42,25 @@ over that at once.
     strided conv4 x 64, 75 images, sgd              253   0.8
     MLP 784-20-10, lstm                             611   0.9
 
-In between, neither gains much, and one by one takes the memory of one run."""
+Near the threshold neither is much faster; one by one takes the memory of one run."""
 
 
 CHUNK = 256 * 1024
-"""Bytes per operation of all runs together, up to which judging many runs takes them at once.
+"""Bytes per operation of all runs together, up to which many runs are evaluated at once.
 
-Nothing is kept for an outer gradient, so only speed counts: operations that stay in the cache.
+Evaluation keeps no graph, so only speed counts: operations should stay in the cache.
 Measured on one thread on the strided conv4, ms an episode with 1, 5 and 25 at once: 5 images (48
 KiB an operation of one) 224, 112, 129; 20 images 172, 187, 284; 100 images 422, 374, 1127;
 adam-lstm on 5 images, with 1 and 5, 432, 560."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How to run several inner runs.
+class VectorizeChoice:
+    """Whether several inner runs go at once.
 
     Attributes:
-        vectorize: at once, under `vmap`; else one by one.
-        reason: why, for people.
+        vectorize: True takes runs at once, under `vmap`; False takes them one by one.
+        reason: why, for the log.
     """
 
     vectorize: bool
@@ -69,11 +69,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Work:
-    """What one inner step of one run costs.
+    """The cost of one inner step of one run.
 
     Attributes:
-        operations: calls of operators that compute (views are free).
-        bytes: the sizes of their inputs and outputs, all together.
+        operations: number of operator calls, without views.
+        bytes: total size of their inputs and outputs.
     """
 
     operations: int
@@ -81,7 +81,7 @@ class Work:
 
     @property
     def mean_bytes(self) -> float:
-        """Bytes per operation."""
+        """Mean bytes per operation."""
         return self.bytes / max(self.operations, 1)
 
 
@@ -92,15 +92,15 @@ def choose_vectorize(
     device: torch.device,
     *,
     mode: str = "auto",
-) -> Choice:
-    """Choose for several runs of a problem's kind.
+) -> VectorizeChoice:
+    """Choose whether several runs go at once.
 
     Args:
         rule: the update rule.
-        problem: one of the runs' problems; the others have the same shapes.
-        runs: how many.
-        device: where they run.
-        mode: "always" and "never" leave no choice.
+        problem: one of the runs' problems; all have the same shapes.
+        runs: number of runs.
+        device: device of the runs.
+        mode: "auto" measures; "always" and "never" decide.
 
     Raises:
         ValueError: an unknown mode.
@@ -108,26 +108,26 @@ def choose_vectorize(
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
     if mode != "auto":
-        return Choice(mode == "always", f"vectorize={mode!r}")
+        return VectorizeChoice(mode == "always", f"vectorize={mode!r}")
     if runs == 1:
-        return Choice(False, "there is one run")
+        return VectorizeChoice(False, "there is one run")
     if device.type != "cpu":
-        return Choice(True, f"they are on {device.type}")
+        return VectorizeChoice(True, f"they are on {device.type}")
     size = measure_work(rule, problem).mean_bytes
     words = f"{size / 1024:.2g} KiB an operation"
     if size < LARGEST:
-        return Choice(True, f"{words}, less than {LARGEST // 1024}")
-    return Choice(False, f"{words}, {LARGEST // 1024} or more")
+        return VectorizeChoice(True, f"{words}, less than {LARGEST // 1024}")
+    return VectorizeChoice(False, f"{words}, {LARGEST // 1024} or more")
 
 
 def choose_chunk(rule: UpdateRule, problem: Problem, most: int, device: torch.device) -> int:
-    """How many runs of a problem's kind to judge at once, at least 1 and at most so many.
+    """Choose how many runs to evaluate at once, from 1 to `most`.
 
     Args:
         rule: the update rule.
-        problem: one of the runs' problems.
-        most: how many at most.
-        device: where they run.
+        problem: one of the runs' problems; all have the same shapes.
+        most: upper bound.
+        device: device of the runs.
     """
     if device.type != "cpu":
         return most
@@ -135,7 +135,7 @@ def choose_chunk(rule: UpdateRule, problem: Problem, most: int, device: torch.de
 
 
 def measure_work(rule: UpdateRule, problem: Problem) -> Work:
-    """Count the operations of one inner step of one run, loss, gradient and update."""
+    """Count the operations of one inner step of one run: loss, gradient and update."""
     device = next(iter(problem.parameters.values())).device
     loop = InnerLoop(rule, problem.loss, False, total_steps=1, differentiable=False, traceable=True)
     batch = problem.draw(generator("work"))

@@ -1,4 +1,4 @@
-"""A loss for many runs at once: under `vmap`, or run by run where `vmap` cannot batch it."""
+"""Losses of many runs: under `vmap`, or run by run if `vmap` cannot batch the loss."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from torch.utils import _pytree as pytree
 from meta_train.tasks.base import Batch, Loss, Tensors
 
 _refused: set[tuple[Any, ...]] = set()
-"""Kinds of problems, by names and shapes, whose loss `vmap` has refused."""
+"""Names and shapes of problems whose loss `vmap` has refused."""
 
 
 def losses_of_runs(
     loss: Loss, parameters: Tensors, buffers: Tensors, batch: Batch
 ) -> tuple[Tensor, Tensors]:
-    """The losses of all runs, and their buffers afterwards, to be differentiated like the loss.
+    """Return the differentiable losses of all runs, and their buffers afterwards.
 
-    Some modules cannot be batched: those of one fused kernel (`nn.GRU`, `nn.LSTM`), those that look
-    at numbers (`if x.mean() > 0`). They are tried once for each kind of problem, and taken run by
-    run from then on. A try draws no random number, so that a run that is resumed, which tries
-    again, goes on as the unbroken one.
+    `vmap` cannot batch some modules: fused kernels (`nn.GRU`, `nn.LSTM`) and branches on values
+    (`if x.mean() > 0`). It is tried once for each kind of problem; if it fails, that kind is
+    computed run by run from then on. A failed try restores the random state, so that a resumed
+    process, which tries again, gets the same numbers.
 
     Args:
-        loss: of one run.
+        loss: the loss of one run.
         parameters: `[runs, *param]` by name.
         buffers: `[runs, *buffer]` by name.
         batch: `[runs, ...]`.
 
     Returns:
-        `[runs]`, and buffers as given.
+        Losses `[runs]`, and buffers shaped as given.
 
     Raises:
-        Exception: what the loss raises for one run.
+        Exception: any error of the loss itself.
     """
     batched = vmap(loss, randomness="different")
     if torch.compiler.is_compiling():
@@ -57,7 +57,7 @@ def losses_of_runs(
         loss(*pytree.tree_map(lambda value, run=run: value[run], (parameters, buffers, batch)))
         for run in range(len(next(iter(parameters.values()))))
     ]
-    _refused.add(kind)  # now it is known that the loss is sound
+    _refused.add(kind)  # the loss itself works
     losses = torch.stack([one for one, _ in found])
     return losses, {key: torch.stack([own[key] for _, own in found]) for key in buffers}
 

@@ -33,9 +33,8 @@ class OneLineParser(ArgumentParser):
     def __init__(
         self, *args: Any, renamed: Mapping[str, str] = MappingProxyType({}), **kwargs: Any
     ) -> None:
-        super().__init__(
-            *args, allow_abbrev=False, **kwargs
-        )  # a former name may be an abbreviation
+        # No abbreviations: a former name may be the start of a present one.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
         self.renamed = renamed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import Estimator, create_estimator
-from meta_train.estimators.memory_budget import fit
+from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget
+from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.groups import Groups
 from meta_train.inner.imitation import create_teacher
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan
 from meta_train.outer.settings import DTYPES, TrainSettings
@@ -31,8 +31,7 @@ class TrainerParts:
         meta_parameters: the rule and, if it is learned, the initialisation.
         estimator: of the meta-gradient.
         groups: the inner runs.
-        loop: the inner loop, not bound to any runs.
-        distributed: the processes that share the runs.
+        loop_settings: how inner steps are taken.
         notes: messages to the user.
     """
 
@@ -40,8 +39,7 @@ class TrainerParts:
     meta_parameters: MetaParameters
     estimator: Estimator
     groups: Groups
-    loop: InnerLoop
-    distributed: DistributedContext
+    loop_settings: LoopSettings
     notes: tuple[str, ...] = ()
 
 
@@ -73,8 +71,8 @@ def build_parts(
 
     if settings.memory == "plain":
         return build(settings)
-    chosen, plan = fit(settings, cast(Any, build))
-    return replace(build(chosen), notes=(str(plan),))
+    plan = _plan_memory(build(replace(settings, memory="plain")), settings, distributed)
+    return replace(build(_with_plan(settings, plan)), notes=(str(plan),))
 
 
 def _build(
@@ -114,15 +112,12 @@ def _build(
         distributed=distributed,
         device=device,
     )
-    loop = InnerLoop(
-        rule,
-        _unset_loss,
-        vectorize=True,
+    loop_settings = LoopSettings(
         lr=settings.inner_lr,
         second_order=_second_order(settings, estimator, meta_parameters),
         teacher=teacher,
     )
-    return TrainerParts(settings, meta_parameters, estimator, groups, loop, distributed)
+    return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings)
 
 
 def _second_order(
@@ -136,5 +131,32 @@ def _second_order(
     return meta_parameters.rule.second_order or meta_parameters.learns_initialization
 
 
-def _unset_loss(*_: object) -> tuple[Tensor, dict[str, Tensor]]:
-    raise RuntimeError("Runs.bind sets the loss of InnerLoop")
+def _plan_memory(
+    plain: TrainerParts, settings: TrainSettings, distributed: DistributedContext
+) -> MemoryPlan:
+    """Choose a memory mode, measured on parts without a budget."""
+    plain.groups.prepare(0, 0.0)
+    return apply_memory_budget(
+        settings.memory,
+        plain.groups.runs,
+        plain.loop_settings,
+        steps=settings.planned_horizons().longest(),
+        truncation_length=settings.truncation_length,
+        objective=OBJECTIVES[settings.objective],
+        outer_data=settings.objective_data,
+        distributed=distributed,
+    )
+
+
+def _with_plan(settings: TrainSettings, plan: MemoryPlan) -> TrainSettings:
+    """Settings that spell out a memory plan, so that a checkpoint records it."""
+    inside = {} if plan.checkpoint_steps is None else {"checkpoint_steps": plan.checkpoint_steps}
+    settings = replace(settings, memory="plain", estimator_settings=inside)
+    if plan.truncation_length is None:
+        return settings
+    return replace(
+        settings,
+        estimator=plan.mode,
+        truncation_length=plan.truncation_length,
+        second_order=False if settings.estimator == "first-order" else settings.second_order,
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from learned_opt.rules.base import Context, State
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.runs import Runs
 from meta_train.inner.state import map_states
 from meta_train.runtime.seeding import own_randomness
@@ -37,7 +37,7 @@ class GateProbe:
 
 def probe_gates(
     runs: Runs,
-    loop: InnerLoop,
+    settings: LoopSettings,
     outer_step: int,
     *,
     continues: bool,
@@ -48,7 +48,7 @@ def probe_gates(
 
     Args:
         runs: the first of them is probed; none of them changes.
-        loop: the inner loop.
+        settings: how inner steps are taken.
         outer_step: seeds the batches.
         continues: runs continue from one outer step to the next. Otherwise they have ended by now,
             so the first one is trained again for some steps.
@@ -58,7 +58,7 @@ def probe_gates(
     Returns:
         The inputs; None if the first run has no inner step.
     """
-    loop = runs.bind(loop)
+    loop = runs.bind(settings)
     if isinstance(loop.total_steps, Tensor):
         loop = replace(loop, total_steps=loop.total_steps[:1])
     stream = runs.stream(outer_step)

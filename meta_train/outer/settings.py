@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from learned_opt.registry import look_up
+from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.settings import EstimatorSettings
 from meta_train.inner.settings import InnerSettings
 from meta_train.outer.checkpoint import CheckpointSettings
@@ -15,9 +16,6 @@ from meta_train.outer.meta_optimizer import MetaOptimizerSettings
 from meta_train.outer.model_selection import ModelSelectionSettings
 from meta_train.outer.tensorboard import LoggingSettings
 from meta_train.runtime.checks import check_at_least, check_positive
-
-NO_STEPS = ("full", "first-order", "es")
-"""Estimators that accept a horizon of 0."""
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "float64": torch.float64}
@@ -85,12 +83,15 @@ class TrainSettings(
         check_positive(max_minutes=self.max_minutes)
         check_at_least(1, max_consecutive_skips=self.max_consecutive_skips)
         look_up("dtype", self.dtype, DTYPES)
-        if self.planned_horizons().shortest() == 0 and (
-            self.estimator not in NO_STEPS or self.objective_data == "training" or self.imitate
-        ):
+        if self.planned_horizons().shortest() == 0:
+            self._check_no_steps()
+
+    def _check_no_steps(self) -> None:
+        able = [name for name, estimator in ESTIMATORS.items() if estimator.allows_zero_steps]
+        if self.estimator not in able or self.objective_data == "training" or self.imitate:
             raise ValueError(
-                f"a horizon of 0 needs an estimator of {', '.join(NO_STEPS)}, objective_data fresh "
-                f"or validation, and no rule to imitate; got {self.estimator!r}, "
+                f"a horizon of 0 needs an estimator of {', '.join(able)}, objective_data fresh or "
+                f"validation, and no rule to imitate; got {self.estimator!r}, "
                 f"{self.objective_data!r}, imitate={self.imitate!r}"
             )
 

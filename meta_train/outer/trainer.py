@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from torch import Tensor
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import MetaObjective
-from meta_train.estimators.objectives import ANY_SIGN, OBJECTIVES
+from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.evaluation.validator import Validator, as_validator
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.build import build_parts
 from meta_train.outer.checkpoint import (
@@ -103,7 +104,7 @@ class MetaTrainer:
         self.meta_parameters = parts.meta_parameters
         self.estimator = parts.estimator
         self.groups = parts.groups
-        self.loop = parts.loop
+        self.loop_settings = parts.loop_settings
         self.meta_optimizer = MetaOptimizer(parts.meta_parameters, parts.settings)
         self.validate = as_validator(validate)
         self.selection = ModelSelection(self.average, parts.settings.patience)
@@ -203,16 +204,21 @@ class MetaTrainer:
             settings.objective_data,
             settings.imitation_weight(progress),
         )
-        loop = self._loop_of_step()
+        loop_settings = self._loop_settings_of_step()
         estimates = [
             self.estimator.estimate(
-                self.meta_parameters, loop, runs, meta_objective, self.outer_step, self.distributed
+                self.meta_parameters,
+                loop_settings,
+                runs,
+                meta_objective,
+                self.outer_step,
+                self.distributed,
             )
             for runs in self.groups.runs
         ]
         self._console.say_how_runs_train(self.groups)
         reduced = reduce_estimates(estimates, self.distributed, stop=stop, late=late)
-        if settings.objective not in ANY_SIGN and reduced.mean_loss < 0:
+        if not meta_objective.objective.any_sign and reduced.mean_loss < 0:
             raise ValueError(
                 f"the inner loss is negative, but objective {settings.objective!r} needs positive "
                 'losses: set objective="sum"'
@@ -224,13 +230,13 @@ class MetaTrainer:
         )
         return self._record(reduced, norm)
 
-    def _loop_of_step(self) -> InnerLoop:
-        """The inner loop of this outer step, which may hide the loss from the rule."""
+    def _loop_settings_of_step(self) -> LoopSettings:
+        """How this outer step takes inner steps; it may hide the loss from the rule."""
         share = self.settings.hide_loss
         source = generator(self.settings.seed, "hide loss", self.outer_step)
         if share and float(torch.rand((), generator=source)) < share:
-            return self.loop.without_loss()
-        return self.loop
+            return replace(self.loop_settings, hide_loss=True)
+        return self.loop_settings
 
     def _record(self, estimate: ReducedEstimate, norm: float) -> OuterStepRecord:
         return OuterStepRecord(
@@ -280,7 +286,7 @@ class MetaTrainer:
     def _log_gates(self, logger: TensorBoardLogger) -> None:
         probe = probe_gates(
             self.groups.runs[0],
-            self.loop,
+            self.loop_settings,
             self.outer_step,
             continues=self.estimator.continues,
             ahead=self.outer_step // self.settings.gates_every - 1,

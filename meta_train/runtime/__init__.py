@@ -1,1 +1,1 @@
-"""What everything else stands on: devices, processes, seeds, signals and checkpoint files."""
+"""Runtime: devices, processes, seeds, signals, checkpoint files and checks of settings."""

@@ -1,4 +1,4 @@
-"""Checkpoints of meta-training: one safetensors file with a JSON header, whole or absent."""
+"""Checkpoint files: safetensors with a JSON header, written atomically."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FORMAT = "meta_train.runtime.checkpoint_files"
 def write_checkpoint(
     folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write `step-<step>.safetensors`, then drop all but the newest `keep` files.
+    """Write `step-<step>.safetensors`, then delete all but the newest `keep` files.
 
     Raises:
-        OSError: the disk is full, say; older checkpoints are untouched.
-        ValueError: a number among the facts is not finite, which JSON cannot say.
+        OSError: the disk is full, for example; older checkpoints stay as they are.
+        ValueError: a number in `facts` is not finite, so JSON cannot represent it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
@@ -32,7 +32,7 @@ def write_checkpoint(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints in a folder, oldest first."""
+    """The checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))
 
 
@@ -41,24 +41,24 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: damaged, truncated, or not a checkpoint; the message names the file.
+        ValueError: the file is damaged or not a checkpoint; the message names it.
     """
     tensors, metadata = read_tensors(path, FORMAT)
     return tensors, json.loads(metadata["facts"])
 
 
 def read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest checkpoint that is whole, and put the folder in order.
+    """Read the newest intact checkpoint, and tidy the folder.
 
-    Writing is atomic, but disks fail: a damaged checkpoint is passed over with a warning, and
-    renamed `*.damaged`, so that it does not count among the newest. What a killed process left
-    half-written is removed.
+    Writing is atomic, but disks fail: a damaged checkpoint is skipped with a warning, and renamed
+    to `*.damaged` so that it no longer counts as one of the newest. Partial files of killed
+    processes are deleted.
 
     Returns:
-        Its path, tensors and facts; None if there is no checkpoint at all.
+        The path, tensors and facts; None if there is no checkpoint.
 
     Raises:
-        ValueError: there are checkpoints, and all are damaged; the message names the newest.
+        ValueError: all checkpoints are damaged; the message names the newest.
     """
     for leftover in folder.glob(".step-*.safetensors.*"):
         leftover.unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] 
         for damaged, damage in damages.items():
             aside = damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
             warnings.warn(
-                f"{damage}; it is now {aside.name}, going on from {path.name}", stacklevel=2
+                f"{damage}; renamed it to {aside.name}, continuing from {path.name}", stacklevel=2
             )
         return path, tensors, facts
     if damages:

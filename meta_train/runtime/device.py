@@ -1,4 +1,4 @@
-"""Which device to run on."""
+"""Choice of the device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is the accelerator where there is one, else the CPU.
+    """The device of a name; "auto" is the accelerator if there is one, else the CPU.
 
     Raises:
-        ValueError: torch does not know the name or has no such device.
+        ValueError: torch does not know the name, or has no such device.
     """
     if isinstance(name, torch.device):
         return name

@@ -1,4 +1,4 @@
-"""The processes of one meta-training run: which runs are whose, and how results come together."""
+"""The processes of one meta-training: their share of the inner runs, and their messages."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from meta_train.runtime.device import choose_device
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=1)
-"""How long processes wait for the first one's validation; a lost one is noticed without it."""
+"""How long processes wait for the validation in the first one; a lost process is noticed sooner."""
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run has ended in the middle of it."""
+    """Another process of this meta-training ended unexpectedly."""
 
 
 class FailedOnOtherRank(RuntimeError):
-    """The run has ended with an error that another process reports; the cause is this one's."""
+    """Another process failed first and reports the error; `__cause__` is this process's error."""
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among all processes (alone by default).
+    """This process and the number of all processes; by default it is alone.
 
     Attributes:
-        rank: of this process.
-        size: how many there are.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -47,24 +47,26 @@ class DistributedContext:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """This process's part of `total` runs.
+        """This process's share of `total` inner runs.
 
         Raises:
             ValueError: fewer runs than processes.
         """
         if total < self.size:
-            raise ValueError(f"runs={total} cannot be shared by {self.size} processes: give more")
+            raise ValueError(
+                f"runs={total} cannot be shared by {self.size} processes: increase runs"
+            )
         return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
     def sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Sum over processes, in one message.
+        """Sum tensors over processes, in one message.
 
         Raises:
-            ProcessLost: another process has ended.
+            ProcessLost: another process ended.
         """
         if self.size == 1:
             return list(tensors)
@@ -75,10 +77,13 @@ class DistributedContext:
         return [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
     def gather(self, thing: Any) -> list[Any]:
-        """Everyone's `thing`, in the order of ranks, for the first process; others get nothing.
+        """Collect each process's `thing` in the first process.
+
+        Returns:
+            The things in the order of ranks; an empty list in the other processes.
 
         Raises:
-            ProcessLost: another process has ended.
+            ProcessLost: another process ended.
         """
         if self.size == 1:
             return [thing]
@@ -88,11 +93,11 @@ class DistributedContext:
         return everyones or []
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, in every process.
+        """Call `make` in the first process, and return its result in every process.
 
         Raises:
-            Exception: in every process, what `make` raises in the first.
-            ProcessLost: another process has ended.
+            Exception: raised by `make` in the first process, in every process.
+            ProcessLost: another process ended.
         """
         if self.size == 1:
             return make()
@@ -113,25 +118,25 @@ class DistributedContext:
 
 
 def started_first() -> bool:
-    """Whether this is the first process, asked before it has joined the others."""
+    """Whether this is the first process; works before `joined`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, torch.device]]:
-    """Join the other processes that `torchrun` started; alone without it.
+    """Join the processes that `torchrun` started; without `torchrun` this process is alone.
 
-    An error in any process ends all of them, and one of them alone raises it as it is.
+    An error in any process ends all of them. Only the process that failed first raises its error.
 
     Args:
-        device: where to train; of several GPUs each process takes its own.
+        device: device of training; with several GPUs each process takes its own.
 
     Yields:
-        This process among all, and its device.
+        The context of this process, and its device.
 
     Raises:
         ValueError: no such device, or fewer GPUs than processes.
-        FailedOnOtherRank: another process has failed first, and reports it.
+        FailedOnOtherRank: another process failed first and reports the error.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield DistributedContext(), choose_device(device)
@@ -148,10 +153,10 @@ def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, tor
         )
         yield DistributedContext(rank, size), chosen
     except BaseException as error:
-        # `torchrun` ends the others at once when a process dies: not before they have said so.
+        # When a process dies, `torchrun` terminates the others: let this one report first.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # The connections break when this process leaves: say whose error it is before that.
+        # Others fail as soon as this process leaves: find out whose error it is before that.
         if _is_first_to_fail(store, rank):
             raise
         raise FailedOnOtherRank("another process has reported why") from error
@@ -161,18 +166,18 @@ def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, tor
 
 
 def _own_device(device: torch.device) -> torch.device:
-    """Of several GPUs the one of this process.
+    """The GPU of this process, if there are several.
 
     Raises:
-        ValueError: there is none for it.
+        ValueError: there are fewer GPUs than processes.
     """
     if device.type != "cuda" or device.index is not None:
         return device
     local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= count:
         raise ValueError(
-            f"process {local} of this machine has no GPU of its own, there are {count}: start as "
-            "many processes as GPUs"
+            f"process {local} has no GPU of its own, this machine has {count}: start one process "
+            "per GPU"
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
@@ -181,7 +186,7 @@ def _own_device(device: torch.device) -> torch.device:
 def _is_first_to_fail(store: Store, rank: int) -> bool:
     try:
         return bool(store.compare_set("first to fail", "", str(rank)) == str(rank).encode())
-    except RuntimeError:  # the store went with its process: better twice than never
+    except RuntimeError:  # the store is gone with its process: report rather twice than never
         return True
 
 
@@ -191,5 +196,5 @@ def _noticing_loss() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessLost(
-            f"another process of this run has ended ({str(error).splitlines()[0]})"
+            f"another process of this run ended ({str(error).splitlines()[0]})"
         ) from error

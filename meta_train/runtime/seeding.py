@@ -1,8 +1,8 @@
-"""Random numbers that depend on what they are for, not on what was drawn before.
+"""Random numbers that depend on their purpose alone, not on earlier draws.
 
-Every draw of meta-training has a generator of its own, seeded from a path such as
-(run seed, "problem", run, episode). So nothing about generators needs saving, a resumed run draws
-what the unbroken one would have drawn, and a task draws the same whichever process runs it.
+Every draw of meta-training has its own generator, seeded from a path such as
+(run seed, "problem", run, episode). No generator is saved: a resumed run draws the same numbers as
+an unbroken one, and a task draws the same numbers in any process.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 
 
 def derive_seed(*path: int | str) -> int:
-    """A 63-bit seed for `path`; equal paths give equal seeds, others unrelated ones."""
+    """A 63-bit seed of `path`. Equal paths give equal seeds, other paths unrelated seeds."""
     text = "/".join(repr(part) for part in path)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(*path: int | str) -> torch.Generator:
-    """A CPU generator seeded for `path`."""
+    """A CPU generator that is seeded from `path`."""
     return torch.Generator().manual_seed(derive_seed(*path))
 
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """Put torch's global generators, of the CPU and of `device`, back as they were at the end."""
+    """Restore torch's global generators, of the CPU and of `device`, at the end."""
     accelerator = device.type != "cpu"
     kind = device.type if accelerator else "cuda"
     with torch.random.fork_rng([device] if accelerator else [], device_type=kind):
@@ -36,9 +36,9 @@ def own_randomness(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(device: torch.device, *path: int | str) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of `device` for a while, then put them back.
+    """Seed torch's global generators of the CPU and of `device`, and restore them at the end.
 
-    For what draws from them without asking, as dropout in a task's module does.
+    For code that uses them, such as dropout in a task's module.
     """
     with own_randomness(device):
         torch.default_generator.manual_seed(derive_seed(*path))

@@ -1,4 +1,4 @@
-"""Stopping in order: Ctrl-C and SIGTERM wait for the step in hand."""
+"""Orderly stops: Ctrl-C and SIGTERM wait until the current outer step is completed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: meta-training has stopped, and its checkpoint is written."""
+    """Meta-training stopped on Ctrl-C or SIGTERM; a checkpoint was written."""
 
 
 class TrainingStalled(RuntimeError):
-    """Meta-training has stopped because outer steps keep being of no use."""
+    """Meta-training stopped: too many outer steps in a row were skipped."""
 
 
 ECHO = 2.0
-"""Seconds in which a second signal is the first one again: a terminal sends Ctrl-C to every process
-there, and `torchrun` passes it on to its own once more."""
+"""Seconds in which another signal counts as the first one: a terminal sends Ctrl-C to all
+processes, and `torchrun` forwards it to its processes again."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[str]]:
-    """Collect the names of stop signals instead of dying of them; a second one, later, kills.
+    """Collect the names of stop signals instead of ending; a second signal raises.
 
-    Signals can be caught in the main thread only; elsewhere the list stays empty.
+    Signals can only be caught in the main thread; in other threads the list stays empty.
+
+    Raises:
+        KeyboardInterrupt: a second signal more than `ECHO` seconds after the first.
     """
     seen: list[str] = []
     first: list[float] = []

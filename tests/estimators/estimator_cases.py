@@ -10,7 +10,7 @@ from learned_opt.rules import CoordinateRule
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.runtime.distributed import DistributedContext
@@ -100,10 +100,14 @@ def plan_of(estimator, truncation_length):
     }
 
 
-def make_loop(meta_parameters, lr=0.05, second_order=True, **settings):
-    return InnerLoop(
-        meta_parameters.rule, None, vectorize=True, lr=lr, second_order=second_order, **settings
-    )
+def loop_settings(lr=0.05, second_order=True, **settings):
+    return LoopSettings(lr=lr, second_order=second_order, **settings)
+
+
+def begin(runs, outer_data="training", *, outer_step=0, last_only=False, **settings):
+    """A window of the runs."""
+    settings = loop_settings(**settings)
+    return runs.begin(settings, outer_step, outer_data=outer_data, last_only=last_only)
 
 
 def meta_objective(objective="sum", data="training", imitation=0.0):
@@ -118,9 +122,13 @@ def estimate(
         estimator = create_estimator(estimator)
     if estimator.second_order is not None:
         loop["second_order"] = estimator.second_order
-    loop = make_loop(meta_parameters, **loop)
     return estimator.estimate(
-        meta_parameters, loop, runs, how or meta_objective(), outer_step, distributed
+        meta_parameters,
+        loop_settings(**loop),
+        runs,
+        how or meta_objective(),
+        outer_step,
+        distributed,
     )
 
 

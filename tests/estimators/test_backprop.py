@@ -1,4 +1,4 @@
-"""Recomputing segments changes the memory of a meta-gradient and nothing else."""
+"""Gradient checkpointing changes the memory of a meta-gradient and nothing else."""
 
 import itertools
 import weakref
@@ -11,14 +11,13 @@ from torch import nn
 
 from learned_opt import list_rules
 from meta_train.estimators import MetaObjective
-from meta_train.estimators.backprop import best_segment, differentiate
+from meta_train.estimators.backprop import best_checkpoint_steps, differentiate
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
-from meta_train.inner.unroll import data_of
 from meta_train.tasks import ModuleTask, Quadratic
 
 TRAINABLE = [name for name in list_rules() if list(make_rule(name).parameters())]
@@ -45,21 +44,29 @@ class Case:
         self.runs = Runs(
             self.meta_parameters, task, plan, indices=[0, 1, 2], total=3, seed=0, device=device
         )
-        self.runs.reset(0)
-        settings = {"lr": 0.01, "teacher": teacher, **loop}
-        self.loop = self.runs.bind(InnerLoop(self.rule, None, vectorize=True, **settings))
+        self.settings = LoopSettings(**{"lr": 0.01, "teacher": teacher, **loop})
+        self.window = self.begin()
+
+    def begin(self, outer_data="training"):
+        return self.runs.begin(self.settings, 0, outer_data=outer_data)
 
     def differentiate(
-        self, segment, *, outer_batches="training", objective="log-tail", imitation=0.0, data=None
+        self,
+        checkpoint_steps,
+        *,
+        outer_data="training",
+        objective="log-tail",
+        imitation=0.0,
+        data=None,
     ):
         return differentiate(
-            self.loop,
-            self.runs.state_with_grad(),
-            data or data_of(self.runs, outer_batches, 0),
+            self.window.loop,
+            self.window.state_with_grad(),
+            data or self.begin(outer_data).data,
             STEPS,
-            MetaObjective(OBJECTIVES[objective], outer_batches, imitation),
+            MetaObjective(OBJECTIVES[objective], outer_data, imitation),
             list(self.meta_parameters.parameters()),
-            segment,
+            checkpoint_steps,
         )
 
 
@@ -82,9 +89,9 @@ def distance(found, expected):
     return float(sum((a - b).square().sum() for a, b in pairs).sqrt() / total)
 
 
-def check(case, segment, tolerance=1e-12, **how):
+def check(case, checkpoint_steps, tolerance=1e-12, **how):
     plain = case.differentiate(None, **how)
-    found = case.differentiate(segment, **how)
+    found = case.differentiate(checkpoint_steps, **how)
     assert all(gradient.isfinite().all() for gradient in plain.gradients)
     assert distance(found.gradients, plain.gradients) < tolerance
     for name in ("value", "losses"):
@@ -102,15 +109,15 @@ def test_every_rule_has_the_same_derivative(rule, second_order):
     check(Case(Quadratic(dimensions=3), rule, second_order=second_order), 3)
 
 
-@pytest.mark.parametrize("segment", [1, 2, 3, 6, STEPS, 100])
-def test_every_segment(segment):
-    check(Case(network(norm=False)), segment)
+@pytest.mark.parametrize("checkpoint_steps", [1, 2, 3, 6, STEPS, 100])
+def test_every_segment(checkpoint_steps):
+    check(Case(network(norm=False)), checkpoint_steps)
 
 
-@pytest.mark.parametrize("segment", [1, 3])
-@pytest.mark.parametrize("outer_batches", ["training", "fresh", "validation"])
-def test_every_kind_of_judging_data(outer_batches, segment):
-    check(Case(network()), segment, outer_batches=outer_batches)
+@pytest.mark.parametrize("checkpoint_steps", [1, 3])
+@pytest.mark.parametrize("outer_data", ["training", "fresh", "validation"])
+def test_every_kind_of_judging_data(outer_data, checkpoint_steps):
+    check(Case(network()), checkpoint_steps, outer_data=outer_data)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -118,21 +125,21 @@ def test_every_objective(objective):
     check(Case(Quadratic(dimensions=3)), 3, objective=objective)
 
 
-@pytest.mark.parametrize("outer_batches", ["training", "fresh"])
+@pytest.mark.parametrize("outer_data", ["training", "fresh"])
 @pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "gated-lstm"])
-def test_learned_initialisations(rule, second_order, outer_batches):
+def test_learned_initialisations(rule, second_order, outer_data):
     case = Case(network(norm=False), rule, phi=True, second_order=second_order)
-    plain = check(case, 3, outer_batches=outer_batches, objective="last")
+    plain = check(case, 3, outer_data=outer_data, objective="last")
     assert all(gradient.abs().max() > 0 for gradient in plain.gradients[-2:])
 
 
 def test_only_runs_that_begin_reach_the_initialisation():
     case = Case(network(), "sgd", phi=True, second_order=True)
-    case.runs.ages = [0, 5, 0]
-    case.runs.inner = replace(
-        case.runs.inner, parameters={k: v + 0.1 for k, v in case.runs.inner.parameters.items()}
-    )
+    inner = case.window.inner
+    inner = replace(inner, parameters={k: v + 0.1 for k, v in inner.parameters.items()})
+    started = torch.tensor([True, False, True])
+    case.window = replace(case.window, inner=inner, just_started=started)
     check(case, 2)
 
 
@@ -144,14 +151,14 @@ def test_imitation(second_order):
     assert distance(plain.gradients, alone.gradients) > 1e-3
 
 
-@pytest.mark.parametrize("outer_batches", ["training", "fresh"])
+@pytest.mark.parametrize("outer_data", ["training", "fresh"])
 @pytest.mark.parametrize("second_order", [False, True])
-@pytest.mark.parametrize("segment", [1, 3, 4, 5])
-def test_a_run_that_diverges_in_the_middle(segment, second_order, outer_batches):
+@pytest.mark.parametrize("checkpoint_steps", [1, 3, 4, 5])
+def test_a_run_that_diverges_in_the_middle(checkpoint_steps, second_order, outer_data):
     rates = torch.tensor([0.01, 100.0, 0.01], dtype=torch.float64)
     task = Quadratic(dimensions=3)
     case = Case(task, "lstm", lr=rates, second_order=second_order, divergence=25.0)
-    plain = check(case, segment, outer_batches=outer_batches, objective="log")
+    plain = check(case, checkpoint_steps, outer_data=outer_data, objective="log")
     growth = plain.losses[:, 1] / plain.inner.first_loss[1]
     assert growth[2] < 25 < growth[3] == growth[-1]  # where it stands still
     assert plain.inner.alive.tolist() == [True, False, True]
@@ -172,7 +179,7 @@ def test_batch_statistics_and_dropout_take_part():
 
 def test_batches_are_drawn_again_and_never_kept():
     case, alive, drawn = Case(network(norm=False)), weakref.WeakSet(), itertools.count()
-    data = data_of(case.runs, "training", 0)
+    data = case.begin().data
     draw = data.training.next
 
     def watched():
@@ -190,19 +197,21 @@ def test_batches_are_drawn_again_and_never_kept():
 
 
 def test_a_segment_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="segment must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="checkpoint_steps must be at least 1, got 0"):
         Case(Quadratic()).differentiate(0)
 
 
 @pytest.mark.parametrize(("state", "step"), [(1, 1), (1, 5), (5, 1), (3, 1000), (1000, 3)])
-def test_the_best_segment_is_the_best(state, step):
+def test_the_best_checkpoint_steps_is_the_best(state, step):
     for steps in (1, 2, 7, 20, 100, 1000):
 
         def weight(k, steps=steps):
             return -(-steps // k) * state + k * step
 
-        assert weight(best_segment(steps, state, step)) == min(map(weight, range(1, steps + 1)))
+        assert weight(best_checkpoint_steps(steps, state, step)) == min(
+            map(weight, range(1, steps + 1))
+        )
 
 
 def test_states_and_graphs_of_a_size_are_cut_at_the_square_root():
-    assert best_segment(100) == 10
+    assert best_checkpoint_steps(100) == 10

@@ -21,7 +21,13 @@ from estimator_cases import (
     vector,
 )
 
-from meta_train.estimators import Estimate, combine, create_estimator, list_estimators
+from meta_train.estimators import (
+    ESTIMATORS,
+    Estimate,
+    combine,
+    create_estimator,
+    list_estimators,
+)
 from meta_train.runtime.distributed import DistributedContext
 
 PHI = vector(1.0, -2.0, 0.5)
@@ -222,6 +228,68 @@ def test_estimates_of_no_run_add_nothing_whatever_they_are():
     nothing = combine([made(nan, 0), made(2.0, 0)])
     close(nothing.gradients, [vector(0.0)])
     assert nothing.counted == 0
+
+
+def test_estimators_know_their_facts():
+    def names(fact):
+        return {name for name, estimator in ESTIMATORS.items() if fact(estimator)}
+
+    assert names(lambda one: one.continues) == {"truncated", "pes"}
+    assert names(lambda one: one.copies == 2) == {"es", "pes"}
+    assert names(lambda one: one.has_memory_modes) == {"full", "first-order"}
+    assert names(lambda one: one.allows_zero_steps) == {"full", "first-order", "es"}
+    assert names(lambda one: one.second_order is False) == {"first-order", "reptile"}
+    assert names(lambda one: one.second_order is True) == {"implicit"}
+
+
+@every_estimator
+def test_runs_of_another_plan_are_refused(name):
+    estimator = create_estimator(name)
+    (meta_parameters, *_) = learners(estimator)
+    task = Quadratics(dimensions=3)
+    windows = None if estimator.continues else WINDOW
+    other = make_runs(meta_parameters, task, truncation_length=windows, copies=estimator.copies)
+    with pytest.raises(ValueError, match="truncation_length"):
+        estimate(estimator, meta_parameters, other)
+    plan = plan_of(estimator, WINDOW)
+    other = make_runs(meta_parameters, task, **{**plan, "copies": 3})
+    with pytest.raises(ValueError, match=f"needs {estimator.copies} copies of runs, got 3"):
+        estimate(estimator, meta_parameters, other)
+    with pytest.raises(ValueError, match="runs of other meta-parameters"):
+        estimate(estimator, learners(estimator)[0], make_runs(meta_parameters, task, **plan))
+
+
+class DivergesWhenEvaluated(NoisyRegression):
+    """Validation data of some problems has a loss far above any loss in training."""
+
+    def sample(self, generator, device):
+        problem = super().sample(generator, device)
+        hopeless = float(torch.rand((), generator=generator)) < 0.4
+
+        def draw(source):
+            inputs, targets = problem.draw(source)
+            return inputs, targets + 1e6 * hopeless
+
+        return dataclasses.replace(problem, draw_validation=draw)
+
+
+@every_estimator
+def test_a_run_that_diverges_when_it_is_evaluated_is_over(name):
+    estimator = create_estimator(name)
+    plan = {**plan_of(estimator, WINDOW), "restart": 0.0 if estimator.continues else 1.0}
+    how = meta_objective("sum" if estimator.continues else "last", "validation")
+    for meta_parameters in learners(estimator):
+        runs = make_runs(meta_parameters, DivergesWhenEvaluated(), 40, runs=8, **plan)
+        runs.lengths = [40] * 8
+        found = estimate(estimator, meta_parameters, runs, how=how, lr=0.001)
+        assert 0 < found.counted < 8
+        assert found.diverged == estimator.copies * (8 - found.counted)
+        assert found.meta_loss < 1e3
+        if estimator.continues:  # it is replaced, so that the next window counts all runs
+            assert runs.ages.count(0) == 8 - found.counted
+            assert runs.inner.alive.all()
+        else:  # no later run continues from its end
+            assert sum(map(bool, runs.buffer.ends)) == found.counted
 
 
 def test_names_and_settings_that_are_unknown_are_refused():

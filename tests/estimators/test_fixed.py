@@ -1,15 +1,13 @@
-"""Parameters that inner training leaves as they are, runs of no step, and judging the end alone."""
-
-import dataclasses
+"""Parameters that inner training does not change, runs of zero steps, evaluating the end alone."""
 
 import pytest
 import torch
 from estimator_cases import (
     CPU,
     F64,
+    begin,
     close,
     estimate,
-    make_loop,
     make_runs,
     meta_objective,
     plan_of,
@@ -20,8 +18,8 @@ from estimator_cases import (
 from learned_opt.rules.per_tensor_rates import LayerStepRates
 from meta_train.estimators import create_estimator
 from meta_train.estimators.backprop import differentiate
+from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.unroll import data_of
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.base import Problem, Task
 from meta_train.tasks.reparametrized import Reparametrized
@@ -81,7 +79,7 @@ def by_hand(phi, how, steps=4, first_order=False, lr=0.3, runs=3):
     """The mean objective after plain SGD on the head, and its gradient by phi."""
     phi = {key: value.clone().requires_grad_() for key, value in phi.items()}
     drawn = make_runs(learner_at(PHI), TwoLayers(), steps, runs=runs)
-    drawn.reset(0)
+    begin(drawn)
     terms = []
     for problem in drawn.problems:
         head = phi["head"]
@@ -95,18 +93,20 @@ def by_hand(phi, how, steps=4, first_order=False, lr=0.3, runs=3):
             if step or not steps:
                 given = {"head": head, "body": phi["body"]}
                 judged.append(TwoLayers.loss(given, {}, problem.draw_validation(None))[0])
-        terms.append(how.objective(torch.stack(judged)[:, None]).mean())
+        terms.append(how.objective.terms(torch.stack(judged)[:, None]).mean())
     value = torch.stack(terms).mean()
     return value.detach(), torch.autograd.grad(value, list(phi.values()))
 
 
 @pytest.mark.parametrize("vectorize", ["always", "never"])
-@pytest.mark.parametrize("segment", [None, 2, 3])
+@pytest.mark.parametrize("checkpoint_steps", [None, 2, 3])
 @pytest.mark.parametrize("objective", ["sum", "last", "log-last"])
 @pytest.mark.parametrize("name", EVERY)
-def test_the_derivative_by_what_stays_is_exact(name, objective, segment, vectorize):
+def test_the_derivative_by_what_stays_is_exact(name, objective, checkpoint_steps, vectorize):
     how = meta_objective(objective, "validation")
-    found, own = gradients(name, how, settings={"segment": segment}, plan={"vectorize": vectorize})
+    found, own = gradients(
+        name, how, settings={"checkpoint_steps": checkpoint_steps}, plan={"vectorize": vectorize}
+    )
     value, expected = by_hand(PHI, how, first_order=name == "first-order")
     close(found.meta_loss, value)
     close(own, list(expected))
@@ -153,9 +153,8 @@ def test_a_rule_is_trained_along_with_it(name):
         assert all(gradient.isfinite().all() and gradient.any() for gradient in found.gradients)
         for value in meta_parameters.parameters():
             value.data += 0.01
-        assert torch.equal(
-            runs.state_with_grad().fixed["body"][1], meta_parameters.initialization()["body"]
-        )
+        body = begin(runs, outer_step=outer_step + 1).state_with_grad().fixed["body"]
+        assert torch.equal(body[1], meta_parameters.initialization()["body"])
 
 
 def test_evolution_strategies_find_it():
@@ -178,7 +177,7 @@ def test_the_implicit_gradient_follows_the_minimum():
 
     def value(phi):
         runs = make_runs(learner_at(PHI), TwoLayers(), 300)
-        runs.reset(0)
+        begin(runs)
         terms = []
         for problem in runs.problems:
             inputs, targets = problem.full()
@@ -196,7 +195,7 @@ def test_the_implicit_gradient_follows_the_minimum():
 
 
 def test_reptile_refuses_what_it_cannot_learn():
-    with pytest.raises(ValueError, match=r"leaves \['body'\] as they are"):
+    with pytest.raises(ValueError, match=r"does not change \['body'\]"):
         gradients("reptile", meta_objective("last", "validation"))
 
 
@@ -215,11 +214,15 @@ def test_units_are_of_what_is_adapted():
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("vectorize", ["always", "never"])
-@pytest.mark.parametrize("segment", [None, 0])
-def test_no_step_is_joint_training(name, vectorize, segment):
+@pytest.mark.parametrize("checkpoint_steps", [None, 0])
+def test_no_step_is_joint_training(name, vectorize, checkpoint_steps):
     how = meta_objective("sum", "validation")
     found, own = gradients(
-        name, how, steps=0, plan={"vectorize": vectorize}, settings={"segment": segment}
+        name,
+        how,
+        steps=0,
+        plan={"vectorize": vectorize},
+        settings={"checkpoint_steps": checkpoint_steps},
     )
     value, expected = by_hand(PHI, how, steps=0)
     close(found.meta_loss, value)
@@ -233,7 +236,7 @@ def test_no_step_by_evolution_strategies():
 
 
 def test_no_step_needs_data_to_judge_by():
-    with pytest.raises(ValueError, match="no inner step needs data to judge by"):
+    with pytest.raises(ValueError, match="zero inner steps needs outer data"):
         gradients("full", meta_objective("sum"), steps=0)
 
 
@@ -258,27 +261,26 @@ def test_settings_refuse_no_step_elsewhere(settings):
 def test_only_the_end_is_judged_where_only_it_counts(monkeypatch):
     meta_parameters = learner_at(PHI)
     runs = make_runs(meta_parameters, TwoLayers(), 6)
-    steps = runs.reset(0)
     how = meta_objective("last", "validation")
-    data = data_of(runs, "validation", 0, end_only=True)
+    window = begin(runs, "validation", last_only=True, lr=0.3)
+    data = window.data
     drawn = []
     draw = data.outer_batches.next
     monkeypatch.setattr(data.outer_batches, "next", lambda: drawn.append(1) or draw())
-    loop = runs.bind(make_loop(meta_parameters, 0.3))
-    every = dataclasses.replace(data_of(runs, "validation", 0), end_only=False)
-    leaves = list(meta_parameters.parameters())
-    for segment in (None, 4):
+    every = begin(runs, "validation").data
+    start, leaves = window.state_with_grad(), list(meta_parameters.parameters())
+    for checkpoint_steps in (None, 4):
         del drawn[:]
-        found = differentiate(loop, runs.state_with_grad(), data, steps, how, leaves, segment)
-        assert found.losses.shape == (1, 3) and len(drawn) == 1 and found.steps == 18
-        whole = differentiate(loop, runs.state_with_grad(), every, steps, how, leaves, segment)
+        found = differentiate(window.loop, start, data, 6, how, leaves, checkpoint_steps)
+        assert found.losses.shape == (1, 3) and len(drawn) == 1
+        whole = differentiate(window.loop, start, every, 6, how, leaves, checkpoint_steps)
         assert whole.losses.shape == (6, 3)
         close(found.losses[0], whole.losses[-1])
         close(found.gradients, whole.gradients)
 
 
 def test_the_end_is_no_shortcut_where_training_batches_judge():
-    assert not meta_objective("sum", "validation").end_only
+    assert not OBJECTIVES["sum"].reads_last_only
     found, _ = gradients("full", meta_objective("last"))
     whole, _ = gradients("full", meta_objective("sum"))
     close(found.mean_loss, whole.mean_loss)

@@ -123,17 +123,21 @@ def test_first_order_drops_what_goes_through_the_inner_gradients():
         assert not torch.allclose(first, second, rtol=0.1)
 
 
-def test_recomputed_segments_change_nothing():
+def test_gradient_checkpointing_changes_nothing():
     meta_parameters = make_learner("lstm", vector(1.0, -1.0, 0.3))
     found = []
-    for segment in (None, 0, 3):
+    for steps in (None, 0, 3):
         runs = make_runs(meta_parameters, Quadratics(dimensions=3), 7)
-        found.append(estimate(create_estimator("full", segment=segment), meta_parameters, runs))
+        found.append(
+            estimate(create_estimator("full", checkpoint_steps=steps), meta_parameters, runs)
+        )
     for other in found[1:]:
         close(other.gradients, found[0].gradients)
 
 
 @pytest.mark.parametrize("name", ["full", "first-order", "truncated"])
-def test_a_negative_segment_is_refused(name):
-    with pytest.raises(ValueError, match="segment must be at least 0, got -1"):
-        create_estimator(name, segment=-1)
+def test_negative_checkpoint_steps_are_refused_and_so_is_the_old_name(name):
+    with pytest.raises(ValueError, match="checkpoint_steps must be at least 0, got -1"):
+        create_estimator(name, checkpoint_steps=-1)
+    with pytest.raises(ValueError, match="'segment' is now called 'checkpoint_steps'"):
+        create_estimator(name, segment=2)

@@ -11,9 +11,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from meta_train.estimators import MetaObjective
-from meta_train.estimators.memory_budget import MIB, Footprint, choose_mode, measure, read_budget
+from meta_train.estimators.footprint import Footprint, measure
+from meta_train.estimators.memory_budget import EXACT, MIB, MODES, choose_mode, read_budget
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.unroll import data_of, roll_out
+from meta_train.inner.unroll import roll_out
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import ModuleTask
@@ -66,12 +67,10 @@ def make_trainer(horizon=20, rule="lstm", folder=None, initialization=None, **se
 
 def footprint_of(trainer):
     (runs,) = trainer.groups.runs
-    runs.reset(0)
-    loop = runs.bind(trainer.loop)
-    return measure(loop, runs.state_with_grad(), data_of(runs, "training", 0))
+    return measure(runs.begin(trainer.loop_settings, 0))
 
 
-@pytest.mark.parametrize("memory", ["plain", "segments", "truncated", "pes"])
+@pytest.mark.parametrize("memory", ["plain", "checkpointing", "truncated", "pes"])
 def test_the_predicted_peak_is_the_real_one(memory, capsys):
     trainer = make_trainer(memory=memory)
     predicted = choose_mode(memory, footprint_of(make_trainer()), 20, 5).predicted_bytes
@@ -85,7 +84,12 @@ def test_the_predicted_peak_is_the_real_one(memory, capsys):
     def take():
         meta_objective = MetaObjective(OBJECTIVES["sum"])
         trainer.estimator.estimate(
-            trainer.meta_parameters, trainer.loop, runs, meta_objective, 1, trainer.distributed
+            trainer.meta_parameters,
+            trainer.loop_settings,
+            runs,
+            meta_objective,
+            1,
+            trainer.distributed,
         )
 
     assert max(held_bytes(take)) == pytest.approx(predicted, rel=0.3)
@@ -97,11 +101,13 @@ def test_the_graph_of_a_step_is_counted_to_the_byte_nearly(rule, second_order):
     trainer = make_trainer(rule=rule, second_order=second_order, estimator="full")
     footprint = footprint_of(trainer)
     (runs,) = trainer.groups.runs
-    loop, kept = runs.bind(trainer.loop), []
+    kept = []
 
     def held_after(steps):
+        window = runs.begin(trainer.loop_settings, 0)
+
         def run():
-            kept.append(roll_out(loop, runs.inner, data_of(runs, "training", 0), steps))
+            kept.append(roll_out(window.loop, window.inner, window.data, steps))
 
         return held_bytes(run)[-1]
 
@@ -124,11 +130,11 @@ def test_counting_is_repeatable_and_leaves_nothing_behind():
     ("budget", "mode"),
     [
         (SOME.plain(100), "plain"),
-        (SOME.plain(100) - 1, "segments"),
-        (SOME.segments(100, 3), "segments"),
-        (SOME.segments(100, 3) - 1, "truncated"),
-        (SOME.segments(10, 1), "truncated"),
-        (SOME.segments(10, 1) - 1, "pes"),
+        (SOME.plain(100) - 1, "checkpointing"),
+        (SOME.checkpointing(100, 3), "checkpointing"),
+        (SOME.checkpointing(100, 3) - 1, "truncated"),
+        (SOME.checkpointing(10, 1), "truncated"),
+        (SOME.checkpointing(10, 1) - 1, "pes"),
         (SOME.pes(), "pes"),
     ],
 )
@@ -137,8 +143,8 @@ def test_the_first_mode_that_fits_is_taken(budget, mode):
     choice = choose_mode(f"{budget} KiB", unit, 100, truncation_length=10)
     assert choice.mode == mode
     assert choice.predicted_bytes <= 1024 * budget
-    assert (choice.segment is None) == (mode in ("plain", "pes"))
-    assert (choice.truncation_length is None) == (mode in ("plain", "segments"))
+    assert (choice.checkpoint_steps is None) == (mode in ("plain", "pes"))
+    assert (choice.truncation_length is None) == (mode in ("plain", "checkpointing"))
 
 
 def test_truncation_takes_the_longest_window_that_fits():
@@ -152,7 +158,7 @@ def test_truncation_takes_the_longest_window_that_fits():
     assert windows[-1] < 100
     for budget, truncation_length in zip((130, 150, 170, 190), windows, strict=True):
         least = min(
-            unit.segments(truncation_length + 1, k) for k in range(1, truncation_length + 2)
+            unit.checkpointing(truncation_length + 1, k) for k in range(1, truncation_length + 2)
         )
         assert least > budget * MIB
 
@@ -160,8 +166,8 @@ def test_truncation_takes_the_longest_window_that_fits():
 def test_too_little_memory_is_refused_with_the_least_that_would_do():
     with pytest.raises(ValueError, match=r"memory='1MiB' is too little: pes takes the least"):
         choose_mode("1MiB", Footprint(MIB, 20 * MIB, MIB), 100, truncation_length=4)
-    with pytest.raises(ValueError, match="segments takes the least.*whole runs"):
-        choose_mode("8MiB", Footprint(MIB, MIB, MIB), 100, truncation_length=4, whole_run=True)
+    with pytest.raises(ValueError, match="checkpointing takes the least.*whole runs"):
+        choose_mode("8MiB", Footprint(MIB, MIB, MIB), 100, truncation_length=4, whole_runs=True)
 
 
 @pytest.mark.parametrize("text", ["", "0MiB", "12", "500MB", "-3MiB", "many", "1.5.0GiB"])
@@ -174,12 +180,24 @@ def test_budgets_are_read():
     assert read_budget("500MiB") == 500 * MIB
     assert read_budget("1.5 GiB") == 1536 * MIB
     assert read_budget("2KiB") == 2048
-    assert read_budget("segments") is None
+    assert read_budget("checkpointing") is None
+
+
+def test_the_modes_and_the_estimators_that_have_them():
+    assert MODES == ("plain", "checkpointing", "truncated", "pes")
+    assert EXACT == ("full", "first-order")
+
+
+def test_the_old_name_of_a_mode_is_refused_with_the_new_one():
+    with pytest.raises(ValueError, match='"segments" is now called memory="checkpointing"'):
+        read_budget("segments")
 
 
 def test_only_exact_estimators_have_modes():
-    with pytest.raises(ValueError, match="memory='segments' needs estimator full or first-order"):
-        TrainSettings(estimator="truncated", memory="segments")
+    with pytest.raises(
+        ValueError, match="memory='checkpointing' needs estimator full or first-order"
+    ):
+        TrainSettings(estimator="truncated", memory="checkpointing")
 
 
 def test_a_budget_changes_nothing_as_long_as_the_gradient_is_exact():
@@ -189,7 +207,7 @@ def test_a_budget_changes_nothing_as_long_as_the_gradient_is_exact():
         weights.append(trainer.train(progress=False).state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-7)
-    assert trainer.settings.estimator_settings["segment"] > 1
+    assert trainer.settings.estimator_settings["checkpoint_steps"] > 1
 
 
 def test_a_first_order_gradient_stays_one_where_it_is_truncated():
@@ -198,7 +216,7 @@ def test_a_first_order_gradient_stays_one_where_it_is_truncated():
         trainer = make_trainer(estimator=estimator, second_order=True, **how)
         assert trainer.settings.estimator == "truncated"
         assert 2 <= trainer.settings.truncation_length < 40
-        assert trainer.loop.second_order == (estimator == "full")
+        assert trainer.loop_settings.second_order == (estimator == "full")
 
 
 def test_budgets_hold_for_learned_initialisations_and_refuse_windows_for_their_objectives():
@@ -207,7 +225,7 @@ def test_budgets_hold_for_learned_initialisations_and_refuse_windows_for_their_o
     trainer = make_trainer(memory="100MiB", **how)
     trainer.train(progress=False)
     assert trainer.outer_step == 1
-    with pytest.raises(ValueError, match="the objective is of whole runs"):
+    with pytest.raises(ValueError, match="the objective needs whole runs"):
         make_trainer(memory="300KiB", **how)
 
 

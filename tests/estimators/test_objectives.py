@@ -1,4 +1,4 @@
-"""Each objective by hand, losses of any sign, runs that have diverged."""
+"""Each objective by hand, its facts, losses of any sign, diverged runs."""
 
 from math import log, sqrt
 
@@ -6,21 +6,21 @@ import pytest
 import torch
 
 from meta_train.estimators.objectives import (
-    ANY_SIGN,
-    BODY_WEIGHT,
     OBJECTIVES,
+    mean_over_alive,
     meta_loss,
     objective_by_run,
 )
 
 FIRST, SECOND = [4.0, 1.0, 0.25], [9.0, 2.0, 3.0]
+ANY_SIGN = ("last", "sum")
 BY_HAND = {
     "sum": lambda losses: sum(losses) / len(losses),
     "sqrt": lambda losses: 2 * sum(map(sqrt, losses)) / len(losses),
     "log": lambda losses: sum(map(log, losses)) / len(losses),
     "last": lambda losses: losses[-1],
     "log-last": lambda losses: log(losses[-1]),
-    "log-tail": lambda losses: log(losses[-1]) + BODY_WEIGHT * sum(map(log, losses)) / len(losses),
+    "log-tail": lambda losses: log(losses[-1]) + 0.2 * sum(map(log, losses)) / len(losses),
 }
 
 
@@ -34,6 +34,25 @@ def all_alive(losses):
 
 def test_every_objective_is_checked_here():
     assert BY_HAND.keys() == OBJECTIVES.keys()
+    assert all(objective.name == name for name, objective in OBJECTIVES.items())
+    assert all(objective.doc for objective in OBJECTIVES.values())
+
+
+def test_objectives_know_what_they_read():
+    def names(fact):
+        return {name for name, objective in OBJECTIVES.items() if fact(objective)}
+
+    assert names(lambda one: one.any_sign) == {"sum", "last"}
+    assert names(lambda one: one.reads_last_only) == {"last", "log-last"}
+    assert names(lambda one: one.needs_whole_runs) == {"last", "log-last", "log-tail"}
+    losses = table(FIRST, SECOND)
+    other = losses.clone()
+    other[:-1] += 1
+    for name, objective in OBJECTIVES.items():
+        unchanged = torch.equal(
+            objective_by_run(losses, objective), objective_by_run(other, objective)
+        )
+        assert unchanged == objective.reads_last_only, name
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -44,14 +63,14 @@ def test_formulas(name):
     value = meta_loss(losses, all_alive(losses), objective)
     assert float(value) == pytest.approx(sum(expected) / 2, rel=1e-12)
     for steps in (1, 3, 25):
-        terms = objective(torch.ones(steps, 2))
+        terms = objective.terms(torch.ones(steps, 2))
         assert terms.dim() == 2
         assert terms.shape[1] == 2
 
 
 def test_the_tail_is_the_last_tenth_rounded_up():
     losses = torch.linspace(1, 2, 25, dtype=torch.float64).unsqueeze(1)
-    expected = losses[-3:].mean().log() + BODY_WEIGHT * losses.log().mean()
+    expected = losses[-3:].mean().log() + 0.2 * losses.log().mean()
     assert float(objective_by_run(losses, OBJECTIVES["log-tail"])) == pytest.approx(float(expected))
 
 
@@ -68,14 +87,14 @@ def test_smaller_losses_are_better_and_gradients_are_those_of_the_formula(name):
     assert (gradient >= 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(ANY_SIGN))
+@pytest.mark.parametrize("name", ANY_SIGN)
 def test_objectives_that_take_any_sign_take_negative_losses(name):
     losses = table([-1.0, -2.0], [3.0, -4.0])
     expected = (BY_HAND[name]([-1.0, -2.0]) + BY_HAND[name]([3.0, -4.0])) / 2
     assert float(meta_loss(losses, all_alive(losses), OBJECTIVES[name])) == expected
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - ANY_SIGN))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - set(ANY_SIGN)))
 def test_the_others_stay_finite_where_losses_are_zero_or_negative(name):
     losses = table([0.0, -1.0], [1.0, 1.0]).requires_grad_()
     value = meta_loss(losses, all_alive(losses), OBJECTIVES[name])
@@ -94,6 +113,12 @@ def test_runs_that_diverged_do_not_count_and_get_no_gradient(name, bad):
     (gradient,) = torch.autograd.grad(value, losses)
     assert torch.equal(gradient[:, 1], torch.zeros(3, dtype=torch.float64))
     assert gradient.isfinite().all()
+
+
+def test_the_mean_inner_loss_leaves_out_runs_that_diverged():
+    losses = table([1.0, 3.0], [float("nan"), 1.0], [5.0, 7.0])
+    assert float(mean_over_alive(losses, torch.tensor([True, False, True]))) == 4.0
+    assert float(mean_over_alive(losses, torch.zeros(3, dtype=torch.bool))) == 0.0
 
 
 def test_where_every_run_diverged_there_is_nothing():

@@ -11,7 +11,7 @@ from meta_train.estimators import MetaObjective, combine, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.groups import LIFE, Groups
 from meta_train.inner.horizons import Horizons
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan
 from meta_train.runtime.distributed import DistributedContext
@@ -56,7 +56,7 @@ def take(groups, outer_step, progress=0.0):
     """The estimates of an outer step."""
     groups.prepare(outer_step, progress)
     estimator = create_estimator("full" if groups.plan.truncation_length is None else "truncated")
-    loop = InnerLoop(groups.meta_parameters.rule, None, vectorize=True, lr=0.02)
+    loop = LoopSettings(lr=0.02)
     how = MetaObjective(OBJECTIVES["sqrt"])
     return [
         estimator.estimate(
@@ -177,7 +177,9 @@ def test_what_was_saved_does_not_change_when_groups_go_on():
 
 def test_a_checkpoint_of_another_number_of_groups_is_refused():
     tensors, facts = make_groups(groups=2).state_dict()
-    with pytest.raises(ValueError, match="the checkpoint is of 2 groups"):
+    with pytest.raises(
+        ValueError, match="the checkpoint has 2 groups of runs, the settings ask for 3"
+    ):
         make_groups(groups=3).load_state_dict(tensors, facts)
 
 

@@ -7,14 +7,15 @@ import torch
 from conftest import make_rule, same
 
 from meta_train.estimators import MetaObjective, create_estimator
-from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.estimators.objectives import OBJECTIVES, Objective
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.state import InnerState, map_states, stack, start
-from meta_train.inner.unroll import data_of, roll_out
+from meta_train.inner.unroll import roll_out
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
 
@@ -88,8 +89,8 @@ def make_runs(meta_parameters, teacher, steps=6, runs=3, **plan):
     return Runs(meta_parameters, TASK, plan, indices=range(runs), total=runs, seed=0, device=CPU)
 
 
-def make_loop(rule, teacher, **settings):
-    return InnerLoop(rule, None, vectorize=True, teacher=teacher, lr=0.02, **settings)
+def settings_with(teacher):
+    return LoopSettings(teacher=teacher, lr=0.02)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam"])
@@ -99,9 +100,8 @@ def test_a_rule_is_at_no_distance_from_itself_and_at_the_logarithm_of_the_rates(
     for factor in (1.0, 2.0):
         teacher = Teacher(make_rule(name, F64), 0.02 * factor)
         runs = make_runs(meta_parameters, teacher)
-        runs.reset(0)
-        loop = runs.bind(make_loop(rule, teacher, differentiable=False))
-        rollout = roll_out(loop, runs.inner, data_of(runs, "training", 0), 6)
+        window = runs.begin(settings_with(teacher), 0)
+        rollout = roll_out(window.loop, window.inner, window.data, 6)
         expected = torch.full((6, 3), math.log(factor) ** 2, dtype=F64)
         torch.testing.assert_close(rollout.imitation, expected, rtol=1e-6, atol=1e-9)
         # The teacher follows the student's gradients: its state is that of the student.
@@ -119,7 +119,7 @@ def test_the_teachers_state_is_kept_from_window_to_window():
     for k in range(2):
         other = make_runs(meta_parameters, teacher, truncation_length=2)
         other.inner, other.ages = runs.inner, [1] * 3
-        loop = make_loop(rule, teacher)
+        loop = settings_with(teacher)
         estimator = create_estimator("truncated")
         without = estimator.estimate(meta_parameters, loop, other, plain, k, DistributedContext())
         found = estimator.estimate(meta_parameters, loop, runs, how, k, DistributedContext())
@@ -142,7 +142,7 @@ def test_no_gradient_flows_through_the_teacher():
     inner = InnerState(
         {"theta": phi}, {}, inner.states, inner.alive, inner.first_loss, inner.teacher
     )
-    after, _, distance = loop.imitate(inner, batch)
+    after, _, distance = loop.step_and_compare(inner, batch)
     assert not after.teacher["theta"]["m"].requires_grad
 
     # By hand: the student's update has a gradient, the teacher's is a constant.
@@ -169,7 +169,7 @@ def test_its_weight_adds_the_mean_distance_to_the_objective():
             estimator = create_estimator(name)
             runs = make_runs(meta_parameters, teacher, copies=estimator.copies)
             how = MetaObjective(OBJECTIVES["log"], imitation=weight)
-            loop = make_loop(rule, teacher)
+            loop = settings_with(teacher)
             found.append(
                 estimator.estimate(meta_parameters, loop, runs, how, 0, DistributedContext())
             )
@@ -185,12 +185,13 @@ def test_its_weight_adds_the_mean_distance_to_the_objective():
 def test_a_student_that_only_imitates_comes_close_to_its_teacher():
     rule = make_rule("adam-lstm", F64, hidden_size=4)
     meta_parameters, teacher = MetaParameters(rule), Teacher(make_rule("adam", F64), 0.05)
-    nothing_else = MetaObjective(lambda losses: 0 * losses, imitation=1.0)
+    nothing = Objective("nothing", "", lambda losses: 0 * losses)
+    nothing_else = MetaObjective(nothing, imitation=1.0)
     optimizer = torch.optim.Adam(meta_parameters.parameters(), 0.02)
     estimator, distances = create_estimator("full"), []
     for outer_step in range(60):
         runs = make_runs(meta_parameters, teacher, steps=5)
-        loop = InnerLoop(rule, None, vectorize=True, teacher=teacher)
+        loop = LoopSettings(teacher=teacher)
         found = estimator.estimate(
             meta_parameters, loop, runs, nothing_else, outer_step, DistributedContext()
         )

@@ -5,6 +5,7 @@ import torch
 from conftest import make_rule
 
 from meta_train.inner.horizons import Horizons
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.tasks import Quadratic, RandomMLP
@@ -17,6 +18,10 @@ def make_runs(meta_parameters, task=None, truncation_length=None, **plan):
     plan = RunPlan(Horizons([[4]]), truncation_length=truncation_length, **plan)
     task = task or Quadratic(dimensions=3)
     return Runs(meta_parameters, task, plan, indices=range(2), total=2, seed=0, device=CPU)
+
+
+def begin(runs):
+    return runs.begin(LoopSettings(), 0)
 
 
 def test_weights_of_the_rule_and_the_initialisation_are_the_meta_parameters():
@@ -41,18 +46,18 @@ def test_a_learner_of_nothing_is_refused():
 
 def test_runs_start_at_the_learned_initialisation():
     runs = make_runs(MetaParameters(make_rule("sgd"), {"theta": PHI}))
-    runs.reset(0)
+    window = begin(runs)
     assert torch.equal(runs.inner.parameters["theta"], PHI.expand(2, 3))
     assert not runs.inner.parameters["theta"].requires_grad
-    assert torch.equal(runs.state_with_grad().parameters["theta"], PHI.expand(2, 3))
+    assert torch.equal(window.state_with_grad().parameters["theta"], PHI.expand(2, 3))
 
 
 def test_without_one_they_start_where_their_problems_say():
     runs = make_runs(MetaParameters(make_rule("lstm")))
-    runs.reset(0)
+    window = begin(runs)
     starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
     assert torch.equal(runs.inner.parameters["theta"], starts)
-    assert runs.state_with_grad() is runs.inner
+    assert window.state_with_grad() is runs.inner
 
 
 def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
@@ -60,27 +65,27 @@ def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
     runs = make_runs(meta_parameters, truncation_length=2)
     runs.ages = [2, 0]
     runs.inner.parameters["theta"].add_(10)
-    linked = runs.state_with_grad()
+    linked = begin(runs).state_with_grad()
     assert torch.equal(linked.parameters["theta"], torch.stack([PHI + 10, PHI]))
     (gradient,) = torch.autograd.grad(
         (linked.parameters["theta"] * PHI).sum(), meta_parameters.values[0]
     )
     assert torch.equal(gradient, PHI)
     runs.ages, runs.offsets = [2, 0], [0, 6]  # begun elsewhere: gone on from a kept state
-    assert runs.just_started().tolist() == [False, False]
+    assert begin(runs).just_started.tolist() == [False, False]
 
 
 @pytest.mark.parametrize(
     ("phi", "message"),
     [
-        ({"other": PHI}, r"has \['other'\], which the task has not"),
-        ({"theta": PHI, "other": PHI}, r"has \['other'\], which the task has not"),
+        ({"other": PHI}, r"has \['other'\], which the task does not have"),
+        ({"theta": PHI, "other": PHI}, r"has \['other'\], which the task does not have"),
         ({"theta": PHI[:2]}, r"'theta' has shape \[2\], the task's has \[3\]"),
     ],
 )
 def test_an_initialisation_of_another_task_is_refused(phi, message):
     with pytest.raises(ValueError, match=message):
-        make_runs(MetaParameters(make_rule("sgd"), phi)).reset(0)
+        make_runs(MetaParameters(make_rule("sgd"), phi))
 
 
 def test_tensors_that_it_lacks_start_as_their_problems_say():
@@ -89,11 +94,11 @@ def test_tensors_that_it_lacks_start_as_their_problems_say():
     first, *rest = problem.parameters
     phi = {name: problem.parameters[name] + 1 for name in rest}
     runs = make_runs(MetaParameters(make_rule("sgd"), phi), member)
-    runs.reset(0)
+    window = begin(runs)
     own = torch.stack([one.parameters[first] for one in runs.problems])
-    assert torch.equal(runs.state_with_grad().parameters[first], own)
+    assert torch.equal(window.state_with_grad().parameters[first], own)
     for name in rest:
-        assert torch.equal(runs.state_with_grad().parameters[name][1], phi[name])
+        assert torch.equal(window.state_with_grad().parameters[name][1], phi[name])
 
 
 def test_the_order_of_its_tensors_does_not_matter():
@@ -102,6 +107,8 @@ def test_the_order_of_its_tensors_does_not_matter():
     backwards = dict(reversed(problem.parameters.items()))
     runs = make_runs(MetaParameters(make_rule("sgd"), backwards), member, truncation_length=2)
     assert list(runs.inner.parameters) == list(problem.parameters)
-    runs.advance(runs.inner, 4)  # replaces all
+    for _ in range(2):
+        runs.end(runs.inner)
+    assert runs.episodes == [1, 1]  # both were replaced
     for name, value in problem.parameters.items():
         assert torch.equal(runs.inner.parameters[name], torch.stack([value, value]))

@@ -9,16 +9,16 @@ from conftest import make_rule, same
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import KEPT
-from meta_train.inner.run_state import load_runs, save_runs
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.state import map_states
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
 
 CPU = torch.device("cpu")
+LOOP = LoopSettings(lr=0.1)
 
 
 def small_learner(phi=False):
@@ -44,11 +44,14 @@ def make_runs(
 
 def estimate(name, runs, outer_step=0, **settings):
     estimator = create_estimator(name, **settings)
-    loop = InnerLoop(runs.meta_parameters.rule, None, vectorize=True, lr=0.1)
     how = MetaObjective(OBJECTIVES["sqrt"])
     return estimator.estimate(
-        runs.meta_parameters, loop, runs, how, outer_step, DistributedContext()
+        runs.meta_parameters, LOOP, runs, how, outer_step, DistributedContext()
     )
+
+
+def begin(runs, outer_step=0, **how):
+    return runs.begin(LOOP, outer_step, **how)
 
 
 def moved(runs, by=1.0):
@@ -69,7 +72,7 @@ def test_a_run_that_reaches_its_length_or_diverges_is_replaced():
     before = runs.inner.parameters["theta"].clone()
     after = moved(runs)
     after.alive[1] = False
-    assert runs.advance(after, 2) == 1
+    assert runs.end(after) == 1
     assert (runs.ages, runs.episodes, runs.lengths) == ([0, 0, 2], [1, 1, 0], [6, 6, 6])
     starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
     assert torch.equal(runs.inner.parameters["theta"][:2], starts[:2])
@@ -84,7 +87,7 @@ def test_the_state_that_was_handed_over_is_not_written_to():
     after = moved(runs)
     after.alive[0] = False
     kept = dict(map_states(torch.clone, after).named_tensors())
-    runs.advance(after, 2)
+    runs.end(after)
     assert same(dict(after.named_tensors()), kept)
 
 
@@ -92,7 +95,7 @@ def test_rows_are_apart_even_where_all_runs_shared_one():
     runs = make_runs(steps=6, truncation_length=2)
     runs.lengths = [2, 6, 6]
     after = map_states(lambda t: t[:1].expand_as(t), moved(runs))
-    runs.advance(after, 2)
+    runs.end(after)
     theta = runs.inner.parameters["theta"]
     assert torch.equal(theta[1:], after.parameters["theta"][1:])
     assert not torch.equal(theta[0], theta[1])
@@ -102,12 +105,12 @@ def test_whole_runs_all_begin_anew_at_one_length():
     runs = make_runs(steps=Horizons([[3, 9]]))
     lengths = set()
     for outer_step in range(8):
-        length = runs.reset(outer_step)
+        length = begin(runs, outer_step).steps
         lengths.add(length)
         assert runs.lengths == [length] * 3
         assert runs.ages == [0] * 3
         assert runs.origins == [(k, outer_step) for k in range(3)]
-        assert runs.finish(moved(runs)) == 0
+        assert runs.end(moved(runs)) == 0
         assert runs.ages == [length] * 3
     assert lengths == {3, 9}
 
@@ -116,7 +119,7 @@ def test_copies_share_problems_and_stand_copy_after_copy():
     for truncation_length in (None, 2):
         runs = make_runs(copies=2, truncation_length=truncation_length)
         if truncation_length is None:
-            runs.reset(0)
+            begin(runs)
         starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
         assert torch.equal(runs.inner.parameters["theta"], torch.cat([starts, starts]))
         after = moved(runs)
@@ -124,13 +127,13 @@ def test_copies_share_problems_and_stand_copy_after_copy():
         kept = after.parameters["theta"].clone()
         if truncation_length is not None:
             runs.lengths = [4, 4, 4]
-            assert runs.advance(after, 2) == 1
+            assert runs.end(after) == 1
             assert runs.episodes == [0, 1, 0]
             start = runs.problems[1].parameters["theta"]
             kept[1] = kept[4] = start
             assert torch.equal(runs.inner.parameters["theta"], kept)
         else:
-            assert runs.finish(after) == 1
+            assert runs.end(after) == 1
 
 
 def test_planned_steps_are_whole_windows_after_what_came_before():
@@ -138,7 +141,7 @@ def test_planned_steps_are_whole_windows_after_what_came_before():
     runs.lengths, runs.offsets = [5, 6], [0, 10]
     assert runs._totals().tolist() == [6, 16, 6, 16]
     whole = make_runs(steps=5, total=2)
-    whole.reset(0)
+    begin(whole)
     assert whole._totals().tolist() == [5, 5]
 
 
@@ -149,7 +152,7 @@ def test_lengths_follow_the_progress_of_meta_training():
     )
     assert (early.lengths, late.lengths) == ([2], [8])
     early.progress = 0.9
-    early.advance(moved(early), 2)
+    early.end(moved(early))
     assert early.lengths == [8]
 
 
@@ -174,18 +177,19 @@ def test_a_restarted_run_goes_on_from_where_one_ended(copies):
     runs = make_runs(steps=4, truncation_length=2, restart=1.0, copies=copies, total=2)
     runs.lengths = [4, 4]
     origins = list(runs.origins)
-    runs.advance(moved(runs), 2)
+    runs.end(moved(runs))
     after = moved(runs)
     named = dict(after.named_tensors())
     problems = [problem.parameters for problem in runs.problems]
-    runs.advance(after, 2)
+    runs.end(after)
     assert (runs.ages, runs.offsets, runs.episodes) == ([0, 0], [4, 4], [1, 1])
     assert runs.origins == origins  # the same problem
     assert same([problem.parameters for problem in runs.problems], problems)
     assert same(dict(runs.inner.named_tensors()), named)
     assert runs._totals().tolist() == [8.0] * 2 * copies
-    assert not runs.just_started().any()
-    runs.advance(moved(runs), 4)
+    assert not begin(runs).just_started.any()
+    for _ in range(2):
+        runs.end(moved(runs))
     # There are two ends to go on from now.
     assert [[kept.age for kept in row] for row in runs.buffer.ends] == [[4, 8]] * 2
     assert set(runs.offsets) <= {4, 8}
@@ -193,10 +197,10 @@ def test_a_restarted_run_goes_on_from_where_one_ended(copies):
 
 def test_whole_runs_are_restarted_too():
     runs = make_runs(steps=4, restart=1.0, copies=2)
-    runs.reset(0)
+    begin(runs)
     ended = map_states(lambda t: torch.cat([t, t]), map_states(lambda t: t[:3], moved(runs)))
-    runs.finish(ended)
-    assert runs.reset(1) == 4
+    runs.end(ended)
+    assert begin(runs, 1).steps == 4
     assert runs.offsets == [4] * 3
     assert runs.origins == [(k, 0) for k in range(3)]
     assert same(dict(runs.inner.named_tensors()), dict(ended.named_tensors()))
@@ -206,16 +210,16 @@ def test_whole_runs_are_restarted_too():
 def test_without_restarts_nothing_is_kept_and_runs_begin_afresh():
     runs = make_runs(steps=2, truncation_length=2)
     for _ in range(5):
-        runs.advance(moved(runs), 2)
+        runs.end(moved(runs))
     assert runs.buffer.ends == [[], [], []]
     assert (runs.offsets, runs.episodes) == ([0] * 3, [5] * 3)
 
 
 def test_runs_are_restarted_with_the_probability_that_was_asked_for():
     runs, restarted = make_runs(steps=2, truncation_length=2, restart=0.3, total=40), 0
-    runs.advance(moved(runs), 2)
+    runs.end(moved(runs))
     for _ in range(25):
-        runs.advance(moved(runs), 2)
+        runs.end(moved(runs))
         restarted += sum(offset > 0 for offset in runs.offsets)
     assert abs(restarted - 300) < 4.5 * (1000 * 0.3 * 0.7) ** 0.5
 
@@ -225,7 +229,7 @@ def test_the_newest_ends_are_kept_and_those_of_diverged_runs_are_not():
     for k in range(KEPT + 2):
         after = moved(runs)
         after.alive[0] = k != KEPT
-        runs.advance(after, 2)
+        runs.end(after)
     origins = [kept.origin[1] for kept in runs.buffer.ends[0]]
     assert origins == [k for k in range(KEPT + 2) if k != KEPT][-KEPT:]
 
@@ -262,12 +266,12 @@ def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, phi
     unbroken = make_runs(meta_parameters, **plan)
     for outer_step in range(5):
         estimate(name, unbroken, outer_step, **settings)
-    saved = through_json(save_runs(unbroken))
+    saved = through_json(unbroken.state_dict())
     resumed = make_runs(meta_parameters, **plan)
-    load_runs(resumed, saved)
-    assert same(_tensors(save_runs(resumed)), _tensors(saved))
+    resumed.load_state_dict(saved)
+    assert same(_tensors(resumed.state_dict()), _tensors(saved))
     part = make_runs(meta_parameters, **plan, indices=[1, 2])
-    load_runs(part, saved)
+    part.load_state_dict(saved)
     for outer_step in range(5, 9):
         found, again, few = (
             estimate(name, runs, outer_step, **settings) for runs in (unbroken, resumed, part)
@@ -275,9 +279,9 @@ def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, phi
         assert same(again.gradients, found.gradients)
         assert few.counted == 2
     assert any(offset for offset in unbroken.offsets)
-    assert same(_tensors(save_runs(resumed)), _tensors(save_runs(unbroken)))
-    assert _facts(save_runs(resumed)) == _facts(save_runs(unbroken))
-    assert _facts(save_runs(part)) == {k: _facts(save_runs(unbroken))[k] for k in (1, 2)}
+    assert same(_tensors(resumed.state_dict()), _tensors(unbroken.state_dict()))
+    assert _facts(resumed.state_dict()) == _facts(unbroken.state_dict())
+    assert _facts(part.state_dict()) == {k: _facts(unbroken.state_dict())[k] for k in (1, 2)}
 
 
 def _tensors(saved):
@@ -291,7 +295,7 @@ def _facts(saved):
 def test_what_was_saved_does_not_change_when_runs_go_on():
     runs = make_runs(steps=4, truncation_length=2, copies=2)
     estimate("pes", runs)
-    saved = save_runs(runs)
+    saved = runs.state_dict()
     before = {k: {n: t.clone() for n, t in tensors.items()} for k, (tensors, _) in saved.items()}
     for outer_step in range(1, 4):
         estimate("pes", runs, outer_step)
@@ -299,6 +303,6 @@ def test_what_was_saved_does_not_change_when_runs_go_on():
 
 
 def test_a_checkpoint_of_fewer_runs_is_refused():
-    saved = save_runs(make_runs(truncation_length=2, total=2))
-    with pytest.raises(ValueError, match=r"holds no runs \[2\]"):
-        load_runs(make_runs(truncation_length=2, total=3), saved)
+    saved = make_runs(truncation_length=2, total=2).state_dict()
+    with pytest.raises(ValueError, match=r"does not hold runs \[2\]: it has fewer runs"):
+        make_runs(truncation_length=2, total=3).load_state_dict(saved)

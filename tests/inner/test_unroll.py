@@ -7,11 +7,11 @@ from torch import nn
 
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
-from meta_train.inner.loop import InnerLoop
+from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.runs import RunPlan, Runs
-from meta_train.inner.unroll import data_of, roll_out
-from meta_train.tasks import ModuleTask
+from meta_train.inner.unroll import roll_out
+from meta_train.tasks import ModuleTask, Quadratic
 
 STEPS = 7
 
@@ -37,17 +37,20 @@ def setting():
         seed=0,
         device=torch.device("cpu"),
     )
-    runs.reset(0)
-    loop = runs.bind(InnerLoop(rule, None, vectorize=True, differentiable=False, teacher=teacher))
-    return loop, runs
+    window = runs.begin(LoopSettings(teacher=teacher), 0)
+    return replace(window.loop, differentiable=False), runs
 
 
-@pytest.mark.parametrize("outer_batches", ["training", "fresh", "validation"])
+def data_of(runs, outer_data, outer_step):
+    return runs.begin(LoopSettings(), outer_step, outer_data=outer_data).data
+
+
+@pytest.mark.parametrize("outer_data", ["training", "fresh", "validation"])
 @pytest.mark.parametrize("cuts", [(1,), (3,), (1, 2, 6), (6,)])
-def test_parts_one_after_another_are_the_whole(setting, outer_batches, cuts):
+def test_parts_one_after_another_are_the_whole(setting, outer_data, cuts):
     loop, runs = setting
-    whole = roll_out(loop, runs.inner, data_of(runs, outer_batches, 0), STEPS)
-    data, inner, parts = data_of(runs, outer_batches, 0), runs.inner, []
+    whole = roll_out(loop, runs.inner, data_of(runs, outer_data, 0), STEPS)
+    data, inner, parts = data_of(runs, outer_data, 0), runs.inner, []
     for first, end in zip((0, *cuts), (*cuts, STEPS), strict=True):
         parts.append(roll_out(loop, inner, data, end - first, first, more=end < STEPS))
         inner = parts[-1].inner
@@ -80,8 +83,8 @@ def test_each_step_is_judged_by_the_loss_after_it(setting):
     for _ in range(3):
         inner, _ = quiet.step(inner, data.training.next())
         expected.append(sum(v.square().flatten(1).sum(1) for v in inner.parameters.values()))
-    for outer_batches in ("training", "fresh"):
-        seen = roll_out(quiet, runs.inner, data_of(runs, outer_batches, 0), 3).losses
+    for outer_data in ("training", "fresh"):
+        seen = roll_out(quiet, runs.inner, data_of(runs, outer_data, 0), 3).losses
         torch.testing.assert_close(seen, torch.stack(expected))
 
 
@@ -102,3 +105,31 @@ def test_dropout_differs_from_step_to_step_and_run_to_run(setting):
     stream.training.next = lambda: batch
     losses = roll_out(frozen, runs.inner, stream, 3).losses
     assert len(losses.unique()) == 9
+
+
+@pytest.mark.parametrize("outer_data", ["training", "fresh"])
+def test_a_run_that_diverges_when_it_is_evaluated_is_marked(outer_data):
+    meta_parameters = MetaParameters(make_rule("sgd"), {"theta": torch.ones(3)})
+    cpu = torch.device("cpu")
+    plan, indices = RunPlan(Horizons(((1,),))), [0, 1, 2]
+    runs = Runs(
+        meta_parameters, Quadratic(dimensions=3), plan, indices=indices, total=3, seed=0, device=cpu
+    )
+    # The step of the second run is far too long, which only the loss after it shows.
+    window = runs.begin(LoopSettings(lr=torch.tensor([0.01, 1e4, 0.01])), 0, outer_data=outer_data)
+    found = roll_out(window.loop, window.inner, window.data, 1)
+    assert found.losses[0, 1] > 1e3 * window.loop.evaluate(window.inner, runs.stream(0).next())[1]
+    assert found.inner.alive.tolist() == [True, False, True]
+    assert runs.end(found.inner) == 1
+
+
+def test_zero_steps_draw_dropout_from_the_seed_of_the_data(setting):
+    loop, runs = setting
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        data = data_of(runs, "validation", 0)
+        losses.append(roll_out(loop, runs.inner, data, 0).losses)
+    assert same(*losses)
+    other = roll_out(loop, runs.inner, replace(data_of(runs, "validation", 0), seed=7), 0).losses
+    assert not same(other, losses[0])

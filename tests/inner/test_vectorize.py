@@ -11,12 +11,12 @@ from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.backprop_sequential import differentiate_one_by_one
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.batches import BatchStream
+from meta_train.inner import vectorize
+from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import start
-from meta_train.inner.unroll import Data
-from meta_train.inner.vectorize import choose_vectorize, measure_work
+from meta_train.inner.vectorize import Work, choose_chunk, choose_vectorize, measure_work
 from meta_train.tasks import DigitsMLP, ModuleTask
 
 CPU = torch.device("cpu")
@@ -38,7 +38,16 @@ def make_task(width=4):
     return ModuleTask(make_module, nn.functional.cross_entropy, data, batch_size=8)
 
 
-def both(rule, *, objective="sum", outer_batches=False, segment=None, imitation=0.0, **settings):
+def both(
+    rule,
+    *,
+    objective="sum",
+    outer_batches=False,
+    checkpoint_steps=None,
+    imitation=0.0,
+    last_only=False,
+    **settings,
+):
     """The two results, and where both streams of data stood after each."""
     task = make_task()
     problems = [task.sample(generator(seed), CPU) for seed in range(RUNS)]
@@ -53,10 +62,12 @@ def both(rule, *, objective="sum", outer_batches=False, segment=None, imitation=
             BatchStream(draws, [generator(100 * place + run) for run in range(RUNS)])
             for place in (1, 2)
         ]
-        data = Data(streams[0], streams[1] if outer_batches else None, seed=0)
+        outer = streams[1] if outer_batches else None
+        data = InnerData(streams[0], outer, seed=0, last_only=last_only)
         leaves = [*rule.parameters(), *phi.values()]
         meta_objective = MetaObjective(OBJECTIVES[objective], imitation=imitation)
-        found = function(loop, linked(inner, phi), data, STEPS, meta_objective, leaves, segment)
+        begin = linked(inner, phi)
+        found = function(loop, begin, data, STEPS, meta_objective, leaves, checkpoint_steps)
         results.append((found, data.mark()))
     return results
 
@@ -99,7 +110,8 @@ def test_one_by_one_is_at_once(name, second_order):
     "settings",
     [
         {"objective": "last", "outer_batches": True},
-        {"objective": "log-tail", "segment": 2},
+        {"objective": "last", "outer_batches": True, "last_only": True},
+        {"objective": "log-tail", "checkpoint_steps": 2},
         {"imitation": 0.3},
         {"lr": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)},
         {"total_steps": torch.tensor([5.0, 6.0, 7.0], dtype=torch.float64)},
@@ -145,7 +157,7 @@ def test_copies_of_a_run_read_the_same_batches():
     results = []
     for function in (differentiate, differentiate_one_by_one):
         draws, sources = [p.draw for p in problems], [generator(1), generator(2)]
-        data = Data(BatchStream(draws, sources, copies=2), None, seed=0)
+        data = InnerData(BatchStream(draws, sources, copies=2), None, seed=0)
         meta_objective = MetaObjective(OBJECTIVES["sum"])
         found = function(loop, inner, data, STEPS, meta_objective, list(rule.parameters()))
         results.append((found, data.mark()))
@@ -199,3 +211,27 @@ def test_what_needs_no_measurement():
     assert choose_vectorize(rule, problem, 8, torch.device("cuda")).vectorize
     with pytest.raises(ValueError, match="mode must be one of .* got 'sometimes'"):
         choose_vectorize(rule, problem, 8, CPU, mode="sometimes")
+
+
+@pytest.fixture
+def step_of(monkeypatch):
+    """Pretends that every operation of a step has a size in KiB."""
+
+    def pretend(kib):
+        monkeypatch.setattr(vectorize, "measure_work", lambda *_: Work(10, int(10 * 1024 * kib)))
+
+    return pretend
+
+
+@pytest.mark.parametrize(("kib", "at_once"), [(95, True), (96, False)])
+def test_runs_go_one_by_one_from_96_kib_an_operation(kib, at_once, step_of):
+    step_of(kib)
+    choice = choose_vectorize(make_rule("sgd"), sample((2,)), 8, CPU)
+    assert choice.vectorize == at_once
+
+
+@pytest.mark.parametrize(("kib", "runs"), [(1, 50), (48, 5), (64, 4), (65, 3), (256, 1), (999, 1)])
+def test_runs_are_evaluated_together_up_to_256_kib_an_operation(kib, runs, step_of):
+    step_of(kib)
+    assert choose_chunk(make_rule("sgd"), sample((2,)), 50, CPU) == runs
+    assert choose_chunk(make_rule("sgd"), sample((2,)), 50, torch.device("cuda")) == 50

@@ -46,7 +46,9 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_put_aside(tmp_path):
     for step in (1, 2, 3):
         write_checkpoint(tmp_path, step, TENSORS, {"step": step}, keep=3)
     damage(list_checkpoints(tmp_path)[-1])
-    with pytest.warns(UserWarning, match=r"step-00000003\.safetensors is damaged.* continuing from"):
+    with pytest.warns(
+        UserWarning, match=r"step-00000003\.safetensors is damaged.* continuing from"
+    ):
         path, _, facts = read_newest(tmp_path)
     assert path.name == "step-00000002.safetensors"
     assert facts == {"step": 2}

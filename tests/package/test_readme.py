@@ -97,7 +97,7 @@ def test_the_memory_table_is_what_was_measured():
         if row.get("seconds"):
             cell += f" ({1000 * row['seconds'] / row['steps']:.0f})"
         expected.setdefault(f"{row['steps']:,} steps", {})[row["mode"]] = cell
-    modes = ("plain", "segments", "truncated", "pes")
+    modes = ("plain", "checkpointing", "truncated", "pes")
     lines = [[steps, *(cells.get(m, "-") for m in modes)] for steps, cells in expected.items()]
     assert rows_below("| peak, MiB (ms a step), at |") == lines
 

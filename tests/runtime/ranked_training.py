@@ -18,10 +18,14 @@ from meta_train.tasks import Mixture, create_task
 
 CASES = {
     "truncated": {"restart": 0.5},
-    "full": {"estimator": "full", "estimator_settings": {"segment": 2}, "objective": "log"},
+    "full": {
+        "estimator": "full",
+        "estimator_settings": {"checkpoint_steps": 2},
+        "objective": "log",
+    },
     "es": {"estimator": "es", "estimator_settings": {"clip": 2.0}},
     "pes": {"estimator": "pes"},
-    "memory": {"estimator": "full", "memory": "segments"},
+    "memory": {"estimator": "full", "memory": "checkpointing"},
     "family": {"groups": 2, "objective_data": "fresh"},
 }
 JOB = [

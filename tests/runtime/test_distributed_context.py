@@ -109,7 +109,10 @@ def test_the_job_on_two_processes_leaves_the_files_of_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("mistaken", "error: a mistake of process 1"), ("killed", "another process of this run ended")],
+    [
+        ("mistaken", "error: a mistake of process 1"),
+        ("killed", "another process of this run ended"),
+    ],
 )
 def test_a_process_that_fails_ends_all_and_the_checkpoint_stands(tmp_path, how, said):
     began = time.monotonic()

@@ -72,7 +72,7 @@ def run(task, rule, *, steps, runs=3, second_order=False, lr=None):
         batch = stack([p.draw(source) for p, source in zip(problems, sources, strict=True)])
         inner, _ = loop.step(inner, batch)
     last = loop.evaluate(inner, full)
-    _, outer = loop.look(inner, full)
+    _, outer = loop.loss_at(inner, full)
     slopes = torch.autograd.grad(outer.sum(), list(leaves.values()), materialize_grads=True)
     return first, last, slopes, inner.alive
 
