@@ -1,17 +1,19 @@
-"""Peak memory and time of a meta-gradient against the number of inner steps, for each mode.
+"""How do memory and time of a meta-gradient grow with the number of inner steps, in each mode?
 
     python benchmarks/speed/unroll_memory.py --image  # table and picture, half an hour
     python benchmarks/speed/unroll_memory.py --quick  # up to 30 steps
     python benchmarks/speed/unroll_memory.py --steps 100 --modes plain checkpointing
 
 The rule is an LSTM with two layers of 20 units (Andrychowicz et al. 2016), the optimizee a
-perceptron of 784, 20 and 10 units (15,910 coordinates) on random data of that shape; inner
-gradients count as constants. The modes are those of meta_train/estimators/memory_budget.py:
+MLP of 784, 20 and 10 units (15,910 parameters) on random data; inner gradients count as constants.
+The modes are those of meta_train/estimators/memory_budget.py:
 
 - plain keeps the graph of all steps;
-- checkpointing keeps the state at some steps and computes the steps between twice, same gradient;
-- truncated differentiates window after window of 20 steps, which biases the gradient;
-- pes takes persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
+- checkpointing keeps the state of some steps and computes the others twice; same gradient;
+- truncated differentiates windows of 20 steps, which biases the gradient;
+- pes is persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
+
+Prints a Markdown table: peak memory and milliseconds per inner step, and their ratios to plain.
 
 Memory is the peak of a fresh process above its level after a warm-up: resident memory on a CPU
 (Linux only), memory of torch's allocator on a GPU. Times are the shortest of several whole inner
@@ -53,7 +55,7 @@ IMAGE = Path(__file__).parents[2] / "docs" / "images" / "unroll_memory.png"
 
 
 class Unroll:
-    """One mode on inner runs of one length."""
+    """One mode, with inner runs of one length."""
 
     def __init__(self, mode, steps, device):
         self.truncation_length = min(WINDOW, steps)
@@ -94,7 +96,7 @@ class Unroll:
         return measure(runs.begin(LoopSettings(), 0))
 
     def run(self):
-        """One inner run's meta-gradient; those of windows, one after another, where there are."""
+        """The meta-gradient of one inner run; for truncated modes the one of its last window."""
         meta_objective = MetaObjective(OBJECTIVES["sum"])
         times = math.ceil(self.steps / self.truncation_length) if self.estimator.continues else 1
         for outer_step in range(times):
@@ -117,7 +119,7 @@ def resident(field):
 
 
 def peak_of_one_run(mode, steps, device):
-    """Peak MiB above what is held before; to be called in a fresh process."""
+    """Peak MiB above the level after a warm-up. Call it in a fresh process."""
     Unroll(mode, 2, device).run()  # warm-up: libraries load, thread pools start
     unroll = Unroll(mode, steps, device)
     if device == "cuda":
@@ -132,10 +134,10 @@ def peak_of_one_run(mode, steps, device):
 
 
 def peak_in_fresh_process(mode, steps, device, threads):
-    """As `peak_of_one_run`."""
+    """Call `peak_of_one_run` in a fresh process."""
     command = [sys.executable, __file__, "--alone", mode, str(steps)]
     command += ["--device", device, "--threads", str(threads)]
-    # Large blocks go back to the system as soon as they are freed: what is resident is in use.
+    # Return large blocks to the system when they are freed, so that resident memory is in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout)
@@ -173,7 +175,7 @@ def print_table(rows):
 
 
 def draw(rows, path):
-    """Two panels, memory and time, a line for each mode with its name at its end."""
+    """Draw memory and time against inner steps, one line per mode."""
     from matplotlib.figure import Figure
 
     colors = dict(zip(MODES, ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b"), strict=True))
@@ -188,7 +190,7 @@ def draw(rows, path):
             steps, peaks = [row["steps"] for row in own], [row["mib"] for row in own]
             memory.plot(steps, peaks, **style)
             place = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-            if mode == "truncated":  # at its right the line of checkpointing passes
+            if mode == "truncated":  # to its right is the line of checkpointing
                 place.update(xytext=(0, 9), ha="right")
             label = names.get(mode, mode)
             memory.annotate(label, (steps[-1], peaks[-1]), color=color, **place)
