@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from learned_opt import LearnedOptimizer
 
 # Dynamo makes an instance of torch.autograd.Function to trace a custom one, and inductor imports
-# modules of PyTorch that still use torch.jit: a DeprecationWarning, from torch 2.14 a FutureWarning.
+# modules of PyTorch that still use torch.jit (from torch 2.14 on the warning is a FutureWarning).
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (".*autograd.function.Function'> should not be instantiated", "`torch.jit")
