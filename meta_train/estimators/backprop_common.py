@@ -1,4 +1,4 @@
-"""What estimators that backpropagate through inner training share."""
+"""The base of estimators that backpropagate through inner training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Backprop(Estimator):
     """Differentiates the objective through every step of a window.
 
     Args:
-        checkpoint_steps: keep the state every so many steps and compute the steps between twice
+        checkpoint_steps: keep the state every this many steps and compute the steps between twice
             (gradient checkpointing, see `meta_train.estimators.backprop.differentiate`): less
             memory, same gradient. 0 takes the square root of the number of steps; None keeps the
             whole graph.

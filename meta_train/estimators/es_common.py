@@ -1,4 +1,4 @@
-"""What evolution strategies share: pairs of perturbed meta-parameters in one batched rollout."""
+"""The base of evolution strategies: pairs of perturbed runs in one batched rollout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What estimators of the initialisation's gradient share.
+"""The base of estimators that train only the initialisation.
 
 They read only where inner training ends, not the steps. So they take any rule and the memory of one
 step, but give no gradient of the rule's weights.

@@ -1,7 +1,7 @@
 """Chooses how to take the meta-gradient within a memory budget.
 
-Differentiating through `T` inner steps keeps the graph of all of them. Four modes, from exact to
-frugal:
+Differentiating through `T` inner steps keeps the graph of all of them. Four modes, from
+exact to least memory:
 
 - plain: the whole graph of `T` steps.
 - checkpointing: gradient checkpointing keeps a state every `k` steps and the graph of `k` steps,

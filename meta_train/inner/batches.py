@@ -78,7 +78,7 @@ class InnerData:
     last_only: bool = False
 
     def streams(self) -> list[BatchStream]:
-        """The training stream and, if there is one, the stream of outer batches."""
+        """Return the training stream and, if there are outer batches, their stream."""
         return (
             [self.training] if self.outer_batches is None else [self.training, self.outer_batches]
         )

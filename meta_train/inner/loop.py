@@ -216,10 +216,7 @@ class InnerLoop(LoopSettings):
         return losses, buffers, named, {**fixed, **parameters}
 
     def _is_finite_and_bounded(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
-        """Whether a run goes on: its loss and gradients are finite and its loss is bounded.
-
-        The loss may be at most `divergence` times the first one.
-        """
+        """Check each run: finite loss and gradients, loss at most `divergence` times the first."""
         finite = losses.isfinite() & (losses <= self.divergence * first.abs().clamp_min(1e-8))
         axis = 1 if self.vectorize else 0
         # The largest magnitude takes two passes at the speed of memory. Testing every number takes

@@ -11,7 +11,7 @@ from meta_train.inner.imitation import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """How inner steps are taken, whatever the problem.
+    """Settings of inner steps that do not depend on the problem.
 
     Attributes:
         lr: factor on the update; None takes the rule's own. `[runs]` sets one for each run.

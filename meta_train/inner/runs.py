@@ -4,8 +4,7 @@ Truncated meta-training continues each run from window to window. Runs have diff
 every window sees early and late training; a run that reaches its length or diverges is replaced.
 For estimators of whole runs, all runs are replaced at every outer step.
 
-Every draw is seeded by its purpose (seed, run, episode, outer step), not by earlier draws. So a run
-is the same in whichever process it lives, and no generator needs to be saved.
+All randomness comes from `RunSource`.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from meta_train.inner.batches import BatchStream, InnerData
+from meta_train.inner.batches import BatchStream
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import Kept, RestartBuffer
 from meta_train.inner.run_plan import RunPlan
-from meta_train.inner.state import InnerState, map_states, start
+from meta_train.inner.run_source import RunSource
+from meta_train.inner.state import InnerState, map_states
 from meta_train.inner.vectorize import VectorizeChoice, choose_vectorize
 from meta_train.inner.window import Window
-from meta_train.runtime.seeding import derive_seed, generator
-from meta_train.tasks.base import Problem, Task
+from meta_train.tasks.base import Task
 
 __all__ = ["RunPlan", "Runs"]
 
@@ -79,17 +78,16 @@ class Runs:
         progress: float = 0.0,
     ) -> None:
         self.meta_parameters = meta_parameters
-        self.task = task
         self.plan = plan
         self.indices = list(indices)
-        self.seed = seed
         self.device = device
         self.progress = progress
+        self.source = RunSource(meta_parameters, task, plan, seed, device)
         self.episodes = [0] * self.count
         self.origins = [(index, 0) for index in self.indices]
         self.ages = [0] * self.count
         self.offsets = [0] * self.count
-        self.lengths = [self._draw_length(run) for run in range(self.count)]
+        self.lengths = [self.source.length(progress, *origin) for origin in self.origins]
         if plan.truncation_length is not None:
             # Spread the first ends: otherwise all runs would stay of one age.
             self.lengths = [
@@ -99,8 +97,8 @@ class Runs:
         self.buffer = RestartBuffer(self.count)
         self.carried: dict[str, Tensor] = {}
         self.chosen: VectorizeChoice | None = None
-        self.problems = [self._problem_of(origin) for origin in self.origins]
-        self.inner = map_states(_own_copy, self._start(self.problems))  # rows are written to
+        self.problems = [self.source.problem(*origin) for origin in self.origins]
+        self.inner = map_states(_own_copy, self.source.start(self.problems))  # rows are written to
 
     @property
     def count(self) -> int:
@@ -129,17 +127,18 @@ class Runs:
         steps = self.plan.truncation_length
         if steps is None:
             steps = self._replace_all(outer_step)
-        outer = None if outer_data == "training" else self.stream(outer_step, outer_data)
-        seed = derive_seed(self.seed, "randomness", outer_step)
+        data = self.source.data(
+            self.problems, self.indices, outer_step, outer_data, last_only=last_only
+        )
         return Window(
             meta_parameters=self.meta_parameters,
             loop=self.bind(settings),
             inner=self.inner,
-            data=InnerData(self.stream(outer_step), outer, seed, last_only),
+            data=data,
             steps=steps,
             just_started=self._just_started(),
             carried=dict(self.carried),
-            generators=self._generators("noise", outer_step),
+            generators=[self.source.generator("noise", outer_step, k) for k in self.indices],
             runs_at_once=self._at_once,
         )
 
@@ -182,7 +181,7 @@ class Runs:
 
     def first_begins(self) -> InnerState:
         """Return the first run alone, as it begins now, `[1, ...]`."""
-        return map_states(lambda tensor: tensor[:1], self._start(self.problems[:1])).detach()
+        return map_states(lambda tensor: tensor[:1], self.source.start(self.problems[:1]))
 
     def stream(self, outer_step: int, purpose: str = "batches") -> BatchStream:
         """Return the batches of every run in an outer step.
@@ -195,17 +194,7 @@ class Runs:
         Raises:
             ValueError: validation data of a task that has none.
         """
-        draws = [problem.draw for problem in self.problems]
-        if purpose == "validation":
-            held_out = [p.draw_validation for p in self.problems if p.draw_validation is not None]
-            if len(held_out) < len(draws):
-                raise ValueError(
-                    f"task {type(self.task).__name__} has no validation data inside its problems: "
-                    'use objective_data="training" or "fresh"'
-                )
-            draws = held_out
-        sources = self._generators(purpose, outer_step)
-        return BatchStream(draws, sources, self.plan.copies, self.plan.dtype)
+        return self.source.stream(self.problems, self.indices, outer_step, purpose)
 
     def state_dict(self) -> SavedRuns:
         """Return tensors and JSON-able facts by run index."""
@@ -246,24 +235,13 @@ class Runs:
             self.episodes[run], self.ages[run] = facts["episode"], facts["age"]
             self.offsets[run], self.lengths[run] = facts["offset"], facts["length"]
             self.origins[run] = (facts["origin"][0], facts["origin"][1])
-            self.problems[run] = self._problem_of(self.origins[run])
+            self.problems[run] = self.source.problem(*self.origins[run])
             if self.plan.truncation_length is not None:
                 self._write(run, tensors)
             for name, value in _below("carried/", tensors).items():
                 shape = (self.count, *value.shape)
                 self.carried.setdefault(name, value.new_zeros(shape))[run] = value
             self.buffer.load_state_dict(run, _below("kept/", tensors), facts["kept"], self.inner)
-
-    def _generators(self, purpose: str, outer_step: int) -> list[torch.Generator]:
-        return [generator(self.seed, purpose, outer_step, index) for index in self.indices]
-
-    def _problem_of(self, origin: tuple[int, int]) -> Problem:
-        """Draw the problem of a run and an episode."""
-        return self.task.sample(generator(self.seed, "problem", *origin), self.device)
-
-    def _draw_length(self, run: int) -> int:
-        source = generator(self.seed, "horizon", self.indices[run], self.episodes[run])
-        return self.plan.horizons.sample(source, self.progress)
 
     def _at_once(self) -> bool:
         if self.chosen is None:
@@ -275,15 +253,6 @@ class Runs:
                 mode=self.plan.vectorize,
             )
         return self.chosen.vectorize
-
-    def _start(self, problems: Sequence[Problem]) -> InnerState:
-        """Return the state before the first step, `[copies * problems, ...]`."""
-        problems = self.meta_parameters.place(problems)
-        teacher = None if self.plan.teacher is None else self.plan.teacher.rule
-        inner = start(self.meta_parameters.rule, problems, vectorize=True, teacher=teacher).detach()
-        if self.plan.copies > 1:
-            inner = map_states(lambda t: t.repeat(self.plan.copies, *([1] * (t.dim() - 1))), inner)
-        return inner.cast(self.plan.dtype)
 
     def _just_started(self) -> Tensor:
         taken = [age + offset for age, offset in zip(self.ages, self.offsets, strict=True)]
@@ -302,8 +271,7 @@ class Runs:
 
     def _replace_all(self, outer_step: int) -> int:
         """Replace all runs by runs of one length; return the length."""
-        source = generator(self.seed, "horizon", outer_step)
-        length = self.plan.horizons.sample(source, self.progress)
+        length = self.source.length(self.progress, outer_step)
         self.lengths = [length] * self.count
         kept = [self._begin(run, outer_step) for run in range(self.count)]
         if any(kept):
@@ -311,7 +279,7 @@ class Runs:
             # Each is [copies, ...]; they are stacked copy after copy.
             self.inner = map_states(lambda *t: torch.stack(t, 1).flatten(0, 1), *states)
         else:
-            self.inner = self._start(self.problems)
+            self.inner = self.source.start(self.problems)
         return length
 
     def _replace_finished(self, alive: Sequence[bool]) -> None:
@@ -329,7 +297,9 @@ class Runs:
             self._keep_end(run, alive=alive[run])
             kept = self._begin(run, self.episodes[run] + 1)
             self._write(run, dict(self._state_of(run, kept).named_tensors()))
-            self.lengths[run] = self._draw_length(run)
+            self.lengths[run] = self.source.length(
+                self.progress, self.indices[run], self.episodes[run]
+            )
             for value in self.carried.values():
                 value[run] = 0
 
@@ -338,17 +308,17 @@ class Runs:
         index = self.indices[run]
         self.episodes[run], self.ages[run], self.offsets[run] = episode, 0, 0
         self.origins[run] = index, episode
-        source = generator(self.seed, "restart", index, episode)
+        source = self.source.generator("restart", index, episode)
         kept = self.buffer.draw(run, self.plan.restart, source)
         if kept is not None:
             self.origins[run], self.offsets[run] = kept.origin, kept.age
-        self.problems[run] = self._problem_of(self.origins[run])
+        self.problems[run] = self.source.problem(*self.origins[run])
         return kept
 
     def _state_of(self, run: int, kept: Kept | None) -> InnerState:
         """Return the state that a run begins with, `[copies, ...]`."""
         if kept is None:
-            return self._start([self.problems[run]])
+            return self.source.start([self.problems[run]])
         return map_states(lambda t: t.expand(self.plan.copies, *t.shape[1:]), kept.inner)
 
     def _keep_end(self, run: int, *, alive: bool) -> None:

@@ -110,9 +110,9 @@ def choose_vectorize(
     if mode != "auto":
         return VectorizeChoice(mode == "always", f"vectorize={mode!r}")
     if runs == 1:
-        return VectorizeChoice(False, "there is one run")
+        return VectorizeChoice(False, "only one run")
     if device.type != "cpu":
-        return VectorizeChoice(True, f"they are on {device.type}")
+        return VectorizeChoice(True, f"the device is {device.type}")
     size = measure_work(rule, problem).mean_bytes
     words = f"{size / 1024:.2g} KiB an operation"
     if size < LARGEST:

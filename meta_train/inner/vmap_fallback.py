@@ -21,9 +21,9 @@ def losses_of_runs(
     """Return the differentiable losses of all runs, and their buffers afterwards.
 
     `vmap` cannot batch some modules: fused kernels (`nn.GRU`, `nn.LSTM`) and branches on values
-    (`if x.mean() > 0`). It is tried once for each kind of problem; if it fails, that kind is
-    computed run by run from then on. A failed try restores the random state, so that a resumed
-    process, which tries again, gets the same numbers.
+    (`if x.mean() > 0`). It is tried once for each set of names and shapes; if it fails, such
+    problems are computed run by run from then on. A failed try restores the random state, so that a
+    resumed process, which tries again, gets the same numbers.
 
     Args:
         loss: the loss of one run.
@@ -41,8 +41,8 @@ def losses_of_runs(
     if torch.compiler.is_compiling():
         losses, buffers = batched(parameters, buffers, batch)
         return losses, buffers
-    kind = _kind(parameters, buffers, batch)
-    if kind not in _refused:
+    signature = _signature(parameters, buffers, batch)
+    if signature not in _refused:
         device = next(iter(parameters.values())).device
         before = _random_state(device)
         try:
@@ -57,12 +57,12 @@ def losses_of_runs(
         loss(*pytree.tree_map(lambda value, run=run: value[run], (parameters, buffers, batch)))
         for run in range(len(next(iter(parameters.values()))))
     ]
-    _refused.add(kind)  # the loss itself works
+    _refused.add(signature)  # the loss itself works
     losses = torch.stack([one for one, _ in found])
     return losses, {key: torch.stack([own[key] for _, own in found]) for key in buffers}
 
 
-def _kind(*trees: Any) -> tuple[Any, ...]:
+def _signature(*trees: Any) -> tuple[Any, ...]:
     leaves, structure = pytree.tree_flatten(trees)
     return structure, tuple((tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves)
 

@@ -24,7 +24,7 @@ class Window:
         meta_parameters: the meta-parameters.
         loop: takes the steps.
         inner: the state before the first step, without history, `[copies * runs, ...]`.
-        data: what the steps read.
+        data: batches for the steps.
         steps: how many inner steps.
         just_started: runs that have taken no step yet, `[copies * runs]` bool, on the CPU.
         carried: tensors that the estimator gave to `Runs.end` before, `[runs, ...]` by name.

@@ -47,11 +47,11 @@ class Fixed(Task):
         start: where training starts without a learned initialisation.
         loss: of `(theta, batch)`.
         batch: what is trained on.
-        judged: what validation draws.
+        validation: the validation batch.
     """
 
-    def __init__(self, start, loss, batch=(), judged=None):
-        self.start, self.function, self.batch, self.judged = start, loss, batch, judged
+    def __init__(self, start, loss, batch=(), validation=None):
+        self.start, self.function, self.batch, self.validation = start, loss, batch, validation
 
     def loss(self, parameters, buffers, batch):
         return self.function(parameters["theta"], batch), buffers
@@ -63,7 +63,7 @@ class Fixed(Task):
             self.loss,
             lambda _: self.batch,
             lambda: self.batch,
-            lambda _: self.judged,
+            lambda _: self.validation,
         )
 
 
@@ -79,9 +79,11 @@ class Quadratics(Quadratic):
         )
 
 
-def make_learner(rule="sgd", phi=None, **settings):
+def make_meta_parameters(rule="sgd", initialization=None, **settings):
     rule = small_rule(rule, **settings) if isinstance(rule, str) else rule
-    return MetaParameters(rule, None if phi is None else {"theta": phi}).double()
+    return MetaParameters(
+        rule, None if initialization is None else {"theta": initialization}
+    ).double()
 
 
 def make_runs(

@@ -25,14 +25,21 @@ STEPS = 7
 
 
 class Case:
-    """Three runs of a rule on a task, and the derivative of a judgement of them."""
+    """Three runs of a rule on a task, and the derivative of an objective of them."""
 
     def __init__(
-        self, task, rule="gated-lstm", *, dtype=torch.float64, phi=False, imitate=False, **loop
+        self,
+        task,
+        rule="gated-lstm",
+        *,
+        dtype=torch.float64,
+        initialization=False,
+        imitate=False,
+        **loop,
     ):
         self.rule = make_rule(rule, dtype, spread=0.2 if "lstm" in rule else 0.0)
         start = None
-        if phi:
+        if initialization:
             problem = task.sample(torch.Generator().manual_seed(9), torch.device("cpu"))
             start = problem.parameters
         self.meta_parameters = MetaParameters(self.rule, start).to(dtype)
@@ -116,7 +123,7 @@ def test_every_segment(checkpoint_steps):
 
 @pytest.mark.parametrize("checkpoint_steps", [1, 3])
 @pytest.mark.parametrize("outer_data", ["training", "fresh", "validation"])
-def test_every_kind_of_judging_data(outer_data, checkpoint_steps):
+def test_every_kind_of_outer_data(outer_data, checkpoint_steps):
     check(Case(network()), checkpoint_steps, outer_data=outer_data)
 
 
@@ -129,13 +136,13 @@ def test_every_objective(objective):
 @pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "gated-lstm"])
 def test_learned_initialisations(rule, second_order, outer_data):
-    case = Case(network(norm=False), rule, phi=True, second_order=second_order)
+    case = Case(network(norm=False), rule, initialization=True, second_order=second_order)
     plain = check(case, 3, outer_data=outer_data, objective="last")
     assert all(gradient.abs().max() > 0 for gradient in plain.gradients[-2:])
 
 
 def test_only_runs_that_begin_reach_the_initialisation():
-    case = Case(network(), "sgd", phi=True, second_order=True)
+    case = Case(network(), "sgd", initialization=True, second_order=True)
     inner = case.window.inner
     inner = replace(inner, parameters={k: v + 0.1 for k, v in inner.parameters.items()})
     started = torch.tensor([True, False, True])
@@ -192,7 +199,7 @@ def test_batches_are_drawn_again_and_never_kept():
     data.training.next = watched
     found = case.differentiate(3, data=data)
     assert distance(found.gradients, case.differentiate(None).gradients) < 1e-12
-    # Seven steps, the judgement of the last one, and once more the six of the first two segments.
+    # Seven steps, the evaluation of the last one, and the six of the first two segments again.
     assert next(drawn) == 7 + 1 + 6
 
 

@@ -13,7 +13,7 @@ from estimator_cases import (
     begin,
     close,
     estimate,
-    make_learner,
+    make_meta_parameters,
     make_runs,
     meta_objective,
     vector,
@@ -24,7 +24,7 @@ from meta_train.estimators import create_estimator
 from meta_train.inner.unroll import Rollout
 from meta_train.runtime.seeding import generator
 
-PHI = vector(1.0, -2.0, 0.5)
+INITIALIZATION = vector(1.0, -2.0, 0.5)
 SIGMA = 0.1
 
 
@@ -52,7 +52,7 @@ def values_at(meta_parameters, task, noise, **how):
 @pytest.mark.parametrize("rule", ["sgd", "lstm", "gated-lstm", "step-size-lstm"])
 def test_the_estimate_is_the_formula_by_hand(rule, objective, data):
     # On batches that are drawn: the two runs of a pair see the same ones.
-    meta_parameters = make_learner(rule, PHI)
+    meta_parameters = make_meta_parameters(rule, INITIALIZATION)
     task, how = NoisyRegression(), meta_objective(objective, data)
     found = estimate(
         create_estimator("es", sigma=SIGMA),
@@ -73,10 +73,11 @@ def test_the_estimate_is_the_formula_by_hand(rule, objective, data):
 
 
 def test_on_a_quadratic_the_mean_is_the_gradient():
-    # The loss after a step of SGD is quadratic in phi, so that smoothing leaves its gradient alone.
+    # The loss after a step of SGD is quadratic in the initialisation: smoothing does not change
+    # its gradient.
     w, y = torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=F64), vector(1, -1)
     task = Fixed(vector(0, 0), lambda theta, _: (w @ theta - y).square().sum())
-    meta_parameters = make_learner("sgd", vector(1, -2))
+    meta_parameters = make_meta_parameters("sgd", vector(1, -2))
     exact = estimate(
         "full", meta_parameters, make_runs(meta_parameters, task, 2), how=meta_objective("last")
     )
@@ -105,7 +106,7 @@ def test_on_a_quadratic_the_mean_is_the_gradient():
 
 
 def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
-    meta_parameters = make_learner("lstm", PHI)
+    meta_parameters = make_meta_parameters("lstm", INITIALIZATION)
     runs = pairs_of(meta_parameters, NoisyRegression(), restart=1.0)
     estimate("es", meta_parameters, runs)
     assert runs.offsets == [0, 0, 0]
@@ -119,7 +120,7 @@ def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
 
 def made_rollout(losses, alive, first=1.0):
     """A rollout of a pair of pairs with given losses `[steps, 4]`."""
-    meta_parameters = make_learner("sgd", PHI)
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     runs = pairs_of(meta_parameters, NoisyRegression(), runs=2)
     inner = dataclasses.replace(
         begin(runs).inner,
@@ -182,7 +183,7 @@ def test_clip_puts_pairs_on_one_scale():
 
 
 def test_hopeless_runs_do_not_reach_the_estimate():
-    meta_parameters = make_learner("lstm")
+    meta_parameters = make_meta_parameters("lstm")
     runs = pairs_of(meta_parameters, SometimesHopeless(dimensions=3), runs=8)
     found = estimate("es", meta_parameters, runs)
     assert 0 < found.counted < 8

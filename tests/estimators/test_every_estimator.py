@@ -14,7 +14,7 @@ from estimator_cases import (
     SometimesHopeless,
     close,
     estimate,
-    make_learner,
+    make_meta_parameters,
     make_runs,
     meta_objective,
     plan_of,
@@ -30,7 +30,7 @@ from meta_train.estimators import (
 )
 from meta_train.runtime.distributed import DistributedContext
 
-PHI = vector(1.0, -2.0, 0.5)
+INITIALIZATION = vector(1.0, -2.0, 0.5)
 WINDOW = 2
 WITH_WINDOWS = [name for name in list_estimators() if create_estimator(name).continues]
 
@@ -49,29 +49,33 @@ def runs_for(estimator, meta_parameters, task, **settings):
     return make_runs(meta_parameters, task, **plan_of(estimator, WINDOW), **settings)
 
 
-def learners(estimator):
-    """A learner of each kind that the estimator takes."""
-    kinds = [make_learner("lstm"), make_learner("sgd", PHI), make_learner("lstm", PHI)]
+def accepted_meta_parameters(estimator):
+    """Meta-parameters of each kind that the estimator accepts."""
+    kinds = [
+        make_meta_parameters("lstm"),
+        make_meta_parameters("sgd", INITIALIZATION),
+        make_meta_parameters("lstm", INITIALIZATION),
+    ]
     taken = [meta_parameters for meta_parameters in kinds if accepts(estimator, meta_parameters)]
-    assert taken, "an estimator must take some learner"
+    assert taken, "an estimator must accept some meta-parameters"
     return taken
 
 
 def combinations():
-    """Every estimator with every learner that it takes."""
+    """Every estimator with all meta-parameters that it accepts."""
     for name in list_estimators():
         for rule in ("sgd", *TRAINABLE):
-            for kind, phi in (("random", None), ("learned", PHI)):
-                if rule == "sgd" and phi is None:
+            for kind, initialization in (("random", None), ("learned", INITIALIZATION)):
+                if rule == "sgd" and initialization is None:
                     continue  # nothing to train
-                if accepts(create_estimator(name), make_learner(rule, phi)):
-                    yield pytest.param(name, rule, phi, id=f"{name}-{rule}-{kind}")
+                if accepts(create_estimator(name), make_meta_parameters(rule, initialization)):
+                    yield pytest.param(name, rule, initialization, id=f"{name}-{rule}-{kind}")
 
 
-@pytest.mark.parametrize(("name", "rule", "phi"), list(combinations()))
-def test_gradients_are_finite_and_of_the_right_shapes(name, rule, phi):
+@pytest.mark.parametrize(("name", "rule", "initialization"), list(combinations()))
+def test_gradients_are_finite_and_of_the_right_shapes(name, rule, initialization):
     estimator = create_estimator(name)
-    meta_parameters = make_learner(rule, phi)
+    meta_parameters = make_meta_parameters(rule, initialization)
     runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3))
     for outer_step in range(2):
         found = estimate(estimator, meta_parameters, runs, outer_step=outer_step)
@@ -93,7 +97,7 @@ def test_gradients_are_finite_and_of_the_right_shapes(name, rule, phi):
 def test_runs_shared_out_give_the_gradient_of_all_runs(name, data):
     estimator = create_estimator(name)
     how = meta_objective("log", data)
-    for meta_parameters in learners(estimator):
+    for meta_parameters in accepted_meta_parameters(estimator):
         parts = [range(6), range(3), range(3, 6)]
         whole, *shared = (
             runs_for(estimator, meta_parameters, NoisyRegression(), runs=6, indices=part, steps=5)
@@ -117,7 +121,7 @@ def test_runs_shared_out_give_the_gradient_of_all_runs(name, data):
 def test_runs_that_diverge_are_left_out(name):
     estimator = create_estimator(name)
     task = SometimesHopeless(dimensions=3)
-    for meta_parameters in learners(estimator):
+    for meta_parameters in accepted_meta_parameters(estimator):
         whole = runs_for(estimator, meta_parameters, task, runs=8)
         found = estimate(estimator, meta_parameters, whole)
         sound = [
@@ -138,7 +142,7 @@ def test_runs_that_diverge_are_left_out(name):
 @every_estimator
 def test_an_estimate_can_be_drawn_again_and_leaves_torchs_randomness_alone(name):
     estimator = create_estimator(name)
-    for meta_parameters in learners(estimator):
+    for meta_parameters in accepted_meta_parameters(estimator):
         before = torch.get_rng_state()
         drawn = [
             estimate(
@@ -154,9 +158,9 @@ def test_an_estimate_can_be_drawn_again_and_leaves_torchs_randomness_alone(name)
 
 
 @every_estimator
-def test_the_learner_is_left_as_it_was(name):
+def test_the_meta_parameters_are_left_as_it_was(name):
     estimator = create_estimator(name)
-    for meta_parameters in learners(estimator):
+    for meta_parameters in accepted_meta_parameters(estimator):
         before = {key: value.clone() for key, value in meta_parameters.state_dict().items()}
         runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3))
         estimate(estimator, meta_parameters, runs)
@@ -167,7 +171,7 @@ def test_the_learner_is_left_as_it_was(name):
 @pytest.mark.parametrize("name", WITH_WINDOWS)
 def test_windows_carry_on_from_where_the_last_one_ended(name):
     estimator = create_estimator(name)
-    (meta_parameters, *_) = learners(estimator)
+    (meta_parameters, *_) = accepted_meta_parameters(estimator)
     runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3), steps=6)
     assert runs.lengths == [2, 4, 6]
     ages = []
@@ -191,7 +195,7 @@ class TogetherWith(DistributedContext):
 
 @pytest.mark.parametrize("name", ["es", "pes"])
 def test_clipped_pairs_are_scaled_by_those_of_all_processes(name):
-    meta_parameters = make_learner("lstm")
+    meta_parameters = make_meta_parameters("lstm")
     estimator = create_estimator(name, clip=1.0)
 
     def on(indices, distributed):
@@ -245,7 +249,7 @@ def test_estimators_know_their_facts():
 @every_estimator
 def test_runs_of_another_plan_are_refused(name):
     estimator = create_estimator(name)
-    (meta_parameters, *_) = learners(estimator)
+    (meta_parameters, *_) = accepted_meta_parameters(estimator)
     task = Quadratics(dimensions=3)
     windows = None if estimator.continues else WINDOW
     other = make_runs(meta_parameters, task, truncation_length=windows, copies=estimator.copies)
@@ -256,7 +260,11 @@ def test_runs_of_another_plan_are_refused(name):
     with pytest.raises(ValueError, match=f"needs {estimator.copies} copies of runs, got 3"):
         estimate(estimator, meta_parameters, other)
     with pytest.raises(ValueError, match="runs of other meta-parameters"):
-        estimate(estimator, learners(estimator)[0], make_runs(meta_parameters, task, **plan))
+        estimate(
+            estimator,
+            accepted_meta_parameters(estimator)[0],
+            make_runs(meta_parameters, task, **plan),
+        )
 
 
 class DivergesWhenEvaluated(NoisyRegression):
@@ -278,7 +286,7 @@ def test_a_run_that_diverges_when_it_is_evaluated_is_over(name):
     estimator = create_estimator(name)
     plan = {**plan_of(estimator, WINDOW), "restart": 0.0 if estimator.continues else 1.0}
     how = meta_objective("sum" if estimator.continues else "last", "validation")
-    for meta_parameters in learners(estimator):
+    for meta_parameters in accepted_meta_parameters(estimator):
         runs = make_runs(meta_parameters, DivergesWhenEvaluated(), 40, runs=8, **plan)
         runs.lengths = [40] * 8
         found = estimate(estimator, meta_parameters, runs, how=how, lr=0.001)

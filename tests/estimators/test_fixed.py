@@ -25,7 +25,7 @@ from meta_train.tasks.base import Problem, Task
 from meta_train.tasks.reparametrized import Reparametrized
 
 HEAD, BODY = vector(0.5, -0.3), torch.tensor([[0.7, 0.2, -0.4], [0.1, -0.6, 0.9]], dtype=F64)
-PHI = {"head": HEAD, "body": BODY}
+INITIALIZATION = {"head": HEAD, "body": BODY}
 EVERY = ("full", "first-order")
 
 
@@ -41,7 +41,7 @@ class TwoLayers(Task):
 
         truth = torch.randn(3, generator=generator, dtype=F64)
         support, query = draw(generator), draw(generator)
-        start = {key: torch.zeros_like(value) for key, value in PHI.items()}
+        start = {key: torch.zeros_like(value) for key, value in INITIALIZATION.items()}
         return Problem(
             {key: value for key, value in start.items() if key in self.adapted},
             {},
@@ -63,39 +63,39 @@ class AllAdapted(TwoLayers):
     adapted = ("head", "body")
 
 
-def learner_at(phi, rule="sgd"):
-    return MetaParameters(small_rule(rule), phi).double()
+def meta_parameters_at(initialization, rule="sgd"):
+    return MetaParameters(small_rule(rule), initialization).double()
 
 
 def gradients(name, how, *, rule="sgd", task=None, steps=4, settings=None, plan=None, **loop):
-    meta_parameters = learner_at(PHI, rule)
+    meta_parameters = meta_parameters_at(INITIALIZATION, rule)
     estimator = create_estimator(name, **(settings or {}))
     runs = make_runs(meta_parameters, task or TwoLayers(), steps, **(plan or {}))
     found = estimate(estimator, meta_parameters, runs, how=how, lr=0.3, **loop)
     return found, found.gradients[-2:]
 
 
-def by_hand(phi, how, steps=4, first_order=False, lr=0.3, runs=3):
-    """The mean objective after plain SGD on the head, and its gradient by phi."""
-    phi = {key: value.clone().requires_grad_() for key, value in phi.items()}
-    drawn = make_runs(learner_at(PHI), TwoLayers(), steps, runs=runs)
+def by_hand(initialization, how, steps=4, first_order=False, lr=0.3, runs=3):
+    """The mean objective after plain SGD on the head, and its gradient by the initialisation."""
+    initialization = {key: value.clone().requires_grad_() for key, value in initialization.items()}
+    drawn = make_runs(meta_parameters_at(INITIALIZATION), TwoLayers(), steps, runs=runs)
     begin(drawn)
     terms = []
     for problem in drawn.problems:
-        head = phi["head"]
-        judged = []
+        head = initialization["head"]
+        losses = []
         for step in range(steps + 1):
             if step:
-                given = {"head": head, "body": phi["body"]}
+                given = {"head": head, "body": initialization["body"]}
                 loss, _ = TwoLayers.loss(given, {}, problem.full())
                 (slope,) = torch.autograd.grad(loss, head, create_graph=True)
                 head = head - lr * (slope.detach() if first_order else slope)
             if step or not steps:
-                given = {"head": head, "body": phi["body"]}
-                judged.append(TwoLayers.loss(given, {}, problem.draw_validation(None))[0])
-        terms.append(how.objective.terms(torch.stack(judged)[:, None]).mean())
+                given = {"head": head, "body": initialization["body"]}
+                losses.append(TwoLayers.loss(given, {}, problem.draw_validation(None))[0])
+        terms.append(how.objective.terms(torch.stack(losses)[:, None]).mean())
     value = torch.stack(terms).mean()
-    return value.detach(), torch.autograd.grad(value, list(phi.values()))
+    return value.detach(), torch.autograd.grad(value, list(initialization.values()))
 
 
 @pytest.mark.parametrize("vectorize", ["always", "never"])
@@ -107,7 +107,7 @@ def test_the_derivative_by_what_stays_is_exact(name, objective, checkpoint_steps
     found, own = gradients(
         name, how, settings={"checkpoint_steps": checkpoint_steps}, plan={"vectorize": vectorize}
     )
-    value, expected = by_hand(PHI, how, first_order=name == "first-order")
+    value, expected = by_hand(INITIALIZATION, how, first_order=name == "first-order")
     close(found.meta_loss, value)
     close(own, list(expected))
     assert found.inner_steps == 12
@@ -117,11 +117,14 @@ def test_it_is_the_finite_difference():
     how = meta_objective("sum", "validation")
     _, (_, body) = gradients("full", how)
     direction, epsilon = torch.randn(BODY.shape, dtype=F64), 1e-5
-    ends = [by_hand({**PHI, "body": BODY + sign * epsilon * direction}, how)[0] for sign in (1, -1)]
+    ends = [
+        by_hand({**INITIALIZATION, "body": BODY + sign * epsilon * direction}, how)[0]
+        for sign in (1, -1)
+    ]
     close((body * direction).sum(), (ends[0] - ends[1]) / (2 * epsilon), 1e-7)
 
 
-def test_judged_by_training_batches_as_by_other_data():
+def test_evaluation_on_training_batches_equals_evaluation_on_other_data():
     # Every batch is the support set: the loss before the next step is the loss after this one.
     for name in EVERY:
         _, plain = gradients(name, meta_objective("sum"))
@@ -133,9 +136,11 @@ def test_judged_by_training_batches_as_by_other_data():
 def test_it_is_all_adapted_with_the_rate_of_the_rest_at_zero(name):
     how = meta_objective("last", "validation")
     _, own = gradients(name, how)
-    rates = LayerStepRates(shapes=[list(value.shape) for value in PHI.values()], init=0.3)
+    rates = LayerStepRates(
+        shapes=[list(value.shape) for value in INITIALIZATION.values()], init=0.3
+    )
     rates.rates.data[1] = 0
-    meta_parameters = MetaParameters(rates.double(), PHI).double()
+    meta_parameters = MetaParameters(rates.double(), INITIALIZATION).double()
     runs = make_runs(meta_parameters, AllAdapted(), 4)
     found = estimate(name, meta_parameters, runs, how=how, lr=1.0)
     close(own, found.gradients[-2:], 1e-7)
@@ -145,9 +150,9 @@ def test_it_is_all_adapted_with_the_rate_of_the_rest_at_zero(name):
 def test_a_rule_is_trained_along_with_it(name):
     how = meta_objective("sum", "validation")
     estimator = create_estimator(name)
-    meta_parameters = learner_at(PHI, "lstm")
+    meta_parameters = meta_parameters_at(INITIALIZATION, "lstm")
     runs = make_runs(meta_parameters, TwoLayers(), 4, **plan_of(estimator, 2))
-    for outer_step in range(3):  # windowed runs go on, and follow phi all the same
+    for outer_step in range(3):  # windowed runs go on, and follow the initialisation all the same
         found = estimate(estimator, meta_parameters, runs, how=how, outer_step=outer_step)
         assert found.counted == 3
         assert all(gradient.isfinite().all() and gradient.any() for gradient in found.gradients)
@@ -175,22 +180,26 @@ def test_the_implicit_gradient_follows_the_minimum():
         "implicit", how, steps=300, settings={"proximal": strength, "cg_steps": 2}
     )
 
-    def value(phi):
-        runs = make_runs(learner_at(PHI), TwoLayers(), 300)
+    def value(initialization):
+        runs = make_runs(meta_parameters_at(INITIALIZATION), TwoLayers(), 300)
         begin(runs)
         terms = []
         for problem in runs.problems:
             inputs, targets = problem.full()
-            hidden = (inputs @ phi["body"].T).tanh()  # ridge regression towards phi
+            hidden = (
+                inputs @ initialization["body"].T
+            ).tanh()  # ridge regression towards the initialisation
             matrix = 2 * hidden.T @ hidden / 5 + strength * torch.eye(2, dtype=F64)
-            head = torch.linalg.solve(matrix, 2 * hidden.T @ targets / 5 + strength * phi["head"])
-            given = {"head": head, "body": phi["body"]}
+            head = torch.linalg.solve(
+                matrix, 2 * hidden.T @ targets / 5 + strength * initialization["head"]
+            )
+            given = {"head": head, "body": initialization["body"]}
             terms.append(TwoLayers.loss(given, {}, problem.draw_validation(None))[0])
         return torch.stack(terms).mean()
 
-    phi = {key: v.clone().requires_grad_() for key, v in PHI.items()}
-    expected = torch.autograd.grad(value(phi), list(phi.values()))
-    close(found.meta_loss, value(phi).detach(), 1e-9)
+    initialization = {key: v.clone().requires_grad_() for key, v in INITIALIZATION.items()}
+    expected = torch.autograd.grad(value(initialization), list(initialization.values()))
+    close(found.meta_loss, value(initialization).detach(), 1e-9)
     close(own, list(expected), 1e-8)
 
 
@@ -224,7 +233,7 @@ def test_no_step_is_joint_training(name, vectorize, checkpoint_steps):
         plan={"vectorize": vectorize},
         settings={"checkpoint_steps": checkpoint_steps},
     )
-    value, expected = by_hand(PHI, how, steps=0)
+    value, expected = by_hand(INITIALIZATION, how, steps=0)
     close(found.meta_loss, value)
     close(own, list(expected))
     assert found.inner_steps == 0 and found.counted == 3
@@ -235,7 +244,7 @@ def test_no_step_by_evolution_strategies():
     assert found.counted == 3 and all(gradient.any() for gradient in own)
 
 
-def test_no_step_needs_data_to_judge_by():
+def test_zero_steps_need_outer_data():
     with pytest.raises(ValueError, match="zero inner steps needs outer data"):
         gradients("full", meta_objective("sum"), steps=0)
 
@@ -258,8 +267,8 @@ def test_settings_refuse_no_step_elsewhere(settings):
 # The end alone.
 
 
-def test_only_the_end_is_judged_where_only_it_counts(monkeypatch):
-    meta_parameters = learner_at(PHI)
+def test_only_the_end_is_evaluated_if_only_it_counts(monkeypatch):
+    meta_parameters = meta_parameters_at(INITIALIZATION)
     runs = make_runs(meta_parameters, TwoLayers(), 6)
     how = meta_objective("last", "validation")
     window = begin(runs, "validation", last_only=True, lr=0.3)
@@ -279,7 +288,7 @@ def test_only_the_end_is_judged_where_only_it_counts(monkeypatch):
         close(found.gradients, whole.gradients)
 
 
-def test_the_end_is_no_shortcut_where_training_batches_judge():
+def test_training_batches_evaluate_every_step():
     assert not OBJECTIVES["sum"].reads_last_only
     found, _ = gradients("full", meta_objective("last"))
     whole, _ = gradients("full", meta_objective("sum"))

@@ -10,7 +10,7 @@ from estimator_cases import (
     Quadratics,
     close,
     estimate,
-    make_learner,
+    make_meta_parameters,
     make_runs,
     meta_objective,
     vector,
@@ -29,7 +29,7 @@ def half_square(theta, x):
     [("full", (3780.0, 8505.0, 13230.0)), ("first-order", (-1260.0, -1575.0, -1890.0))],
 )
 def test_maml_gives_the_numbers_worked_out_by_hand(name, expected):
-    meta_parameters = make_learner("sgd", vector(2, 3, 5))
+    meta_parameters = make_meta_parameters("sgd", vector(2, 3, 5))
     task = Fixed(vector(0, 0, 0), half_square, vector(1, 2, 3), vector(4, 5, 6))
     runs = make_runs(meta_parameters, task, steps=1, runs=2)
     found = estimate(name, meta_parameters, runs, how=meta_objective("last", "validation"), lr=0.5)
@@ -39,12 +39,15 @@ def test_maml_gives_the_numbers_worked_out_by_hand(name, expected):
     assert (found.counted, found.diverged, found.inner_steps) == (2, 0, 2)
 
 
-def by_hand(runs, phi, steps, lr):
-    """Derivatives of each step's loss by phi and at the adapted point, `[steps, runs, 3]`."""
+def by_hand(runs, initialization, steps, lr):
+    """Derivatives of each step's loss by the initialisation and at the adapted point.
+
+    Both are `[steps, runs, 3]`.
+    """
     through, at_end = [], []
     for problem in runs.problems:
         w, y = problem.full()
-        hessian, theta = 2 * w.T @ w, phi
+        hessian, theta = 2 * w.T @ w, initialization
         contraction = torch.eye(3, dtype=F64) - lr * hessian
         for t in range(1, steps + 1):
             theta = theta - lr * (hessian @ theta - 2 * w.T @ y)
@@ -57,12 +60,12 @@ def by_hand(runs, phi, steps, lr):
 
 @pytest.mark.parametrize("objective", ["last", "sum"])
 def test_many_steps_on_quadratics_equal_the_closed_form(objective):
-    phi, steps, lr = vector(1.0, -2.0, 0.5), 5, 0.02
-    meta_parameters = make_learner("sgd", phi)
+    initialization, steps, lr = vector(1.0, -2.0, 0.5), 5, 0.02
+    meta_parameters = make_meta_parameters("sgd", initialization)
     for name in ("full", "first-order"):
         runs = make_runs(meta_parameters, Quadratics(dimensions=3), steps)
         found = estimate(name, meta_parameters, runs, how=meta_objective(objective), lr=lr)
-        through, at_end = by_hand(runs, phi, steps, lr)
+        through, at_end = by_hand(runs, initialization, steps, lr)
         chosen = through if name == "full" else at_end
         chosen = chosen[-1:] if objective == "last" else chosen
         close(found.gradients[0], chosen.mean((0, 1)))
@@ -80,8 +83,8 @@ SETTINGS = {"gated-lstm": {"use_loss": False}, "adam-lstm": {"differentiate_inpu
 @pytest.mark.parametrize("rule", TRAINABLE)
 def test_gradients_are_those_of_finite_differences(rule, objective):
     # What step-size-lstm measures of the parameters at the start is a constant to it.
-    phi = None if rule == "step-size-lstm" else vector(1.0, -1.0, 0.3)
-    meta_parameters = make_learner(rule, phi, **SETTINGS.get(rule, {}))
+    initialization = None if rule == "step-size-lstm" else vector(1.0, -1.0, 0.3)
+    meta_parameters = make_meta_parameters(rule, initialization, **SETTINGS.get(rule, {}))
     task = Quadratics(dimensions=3)
 
     def ask():
@@ -94,7 +97,9 @@ def test_gradients_are_those_of_finite_differences(rule, objective):
     where, h = weights_of(meta_parameters), 1e-5
     source = torch.Generator().manual_seed(0)
     directions = [torch.randn(len(where), generator=source, dtype=F64) for _ in range(3)]
-    directions += list(torch.eye(len(where), dtype=F64)[-3:])  # phi alone, where it is learned
+    directions += list(
+        torch.eye(len(where), dtype=F64)[-3:]
+    )  # the initialisation alone, where it is learned
     for direction in directions:
         values = []
         for offset in (h, -h):
@@ -106,7 +111,7 @@ def test_gradients_are_those_of_finite_differences(rule, objective):
 
 
 def test_first_order_drops_what_goes_through_the_inner_gradients():
-    meta_parameters = make_learner(LearnedRate(0.05), vector(1.0, -1.0, 0.3))
+    meta_parameters = make_meta_parameters(LearnedRate(0.05), vector(1.0, -1.0, 0.3))
     found = [
         estimate(
             name,
@@ -124,7 +129,7 @@ def test_first_order_drops_what_goes_through_the_inner_gradients():
 
 
 def test_gradient_checkpointing_changes_nothing():
-    meta_parameters = make_learner("lstm", vector(1.0, -1.0, 0.3))
+    meta_parameters = make_meta_parameters("lstm", vector(1.0, -1.0, 0.3))
     found = []
     for steps in (None, 0, 3):
         runs = make_runs(meta_parameters, Quadratics(dimensions=3), 7)

@@ -9,7 +9,7 @@ from estimator_cases import (
     SometimesHopeless,
     close,
     estimate,
-    make_learner,
+    make_meta_parameters,
     make_runs,
     meta_objective,
     vector,
@@ -19,7 +19,7 @@ from meta_train.estimators import create_estimator, implicit
 from meta_train.estimators.implicit import ANCHOR, Proximal, solve
 from meta_train.inner.unroll import roll_out
 
-PHI = vector(1.0, -2.0, 0.5)
+INITIALIZATION = vector(1.0, -2.0, 0.5)
 TASK = Quadratics(dimensions=3)
 ROUND = Quadratics(dimensions=3, condition=3)
 """Well conditioned: a hundred steps reach the minimum."""
@@ -83,7 +83,7 @@ def test_a_run_without_curvature_or_gradient_does_not_hurt_the_others():
 
 @pytest.mark.parametrize(("rule", "lr"), [("sgd", 0.02), ("momentum", 0.01), ("adam", 0.05)])
 def test_on_quadratics_it_is_the_inverse_of_one_plus_the_hessian_over_lambda(rule, lr):
-    meta_parameters = make_learner(rule, PHI)
+    meta_parameters = make_meta_parameters(rule, INITIALIZATION)
     runs = make_runs(meta_parameters, TASK, 5)
     estimator = create_estimator("implicit", proximal=0.7, cg_steps=3)
     found = estimate(estimator, meta_parameters, runs, how=meta_objective("last"), lr=lr)
@@ -100,10 +100,10 @@ def test_on_quadratics_it_is_the_inverse_of_one_plus_the_hessian_over_lambda(rul
     assert not torch.allclose(again.gradients[0], found.gradients[0], rtol=1e-4)
 
 
-def test_at_the_minimum_it_is_the_derivative_of_the_outer_loss_by_phi():
+def test_at_the_minimum_it_is_the_derivative_of_the_outer_loss_by_initialization():
     strength = 3.0
-    phi = PHI.clone().requires_grad_()
-    meta_parameters = make_learner("sgd", PHI)
+    initialization = INITIALIZATION.clone().requires_grad_()
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     runs = make_runs(meta_parameters, ROUND, 100)
     estimator = create_estimator("implicit", proximal=strength, cg_steps=3)
     found = estimate(estimator, meta_parameters, runs, how=meta_objective("log"), lr=0.1)
@@ -111,19 +111,19 @@ def test_at_the_minimum_it_is_the_derivative_of_the_outer_loss_by_phi():
     for problem in runs.problems:
         hessian, linear = pieces(problem)
         minimum = torch.linalg.solve(
-            hessian + strength * torch.eye(3, dtype=F64), linear + strength * phi
+            hessian + strength * torch.eye(3, dtype=F64), linear + strength * initialization
         )
         losses.append(Quadratics.loss({"theta": minimum}, {}, problem.full())[0].log())
     value = torch.stack(losses).mean()
     close(found.meta_loss, value.detach(), 1e-9)
-    close(found.gradients[0], torch.autograd.grad(value, phi)[0], 1e-8)
+    close(found.gradients[0], torch.autograd.grad(value, initialization)[0], 1e-8)
 
 
 def test_outer_loss_and_hessian_are_of_their_own_data():
-    # Trained on (theta.x)^2 / 2, judged on other x: H is of the former, the gradient of the latter.
+    # Trained on (theta.x)^2 / 2, evaluated on other x. H reads the former, the gradient the latter.
     x, other, start = vector(1, 2, 3), vector(4, 5, 6), vector(0, 0, 0)
     task = Fixed(start, lambda theta, x: (theta @ x).square() / 2, x, other)
-    meta_parameters = make_learner("sgd", PHI)
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     runs = make_runs(meta_parameters, task, 3)
     estimator = create_estimator("implicit", proximal=0.5, cg_steps=3, batches=2)
     how = meta_objective("last", "validation")
@@ -147,7 +147,7 @@ def test_the_proximal_loss_pulls_and_keeps_the_problems_buffers():
 
 
 def test_the_anchors_do_not_stay_with_the_runs():
-    meta_parameters = make_learner("sgd", PHI)
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     runs = make_runs(meta_parameters, TASK)
     estimate("implicit", meta_parameters, runs)
     assert runs.inner.buffers == {}
@@ -155,7 +155,7 @@ def test_the_anchors_do_not_stay_with_the_runs():
 
 
 def test_a_run_that_goes_on_is_pulled_towards_the_present_initialisation():
-    meta_parameters = make_learner("sgd", PHI)
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     runs = make_runs(meta_parameters, ROUND, 100, restart=1.0)
     estimator = create_estimator("implicit", proximal=3.0)
     for outer_step in range(2):
@@ -165,11 +165,11 @@ def test_a_run_that_goes_on_is_pulled_towards_the_present_initialisation():
     for problem, theta in zip(runs.problems, runs.inner.parameters["theta"], strict=True):
         hessian, linear = pieces(problem)
         matrix = hessian + 3 * torch.eye(3, dtype=F64)
-        close(theta, torch.linalg.solve(matrix, linear + 3 * (PHI + 1)), 1e-8)
+        close(theta, torch.linalg.solve(matrix, linear + 3 * (INITIALIZATION + 1)), 1e-8)
 
 
 def test_runs_that_diverge_are_left_out():
-    meta_parameters = make_learner("sgd", PHI)
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     task = SometimesHopeless(dimensions=3)
     runs = make_runs(meta_parameters, task, runs=8)
     found = estimate("implicit", meta_parameters, runs)
@@ -180,7 +180,7 @@ def test_runs_that_diverge_are_left_out():
 
 
 def test_no_graph_of_the_steps_is_kept(monkeypatch):
-    meta_parameters = make_learner("sgd", PHI)
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
     seen = []
 
     def watched(*arguments):

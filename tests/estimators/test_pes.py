@@ -8,7 +8,7 @@ from estimator_cases import (
     Fixed,
     close,
     estimate,
-    make_learner,
+    make_meta_parameters,
     make_runs,
     vector,
 )
@@ -23,7 +23,7 @@ WINDOWS, WINDOW = 3, 2
 
 def run_pairs(accumulate, pairs, seed=0):
     """The estimates of all windows of one run of each pair, `[windows]`."""
-    meta_parameters = make_learner(Drift(0.2))
+    meta_parameters = make_meta_parameters(Drift(0.2))
     runs = make_runs(
         meta_parameters,
         TASK,
@@ -80,7 +80,7 @@ def test_over_a_run_the_mean_is_the_gradient_of_the_whole_run_and_without_accumu
 def test_the_exact_means_are_those_of_full_and_truncated_backpropagation():
     w = torch.full((WINDOWS,), 0.2, dtype=F64, requires_grad=True)
     jacobian = torch.autograd.functional.jacobian(losses, w)
-    meta_parameters = make_learner(Drift(0.2))
+    meta_parameters = make_meta_parameters(Drift(0.2))
     runs = make_runs(meta_parameters, TASK, WINDOWS * WINDOW)
     (full,) = estimate("full", meta_parameters, runs, lr=1.0).gradients
     close(WINDOWS * full, jacobian.sum())
@@ -104,7 +104,7 @@ def test_a_new_run_begins_with_no_perturbations():
 
 
 def test_a_learned_initialisation_is_perturbed_once_in_a_run():
-    meta_parameters = make_learner("lstm", START)
+    meta_parameters = make_meta_parameters("lstm", START)
     runs = make_runs(meta_parameters, TASK, 6, truncation_length=2, runs=1, copies=2)
     estimate("pes", meta_parameters, runs)
     first = runs.carried["noise"].clone()
@@ -117,7 +117,7 @@ def test_a_learned_initialisation_is_perturbed_once_in_a_run():
 
 def test_a_run_of_a_pair_that_diverges_ends_both():
     task = Fixed(START, lambda theta, _: theta.square().sum())
-    meta_parameters = make_learner(Drift(1e3))
+    meta_parameters = make_meta_parameters(Drift(1e3))
     runs = make_runs(meta_parameters, task, 8, truncation_length=2, copies=2)
     estimator = create_estimator("pes", sigma=1.0)
     found = estimate(estimator, meta_parameters, runs, lr=1.0)

@@ -11,17 +11,19 @@ from estimator_cases import (
     Quadratics,
     close,
     estimate,
-    make_learner,
+    make_meta_parameters,
     make_runs,
     meta_objective,
     vector,
 )
 
 
-@pytest.mark.parametrize("phi", [None, vector(1.0, -1.0, 0.3)], ids=["random", "learned"])
+@pytest.mark.parametrize(
+    "initialization", [None, vector(1.0, -1.0, 0.3)], ids=["random", "learned"]
+)
 @pytest.mark.parametrize("rule", TRAINABLE)
-def test_a_window_of_the_whole_run_is_full_backprop(rule, phi):
-    meta_parameters = make_learner(rule, phi)
+def test_a_window_of_the_whole_run_is_full_backprop(rule, initialization):
+    meta_parameters = make_meta_parameters(rule, initialization)
     task = Quadratics(dimensions=3)
     full = estimate(
         "full", meta_parameters, make_runs(meta_parameters, task, 6), how=meta_objective("log")
@@ -35,7 +37,7 @@ def test_a_window_of_the_whole_run_is_full_backprop(rule, phi):
 
 @pytest.mark.parametrize("rule", TRAINABLE)
 def test_windows_that_carry_state_follow_the_full_trajectory(rule):
-    meta_parameters = make_learner(rule)
+    meta_parameters = make_meta_parameters(rule)
     task = Quadratics(dimensions=3)
     full = make_runs(meta_parameters, task, 7)
     estimate("full", meta_parameters, full)
@@ -67,7 +69,7 @@ def test_its_bias_is_what_earlier_windows_would_have_contributed():
     true = sum(terms(lambda t: t)) / length
     bias = -sum(terms(lambda t: (t - 1) // truncation_length * truncation_length)) / length
 
-    meta_parameters = make_learner(LearnedRate(rate))
+    meta_parameters = make_meta_parameters(LearnedRate(rate))
     (full,) = estimate(
         "full", meta_parameters, make_runs(meta_parameters, task, length), lr=1.0
     ).gradients
@@ -83,7 +85,7 @@ def test_its_bias_is_what_earlier_windows_would_have_contributed():
 
 
 def test_a_learned_initialisation_gets_a_gradient_from_runs_that_begin_now():
-    meta_parameters = make_learner("sgd", vector(1.0, -1.0, 0.3))
+    meta_parameters = make_meta_parameters("sgd", vector(1.0, -1.0, 0.3))
     runs = make_runs(meta_parameters, Quadratics(dimensions=3), 8, truncation_length=2, runs=4)
     assert runs.lengths == [2, 4, 6, 8]
     first = estimate("truncated", meta_parameters, runs)
@@ -100,14 +102,14 @@ def test_a_learned_initialisation_gets_a_gradient_from_runs_that_begin_now():
 
 
 def test_runs_without_a_window_are_refused():
-    meta_parameters = make_learner("lstm")
+    meta_parameters = make_meta_parameters("lstm")
     for name in ("truncated", "pes"):
         with pytest.raises(ValueError, match="truncation_length"):
             estimate(name, meta_parameters, make_runs(meta_parameters, Quadratics(dimensions=3)))
 
 
 def test_restarted_runs_are_not_linked_to_the_initialisation():
-    meta_parameters = make_learner("sgd", vector(1.0, -1.0, 0.3))
+    meta_parameters = make_meta_parameters("sgd", vector(1.0, -1.0, 0.3))
     runs = make_runs(meta_parameters, Quadratics(dimensions=3), 2, truncation_length=2, restart=1.0)
     estimate("truncated", meta_parameters, runs)
     assert runs.offsets == [2, 2, 2]

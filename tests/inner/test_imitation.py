@@ -146,23 +146,25 @@ def test_no_gradient_flows_through_the_teacher():
     problems = [TASK.sample(torch.Generator().manual_seed(seed), CPU) for seed in range(2)]
     inner = start(rule, problems, vectorize=True, teacher=teacher.rule)
     inner = map_states(lambda t: t.double() if t.is_floating_point() else t, inner)
-    phi = inner.parameters["theta"].clone().requires_grad_()
+    initialization = inner.parameters["theta"].clone().requires_grad_()
     batch = [t.double() for t in stack([problem.full() for problem in problems])]
     loop = InnerLoop(rule, TASK.loss, True, second_order=True, teacher=teacher)
     inner = InnerState(
-        {"theta": phi}, {}, inner.states, inner.alive, inner.first_loss, inner.teacher
+        {"theta": initialization}, {}, inner.states, inner.alive, inner.first_loss, inner.teacher
     )
     after, _, distance = loop.step_and_compare(inner, batch)
     assert not after.teacher["theta"]["m"].requires_grad
 
     # By hand: the student's update has a gradient, the teacher's is a constant.
     w, y = batch
-    update = after.parameters["theta"] - phi
-    theirs = (-0.02 * 2 * (w.mT @ (w @ phi.unsqueeze(-1) - y.unsqueeze(-1))).squeeze(-1)).detach()
+    update = after.parameters["theta"] - initialization
+    theirs = (
+        -0.02 * 2 * (w.mT @ (w @ initialization.unsqueeze(-1) - y.unsqueeze(-1))).squeeze(-1)
+    ).detach()
     cosine = torch.cosine_similarity(update, theirs, dim=1, eps=0.0)
     expected = 1 - cosine + (update.norm(dim=1).log() - theirs.norm(dim=1).log()).square()
     torch.testing.assert_close(distance, expected)
-    leaves = [phi, *rule.parameters()]
+    leaves = [initialization, *rule.parameters()]
     torch.testing.assert_close(
         torch.autograd.grad(distance.sum(), leaves, retain_graph=True),
         torch.autograd.grad(expected.sum(), leaves),

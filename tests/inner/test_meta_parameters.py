@@ -11,7 +11,7 @@ from meta_train.inner.runs import RunPlan, Runs
 from meta_train.tasks import Quadratic, RandomMLP
 
 CPU = torch.device("cpu")
-PHI = torch.tensor([1.0, 2.0, 3.0])
+INITIALIZATION = torch.tensor([1.0, 2.0, 3.0])
 
 
 def make_runs(meta_parameters, task=None, truncation_length=None, **plan):
@@ -25,7 +25,9 @@ def begin(runs):
 
 
 def test_weights_of_the_rule_and_the_initialisation_are_the_meta_parameters():
-    meta_parameters = MetaParameters(make_rule("lstm"), {"a.b": PHI, "c": torch.tensor(4.0)})
+    meta_parameters = MetaParameters(
+        make_rule("lstm"), {"a.b": INITIALIZATION, "c": torch.tensor(4.0)}
+    )
     names = [name for name, _ in meta_parameters.named_parameters()]
     assert names[-2:] == ["values.0", "values.1"]
     assert all(name.startswith("rule.") for name in names[:-2])
@@ -33,23 +35,23 @@ def test_weights_of_the_rule_and_the_initialisation_are_the_meta_parameters():
     assert meta_parameters.initialization()["a.b"] is meta_parameters.values[0]
     assert meta_parameters.learns_initialization
     assert not MetaParameters(make_rule("lstm")).learns_initialization
-    before = PHI.clone()
+    before = INITIALIZATION.clone()
     meta_parameters.values[0].data += 1
-    assert torch.equal(PHI, before)  # its own copy
+    assert torch.equal(INITIALIZATION, before)  # its own copy
 
 
-def test_a_learner_of_nothing_is_refused():
+def test_meta_parameters_without_tensors_is_refused():
     with pytest.raises(ValueError, match="rule SGD has no weights to meta-train"):
         MetaParameters(make_rule("sgd"))
-    MetaParameters(make_rule("sgd"), {"theta": PHI})
+    MetaParameters(make_rule("sgd"), {"theta": INITIALIZATION})
 
 
 def test_runs_start_at_the_learned_initialisation():
-    runs = make_runs(MetaParameters(make_rule("sgd"), {"theta": PHI}))
+    runs = make_runs(MetaParameters(make_rule("sgd"), {"theta": INITIALIZATION}))
     window = begin(runs)
-    assert torch.equal(runs.inner.parameters["theta"], PHI.expand(2, 3))
+    assert torch.equal(runs.inner.parameters["theta"], INITIALIZATION.expand(2, 3))
     assert not runs.inner.parameters["theta"].requires_grad
-    assert torch.equal(window.state_with_grad().parameters["theta"], PHI.expand(2, 3))
+    assert torch.equal(window.state_with_grad().parameters["theta"], INITIALIZATION.expand(2, 3))
 
 
 def test_without_one_they_start_where_their_problems_say():
@@ -61,44 +63,49 @@ def test_without_one_they_start_where_their_problems_say():
 
 
 def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
-    meta_parameters = MetaParameters(make_rule("sgd"), {"theta": PHI})
+    meta_parameters = MetaParameters(make_rule("sgd"), {"theta": INITIALIZATION})
     runs = make_runs(meta_parameters, truncation_length=2)
     runs.ages = [2, 0]
     runs.inner.parameters["theta"].add_(10)
     linked = begin(runs).state_with_grad()
-    assert torch.equal(linked.parameters["theta"], torch.stack([PHI + 10, PHI]))
-    (gradient,) = torch.autograd.grad(
-        (linked.parameters["theta"] * PHI).sum(), meta_parameters.values[0]
+    assert torch.equal(
+        linked.parameters["theta"], torch.stack([INITIALIZATION + 10, INITIALIZATION])
     )
-    assert torch.equal(gradient, PHI)
+    (gradient,) = torch.autograd.grad(
+        (linked.parameters["theta"] * INITIALIZATION).sum(), meta_parameters.values[0]
+    )
+    assert torch.equal(gradient, INITIALIZATION)
     runs.ages, runs.offsets = [2, 0], [0, 6]  # begun elsewhere: gone on from a kept state
     assert begin(runs).just_started.tolist() == [False, False]
 
 
 @pytest.mark.parametrize(
-    ("phi", "message"),
+    ("initialization", "message"),
     [
-        ({"other": PHI}, r"has \['other'\], which the task does not have"),
-        ({"theta": PHI, "other": PHI}, r"has \['other'\], which the task does not have"),
-        ({"theta": PHI[:2]}, r"'theta' has shape \[2\], the task's has \[3\]"),
+        ({"other": INITIALIZATION}, r"has \['other'\], which the task does not have"),
+        (
+            {"theta": INITIALIZATION, "other": INITIALIZATION},
+            r"has \['other'\], which the task does not have",
+        ),
+        ({"theta": INITIALIZATION[:2]}, r"'theta' has shape \[2\], the task's has \[3\]"),
     ],
 )
-def test_an_initialisation_of_another_task_is_refused(phi, message):
+def test_an_initialisation_of_another_task_is_refused(initialization, message):
     with pytest.raises(ValueError, match=message):
-        make_runs(MetaParameters(make_rule("sgd"), phi))
+        make_runs(MetaParameters(make_rule("sgd"), initialization))
 
 
 def test_tensors_that_it_lacks_start_as_their_problems_say():
     member = RandomMLP().sample_task(torch.Generator().manual_seed(0)).task
     problem = member.sample(torch.Generator().manual_seed(0), CPU)
     first, *rest = problem.parameters
-    phi = {name: problem.parameters[name] + 1 for name in rest}
-    runs = make_runs(MetaParameters(make_rule("sgd"), phi), member)
+    initialization = {name: problem.parameters[name] + 1 for name in rest}
+    runs = make_runs(MetaParameters(make_rule("sgd"), initialization), member)
     window = begin(runs)
     own = torch.stack([one.parameters[first] for one in runs.problems])
     assert torch.equal(window.state_with_grad().parameters[first], own)
     for name in rest:
-        assert torch.equal(window.state_with_grad().parameters[name][1], phi[name])
+        assert torch.equal(window.state_with_grad().parameters[name][1], initialization[name])
 
 
 def test_the_order_of_its_tensors_does_not_matter():

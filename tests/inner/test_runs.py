@@ -21,9 +21,9 @@ CPU = torch.device("cpu")
 LOOP = LoopSettings(lr=0.1)
 
 
-def small_learner(phi=False):
+def small_meta_parameters(initialization=False):
     rule = make_rule("lstm", spread=0.2, hidden_sizes=(3,))
-    return MetaParameters(rule, {"theta": torch.ones(3)} if phi else None)
+    return MetaParameters(rule, {"theta": torch.ones(3)} if initialization else None)
 
 
 def make_runs(
@@ -31,7 +31,7 @@ def make_runs(
 ):
     horizons = steps if isinstance(steps, Horizons) else Horizons([[steps]])
     return Runs(
-        meta_parameters or small_learner(),
+        meta_parameters or small_meta_parameters(),
         Quadratic(dimensions=3),
         RunPlan(horizons, **plan),
         indices=range(total) if indices is None else indices,
@@ -113,6 +113,33 @@ def test_whole_runs_all_begin_anew_at_one_length():
         assert runs.end(moved(runs)) == 0
         assert runs.ages == [length] * 3
     assert lengths == {3, 9}
+
+
+def test_runs_are_complete_before_their_first_window():
+    for truncation_length in (None, 2):
+        runs = make_runs(truncation_length=truncation_length)
+        before = dict(runs.inner.named_tensors())
+        window = begin(runs)
+        assert same(dict(window.inner.named_tensors()), before)
+        assert window.steps == (4 if truncation_length is None else 2)
+        assert window.just_started.tolist() == [True] * 3
+
+
+def test_a_window_holds_what_was_carried_and_its_steps_are_bound_to_the_runs():
+    runs = make_runs(steps=6, truncation_length=2)
+    runs.lengths = [6] * 3
+    runs.end(moved(runs), {"noise": torch.ones(3, 2)})
+    window = begin(runs, 1, outer_data="fresh", last_only=True)
+    assert torch.equal(window.carried["noise"], torch.ones(3, 2))
+    assert window.loop.lr == 0.1
+    assert window.loop.total_steps.tolist() == [6] * 3
+    assert window.data.last_only
+    assert window.data.outer_batches is not None
+    assert window.just_started.tolist() == [False] * 3
+    runs.lengths = [4, 6, 6]
+    runs.end(moved(runs), window.carried)
+    assert torch.equal(runs.carried["noise"], torch.tensor([[0.0, 0], [1, 1], [1, 1]]))
+    assert torch.equal(window.carried["noise"], torch.ones(3, 2))
 
 
 def test_copies_share_problems_and_stand_copy_after_copy():
@@ -250,13 +277,13 @@ def through_json(saved):
     return {int(k): (saved[int(k)][0], about) for k, about in facts.items()}
 
 
-@pytest.mark.parametrize("phi", [False, True], ids=["random", "learned"])
+@pytest.mark.parametrize("initialization", [False, True], ids=["random", "learned"])
 @pytest.mark.parametrize(
     ("name", "settings"), [("truncated", {}), ("pes", {}), ("full", {}), ("es", {"clip": None})]
 )
-def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, phi):
+def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, initialization):
     estimator = create_estimator(name)
-    meta_parameters = small_learner(phi)
+    meta_parameters = small_meta_parameters(initialization)
     plan = {
         "copies": estimator.copies,
         "truncation_length": 2 if estimator.continues else None,

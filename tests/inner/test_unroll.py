@@ -74,7 +74,7 @@ def test_a_marked_place_gives_the_same_steps_again(setting):
     assert not same(other.losses, first.losses)
 
 
-def test_each_step_is_judged_by_the_loss_after_it(setting):
+def test_each_step_is_evaluated_by_the_loss_after_it(setting):
     loop, runs = setting
     # No dropout: the losses on either side of a step are then of the same function.
     quiet = replace(loop, loss=lambda p, b, _: (sum(v.square().sum() for v in p.values()), b))

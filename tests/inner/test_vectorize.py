@@ -54,7 +54,9 @@ def both(
     teacher = Teacher(make_rule("sgd", torch.float64), 0.1) if imitation else None
     loop = InnerLoop(rule, task.loss, True, teacher=teacher, **{"total_steps": 10, **settings})
     inner = start(rule, problems, vectorize=True, teacher=None if teacher is None else teacher.rule)
-    phi = {key: value.clone().requires_grad_() for key, value in problems[0].parameters.items()}
+    initialization = {
+        key: value.clone().requires_grad_() for key, value in problems[0].parameters.items()
+    }
     results = []
     for function in (differentiate, differentiate_one_by_one):
         draws = [problem.draw for problem in problems]
@@ -64,19 +66,21 @@ def both(
         ]
         outer = streams[1] if outer_batches else None
         data = InnerData(streams[0], outer, seed=0, last_only=last_only)
-        leaves = [*rule.parameters(), *phi.values()]
+        leaves = [*rule.parameters(), *initialization.values()]
         meta_objective = MetaObjective(OBJECTIVES[objective], imitation=imitation)
-        begin = linked(inner, phi)
+        begin = linked(inner, initialization)
         found = function(loop, begin, data, STEPS, meta_objective, leaves, checkpoint_steps)
         results.append((found, data.mark()))
     return results
 
 
-def linked(inner, phi):
-    """All runs start at phi but the last, which goes on from somewhere else."""
+def linked(inner, initialization):
+    """All runs start at the initialisation but the last, which goes on from somewhere else."""
     begins = torch.arange(RUNS) < RUNS - 1
     parameters = {
-        key: torch.where(begins.reshape(-1, *[1] * phi[key].dim()), phi[key], value)
+        key: torch.where(
+            begins.reshape(-1, *[1] * initialization[key].dim()), initialization[key], value
+        )
         for key, value in inner.parameters.items()
     }
     return replace(inner, parameters=parameters)
