@@ -166,6 +166,13 @@ def test_a_penalty_is_one_where_losses_are_negative():
     close(estimator.value_by_run(rollout, meta_objective()), vector(-2, -3, -2, 6))
 
 
+@pytest.mark.parametrize(("first", "most"), [(2.0, 6.0), (NAN, 3.0)])
+def test_with_a_penalty_no_loss_counts_for_more_than_it(first, most):
+    _, rollout = made_rollout([[1.0, 2.9, 6.1, 90.0]], [True] * 4, first=first)
+    estimator = create_estimator("es", penalty=3.0)
+    close(estimator.value_by_run(rollout, meta_objective()), vector(1, 2.9, most, most))
+
+
 def test_clip_puts_pairs_on_one_scale():
     _, found = combined(10.0, clip=1.2)
     # Half differences -1/2 and -2 over their root mean square, in units of sigma.

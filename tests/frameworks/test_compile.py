@@ -1,6 +1,6 @@
 """torch.compile of `optimizer.step`: scheduled, stopped, resumed.
 
-Two compiled runs are compared bitwise; conformance line 31 compares compiled with eager.
+What is compared bitwise are two compiled runs; conformance line 31 compares compiled with eager.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from learned_opt import LearnedOptimizer
 
 # Dynamo makes an instance of torch.autograd.Function to trace a custom one, and inductor imports
-# modules of PyTorch that still use torch.jit: a DeprecationWarning, since 2.14 a FutureWarning.
+# modules of PyTorch that still use torch.jit (from torch 2.14 on the warning is a FutureWarning).
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (".*autograd.function.Function'> should not be instantiated", "`torch.jit")
@@ -29,7 +29,7 @@ def fresh_dynamo():
 
 
 class Run:
-    """A run with a scheduled tensor `lr`, as in PyTorch's recipe for compiled optimizers."""
+    """A run with a scheduled tensor `lr`, as PyTorch's recipe for compiled optimizers has it."""
 
     def __init__(self, rule, backend, model=None):
         self.model = model or make_model()

@@ -57,6 +57,16 @@ def test_size_and_direction_count_apart(factor, expected):
     assert float(distance) == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize(("size", "counts"), [(1.1e-15, True), (0.9e-15, False)])
+def test_a_step_of_less_than_1e_minus_15_does_not_count(size, counts):
+    teacher, here = sgd_teacher(), {"a": vector(0)}
+    fresh = {"a": teacher.rule.init_state(vector(0))}
+    inner = InnerState(here, {}, {}, torch.tensor(True), torch.ones(()), teacher=fresh)
+    moved = {"a": vector(-size)}
+    distance, _ = teacher.compare(inner, {"a": vector(1)}, vector(1)[0], moved, vectorize=False)
+    assert (float(distance) > 0) == counts
+
+
 def test_an_angle_counts_by_its_cosine():
     distance = compare(sgd_teacher(1.0), {"a": vector(-1, 0)}, {"a": vector(0.6, 0.8)})
     assert float(distance) == pytest.approx(1 - 0.6)

@@ -178,8 +178,14 @@ def test_second_order_meta_gradients_are_those_of_finite_differences(rule_name):
     def total():
         inner, losses = start(rule, [problem], vectorize=False), 0.0
         loop = InnerLoop(
-            rule, loss_of, False, second_order=True, total_steps=PLANNED, **OPTIONS
-        ).without_loss()
+            rule,
+            loss_of,
+            False,
+            second_order=True,
+            total_steps=PLANNED,
+            hide_loss=True,
+            **OPTIONS,
+        )
         for _ in range(5):
             inner, loss = loop.step(inner, BATCH)
             losses = losses + loss

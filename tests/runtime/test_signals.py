@@ -30,6 +30,18 @@ def test_a_second_signal_kills_but_the_echo_of_the_first_does_not(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_an_echo_lasts_two_seconds(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    with stop_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] = 101.9
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] = 102.1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_outside_the_main_thread_nothing_is_caught():
     seen = []
 
