@@ -204,8 +204,7 @@ def test_every_bundled_rule_has_a_card_to_read(name):
 
 
 def test_the_python_in_contributing_trains(monkeypatch):
-    from meta_train import estimators
-    from meta_train import TrainSettings
+    from meta_train import TrainSettings, estimators
     from meta_train.estimators import settings
 
     names: dict = {"__name__": "contributing"}
