@@ -23,6 +23,14 @@ from learned_opt import load_card
 from meta_train.evaluation.report import FLOOR
 
 ROOT = Path(__file__).parents[1]
+HELD_OUT = {
+    "orthogonal-momentum": "orthogonal-momentum",
+    "AdamW 1e-3": "AdamW 1e-3",
+    "AdamW tuned": "AdamW tuned",
+    "step-size-lstm": "step-size-lstm",
+    "untrained step-size-lstm": "the same, untrained",
+}
+"""Optimizers of the table by the name in the measurement, and their column."""
 SINE_STEPS = (0, 1, 2, 5, 10)
 SINE_ROWS = ("maml", "maml-further", "learned-gated-lstm")
 OMNIGLOT_ROWS = {
@@ -45,15 +53,16 @@ def measured(name):
 
 
 def held_out():
-    """Final loss of step-size-lstm and AdamW on held-out tasks."""
+    """Final loss of both general rules and AdamW on held-out tasks."""
     rows = []
     for column in measured("held_out")["columns"].values():
+        found = {row["optimizer"]: row for row in column["rows"]}
         cells = [
-            mean_and_spread(row["final_loss"], row["final_loss_std"]) for row in column["rows"]
+            mean_and_spread(found[name]["final_loss"], found[name]["final_loss_std"])
+            for name in HELD_OUT
         ]
         rows.append([column["title"], *smallest_in_bold(cells)])
-    header = ["final training loss", "step-size-lstm", "AdamW 1e-3", "AdamW tuned", "untrained"]
-    return markdown_table(header, rows)
+    return markdown_table(["final training loss", *HELD_OUT.values()], rows)
 
 
 def digits():

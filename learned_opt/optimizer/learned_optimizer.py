@@ -186,8 +186,9 @@ class LearnedOptimizer(Optimizer):
         with `torch.optim.swa_utils.update_bn`.
 
         Example:
+            >>> optimizer = LearnedOptimizer(model.parameters())
             >>> optimizer.eval()
-            >>> validation_loss = evaluate(model)
+            >>> validation_loss = nn.functional.cross_entropy(model(inputs), targets).item()
             >>> optimizer.train()
         """
         if self.rule.averages:

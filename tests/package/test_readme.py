@@ -38,37 +38,70 @@ def test_the_main_job_needs_no_arguments():
     assert line in README.splitlines()
 
 
-def test_the_first_snippet_names_its_rule_and_its_steps():
-    assert 'rule="step-size-lstm", total_steps=1000' in snippets(README)[0]
+def test_the_first_snippet_sets_nothing():
+    assert "LearnedOptimizer(model.parameters())\n" in snippets(README)[0]
+
+
+def held_out(*optimizers):
+    """Final losses on the held-out tasks by title, for these optimizers."""
+    found = {}
+    for column in measured("held_out")["columns"].values():
+        by_name = {row["optimizer"]: row for row in column["rows"]}
+        found[column["title"]] = [by_name[name] for name in optimizers]
+    return found
+
+
+LEARNED = ("step-size-lstm", "AdamW 1e-3", "AdamW tuned", "untrained step-size-lstm")
+SHOWN = ("orthogonal-momentum", "AdamW 1e-3", "AdamW tuned", LEARNED[0], LEARNED[3])
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/measured.md", "learned_opt/pretrained/step-size-lstm.md"]
+    ("page", "optimizers"),
+    [
+        ("README.md", SHOWN),
+        ("docs/measured.md", SHOWN),
+        ("learned_opt/pretrained/step-size-lstm.md", LEARNED),
+    ],
 )
-def test_the_held_out_table_is_what_was_measured(page):
+def test_the_held_out_table_is_what_was_measured(page, optimizers):
     expected = [
-        [column["title"]]
-        + [f"{row['final_loss']:.3g} ± {row['final_loss_std']:.1g}" for row in column["rows"]]
-        for column in measured("held_out")["columns"].values()
+        [title, *(f"{row['final_loss']:.3g} ± {row['final_loss_std']:.1g}" for row in found)]
+        for title, found in held_out(*optimizers).items()
     ]
     assert table_below(HELD_OUT, read(page)) == expected
 
 
 def test_the_card_in_the_weights_holds_what_was_measured():
-    assert load_card("step-size-lstm")["columns"] == measured("held_out")["columns"]
+    found = held_out(*LEARNED)
+    for column in load_card("step-size-lstm")["columns"].values():
+        for shown, row in zip(column["rows"], found[column["title"]], strict=True):
+            assert {**shown, "optimizer": row["optimizer"]} == row
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
-def test_the_gaps_to_tuned_adamw_are_what_was_measured(page):
-    columns = measured("held_out")["columns"]
+def test_what_is_said_of_the_default_is_what_was_measured(page):
+    found = held_out("orthogonal-momentum", "AdamW tuned")
+    ratios = {t: own["final_loss"] / tuned["final_loss"] for t, (own, tuned) in found.items()}
+    far = ratios.pop("SiLU MLP, digits")
+    lower = sorted(f"{1 - ratio:.0%}" for ratio in ratios.values())
+    assert len(ratios) == 6 and far < 1e-3
+    assert (lower[-1], min(ratios.values()), max(ratios.values())) == (
+        "4%",
+        pytest.approx(0.81, abs=0.005),
+        pytest.approx(0.96, abs=0.005),
+    )
+    assert "by 4% to 19%" in read(page)
+    assert not any(own["diverged_runs"] for own, _ in found.values())
+
+
+def test_the_gaps_of_the_learned_rule_are_what_was_measured():
     losses = {
-        column["title"]: [row["final_loss"] for row in column["rows"]]
-        for column in columns.values()
+        title: [row["final_loss"] for row in rows] for title, rows in held_out(*LEARNED).items()
     }
     long = losses.pop("ReLU MLP, 2000 steps")
     gaps = {title: own / tuned - 1 for title, (own, _, tuned, _) in losses.items()}
     others = [gap for title, gap in gaps.items() if title != "SiLU MLP, digits"]
-    text = read(page)
+    text = read("docs/measured.md")
     assert f"{sum(gaps.values()) / 6:+.2f}" == "-0.14" and "-0.14" in text
     assert f"{sum(others) / 5:+.2f}" == "+0.01" and "+0.01" in text
     assert f"{gaps['autoencoder, photos']:.0%}" == "11%" and "11%" in text
@@ -76,7 +109,7 @@ def test_the_gaps_to_tuned_adamw_are_what_was_measured(page):
     assert all(own < default for own, default, _, _ in losses.values())
     conv = losses["conv net, photos"]
     assert conv[3] < conv[0]
-    assert not any(column["rows"][0]["diverged_runs"] for column in columns.values())
+    assert not any(rows[0]["diverged_runs"] for rows in held_out(*LEARNED).values())
 
 
 def test_the_digits_table_is_the_card_of_the_bundled_weights():
@@ -102,10 +135,12 @@ def test_the_digits_table_is_the_card_of_the_bundled_weights():
 
 def test_the_cost_that_readme_gives_is_that_of_the_table():
     table = read("docs/choose.md").split("## What a step costs")[1]
-    line = next(line for line in table.splitlines() if line.startswith("| `step-size-lstm`"))
-    _, small, *large = cells(line)[:4]
-    assert f"{small} times fused AdamW at 1e5" in README and set(large) == {"22"}
-    assert "22 times from 1e6" in README
+    line = next(line for line in table.splitlines() if line.startswith("| `orthogonal-momentum`"))
+    small, middle, large = cells(line)[1:4]
+    said = (
+        f"{small} times fused AdamW at 1e5 parameters, {middle} times at 1e6 and {large} times at"
+    )
+    assert said in README
 
 
 def test_the_memory_table_is_what_was_measured():
@@ -135,9 +170,10 @@ def test_the_meta_gradient_table_is_what_was_measured():
 )
 def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
+    tables = importlib.import_module(program).tables
     found = measured(name)
-    expected = importlib.import_module(program).document(found.get("cells", found))
-    assert (ROOT / "docs" / f"{name}.md").read_text() == expected
+    shown = importlib.import_module("documents").find_tables(read(f"docs/{name}.md"))
+    assert shown == tables(found.get("cells", found))
 
 
 def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
@@ -152,10 +188,9 @@ def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
         "maml-further": {"1": curves(1.0, 8.0), "0": curves(2.0, 8.0)},
         "learned-gated-lstm": {"0": curves(0.5, 7.0), "1": curves(1.5, 7.0)},
     }
-    lines = list(table.seed_tables({"10": rows}))
-    assert lines[0] == "From 10 points, 2 seeds:\n"
+    lines = table.seeds_table(rows).splitlines()
     spread = "| 2.000 ± 1.414 | 1.500 ± 0.707 | 1.000 ± 0.707 | 2 of 2 | 1 of 2 | 2 of 2 |"
-    assert [line.split(" ", 2)[2] for line in lines[3:-1]] == [spread] * 10
+    assert [line.split(" ", 2)[2] for line in lines[2:]] == [spread] * 10
 
 
 def test_the_control_of_the_few_shot_table_took_as_many_outer_steps():
