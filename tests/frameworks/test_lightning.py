@@ -46,6 +46,26 @@ class Automatic(lightning.LightningModule):
         return self.batch_loss(batch)
 
 
+class Averaged(Automatic):
+    """As docs/frameworks.md says: evaluated, and saved by a callback, at the average."""
+
+    def __init__(self):
+        super().__init__(small_rule("orthogonal-momentum"))
+        self.evaluated = []
+
+    def on_train_start(self):
+        self.optimizers().optimizer.train()
+
+    def on_validation_start(self):
+        self.optimizers().optimizer.eval()
+
+    def on_validation_end(self):
+        self.optimizers().optimizer.train()
+
+    def validation_step(self, batch, index):
+        self.evaluated.append([value.clone() for value in self.model.parameters()])
+
+
 class Manual(Automatic):
     """As in Lightning's guide: a step every `every` batches, with a closure if asked to."""
 
@@ -104,8 +124,25 @@ def fit(module, folder, epochs=1, checkpoint=None, callbacks=(), batches=Batches
         callbacks=[ModelCheckpoint(folder, "{epoch}"), *callbacks],
         **settings,
     )
-    trainer.fit(module, batches(), ckpt_path=checkpoint, weights_only=True)
+    validation = Batches() if isinstance(module, Averaged) else None
+    trainer.fit(module, batches(), validation, ckpt_path=checkpoint, weights_only=True)
     return trainer
+
+
+def test_the_average_is_validated_and_a_checkpoint_of_it_resumes_bitwise(tmp_path):
+    unbroken = Averaged()
+    fit(unbroken, tmp_path / "unbroken", epochs=2, num_sanity_val_steps=0)
+    trained = list(unbroken.model.parameters())
+    assert not same(unbroken.evaluated[-1], trained)
+    optimizer = unbroken.optimizers().optimizer
+    optimizer.eval()
+    assert same(unbroken.evaluated[-1], list(unbroken.model.parameters()))
+    optimizer.train()
+    fit(Averaged(), tmp_path / "broken", num_sanity_val_steps=0)
+    resumed = Averaged()
+    (checkpoint,) = (tmp_path / "broken").glob("*.ckpt")
+    fit(resumed, tmp_path / "resumed", 2, checkpoint, num_sanity_val_steps=0)
+    assert same(list(resumed.model.parameters()), list(unbroken.model.parameters()))
 
 
 def end(trainer):
