@@ -1,9 +1,11 @@
-"""Watch the gates of a gated LSTM (Ravi & Larochelle 2017) while it trains a network.
-
-It meta-trains the rule for about half a minute, then watches it train a deeper network:
+"""Look at the gates of a gated LSTM (Ravi & Larochelle 2017) while it trains a network.
 
     python examples/gates.py --out gates.png
     tensorboard --logdir runs/gates
+
+It meta-trains the rule on small networks for about half a minute, then trains a deeper network on
+digits with it. It draws the forget and input gates of each layer over the steps to gates.png,
+writes the same values for TensorBoard, and prints the accuracy.
 """
 
 import argparse
@@ -14,10 +16,8 @@ from torch import nn
 
 from learned_opt import LearnedOptimizer, UpdateRule, create_rule
 from learned_opt.monitoring.monitor import GateMonitor
-from meta_train.outer.settings import TrainSettings
-from meta_train.outer.trainer import MetaTrainer
+from meta_train import MetaTrainer, TrainSettings, create_task
 from meta_train.runtime.device import choose_device
-from meta_train.tasks import create_task
 
 
 def meta_train(rule: UpdateRule, device: str) -> UpdateRule:
@@ -34,8 +34,9 @@ def meta_train(rule: UpdateRule, device: str) -> UpdateRule:
 
 
 def main(out: str, log_dir: str, steps: int, device: str) -> None:
+    torch.set_num_threads(1)  # faster for models as small as these
     torch.manual_seed(0)
-    rule = create_rule("gated-lstm", hidden_size=0)  # gates as in the paper's equations 3 and 4
+    rule = create_rule("gated-lstm", hidden_size=0)  # the paper's equations 3 and 4
     rule = meta_train(rule, device)
     device = choose_device(device)
     images, labels = (torch.from_numpy(x).to(device) for x in load_digits(return_X_y=True))
@@ -53,13 +54,13 @@ def main(out: str, log_dir: str, steps: int, device: str) -> None:
             optimizer.step(lambda loss=loss: loss)
     monitor.figure(["forget", "input"]).savefig(out)
     accuracy = (model(images).argmax(1) == labels).float().mean()
-    print(f"accuracy {accuracy:.2f} after {steps} steps; the figure is {out}")
+    print(f"accuracy {accuracy:.2f} after {steps} steps; figure: {out}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw the gates of a learned optimizer.")
-    parser.add_argument("--out", default="gates.png", help="where the figure goes")
-    parser.add_argument("--log-dir", default="runs/gates", help="where TensorBoard's events go")
-    parser.add_argument("--steps", type=int, default=150, help="steps to watch")
-    parser.add_argument("--device", default="auto", help="by default the GPU where there is one")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="gates.png", help="file of the figure")
+    parser.add_argument("--log-dir", default="runs/gates", help="folder for TensorBoard")
+    parser.add_argument("--steps", type=int, default=150, help="training steps to record")
+    parser.add_argument("--device", default="auto", help="auto is the GPU if there is one")
     main(**vars(parser.parse_args()))

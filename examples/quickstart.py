@@ -1,4 +1,9 @@
-"""Swap Adam for a learned optimizer: one line changes."""
+"""Swap AdamW for an optimizer that needs no learning rate: one line changes.
+
+Prints the loss on all digits after training with AdamW at its default, with AdamW at ten times its
+default, with the default rule of this package, which is made by hand, and with a small network that
+was meta-trained on tasks of this kind.
+"""
 
 import argparse
 
@@ -22,14 +27,21 @@ def train(make_optimizer, steps, device):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    if isinstance(optimizer, LearnedOptimizer):
+        optimizer.eval()  # the running average of the weights, where the rule keeps one
     return nn.functional.cross_entropy(model(images), labels).item()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     setting = vars(parser.parse_args())
-    print("Adam, default rate ", train(torch.optim.Adam, **setting))
-    print("Adam, rate 0.05    ", train(lambda p: torch.optim.Adam(p, lr=0.05), **setting))
-    print("learned            ", train(LearnedOptimizer, **setting))
+    optimizers = {
+        "AdamW, lr 0.001": torch.optim.AdamW,
+        "AdamW, lr 0.01": lambda p: torch.optim.AdamW(p, lr=0.01),
+        "LearnedOptimizer": LearnedOptimizer,
+        "digits-lstm": lambda p: LearnedOptimizer(p, rule="digits-lstm"),
+    }
+    for name, make_optimizer in optimizers.items():
+        print(f"{name:<18}{train(make_optimizer, **setting):.4f}")

@@ -1,6 +1,11 @@
 """Optimizers that are neural networks, for PyTorch: use one in place of Adam.
 
->>> optimizer = learned_opt.LearnedOptimizer(model.parameters())
+Example:
+    >>> from learned_opt import LearnedOptimizer
+    >>> optimizer = LearnedOptimizer(model.parameters())
+    >>> optimizer.step()  # after loss.backward(), as with any torch.optim optimizer
+
+`learned_opt.differentiable`, imported apart, lets `higher` unroll it.
 """
 
 from learned_opt.adaptation import (

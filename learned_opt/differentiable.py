@@ -1,12 +1,19 @@
 """The bridge to `higher`: after this import, `higher.innerloop_ctx` takes a `LearnedOptimizer`.
 
-    import learned_opt.differentiable
+`higher`: Grefenstette et al. 2019, arXiv 1910.01727. Install it with the extra "higher".
 
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule)
-    with higher.innerloop_ctx(model, optimizer) as (fmodel, diffopt):
-        diffopt.step(loss(fmodel(x), y))   # ... and gradients of later losses reach rule's weights
-
-(`higher`: Grefenstette et al. 2019, arXiv 1910.01727.)
+Example:
+    >>> import higher
+    >>> import learned_opt.differentiable
+    >>> rule = create_rule("lstm")
+    >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    >>> with higher.innerloop_ctx(model, optimizer) as (functional_model, inner_optimizer):
+    ...     for _ in range(3):
+    ...         loss = nn.functional.cross_entropy(functional_model(inputs), targets)
+    ...         parameters = inner_optimizer.step(loss)
+    ...     nn.functional.cross_entropy(functional_model(inputs), targets).backward()
+    >>> rule.head.weight.grad.abs().sum() > 0
+    tensor(True)
 """
 
 from __future__ import annotations
@@ -14,14 +21,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-import higher
 import torch
-from higher.optim import DifferentiableOptimizer
 from torch import Tensor
 
 from learned_opt.functional import apply_update, compute_updates
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, State
+
+try:
+    import higher
+    from higher.optim import DifferentiableOptimizer
+except ImportError as error:
+    raise ImportError(
+        "learned_opt.differentiable needs higher, which is not installed: "
+        "python -m pip install 'learned-opt[higher]'"
+    ) from error
 
 _Call: TypeAlias = tuple[torch.device, bool, int | None]
 """Device, `maximize` and `total_steps`."""
@@ -31,20 +45,19 @@ _Pending: TypeAlias = tuple[int, int, Tensor, Tensor, State]
 
 
 class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[misc]
-    """A learned optimizer that `higher` can unroll.
+    """A learned optimizer that `higher` can unroll; `higher` makes it from a `LearnedOptimizer`.
 
-    Made by `higher`, from a `LearnedOptimizer`. It shares the rule, so a backward pass through the
-    inner loop fills the gradients of the rule's weights. Where the optimizer already holds state,
-    the inner loop starts from a detached copy of it.
+    It shares the rule, so a backward pass through the inner loop fills the gradients of the rule's
+    weights. If the optimizer already holds state, the inner loop starts from a detached copy.
 
     Args:
-        other: the optimizer to imitate.
-        *args: as `higher.optim.DifferentiableOptimizer` takes them.
+        other: the optimizer to unroll.
+        *args: see `higher.optim.DifferentiableOptimizer`.
         second_order: let the outer gradient flow through the inner gradients that the rule reads.
-            False (the default) is the usual choice for learned optimizers (Andrychowicz et al.
-            2016, section 2.1) and the only one that leaves the optimizee differentiated once. Set
-            the attribute `second_order` on the object that `innerloop_ctx` gives to change it.
-        **kwargs: likewise.
+            False, the default, is usual for learned optimizers (Andrychowicz et al. 2016, section
+            2.1), and differentiates the optimizee only once. To change it, set the attribute
+            `second_order` of the optimizer that `innerloop_ctx` returns.
+        **kwargs: see `higher.optim.DifferentiableOptimizer`.
 
     Raises:
         ValueError: complex parameters; in `step`, a rule that is not on the parameters' device.
@@ -55,8 +68,8 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
     ) -> None:
         super().__init__(other, *args, **kwargs)
         if any(p.is_complex() for group in other.param_groups for p in group["params"]):
-            raise ValueError("the bridge to higher takes real parameters only, got complex ones")
-        # Not in the groups: higher deep-copies those, and a copied rule gets no gradient.
+            raise ValueError("learned_opt.differentiable does not support complex parameters")
+        # Not in the groups: higher deep-copies those, and a copied rule would get no gradient.
         self.rule = other.rule
         self.second_order = second_order
         self._loss: Tensor | None = None
@@ -64,14 +77,14 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
     def step(
         self, loss: Tensor, params: Iterable[Tensor] | None = None, **kwargs: Any
     ) -> Iterable[Tensor]:
-        """As in `higher`; the loss is kept for rules that read it."""
+        """Take a step, as in `higher`; rules that read the loss get it."""
         self._loss = loss.detach()
         new_params: Iterable[Tensor] = super().step(loss, params=params, **kwargs)
         return new_params
 
     def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
-        # One call over all groups, as in the optimizer: what a rule shares among tensors is the
-        # same then.
+        # One call of the rule for all groups, as in the optimizer: some rules share signals between
+        # tensors.
         calls: dict[_Call, list[_Pending]] = {}
         for index, (group, grads) in enumerate(zip(self.param_groups, grouped_grads, strict=True)):
             for k, gradient in enumerate(grads):
@@ -89,8 +102,8 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         device, maximize, total_steps = call
         if device != self.rule.device:
             raise ValueError(
-                f"the rule is on {self.rule.device} and parameters on {device}: move the rule "
-                "(a copy would get no gradient)"
+                f"the rule is on {self.rule.device} and parameters on {device}: move the rule to "
+                "their device (a copy would get no gradient)"
             )
         planned = None
         if total_steps is not None:

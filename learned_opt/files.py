@@ -1,8 +1,9 @@
-"""Tensors on disk: safetensors with facts in the header, written whole or not at all."""
+"""Reads and writes safetensors files with facts in the header, completely or not at all."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +19,15 @@ def write_tensors(
     """Write a file that `read_tensors` reads.
 
     Args:
-        path: where to; an existing file is replaced.
-        tensors: by name.
-        format: says whose file it is.
+        path: the file; an existing one is replaced.
+        tensors: tensors by name.
+        format: the name of the format, kept in the header.
         metadata: the rest of the header.
 
     Raises:
-        OSError: the disk is full, say; the message names the file, and the old one is as it was.
+        OSError: the file cannot be written; the message names it, and an old file is unchanged.
     """
-    # Copies: two tensors of a state may share memory, which the format does not allow.
+    # Copies: tensors of a state may share memory, which the format does not allow.
     content = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     write_atomically(path, save(content, metadata={"format": format, **metadata}))
 
@@ -35,11 +36,11 @@ def read_tensors(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, 
     """Read tensors and header of a file that `write_tensors` wrote under the same `format`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: damaged, truncated, or not of this format; the message names the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: damaged, truncated, or of another format; the message names the file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"file {path} does not exist")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
@@ -52,26 +53,28 @@ def read_tensors(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def check_version(path: str | os.PathLike[str], metadata: Mapping[str, str], known: int) -> None:
-    """Check that a file's version is the known one.
+    """Check the format version of a file.
 
     Raises:
-        ValueError: it is another one, or the file does not say; the message names the file.
+        ValueError: an unknown version, or none; the message names the file.
     """
     version = metadata.get("version")
     if version is None:
-        raise ValueError(f"{path} does not say its format version: it is damaged")
+        raise ValueError(f"{path} is damaged: its header has no format version")
     if version != str(known):
         raise ValueError(
-            f"{path} is of format version {version!r}, not {known}: "
-            "a newer version of learned_opt may have written it"
+            f"{path} has format version {version!r}, this version of learned_opt reads {known}: "
+            "a newer version may have written it"
         )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, sync, rename: the target is the old file or the new one, whole.
+    """Write a temporary file beside the target, sync it, and rename it to the target.
+
+    The target is always a complete file, the old one or the new one.
 
     Raises:
-        OSError: with the target's name; no part of a file is left behind.
+        OSError: the file cannot be written; the message names it, and nothing is left behind.
     """
     temporary = None
     try:
@@ -80,7 +83,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide the file from others
+        os.chmod(temporary, 0o644)  # mkstemp makes 0600: others could not read it
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
@@ -92,8 +95,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut (where the system lets folders be synced)."""
-    if hasattr(os, "O_DIRECTORY"):
+    """Make a rename survive a power cut; Windows cannot sync folders."""
+    if sys.platform != "win32":
         handle = os.open(folder, os.O_DIRECTORY)
         try:
             os.fsync(handle)

@@ -1,9 +1,9 @@
-"""What every driver does around a rule, written once.
+"""The step around a rule that all drivers share.
 
     theta' = theta - lr * weight_decay * theta + lr * delta
 
 with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). The in-place optimizer,
-the unroll of `meta_train` and the bridge to `higher` all call the functions here.
+the unroll of `meta_train` and the bridge to `higher` all call these functions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def apply_rule(
     weight_decay: float | Tensor = 0.0,
     maximize: bool = False,
 ) -> tuple[list[Tensor], list[State]]:
-    """Take one step without changing anything, differentiably.
+    """Take one differentiable step; nothing changes in place.
 
     Args:
         rule: the update rule.
@@ -40,12 +40,20 @@ def apply_rule(
         parameters: tensors of the same shapes.
         states: one state per tensor (`UpdateRule.init_state`).
         context: see `Context`.
-        lr: the factor on the whole update, 0-dim or float.
+        lr: multiplies the whole update, 0-dim or float.
         weight_decay: decoupled weight decay, 0-dim or float.
-        maximize: ascend instead of descending.
+        maximize: maximise the objective instead of minimising it.
 
     Returns:
         New parameters in the dtypes of the old ones, and new states.
+
+    Example:
+        >>> rule, parameters = create_rule("sgd"), [torch.ones(2)]
+        >>> states = [rule.init_state(parameter) for parameter in parameters]
+        >>> gradients = [torch.tensor([1.0, -1.0])]
+        >>> parameters, states = apply_rule(rule, gradients, parameters, states, Context(), lr=0.5)
+        >>> parameters
+        [tensor([0.5000, 1.5000])]
     """
     deltas, new_states = compute_updates(
         rule, gradients, parameters, states, context, maximize=maximize
@@ -58,7 +66,7 @@ def apply_rule(
 
 
 def without_autocast(device_types: Iterable[str]) -> ExitStack:
-    """Leave autocast, as a context: it is for the optimizee, a rule computes in its own dtype."""
+    """A context without autocast: that is for the optimizee, a rule computes in its own dtype."""
     stack = ExitStack()
     for device_type in device_types:
         if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
@@ -75,9 +83,9 @@ def compute_updates(
     *,
     maximize: bool = False,
 ) -> tuple[list[Tensor], list[State]]:
-    """Ask the rule, or a function with its signature, for its deltas, outside of autocast.
+    """Compute the deltas of a rule, or of a function with its signature, outside of autocast.
 
-    Gradients and loss are negated where `maximize` says so.
+    With `maximize`, the rule gets negated gradients and a negated loss.
     """
     if maximize:
         gradients = [-gradient for gradient in gradients]
@@ -91,7 +99,7 @@ def compute_updates(
 def apply_update(
     parameter: Tensor, delta: Tensor, lr: float | Tensor, weight_decay: float | Tensor = 0.0
 ) -> Tensor:
-    """Add a scaled delta and decay the weights, in the wider of both dtypes, and cast once."""
+    """Parameter + lr * delta - lr * weight_decay * parameter, in the wider dtype, cast once."""
     wide = parameter.to(torch.promote_types(parameter.dtype, delta.dtype))
     moved = wide + lr * delta
     if isinstance(weight_decay, Tensor) or weight_decay != 0:
@@ -100,16 +108,16 @@ def apply_update(
 
 
 def half_square_distance(values: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> Tensor:
-    """|values - anchors|^2 / 2 over all tensors of `values`, 0-dim: times lambda, iMAML's pull."""
+    """|values - anchors|^2 / 2 over all tensors of `values`, 0-dim; iMAML's proximal term."""
     squares = [(value - anchors[key]).square().sum() for key, value in values.items()]
     return torch.stack(squares).sum() / 2
 
 
 def one_element(lr: Tensor) -> Tensor:
-    """The same rate, 0-dim.
+    """The learning rate as a 0-dim tensor.
 
     Raises:
-        ValueError: it has not one element.
+        ValueError: it does not have exactly one element.
     """
     if lr.numel() != 1:
         raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
@@ -117,10 +125,10 @@ def one_element(lr: Tensor) -> Tensor:
 
 
 def check_lr(lr: Any) -> float:
-    """The same rate as a plain float: not of numpy or torch, which a file could not hold.
+    """The learning rate as a Python float, which a file can hold.
 
     Raises:
-        ValueError: it is not a finite number.
+        ValueError: not a finite number.
     """
     number = _plain(lr)
     if not math.isfinite(number):
@@ -129,7 +137,7 @@ def check_lr(lr: Any) -> float:
 
 
 def _plain(value: Any) -> float:
-    """The same number of whatever kind as a float; NaN if it is none."""
+    """A number of any type as a float; NaN if it is not a number."""
     try:
         return math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -137,10 +145,10 @@ def _plain(value: Any) -> float:
 
 
 def check_steps(steps: Any) -> int:
-    """The same number of steps as a plain int.
+    """The number of steps as a Python int.
 
     Raises:
-        ValueError: it is not a whole number of at least 0.
+        ValueError: not a whole number of at least 0.
     """
     try:
         count = operator.index(steps)
@@ -152,10 +160,10 @@ def check_steps(steps: Any) -> int:
 
 
 def check_proximal(strength: Any) -> float:
-    """The same lambda as a plain float.
+    """The proximal strength (iMAML's lambda) as a Python float.
 
     Raises:
-        ValueError: it is not a finite number of at least 0.
+        ValueError: not a finite number of at least 0.
     """
     number = _plain(strength)
     if not 0 <= number < math.inf:

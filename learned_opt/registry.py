@@ -1,10 +1,11 @@
-"""One way to look a name up, and to say which one was meant."""
+"""Looks names up, and suggests the nearest one where a name is unknown."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -14,12 +15,12 @@ def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return `table[name]`.
 
     Args:
-        kind: what the name is of, for the message: "rule", say.
+        kind: the kind of thing, for the message, such as "rule".
         name: the key.
-        table: what there is.
+        table: values by name.
 
     Raises:
-        ValueError: there is no such name; one line that gives the nearest one.
+        ValueError: an unknown name; the message, one line, suggests the nearest one.
     """
     if name not in table:
         raise ValueError(unknown(kind, name, table))
@@ -32,7 +33,7 @@ def create(
     """Call `table[name](**settings)`.
 
     Raises:
-        ValueError: an unknown name or setting, or what the constructor refuses.
+        ValueError: an unknown name or setting, or a value that the constructor refuses.
     """
     constructor = look_up(kind, name, table)
     known = inspect.signature(constructor).parameters
@@ -46,8 +47,13 @@ def create(
         raise ValueError(f"settings of {kind} {name!r} do not fit: {given} ({error})") from error
 
 
+def matching_names(names: Iterable[str], filter: str) -> list[str]:
+    """The names that match a pattern with shell wildcards, in their order."""
+    return [name for name in names if fnmatchcase(name, filter)]
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
-    """Say in one line that `name` is not among `known`, and which of them is nearest."""
+    """The message for an unknown name: one line with the nearest name and all known ones."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""

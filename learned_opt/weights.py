@@ -1,7 +1,8 @@
-"""Weights of learned rules in and out: safetensors, a JSON header, never pickle.
+"""Reads and writes weights of learned rules: safetensors with a JSON header, never pickle.
 
-A file holds the rule's weights, and in its header the rule's registered name, its settings, and a
-card: what it was meta-trained on and how well it did. Pretrained rules ship inside the package.
+A file holds the rule's weights. Its header holds the rule's registered name, its settings, and a
+card of facts: the tasks of meta-training, its settings, the measurements. Pretrained rules ship
+inside the package.
 """
 
 from __future__ import annotations
@@ -14,33 +15,46 @@ from collections.abc import Mapping
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from learned_opt.files import check_version, read_tensors, write_tensors
-from learned_opt.registry import unknown
+from learned_opt.registry import matching_names, unknown
 from learned_opt.rules import create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
 
 FORMAT = "learned_opt.rule"
 VERSION = 1
 
+PRETRAINED: Mapping[str, str] = MappingProxyType(
+    {
+        "digits-lstm": "adam-lstm, for small networks and hundreds of steps",
+        "step-size-lstm": "step-size-lstm, for general use; needs total_steps",
+    }
+)
+"""The rules that ship with the package: a line about each by its name."""
+
 
 def save_rule(
     rule: UpdateRule, path: str | PathLike[str], card: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a rule to a file, whole or not at all.
+    """Write a rule to a file, completely or not at all.
 
     Args:
-        rule: of a registered class.
-        path: where to; an existing file is replaced.
-        card: JSON-able facts: what it was trained on, what was measured.
+        rule: a rule of a registered class.
+        path: the file; an existing one is replaced.
+        card: facts that JSON can hold, such as the tasks of meta-training and measurements.
 
     Raises:
-        ValueError: the rule's class is not registered, so nobody could load the file.
-        OSError: the disk is full or the folder cannot be written; the old file is as it was.
+        ValueError: the rule's class is not registered, so the file could not be loaded.
+        OSError: the disk is full or the folder cannot be written; an old file is unchanged.
+
+    Example:
+        >>> save_rule(create_rule("lstm"), "my-rule.safetensors", {"trained_on": "my task"})
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule="my-rule.safetensors")
     """
     name = rule_name(rule)
     if name not in list_rules():
@@ -58,14 +72,18 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
     """Read a rule from a file that `save_rule` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: damaged, truncated, or not a file of ours; the message names it.
+        FileNotFoundError: the file does not exist.
+        ValueError: damaged, truncated, or of another format; the message names the file.
+
+    Example:
+        >>> save_rule(create_rule("lstm"), "my-rule.safetensors")
+        >>> rule = load_rule("my-rule.safetensors")
     """
     tensors, metadata = _read(Path(path))
     try:
         name, settings = metadata["rule"], json.loads(metadata["settings"])
-        # Whatever torch.device context the caller is in, and without touching his random numbers.
-        # Ordinary tensors even under inference_mode: a bundled rule is shared with all who train.
+        # On the CPU even inside a torch.device context, and without drawing the caller's random
+        # numbers. Ordinary tensors even under inference_mode: all callers share a bundled rule.
         with (
             torch.inference_mode(False),
             torch.device("cpu"),
@@ -77,12 +95,20 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
             rule.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} does not hold a rule that this version knows: {reason}") from None
+        raise ValueError(f"{path} holds no rule that this version can load: {reason}") from None
     return rule.eval()
 
 
 def load_card(name_or_path: str | PathLike[str]) -> dict[str, Any]:
-    """Read what a weights file says of itself: training, measurements, limits."""
+    """Read the card of a weights file: tasks and settings of meta-training, measurements.
+
+    Raises:
+        ValueError: an unknown name, a missing file, or a damaged one.
+
+    Example:
+        >>> load_card("digits-lstm")["task"]
+        'digits-mlp'
+    """
     _, metadata = _read(_find(name_or_path))
     try:
         return dict(json.loads(metadata.get("card", "{}")))
@@ -90,26 +116,73 @@ def load_card(name_or_path: str | PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{name_or_path} holds a damaged card: {error}") from None
 
 
-def list_pretrained() -> list[str]:
-    """Names of the rules that ship with the package."""
-    return sorted(_bundled())
+@overload
+def list_pretrained(filter: str = ..., *, with_description: Literal[False] = ...) -> list[str]: ...
+@overload
+def list_pretrained(
+    filter: str = ..., *, with_description: Literal[True]
+) -> list[tuple[str, str]]: ...
+def list_pretrained(
+    filter: str = "*", *, with_description: bool = False
+) -> list[str] | list[tuple[str, str]]:
+    """List the pretrained rules that ship with the package.
+
+    Args:
+        filter: a pattern with shell wildcards, such as "digits-*".
+        with_description: return (name, description) pairs.
+
+    Example:
+        >>> list_pretrained()
+        ['digits-lstm', 'step-size-lstm']
+    """
+    names = matching_names(sorted(PRETRAINED), filter)
+    if with_description:
+        return [(name, PRETRAINED[name]) for name in names]
+    return names
 
 
 def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     """Load a bundled rule by name, or any rule by path.
 
-    A bundled rule is read once: every caller gets the same module, so that a hundred optimizers
-    hold one network. Deep-copy it before you train it further.
+    A bundled rule is read once, and every caller gets the same module: a hundred optimizers share
+    one network. Deep-copy it before you train it further.
 
     Raises:
-        ValueError: no such name (the nearest one is named), or a damaged file.
+        ValueError: an unknown name (the message suggests the nearest one), or a damaged file.
+
+    Example:
+        >>> rule = from_pretrained("digits-lstm")
+        >>> rule.default_lr
+        0.03
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
     """
     path = _find(name_or_path)
     return _load_bundled(path) if path in _bundled().values() else load_rule(path)
 
 
+def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
+    """Find a rule that is ready to use: bundled weights, a weights file, or a hand-made rule.
+
+    Raises:
+        ValueError: an unknown name, a damaged file, or a network without weights.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule="orthogonal-momentum")
+    """
+    name = os.fspath(name_or_path)
+    if name in list_rules() and not names_weights(name):
+        rule = create_rule(name)
+        if not list(rule.parameters()):
+            return rule
+        raise ValueError(
+            f"rule {name!r} is a network without weights: give the name or the path of weights, "
+            f"or create_rule({name!r}) to meta-train it"
+        )
+    return from_pretrained(name_or_path)
+
+
 def names_weights(name_or_path: str) -> bool:
-    """Whether a text is the name of bundled weights, or looks like a path."""
+    """Whether a string is the name of bundled weights, or a path rather than a rule's name."""
     if name_or_path in _bundled() or os.sep in name_or_path or Path(name_or_path).suffix:
         return True
     return name_or_path not in list_rules() and Path(name_or_path).is_file()
@@ -131,7 +204,7 @@ def _find(name_or_path: str | PathLike[str]) -> Path:
 @functools.cache
 def _bundled() -> dict[str, Path]:
     folder = Path(str(resources.files("learned_opt"))) / "pretrained"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {name: folder / f"{name}.safetensors" for name in PRETRAINED}
 
 
 @functools.cache
@@ -146,7 +219,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def rule_digest(rule: UpdateRule) -> str:
-    """Name and fingerprint of a rule: equal for equal class, settings and weights.
+    """Name and hash of a rule: equal for equal class, settings and weights.
 
     Raises:
         ValueError: the rule is on the meta device, where weights have no values.

@@ -1,4 +1,4 @@
-"""What all tests share: every registered rule as a fixture, one tiny model, exact comparisons."""
+"""Helpers of all tests: every registered rule as a fixture, a tiny model, exact comparisons."""
 
 from collections.abc import Mapping, Sequence
 
@@ -73,7 +73,7 @@ def model_loss(model, dtype=torch.float32):
 
 
 def train(model, optimizer, steps):
-    """Train as users do, with a closure; the losses before each step."""
+    """Train with a closure; return the loss before each step."""
     dtype = next(model.parameters()).dtype
 
     def closure():
@@ -143,7 +143,7 @@ def without_step(state):
 
 
 class Heads(nn.Module):
-    """A batch says which head it is for."""
+    """A model with two heads; each batch names its head."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Episodes of made-up characters, and the real ones where they are."""
+"""Episodes of made-up characters, and of Omniglot where its archives are."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meta_train.few_shot.methods import spec
+from meta_train.few_shot import episodes
 from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.episodes.sampler import rotated
 
@@ -23,7 +23,7 @@ SMALL_SINE = ["--task_settings", '{"hidden": [4]}', "--train", '{"runs": 3}']
 
 
 def made_up_images(classes=12, per_class=8, size=28):
-    """Each class has a coarse pattern of its own; images of it differ by noise."""
+    """Each class has its own coarse pattern; its images differ by noise."""
     random = torch.Generator().manual_seed(0)
     coarse = torch.rand(classes, 1, 7, 7, generator=random)
     pattern = coarse.repeat_interleave(size // 7, 2).repeat_interleave(size // 7, 3)
@@ -54,18 +54,18 @@ class SmallClasses(OmniglotClasses):
 
 
 def take_made_up(monkeypatch):
-    """Made-up characters for Omniglot's, in all rows."""
-    monkeypatch.setattr(spec, "OmniglotEpisodes", MadeUp)
-    monkeypatch.setattr(spec, "OmniglotClasses", SmallClasses)
+    """Give all methods made-up characters in place of Omniglot's."""
+    monkeypatch.setattr(episodes, "OmniglotEpisodes", MadeUp)
+    monkeypatch.setattr(episodes, "OmniglotClasses", SmallClasses)
 
 
-def rows_of(folder):
-    """What a few-shot job has left of its rows."""
+def results_of(folder):
+    """Results of a few-shot job by method."""
     return json.loads((folder / "table.json").read_text())["rows"]
 
 
 def data_folder():
-    """Where Omniglot is; skips the test that asks if it is not there."""
+    """Folder of the Omniglot archives; skips the test where they are missing."""
     if not (DATA / "omniglot_images_background.zip").is_file():
         pytest.skip("Omniglot's background archive is not here")
     return str(DATA)

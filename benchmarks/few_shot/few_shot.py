@@ -1,17 +1,18 @@
-"""The few-shot table on Omniglot: all rows, 5- and 20-way, 1- and 5-shot, beside the papers'.
+"""Measures all few-shot methods on Omniglot: 5- and 20-way, 1- and 5-shot.
 
     python benchmarks/few_shot/few_shot.py --folder DATA  # all cells, as in docs
     python benchmarks/few_shot/few_shot.py --folder DATA --rows maml,anil --settings 5x1 --minutes 9
     python benchmarks/few_shot/few_shot.py --folder DATA --protocol paper  # for a GPU, all archives
-    python benchmarks/few_shot/few_shot.py  # only write the table again
+    python benchmarks/few_shot/few_shot.py  # only write the tables again
 
-Each cell is one `python -m meta_train few-shot`, and trains for as many minutes as `minutes_of`
-says, if nobody does. Cells land in docs/measured/few_shot.json, in place of what was there of the
-same row and setting, and docs/few_shot.md is written from that. A cell that is done in `--runs` is
-not done again, and one that was cut off goes on.
+Each cell is one `python -m meta_train few-shot`. `minutes_of` gives its default training time. A
+cell replaces the one of the same method and setting in docs/measured/few_shot.json, from which the
+tables in docs/few_shot.md are written. A cell that is done in `--runs` is not repeated; one that
+was interrupted is resumed.
 
-`--protocol short` is for a CPU: smaller meta-batches, fewer query images, Adam at twice the rate,
-and as many outer steps as fit into the minutes, so that the rate has come down at the end of them.
+`--protocol short` is for a CPU: smaller meta-batches, fewer query images, Adam at twice the
+learning rate, and as many outer steps as fit into the minutes, so that the learning rate decays
+fully.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from few_shot_jobs import run_job
-from few_shot_table import document
+from few_shot_jobs import run_job, write_tables
+from few_shot_table import tables
 
 from learned_opt.files import write_atomically
-from meta_train.few_shot.methods.registry import ROWS
+from meta_train.few_shot.methods.registry import METHODS
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer
 from meta_train.runtime.device import choose_device
@@ -34,8 +35,7 @@ MEASURED = ROOT / "docs" / "measured" / "few_shot.json"
 DOCUMENT = ROOT / "docs" / "few_shot.md"
 SETTINGS = ("5x1", "5x5", "20x1", "20x5")
 QUERIES = {5: 3, 20: 2}
-"""Query images of a class in training by the short protocol: with the support images they are what
-an outer step costs."""
+"""Query images per class in training, in the short protocol; they drive the cost of a step."""
 META_BATCH = {5: 8, 20: 4}
 LSTM_META_BATCH = {5: 4, 20: 1}
 LONG = ("maml", "fomaml", "prototypical")
@@ -47,44 +47,44 @@ MINUTES = {
 }
 LEARNED_MINUTES = 1.5
 AS_LONG_AS = {"maml-further": "learned-gated-lstm"}
-"""The control takes as many outer steps as its partner: only the rule differs."""
+"""A control takes as many outer steps as its partner, so that only the rule differs."""
 LONGEST = 1.5
-"""Times the minutes asked for, after which training stops even if it was slower than foreseen."""
+"""Multiple of the planned minutes at which training stops, if steps are slower than expected."""
 
 
 def minutes_of(name, setting, args):
-    """How long a cell trains if nobody says. Others begin with MAML, so it trains longest."""
+    """Training time of a cell in minutes. Others begin with MAML, so it trains longest."""
     if args.minutes is not None:
         return args.minutes
     if args.protocol == "paper":
         return 600.0
-    row = ROWS[name].at(*map(int, setting.split("x")))
-    return MINUTES.get((name, setting), LEARNED_MINUTES if learns_a_rule(row) else 1.0)
+    method = METHODS[name].on_omniglot(*map(int, setting.split("x")))
+    return MINUTES.get((name, setting), LEARNED_MINUTES if learns_a_rule(method) else 1.0)
 
 
-def learns_a_rule(row):
-    """Whether a row learns an LSTM that steps, or is the control of one."""
-    trained = row.outer.get("meta_optimizer") == "adam"
-    return trained and ("lstm" in row.rule or row.begins_with is not None)
+def learns_a_rule(method):
+    """Whether a method learns an LSTM rule, or is the control of one."""
+    trained = method.outer.get("meta_optimizer") == "adam"
+    return trained and ("lstm" in method.rule or method.begins_with is not None)
 
 
 def short_protocol(name, ways, shots):
-    """Settings for a CPU, as arguments."""
-    row = ROWS[name].at(ways, shots)
+    """Arguments of the job in the short protocol."""
+    method = METHODS[name].on_omniglot(ways, shots)
     train = {"checkpoint_every": 200}
-    if row.outer.get("meta_optimizer") == "adam":
-        most = LSTM_META_BATCH if learns_a_rule(row) else META_BATCH
-        train |= {"lr": 2 * row.outer["lr"], "runs": min(row.meta_batch, most[ways])}
+    if method.outer.get("meta_optimizer") == "adam":
+        most = LSTM_META_BATCH if learns_a_rule(method) else META_BATCH
+        train |= {"lr": 2 * method.outer["lr"], "runs": min(method.meta_batch, most[ways])}
     return {"queries": QUERIES[ways], "train": train}
 
 
 def outer_steps(name, settings, minutes):
-    """How many outer steps take so long, from a look at the first few."""
+    """Number of outer steps that fit into the minutes, from the time of the first few."""
     config = FewShotConfig(**{**settings, "row": name, "outer_steps": 1, "begin": None})
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     seconds = []
-    for steps in (1, 4):  # the first one reads the data
+    for steps in (1, 4):  # The first one reads the data.
         trainer = make_trainer(name, replace(config, outer_steps=steps), device, None)
         trainer.train(progress=False)
         seconds.append(trainer.seconds / steps)
@@ -92,7 +92,7 @@ def outer_steps(name, settings, minutes):
 
 
 def run_cell(name, setting, args):
-    """Train and test a row, and first what it begins with."""
+    """Train and test a method, after the one that it begins with."""
     ways, shots = map(int, setting.split("x"))
     folder = args.runs / setting
     settings = {
@@ -104,10 +104,10 @@ def run_cell(name, setting, args):
         "threads": args.threads,
         "seed": args.seed,
     }
-    row = ROWS[name].at(ways, shots)
-    if row.begins_with is not None:
-        run_cell(row.begins_with, setting, args)
-        settings["begin"] = folder / row.begins_with / "initialization.safetensors"
+    method = METHODS[name].on_omniglot(ways, shots)
+    if method.begins_with is not None:
+        run_cell(method.begins_with, setting, args)
+        settings["begin"] = folder / method.begins_with / "initialization.safetensors"
     partner = AS_LONG_AS.get(name)
     if partner is not None and args.protocol == "short":
         run_cell(partner, setting, args)
@@ -118,7 +118,7 @@ def run_cell(name, setting, args):
 
 
 def given(name, settings, args):
-    """All settings of a cell's command."""
+    """All arguments of a cell's job."""
     ways, shots = settings["ways"], settings["shots"]
     minutes = minutes_of(name, f"{ways}x{shots}", args)
     asked = {
@@ -126,12 +126,12 @@ def given(name, settings, args):
         "row": name,
         "episodes": args.episodes,
         "test_queries": args.test_queries,
-        "steps": [ROWS[name].at(ways, shots).test_steps],
+        "steps": [METHODS[name].on_omniglot(ways, shots).test_steps],
     }
     if args.protocol == "paper":
         tasks = {"part": args.part, "split_by": args.split_by}
         return {**asked, "effort": 6.0, "max_minutes": minutes, "task_settings": tasks}
-    trained = ROWS[name].uses or name
+    trained = METHODS[name].omniglot.uses or name
     own = short_protocol(trained, ways, shots)
     asked = {**asked, **own}
     if "outer_steps" in asked:
@@ -141,13 +141,13 @@ def given(name, settings, args):
 
 
 def cell_of(table):
-    """What the document says of a cell."""
+    """The facts of a cell that the document shows."""
     read = json.loads(table.read_text())
     config = read["config"]
     (name, facts), *_ = read["rows"].items()
     begins = None
     if facts["begins_with"] is not None:
-        base = table.parent.parent / ROWS[name].begins_with / "table.json"
+        base = table.parent.parent / METHODS[name].omniglot.begins_with / "table.json"
         (row, base_facts), *_ = json.loads(base.read_text())["rows"].items()
         begins = {"row": row, "minutes": base_facts["minutes"]}
     result = facts["results"][-1]
@@ -165,7 +165,7 @@ def cell_of(table):
         "minutes": facts["minutes"],
         "begins_with": begins,
         "transductive": facts["transductive"],
-        # The short protocol alone says how many outer steps.
+        # Only the short protocol sets the number of outer steps.
         "protocol": "paper" if config["outer_steps"] is None else "short",
         "device": facts["device"],
         "threads": config["threads"],
@@ -174,43 +174,47 @@ def cell_of(table):
 
 
 def collect(args):
-    """Put all cells that are done into the JSON, and write the document."""
+    """Put all finished cells into the JSON, and write the tables of the document."""
     kept = json.loads(MEASURED.read_text())["cells"] if MEASURED.exists() else []
     cells = {(cell["row"], cell["ways"], cell["shots"]): cell for cell in kept}
     for table in args.runs.glob("*x*/*/table.json"):
         cell = cell_of(table)
         cells[cell["row"], cell["ways"], cell["shots"]] = cell
-    order = list(ROWS)
+    order = list(METHODS)
     ordered = sorted(cells.values(), key=lambda c: (c["ways"], c["shots"], order.index(c["row"])))
     text = json.dumps({"cells": ordered}, indent=1) + "\n"
     write_atomically(MEASURED, text.encode())
-    write_atomically(DOCUMENT, document(ordered).encode())
-    print(f"\n{len(ordered)} of {len(ROWS) * len(SETTINGS)} cells in {DOCUMENT}")
+    write_tables(DOCUMENT, tables(ordered))
+    print(f"\n{len(ordered)} of {len(METHODS) * len(SETTINGS)} cells in {DOCUMENT}")
 
 
 def parse(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="of Omniglot's archives")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--folder", type=Path, help="folder of the Omniglot archives")
+    parser.add_argument("--rows", default=",".join(METHODS))
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--protocol", choices=("short", "paper"), default="short")
-    parser.add_argument("--part", default="all", help="of Omniglot, in the paper protocol")
-    parser.add_argument("--split_by", default="character", help="in the paper protocol")
+    parser.add_argument("--part", default="all", help="part of Omniglot in the paper protocol")
+    parser.add_argument(
+        "--split_by", default="character", help="split of Omniglot in the paper protocol"
+    )
     parser.add_argument(
         "--minutes",
         type=float,
-        help="of training, a cell; by default what the documented table was asked for, 1 to 25, or "
-        "600 for --protocol paper; a slow machine takes up to half as long again",
+        help="training time per cell; by default that of the documented table, 1 to 25, or 600 for "
+        "--protocol paper; a slow machine takes up to half as long again",
     )
     parser.add_argument("--episodes", type=int, default=600)
-    parser.add_argument("--test_queries", type=int, default=5, help="images of a class")
+    parser.add_argument(
+        "--test_queries", type=int, default=5, help="query images per class in testing"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "few_shot_table")
     args = parser.parse_args(given)
     args.rows, args.settings = args.rows.split(","), args.settings.split(",")
-    for kind, asked, known in (("row", args.rows, ROWS), ("setting", args.settings, SETTINGS)):
+    for kind, asked, known in (("row", args.rows, METHODS), ("setting", args.settings, SETTINGS)):
         for name in asked:
             if name not in known:
                 parser.error(f"unknown {kind} {name!r}: choose from {', '.join(known)}")

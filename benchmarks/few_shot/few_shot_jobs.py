@@ -1,20 +1,25 @@
-"""Runs of `python -m meta_train few-shot` that are done once, and go on where they were cut off."""
+"""Runs few-shot jobs once, resumes interrupted ones, and writes tables into documents."""
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from documents import replace_between
+
+from learned_opt.files import write_atomically
 from meta_train.jobs.cli import main as command
 from meta_train.runtime.checkpoint_files import list_checkpoints
 
 
 def run_job(out: Path, settings: Callable[[], dict]) -> None:
-    """Run a job, unless it is done; exits where the command fails.
+    """Run a job unless it is done. Exits if the command fails.
 
     Args:
-        out: its run folder; a job that was begun there goes on with the settings that it has.
-        settings: of the command line, asked for only if the job has not begun.
+        out: run folder; a job that started there is resumed with its own settings.
+        settings: makes the arguments of a new job.
     """
     if (out / "table.json").exists():
         return
@@ -32,3 +37,11 @@ def run_job(out: Path, settings: Callable[[], dict]) -> None:
 
 def _written(value: object) -> str:
     return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def write_tables(document: Path, tables: Mapping[str, str]) -> None:
+    """Write tables between their markers; the prose of the document stays."""
+    text = document.read_text()
+    for name, table in tables.items():
+        text = replace_between(text, name, table)
+    write_atomically(document, text.encode())

@@ -1,205 +1,176 @@
-"""The few-shot table as a document, out of measured cells alone."""
+"""The tables of docs/few_shot.md, from measured cells and the registry of methods."""
 
 import statistics
-import textwrap
+import sys
+from pathlib import Path
 
-from few_shot_notes import NOTES
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from meta_train.few_shot.methods.registry import ROWS
+from documents import markdown_table
+
+from meta_train.few_shot.methods.registry import METHODS
 
 COLUMNS = (
-    "row",
-    "accuracy",
-    "published",
-    "below",
+    "method",
+    "accuracy, %",
+    "published, %",
+    "below, points",
     "minutes",
     "outer steps",
     "inner steps",
     "adapted parameters",
     "transductive",
 )
-HEADER = """# Few-shot classification on Omniglot, measured
-
-Written by `python benchmarks/few_shot/few_shot.py` from `docs/measured/few_shot.json`; the head of
-that
-program says how each cell is made. Every cell is one `python -m meta_train few-shot`. What each row
-is, and how it differs from its paper, stands [below the tables](#rows).
-
-- **Data.** By the short protocol the 30 background alphabets, split once into 20 for training, 4
-  for validation (not used here: what is tested is the moving average of the weights at the end) and
-  6 that are only tested on (`meta_train/few_shot/omniglot_splits.json`). Rotations by 90, 180 and
-  270 degrees are classes of their own. Whole alphabets are held out, which is harder than the
-  papers' split by characters, and there are 20 alphabets to learn from in place of 50.
-- **Network.** Four convolutions of 64 filters and stride 2 and the mean over positions, as in
-  MAML's code; batch statistics. Transductive rows normalise query images with one another, as
-  MAML's and Reptile's published figures do: test episodes have 5 query images of each class.
-- **Outer training.** Adam with betas 0.9 and 0.99, a warm-up of 20 steps, a cosine down to 5% of
-  the rate and gradients clipped at 1 (meta-lstm at its paper's 0.25; Reptile: SGD, linear, not
-  clipped); what is tested is the moving average of the weights with decay 0.98. The papers' rates
-  are mostly constant, half of ours, and they test the last weights. Rows that begin with MAML have
-  a fifth of its outer rate, which was chosen when a larger one had undone what MAML had learned
-  (seen in the accuracy of learned-gated-lstm at 5-way 1-shot). Rows that learn an LSTM, and
-  maml-further, are trained in first order, gradients being taken as constants, and through as many
-  inner steps as they are tested with; maml in second order, at 5 ways through one step.
-- **Accuracy** is the mean over test episodes with its 95% interval, in percent; one seed. Cells of
-  a setting are alike in minutes, but for those that are named above its table, and not in outer
-  steps (maml-further alone takes as many as learned-gated-lstm); most are far from converged: they
-  say how a row learns in that time, not which method is better. Minutes are of training; after a
-  plus those of the MAML that a row begins with. Inner steps are those of testing.
-- **Published** figures are the papers', with the ± that they give: a 95% interval over test tasks
-  where it is said what it is. "Below" is what is missing, in points.
-"""
-TITLE = "## Why rows stay below their papers"
-WHY = """
-{short} of the {count} cells were trained by the short protocol: {minutes} minutes on one core of a
-CPU, {steps} outer steps of {episodes} episodes, where the papers take tens of thousands to a
-million (MAML's 60,000 of 32). Of the {figures} cells with a published figure, {below} are below it,
-mostly, we think, for want of training: {row} at {setting}, which of them trained longest, for
-{longest} minutes, has {best}{missing}; the farthest are {farthest}. And beside the papers
-there are fewer alphabets to learn from, and whole alphabets to be tested on. Besides, rows differ
-from their papers as is said below.
-"""
-LEARNED = """
-Learned rules begin with the setting's MAML; maml-further is the control, trained further with the
-fixed step. At {places}: maml has {maml}, maml-further {further}, learned-gated-lstm {gated},
-learned-step-size-lstm {sized}. Of all learned rules, above the control by more than both intervals:
-{added}. Rules with larger networks are mostly below what they began with: a minute or two are not
-enough for them to find back.
-"""
+CONTROL = "maml-further"
+LEARNED = ("maml", CONTROL, *(name for name in METHODS if name.startswith("learned-")))
+LONG = 2.5
+"""Multiple of the median minutes of a setting above which a cell is marked as trained longer."""
 
 
-def document(cells):
-    """The whole document, in Markdown."""
-    parts = [HEADER]
-    for ways, shots in sorted({(cell["ways"], cell["shots"]) for cell in cells}):
-        parts.append(table([c for c in cells if (c["ways"], c["shots"]) == (ways, shots)]))
-    return "\n".join([*parts, reasons(cells), learned_rules(cells), rows()])
+def tables(cells):
+    """All tables by the names of their markers.
+
+    Args:
+        cells: measured cells, as in docs/measured/few_shot.json.
+    """
+    settings = sorted({(cell["ways"], cell["shots"]) for cell in cells})
+    found = {
+        f"{ways}-way-{shots}-shot": setting_table(
+            [cell for cell in cells if (cell["ways"], cell["shots"]) == (ways, shots)]
+        )
+        for ways, shots in settings
+    }
+    return {
+        "methods": methods_table(),
+        **found,
+        "training": training_table(cells),
+        "farthest": farthest_table(cells),
+        "learned-rules": learned_rules_table(cells),
+    }
 
 
-def table(cells):
-    """One setting."""
-    ways, shots = cells[0]["ways"], cells[0]["shots"]
-    episodes = sorted({cell["episodes"] for cell in cells})
-    lines = [
-        f"## {setting(cells[0])}",
-        "",
-        f"{' or '.join(map(str, episodes))} test episodes a row.{longer(cells)}",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|" + "---|" * len(COLUMNS),
-    ]
+def methods_table():
+    """Initialisation x rule x adapted parameters x estimator of each method on Omniglot."""
+    rows = []
+    for name, method in METHODS.items():
+        own = method.omniglot
+        start = own.initialization if own.begins_with is None else f"from {own.begins_with}"
+        if own.uses is not None:
+            start = f"of {own.uses}"
+        steps = own.head is None
+        rows.append(
+            (
+                name,
+                method.source,
+                start,
+                own.rule if steps else "-",
+                own.adapted if steps else f"head: {own.head}",
+                {"episodes": own.estimator, "classes": "supervised"}.get(own.trained_on, "-"),
+            )
+        )
+    heads = ("method", "source", "initialisation", "rule", "adapted", "estimator")
+    return markdown_table(heads, rows)
+
+
+def setting_table(cells):
+    """All methods at one number of ways and shots."""
+    usual = statistics.median(cell["minutes"] for cell in cells)
     found = {cell["row"]: cell for cell in cells}
-    for name in ROWS:
+    ways, shots = cells[0]["ways"], cells[0]["shots"]
+    rows = []
+    for name in METHODS:
+        figure = published(name, ways, shots)
         cell = found.get(name)
         if cell is None:
-            lines.append(f"| {name} | - | {published(name, ways, shots)} |" + " |" * 6)
+            rows.append((name, "-", figure, *[""] * (len(COLUMNS) - 3)))
             continue
-        lines.append(
-            f"| {name} | {percent(cell['accuracy'], cell['interval'])} "
-            f"| {published(name, ways, shots)} | {below(cell)} | {minutes(cell)} "
-            f"| {cell['outer_steps']} | {cell['inner_steps']} | {cell['adapted_parameters']:,} "
-            f"| {'yes' if cell['transductive'] else 'no'} |"
+        mark = " (longer)" if cell["minutes"] > LONG * usual else ""
+        rows.append(
+            (
+                name,
+                percent(cell),
+                figure,
+                below(cell),
+                minutes(cell) + mark,
+                f"{cell['outer_steps']:,}",
+                cell["inner_steps"],
+                f"{cell['adapted_parameters']:,}",
+                "yes" if cell["transductive"] else "no",
+            )
         )
-    return "\n".join([*lines, ""])
+    return markdown_table(COLUMNS, rows)
 
 
-def longer(cells):
-    """Which rows trained far longer than most."""
-    usual = statistics.median(cell["minutes"] for cell in cells)
-    names = [cell["row"] for cell in cells if cell["minutes"] > 2.5 * usual]
-    return f" Trained longer than the others: {', '.join(names)}." if names else ""
+def training_table(cells):
+    """How long cells were trained, by protocol."""
+    rows = []
+    for protocol in sorted({cell["protocol"] for cell in cells}):
+        own = [cell for cell in cells if cell["protocol"] == protocol]
+        figures = [cell for cell in own if gap(cell) is not None]
+        missed = [cell for cell in figures if gap(cell) > 0]
+        rows.append(
+            (
+                protocol,
+                len(own),
+                span(own, "minutes", ".1f"),
+                span(own, "outer_steps", ",d"),
+                span(own, "meta_batch", "d"),
+                f"{len(missed)} of {len(figures)}",
+            )
+        )
+    heads = ("protocol", "cells", "minutes", "outer steps", "episodes per outer step")
+    return markdown_table((*heads, "below the published figure"), rows)
 
 
-def reasons(cells):
-    """Why figures are missed."""
-    short = [cell for cell in cells if cell["protocol"] == "short"]
-    if not short:
-        return ""
-    judged = [cell for cell in short if gap(cell) is not None]
-    longest = max(judged or short, key=lambda cell: cell["minutes"])
-    missed = sorted((cell for cell in short if (gap(cell) or 0) > 0), key=gap)
-    text = WHY.format(
-        short=len(short),
-        count=len(cells),
-        minutes=span(short, "minutes", ".1f"),
-        steps=span(short, "outer_steps", "d"),
-        episodes=span(short, "meta_batch", "d"),
-        figures=len(judged),
-        below=len(missed),
-        row=longest["row"],
-        setting=setting(longest),
-        longest=f"{longest['minutes']:.0f}",
-        best=percent(longest["accuracy"], longest["interval"]),
-        missing=f", {below(longest)} points below" if below(longest) else "",
-        farthest=", ".join(
-            f"{one['row']} at {setting(one)} ({below(one)} after {one['outer_steps']} outer steps)"
-            for one in missed[:-4:-1]
-        ),
-    )
-    return "\n\n".join((TITLE, textwrap.fill(text.strip(), 100))) + "\n"
-
-
-def learned_rules(cells):
-    """What they add to MAML, where both and the control were measured."""
-    names = ("maml", "maml-further", "learned-gated-lstm", "learned-step-size-lstm")
-    found = {(cell["row"], setting(cell)): cell for cell in cells}
-    where = [s for s in dict.fromkeys(map(setting, cells)) if all((n, s) in found for n in names)]
-    if not where:
-        return ""
-    maml, further, gated, sized = (
-        ", ".join(percent(one["accuracy"], one["interval"]) for one in (found[n, s] for s in where))
-        for n in names
-    )
-    added = [
-        f"{name} at {s}"
-        for name in ROWS
-        for s in where
-        if name.startswith("learned-") and (name, s) in found
-        if above(found[name, s], found["maml-further", s])
+def farthest_table(cells):
+    """The cell with a published figure that trained longest, and the three farthest below."""
+    figures = [cell for cell in cells if gap(cell) is not None]
+    longest = max(figures, key=lambda cell: cell["minutes"])
+    farthest = sorted(figures, key=gap)[:-4:-1]
+    rows = [
+        (what, cell["row"], setting(cell), percent(cell), below(cell), *trained(cell))
+        for what, cell in (("trained longest", longest), *(("farthest", one) for one in farthest))
     ]
-    text = LEARNED.format(
-        places=", ".join(where),
-        maml=maml,
-        further=further,
-        gated=gated,
-        sized=sized,
-        added=f"{', '.join(added)}, where the control is far from converged" if added else "none",
-    )
-    return "\n\n".join(("## Learned rules beside MAML", textwrap.fill(text.strip(), 100))) + "\n"
+    heads = ("cell", "method", "setting", "accuracy, %", "below, points", "minutes", "outer steps")
+    return markdown_table(heads, rows)
+
+
+def learned_rules_table(cells):
+    """Learned rules next to MAML; bold where above the control by more than both intervals."""
+    found = {(cell["row"], setting(cell)): cell for cell in cells}
+    where = [
+        at for at in dict.fromkeys(map(setting, cells)) if all((n, at) in found for n in LEARNED)
+    ]
+    rows = []
+    for name in LEARNED:
+        shown = [name]
+        for at in where:
+            cell = found[name, at]
+            text = percent(cell)
+            learned = name.startswith("learned-")
+            shown.append(f"**{text}**" if learned and above(cell, found[CONTROL, at]) else text)
+        rows.append(shown)
+    return markdown_table(("accuracy, %", *where), rows)
 
 
 def above(one, other):
     """Whether a cell is above another by more than both intervals."""
-    gain = one["accuracy"] - other["accuracy"]
-    return gain > one["interval"] + other["interval"]
-
-
-def rows():
-    """What each row is, and how it differs from its paper."""
-    lines = ["## Rows", ""]
-    for name, row in ROWS.items():
-        note = f"{row.source}. {NOTES.get(name, '')}".strip()
-        lines.append(
-            textwrap.fill(
-                f"- **{name}**: {note}", 100, subsequent_indent="  ", break_on_hyphens=False
-            )
-        )
-    return "\n".join([*lines, ""])
+    return one["accuracy"] - other["accuracy"] > one["interval"] + other["interval"]
 
 
 def setting(cell):
-    """In words."""
+    """Ways and shots in words."""
     return f"{cell['ways']}-way {cell['shots']}-shot"
 
 
 def gap(cell):
-    """Points that are missing to the published figure; None where there is none."""
-    value, _ = ROWS[cell["row"]].published.get((cell["ways"], cell["shots"]), (None, None))
+    """Points below the published figure; None without a figure."""
+    value, _ = METHODS[cell["row"]].published.get((cell["ways"], cell["shots"]), (None, None))
     return None if value is None else value - 100 * cell["accuracy"]
 
 
 def below(cell):
-    """The same as text; nothing where nothing is missing."""
+    """Points below the published figure as text; empty where none are missing."""
     points = gap(cell)
     return f"{points:.1f}" if points is not None and points > 0 else ""
 
@@ -210,21 +181,27 @@ def span(cells, key, form):
     return f"{min(values):{form}} to {max(values):{form}}"
 
 
+def trained(cell):
+    """Minutes and outer steps of training."""
+    return minutes(cell), f"{cell['outer_steps']:,}"
+
+
 def published(name, ways, shots):
-    """The paper's figure, or nothing."""
-    value, interval = ROWS[name].published.get((ways, shots), (None, None))
+    """The paper's figure as text; empty where it has none."""
+    method = METHODS[name]
+    value, interval = method.published.get((ways, shots), (None, None))
     if value is None:
         return ""
-    what = f" ({ROWS[name].published_as})" if ROWS[name].published_as else ""
-    return f"{value}{what}" if interval is None else f"{value} ± {interval}{what}"
+    of = f" ({method.published_as})" if method.published_as else ""
+    return f"{value}{of}" if interval is None else f"{value} ± {interval}{of}"
 
 
-def percent(accuracy, interval):
-    """A measured accuracy."""
-    return f"{100 * accuracy:.1f} ± {100 * interval:.1f}"
+def percent(cell):
+    """A measured accuracy and half its interval."""
+    return f"{100 * cell['accuracy']:.1f} ± {100 * cell['interval']:.1f}"
 
 
 def minutes(cell):
-    """Of training, and of what it begins with."""
+    """Minutes of training, and of the method that it begins with."""
     text = f"{cell['minutes']:.1f}"
     return text if cell["begins_with"] is None else f"{text} + {cell['begins_with']['minutes']:.1f}"

@@ -1,14 +1,14 @@
-"""The sine curves: every gradient-based row from 10 and from 5 points, judged after 0 to 10 steps.
+"""Measures all methods with inner steps on sine curves, from 10 and from 5 points.
 
-    python benchmarks/few_shot/sine.py  # all rows, as long as those in docs
-    python benchmarks/few_shot/sine.py --effort 1  # all rows for a short while
+    python benchmarks/few_shot/sine.py  # all methods, trained as long as in docs
+    python benchmarks/few_shot/sine.py --effort 1  # all methods, trained briefly
     python benchmarks/few_shot/sine.py --rows maml,anil --shots 10
-    python benchmarks/few_shot/sine.py --write  # only collect what is in the folder of runs
+    python benchmarks/few_shot/sine.py --write  # only collect finished runs
 
-Each is one `python -m meta_train few-shot --data sine`; rules that are learned begin with the
-`maml` of the same number of points. Results land in docs/measured/sine.json, in place of what was
-there of the same row; docs/sine.md and the pictures are made of what is in the folder of runs. A
-row that is done there is not done again, one that was cut off goes on.
+Each is one `python -m meta_train few-shot --data sine`. Learned rules begin with the `maml` of the
+same number of points. A result replaces the one of the same method in docs/measured/sine.json, from
+which the tables in docs/sine.md are written; pictures show the finished runs. A finished run is not
+repeated; an interrupted one is resumed.
 """
 
 import argparse
@@ -16,17 +16,18 @@ import json
 from pathlib import Path
 
 import torch
-from few_shot_jobs import run_job
-from sine_table import FIXED, LEARNED, document
+from few_shot_jobs import run_job, write_tables
+from sine_table import FIXED, LEARNED, tables
 
 from learned_opt.adaptation import load_initialization
 from learned_opt.files import write_atomically
+from meta_train.few_shot.episodes import method_settings
 from meta_train.few_shot.evaluation import Z
-from meta_train.few_shot.methods.registry import ROWS, list_rows
+from meta_train.few_shot.methods.registry import METHODS, list_methods
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import ALL, FewShotConfig
-from meta_train.few_shot.table import Recorded
-from meta_train.few_shot.training import Trained, judge, row_of
+from meta_train.few_shot.table import RecordedEvaluation
+from meta_train.few_shot.training import TrainedMethod, evaluate_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"
@@ -37,7 +38,7 @@ MAIN = (
     *("layer-step-rates", "maml-further", "learned-gated-lstm"),
 )
 PAPER = {"effort": 23.4, "lr": 0.001}
-"""The 70,000 outer steps of Finn et al., at their rate."""
+"""The 70,000 outer steps of Finn et al., at their outer learning rate."""
 LONGER = {
     **{("maml", shots): PAPER for shots in (10, 5)},
     **{(name, 10): PAPER for name in ("fomaml", "anil")},
@@ -48,20 +49,20 @@ LONGER = {
         for n in (10, 5)
     },
 }
-"""By row and number of points: trained longer than it would be by itself."""
+"""Methods that train longer than by default, by name and number of points."""
 FRESH = 1
-"""The seed of curves that nothing was chosen by; those of the tables are of seed 0."""
+"""Seed of curves that no choice was made by; the tables have seed 0."""
 
 
 def runs_of(shots, args, seed=0):
-    """The folder of all rows that one seed has trained."""
+    """Folder of the runs of one seed."""
     return args.runs / (f"{shots}-shot" + (f"-seed-{seed}" if seed else ""))
 
 
-def run_row(name, shots, args, seed=0):
-    """Train and judge a row, and first what it begins with."""
+def train_and_test(name, shots, args, seed=0):
+    """Train and test a method, after the one that it begins with."""
     folder = runs_of(shots, args, seed)
-    base = ROWS[name].on_sine().begins_with
+    base = METHODS[name].on_sine().begins_with
     settings = {
         "data": "sine",
         "row": name,
@@ -76,28 +77,28 @@ def run_row(name, shots, args, seed=0):
     if "lr" in own:
         settings["train"]["lr"] = own["lr"]
     if base is not None:
-        run_row(base, shots, args, seed)
+        train_and_test(base, shots, args, seed)
         settings["begin"] = folder / base / "initialization.safetensors"
     run_job(folder / name, lambda: settings)
 
 
 def load(shots, args, seed=0):
-    """All rows that are in the folder of runs: what was learned, and the scores of the table."""
+    """Finished methods with their evaluations, by name."""
     config = FewShotConfig(row=ALL, shots=shots, progress=False)
     found = {}
-    for name in list_rows(sine=True):
+    for name in list_methods(sine=True):
         path = runs_of(shots, args, seed) / name / "initialization.safetensors"
         if (path.parent / "table.json").exists():
             learned = load_initialization(path)
-            row = row_of(name, config)
-            trained = Trained(name, row, learned.rule, dict(learned.parameters), {})
+            method = method_settings(name, config)
+            trained = TrainedMethod(name, method, learned.rule, dict(learned.parameters), {})
             ((_, facts),) = json.loads((path.parent / "table.json").read_text())["rows"].items()
-            found[name] = trained, Recorded(facts)
+            found[name] = trained, RecordedEvaluation(facts)
     return found
 
 
 def pictures(shots, found):
-    """Of all rows that were found, and, for README, of the main ones."""
+    """Draw all methods that were found, and the main ones."""
     config = FewShotConfig(row=ALL, shots=shots, progress=False)
     if found:
         draw_sine(IMAGES / f"sine-{shots}.png", found, config)
@@ -107,24 +108,24 @@ def pictures(shots, found):
 
 
 def compare(found, shots):
-    """The learned rule against fixed steps, on fresh curves; nothing if it was not found."""
+    """Compare the learned rule with fixed steps on fresh curves; empty if a run is missing."""
     if any(name not in found for name in (LEARNED, *FIXED)):
         return {}
-    values = judge_fresh(found, shots)
+    values = evaluate_fresh(found, shots)
     return {name: differences(values[name], values[LEARNED]) for name in FIXED}
 
 
-def judge_fresh(found, shots):
-    """Errors of the learned rule and of fixed steps on fresh curves, `[steps, curves]` by name."""
+def evaluate_fresh(found, shots):
+    """Errors on fresh curves, `[steps, curves]`, of the learned rule and of fixed steps."""
     config = FewShotConfig(row=ALL, shots=shots, seed=FRESH, progress=False)
     return {
-        name: judge(found[name][0], config, torch.device("cpu")).values.double()
+        name: evaluate_trained(found[name][0], config, torch.device("cpu")).values.double()
         for name in (LEARNED, *FIXED)
     }
 
 
 def differences(other, own):
-    """By how much `own` is below `other`, `[steps, curves]` both, after each step but 0."""
+    """By how much `own` is below `other` (both `[steps, curves]`), after each step from 1."""
     rows = []
     for step in range(1, len(own)):
         gain = other[step] - own[step]
@@ -142,7 +143,7 @@ def differences(other, own):
 
 
 def merge(measured, shots, args):
-    """Put the rows of the folder in place of what was there."""
+    """Replace the results of finished runs."""
     known = measured.setdefault(str(shots), {})
     for table in args.runs.glob(f"{shots}-shot/*/table.json"):
         ((name, facts),) = json.loads(table.read_text())["rows"].items()
@@ -150,7 +151,7 @@ def merge(measured, shots, args):
             "outer_steps": facts["outer_steps"],
             "lr": facts["train"]["lr"],
             "minutes": facts["minutes"],
-            "begins_with": ROWS[name].on_sine().begins_with,
+            "begins_with": METHODS[name].on_sine().begins_with,
             "train_steps": facts["train"]["horizons"],
             "episodes": facts["episodes"],
             "results": facts["results"],
@@ -158,24 +159,24 @@ def merge(measured, shots, args):
 
 
 def write(measured):
-    """Leave the figures, and the document that shows them."""
+    """Write the figures, and the tables of the document."""
     write_atomically(MEASURED, (json.dumps(measured, indent=1) + "\n").encode())
-    write_atomically(DOCUMENT, document(measured).encode())
+    write_tables(DOCUMENT, tables(measured))
 
 
 def make_parser(description, shots):
-    """Arguments that training and collecting runs of sine curves take."""
+    """Arguments of programs that train on sine curves and collect results."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shots", default=shots)
     parser.add_argument(
         "--effort",
         type=float,
-        help="of all rows, as in the command that each of them is; by default what the documented "
-        "ones had, 23.4 for maml, fomaml and anil, 1 for most",
+        help="multiplies the outer steps of all methods; by default that of the documented runs, "
+        "23.4 for maml, fomaml and anil, 1 for most",
     )
-    parser.add_argument("--max_minutes", type=float, default=60.0, help="of training, a row")
+    parser.add_argument("--max_minutes", type=float, default=60.0, help="time limit per method")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--write", action="store_true", help="train nothing")
+    parser.add_argument("--write", action="store_true", help="only collect finished runs")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "sine")
     return parser
 
@@ -185,10 +186,10 @@ if __name__ == "__main__":
     parser.add_argument("--rows", default=ALL)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = list_rows(sine=True) if args.rows == ALL else args.rows.split(",")
+    rows = list_methods(sine=True) if args.rows == ALL else args.rows.split(",")
     for shots in args.shots.split(","):
         for name in [] if args.write else rows:
-            run_row(name, int(shots), args)
+            train_and_test(name, int(shots), args)
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     paired, seeds = measured.pop("paired", {}), measured.pop("seeds", {})
     for shots in map(int, args.shots.split(",")):

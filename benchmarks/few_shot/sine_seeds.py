@@ -1,27 +1,27 @@
-"""Whether the learned rule is below fixed steps whatever the seed of meta-training.
+"""Compares the learned rule with fixed steps on sine curves over seeds of meta-training.
 
-    python benchmarks/few_shot/sine_seeds.py  # seeds 1 to 4 beside that of the documents, 0
-    python benchmarks/few_shot/sine_seeds.py --write  # only collect what is in the folder of runs
+    python benchmarks/few_shot/sine_seeds.py  # seeds 1 to 4, next to seed 0 of the documents
+    python benchmarks/few_shot/sine_seeds.py --write  # only collect finished runs
 
-Each seed is the `maml` of sine.py with other initial weights and other curves, and what
-begins with it, at the same lengths. Results land in docs/measured/sine.json under "seeds", and in
-docs/sine.md. A row that is done is not done again, one that was cut off goes on.
+Each seed trains the `maml` of sine.py with other initial weights and on other curves, and then the
+methods that begin with it, equally long. Results go to docs/measured/sine.json under "seeds", and
+to docs/sine.md. A finished run is not repeated; an interrupted one is resumed.
 """
 
 import json
 
 import torch
-from sine import MEASURED, judge_fresh, load, make_parser, run_row, write
+from sine import MEASURED, evaluate_fresh, load, make_parser, train_and_test, write
 from sine_table import FIXED, LEARNED
 
 
 def collect(shots, seeds, args):
-    """Mean and median errors after each step by row and seed, of seeds whose rows are all there."""
+    """Mean and median errors after each step, by method and finished seed."""
     errors = {name: {} for name in (*FIXED, LEARNED)}
     for seed in seeds:
         found = load(shots, args, seed)
         if all(name in found for name in errors):
-            for name, values in judge_fresh(found, shots).items():
+            for name, values in evaluate_fresh(found, shots).items():
                 errors[name][str(seed)] = {
                     "mean": values.mean(1).tolist(),
                     "median": values.median(1).values.tolist(),
@@ -31,7 +31,7 @@ def collect(shots, seeds, args):
 
 if __name__ == "__main__":
     parser = make_parser(__doc__.splitlines()[0], "10")
-    parser.add_argument("--seeds", default="1,2,3,4", help="beside 0")
+    parser.add_argument("--seeds", default="1,2,3,4", help="next to seed 0")
     args = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [0, *map(int, args.seeds.split(","))]
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     for shots in map(int, args.shots.split(",")):
         for seed in [] if args.write else seeds:
             for name in (*FIXED, LEARNED):
-                run_row(name, shots, args, seed)
+                train_and_test(name, shots, args, seed)
         errors = collect(shots, seeds, args)
         if len(errors[LEARNED]) > 1:
             measured.setdefault("seeds", {})[str(shots)] = errors

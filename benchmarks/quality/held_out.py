@@ -1,147 +1,188 @@
-"""A learned optimizer at its one default setting beside tuned AdamW, on six held-out tasks.
+"""How good are optimizers with their default settings, beside tuned AdamW, on held-out tasks?
 
-    python benchmarks/quality/held_out.py step-size-lstm
-    python benchmarks/quality/held_out.py step-size-lstm --out table.json  # which is then drawn by
-    python benchmarks/quality/held_out.py step-size-lstm --out table.json --picture curves.png
+    python benchmarks/quality/held_out.py --out table.json  # a rule that is in it is not run again
+    python benchmarks/quality/held_out.py --out table.json --picture curves.png
+    python benchmarks/quality/held_out.py step-size-lstm --quick  # one minute
 
-Networks, data or both are none that the bundled optimizers were meta-trained or selected on. All
+Prints a Markdown table of final losses on six tasks, and on one of them with four times the steps.
+The second command draws the curves, at the learning rates that the first one found best.
+
+No rule was meta-trained or selected on these tasks: networks, data or both are others. All
 optimizers train the same problems on the same batches. AdamW follows a cosine with a warm-up over
-3% of the steps, once at 1e-3 and once at the best of eight rates, chosen for the final loss on
-these very problems; weight decay is 0.01.
+3% of the steps and has a weight decay of 0.01. It trains once at 1e-3 and once at the best of eight
+learning rates, chosen for the final loss on these same problems. `orthogonal-momentum` is not told
+the number of steps, and is evaluated at its running average; the others are told.
 """
 
 import argparse
 import json
+import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from learned_opt import from_pretrained
-from learned_opt.rules import rule_name
+from learned_opt.files import write_atomically
+from learned_opt.weights import find_rule
 from meta_train.evaluation.baselines import Baseline, learning_rate_grid
 from meta_train.evaluation.compare import ComparisonTask, compare, total_steps
 from meta_train.evaluation.report import as_json, draw_curves
-from meta_train.tasks.autoencoder import Autoencoder
-from meta_train.tasks.char_rnn import CharRNN
-from meta_train.tasks.char_transformer import CharTransformer
-from meta_train.tasks.conv import Conv
-from meta_train.tasks.random_mlp import RandomMLP
+from meta_train.evaluation.tables import markdown_table
+from meta_train.tasks import Autoencoder, CharRNN, CharTransformer, Conv, RandomMLP
 
 LEARNING_RATES = learning_rate_grid(10**-3.5, 10 ** (-3.5 + 7 / 3))
 
 
-def make_columns(steps, long_steps):
+def make_tasks(steps, long_steps):
+    """The held-out tasks; the last one repeats the first with more steps."""
     mlp = {"depth": (3, 3), "width": (32, 32)}
     photos = {"data": ("photos",)}
     tasks = {
-        "ReLU MLP, photos": RandomMLP().fixed(**photos, **mlp, activations=("relu",)),
-        "SiLU MLP, digits": RandomMLP().fixed(data=("digits",), **mlp, activations=("silu",)),
-        "conv net, photos": Conv().fixed(**photos, depth=(2, 2), channels=(8, 8)),
-        "char transformer": CharTransformer().fixed(length=(16, 16), width=(32, 32)),
-        "char GRU": CharRNN().fixed(length=(16, 16), width=(32, 32)),
-        "autoencoder, photos": Autoencoder().fixed(**photos),
+        "ReLU MLP, photos": RandomMLP().fixed_task(**photos, **mlp, activations=("relu",)),
+        "SiLU MLP, digits": RandomMLP().fixed_task(data=("digits",), **mlp, activations=("silu",)),
+        "conv net, photos": Conv().fixed_task(**photos, depth=(2, 2), channels=(8, 8)),
+        "char transformer": CharTransformer().fixed_task(length=(16, 16), width=(32, 32)),
+        "char GRU": CharRNN().fixed_task(length=(16, 16), width=(32, 32)),
+        "autoencoder, photos": Autoencoder().fixed_task(**photos),
     }
-    columns = [
+    compared = [
         ComparisonTask(f"task{k}", title, task, steps, 0)
         for k, (title, task) in enumerate(tasks.items())
     ]
     if long_steps:
         task = tasks["ReLU MLP, photos"]
-        columns.append(ComparisonTask("long", f"ReLU MLP, {long_steps} steps", task, long_steps, 0))
-    return columns
+        title = f"ReLU MLP, {long_steps} steps"
+        compared.append(ComparisonTask("long", title, task, long_steps, 0))
+    return compared
 
 
-def make_baselines(rule):
-    settings = {"rule": "adam", "schedule": "cosine", "weight_decay": 0.01}
-    baselines = [
-        Baseline("AdamW 1e-3", learning_rates=(1e-3,), **settings),
-        Baseline("AdamW tuned", learning_rates=LEARNING_RATES, **settings),
-    ]
-    if rule_name(rule) == "step-size-lstm":
-        baselines.append(Baseline("untrained", "step-size-lstm", (rule.default_lr,)))
-    return baselines
+RULES = ("orthogonal-momentum", "step-size-lstm")
+ADAMW = {"rule": "adam", "schedule": "cosine", "weight_decay": 0.01}
+BASELINES = (
+    Baseline("AdamW 1e-3", learning_rates=(1e-3,), **ADAMW),
+    Baseline("AdamW tuned", learning_rates=LEARNING_RATES, **ADAMW),
+)
+UNTRAINED = Baseline("untrained step-size-lstm", "step-size-lstm", (3e-3,))
 
 
-def render(columns, table):
-    labels = [row.label for row in next(iter(table.values()))]
-    lines = [f"{'final loss':<20}" + "".join(f"{label:>15}" for label in labels)]
-    for column in columns:
-        cells = ""
-        for row in table[column.name]:
-            mean, spread = row.final_loss
-            star = "*" if row.at_edge else ""
-            cells += f"{f'{mean:.3g}+-{spread:.1g}{star}':>15}"
-        lines.append(f"{column.title:<20}{cells}")
-    tasks = [table[column.name] for column in columns if column.name != "long"]
-    gaps = [rows[0].final_loss[0] / rows[2].final_loss[0] - 1 for rows in tasks]
-    better = sum(rows[0].final_loss[0] < rows[1].final_loss[0] for rows in tasks)
-    died = sum(row.diverged for rows in table.values() for row in rows[:1])
-    lines += [
-        f"better than AdamW 1e-3 on {better} of {len(tasks)}; diverged runs: {died}",
-        f"mean relative gap to AdamW tuned: {sum(gaps) / len(gaps):+.3f} "
-        f"({', '.join(f'{gap:+.2f}' for gap in gaps)})",
-        "* best rate at the edge of its grid",
-    ]
-    return "\n".join(lines)
-
-
-def run(rule, columns, baselines, arguments):
-    """Train all optimizers on all problems."""
-    with tqdm(total=total_steps(columns, baselines), unit="step", dynamic_ncols=True) as bar:
-        return compare(
-            rule,
-            columns,
-            seeds=range(2000, 2000 + arguments.seeds),
+def measure(name, tasks, baselines, seeds, workers):
+    """Train a rule and baselines on all tasks; results by task."""
+    with tqdm(
+        total=total_steps(tasks, baselines), unit="step", desc=name, dynamic_ncols=True
+    ) as bar:
+        table = compare(
+            find_rule(name),
+            tasks,
+            seeds=range(2000, 2000 + seeds),
             baselines=baselines,
             device="cpu",
-            workers=arguments.workers,
+            workers=workers,
             on_steps=bar.update,
         )
+    return {
+        task: [replace(first, label=Path(name).stem), *rest]
+        for task, (first, *rest) in table.items()
+    }
 
 
-def draw(rule, columns, arguments):
-    """Curves of the six, each optimizer at the rate that was measured to be best."""
-    measured = json.loads(arguments.out.read_text())["columns"]
-    baselines = make_baselines(rule)
-    table = {}
-    for column in columns:
-        rates = {row["optimizer"]: row["mean_loss_rate"] for row in measured[column.name]["rows"]}
-        best = [replace(one, learning_rates=(rates[one.label],)) for one in baselines]
-        table |= run(rule, [column], best, arguments)
-    names = {"learned": rule_name(rule)} | {one.label: one.label for one in baselines}
-    draw_curves(arguments.picture, table, columns, names=names, across=3, panel=(3.6, 2.5))
+def missing_baselines(name, found):
+    """Baselines that a measurement of this rule still has to train."""
+    wanted = [*BASELINES, *([UNTRAINED] if name == "step-size-lstm" else [])]
+    return [baseline for baseline in wanted if baseline.label not in found]
+
+
+def labels_of(columns):
+    """The optimizers that every task of a table has."""
+    return [row["optimizer"] for row in next(iter(columns.values()))["rows"]] if columns else []
+
+
+def render(columns):
+    """The table of final losses, and a line for each rule."""
+    labels = labels_of(columns)
+    rows = [
+        [
+            column["title"],
+            *(
+                f"{row['final_loss']:.3g} ± {row['final_loss_std']:.1g}"
+                + ("*" if row["best_at_edge_of_grid"] else "")
+                for row in column["rows"]
+            ),
+        ]
+        for column in columns.values()
+    ]
+    lines = [markdown_table(["final loss", *labels], rows), ""]
+    short = [column["rows"] for name, column in columns.items() if name != "long"]
+    tuned = [rows[labels.index("AdamW tuned")]["final_loss"] for rows in short]
+    for k, label in enumerate(labels):
+        ratios = [
+            math.log(rows[k]["final_loss"] / loss) for rows, loss in zip(short, tuned, strict=True)
+        ]
+        wins = sum(ratio < 0 for ratio in ratios)
+        died = sum(column["rows"][k]["diverged_runs"] for column in columns.values())
+        lines.append(
+            f"{label}: below AdamW tuned on {wins} of {len(short)}, median log ratio "
+            f"{statistics.median(ratios):+.3f}, {died} runs diverged"
+        )
+    return "\n".join([*lines, "* the best learning rate is the first or last of the grid"])
+
+
+def draw(tasks, path, columns, seeds, workers):
+    """Draw loss against steps, each optimizer at the learning rate of its best final loss."""
+    table = {task.name: [] for task in tasks}
+    for name in RULES:
+        for task, results in measure(name, tasks, (), seeds, workers).items():
+            table[task] += results
+    for task in tasks:
+        rates = {row["optimizer"]: row["final_loss_rate"] for row in columns[task.name]["rows"]}
+        best = [replace(one, learning_rates=(rates[one.label],)) for one in BASELINES]
+        table[task.name] += measure(RULES[0], [task], best, seeds, workers)[task.name][1:]
+    names = {label: label for label in (*RULES, *(one.label for one in BASELINES))}
+    draw_curves(path, table, tasks, names=names, across=3, panel=(3.6, 2.5), evaluated=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rule", help="a bundled rule's name, or a weights file")
+    parser.add_argument("rules", nargs="*", default=RULES, help="names of rules, or weights files")
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--long-steps", type=int, default=2000, help="0: no long column")
+    parser.add_argument("--long-steps", type=int, default=2000, help="0: no long task")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="50 steps, two seeds, no long task")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the table here as JSON")
-    parser.add_argument(
-        "--picture",
-        type=Path,
-        help="draw the six's curves here, as PNG: only at the rates that are the best in --out",
-    )
+    parser.add_argument("--out", type=Path, help="keep the table here, as JSON")
+    parser.add_argument("--picture", type=Path, help="draw the table's curves here, as PNG")
     arguments = parser.parse_args()
     if arguments.picture and not (arguments.out and arguments.out.exists()):
         parser.error("--picture needs --out, the table that was measured")
     torch.set_num_threads(1)
-
-    rule = from_pretrained(arguments.rule)
-    columns = make_columns(arguments.steps, arguments.long_steps)
+    steps, long_steps, seeds = arguments.steps, arguments.long_steps, arguments.seeds
+    if arguments.quick:
+        steps, long_steps, seeds = 50, 0, 2
+    tasks = make_tasks(steps, long_steps)
+    columns = {}
+    if arguments.out and arguments.out.exists():
+        columns = json.loads(arguments.out.read_text())["columns"]
     if arguments.picture:
-        draw(rule, [column for column in columns if column.name != "long"], arguments)
+        short = [task for task in tasks if task.name != "long"]
+        draw(short, arguments.picture, columns, seeds, arguments.workers)
         return
-    table = run(rule, columns, make_baselines(rule), arguments)
-    print(render(columns, table))
-    if arguments.out:
-        data = {"rates": list(LEARNING_RATES), "columns": as_json(table, columns)}
-        arguments.out.write_text(json.dumps(data, indent=2) + "\n")
+    sizes = {column["steps"] for name, column in columns.items() if name != "long"}
+    if columns and (sizes != {steps} or any(c["seeds"] != seeds for c in columns.values())):
+        parser.error(f"{arguments.out} was measured with other --steps or --seeds")
+    for name in arguments.rules:
+        found = labels_of(columns)
+        if Path(name).stem in found:
+            continue
+        baselines = missing_baselines(name, found)
+        table = measure(name, tasks, baselines, seeds, arguments.workers)
+        for task, column in as_json(table, tasks).items():
+            column["rows"] = [*columns.get(task, {"rows": []})["rows"], *column["rows"]]
+            columns[task] = column
+        if arguments.out:
+            data = {"rates": list(LEARNING_RATES), "columns": columns}
+            write_atomically(arguments.out, (json.dumps(data, indent=2) + "\n").encode())
+    print(render(columns))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,33 @@
-"""Time and memory of one meta-gradient beside `higher` and TorchOpt, in one run.
+"""How fast is one meta-gradient, and how much memory does it take, beside `higher` and TorchOpt?
 
-    python benchmarks/speed/meta_gradient.py  # three problems; half a minute of compiling
+    python benchmarks/speed/meta_gradient.py  # compiles for half a minute
     python benchmarks/speed/meta_gradient.py --quick  # few turns, nothing compiled
 
-- lstm: two LSTM layers of 20 train an MLP of 15,910 coordinates for 20 steps, first order. Peers
-  use torch's LSTMCell, and `higher` also our rule through `learned_opt.differentiable`.
-- sine: MAML on an MLP 1-40-40-1, 25 tasks, 10 shots, 1 inner step, second order.
-- conv4: MAML on 4 strided convolutions of 64 with batch norm, 8 tasks, 5-way 1-shot, 5 inner
-  steps, `--queries` (1) query images a class, second order.
+Prints a Markdown table: milliseconds, speed relative to `higher`, and peak memory, for each library
+and case. The cases are:
 
-All compute the same gradient, which is checked. They take turns; a ratio is the median over turns.
-Time is that of the processor where one thread does all, else of the clock. Memory is what the
-allocator held at most above what it held before.
+- lstm: two LSTM layers of 20 units train an MLP with 15,910 parameters for 20 steps, first order.
+  The other libraries use torch's LSTMCell; `higher` also runs our rule through
+  `learned_opt.differentiable`.
+- sine: MAML on an MLP 1-40-40-1, 25 tasks, 10 shots, 1 inner step, second order.
+- conv4: MAML on 4 strided convolutions of 64 channels with batch norm, 8 tasks, 5-way 1-shot, 5
+  inner steps, second order, with `--queries` (1) query images per class.
+
+The program checks that all libraries compute the same gradient. They take turns; times and ratios
+are medians over turns. Time is processor time with one CPU thread, else wall-clock time. Memory is
+the peak that torch's allocator holds above its level before.
 """
 
 import argparse
 import json
 import statistics
-import time
+import sys
 from dataclasses import replace
 
 import higher
 import torch
+from measuring import peak_bytes, seconds
 from plain_lstm import PlainLSTM, PlainOptimizer
-from step_cost import peak_bytes as peak_bytes_on_cpu
 from torch import nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -34,6 +38,7 @@ from learned_opt import LearnedOptimizer, create_rule
 from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES, meta_loss
+from meta_train.evaluation.tables import markdown_table
 from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import stack, start
@@ -49,7 +54,7 @@ STEPS = 20
 
 
 class Batches(BatchStream):
-    """What `differentiate` reads: given batches, one after another."""
+    """A stream of given batches."""
 
     def __init__(self, batches):
         self.batches, self.place = batches, 0
@@ -77,7 +82,7 @@ def problem_of(model, criterion, batch):
 
 
 def lstm_case(device):
-    """Functions that compute the gradient of 20 losses by the rule's weights, by library."""
+    """By library: a function that differentiates the mean of 20 losses by the rule's weights."""
     model = nn.Sequential(nn.Linear(784, 20), nn.Sigmoid(), nn.Linear(20, 10)).to(device)
     batches = [
         (torch.randn(128, 784, device=device), torch.randint(10, (128,), device=device))
@@ -135,7 +140,7 @@ def lstm_case(device):
 
 
 def maml_case(model, criterion, tasks, lr, steps, compiled):
-    """Functions that compute the gradient of the mean query loss by the initialisation."""
+    """By library: a function that differentiates the mean query loss by the initialisation."""
     device = next(model.parameters()).device
     supports, queries = (stack(half) for half in zip(*tasks, strict=True))
     count, rule = len(tasks), create_rule("sgd").to(device)
@@ -181,7 +186,7 @@ def maml_case(model, criterion, tasks, lr, steps, compiled):
             torchopt.recover_state_dict(inner, kept[1])
         return take_gradients()
 
-    print(choose_vectorize(rule, problem, count, device).reason)
+    print(choose_vectorize(rule, problem, count, device).reason, file=sys.stderr)
     functions = {
         "higher": with_higher,
         "ours": lambda: at_once(phi, supports, queries),
@@ -194,11 +199,10 @@ def maml_case(model, criterion, tasks, lr, steps, compiled):
             values = [value.detach().requires_grad_() for value in values]
             return at_once(values, supports, queries, traceable=True)
 
-        begin = time.perf_counter()
         graph = torch.compile(make_fx(whole)(values, supports, queries))
         with torch.no_grad():
-            graph(values, supports, queries)
-        print(f"compiling took {time.perf_counter() - begin:.0f} s")
+            took = seconds(lambda: graph(values, supports, queries))
+        print(f"compiling took {took:.0f} s", file=sys.stderr)
         functions["ours, compiled"] = torch.no_grad()(lambda: graph(values, supports, queries))
     return functions
 
@@ -231,30 +235,8 @@ def conv4_case(device, queries):
     return maml_case(model, F.cross_entropy, tasks, 0.4, 5, False)
 
 
-def seconds(function, device):
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = clock()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - begin
-
-
-def peak_bytes(function, device):
-    """The most memory that one call held at once beyond what was held before it."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    return peak_bytes_on_cpu(function)
-
-
 def measure(case, functions, turns, device):
-    """One row a library: milliseconds, times as fast as higher, peak MiB."""
+    """One row per library: milliseconds, speed relative to higher, peak MiB."""
     if torchopt is None:
         del functions["torchopt"]
     reference = [value.detach().clone() for value in functions["higher"]()]
@@ -264,9 +246,10 @@ def measure(case, functions, turns, device):
             if not close:
                 raise SystemExit(f"{case}: the gradient of {name} is not that of higher")
     times = {name: [] for name in functions}
+    one_thread = device.type == "cpu" and torch.get_num_threads() == 1
     for turn in range(turns):
         for name in list(functions)[:: 1 if turn % 2 else -1]:
-            times[name].append(seconds(functions[name], device))
+            times[name].append(seconds(functions[name], device, processor=one_thread))
     rows = []
     for name, function in functions.items():
         ratios = [a / b for a, b in zip(times["higher"], times[name], strict=True)]
@@ -278,11 +261,7 @@ def measure(case, functions, turns, device):
             "peak_mib": peak_bytes(function, device) / 2**20,
         }
         rows.append(row)
-        print(
-            f"| {case:6} | {name:16} | {row['ms']:8.2f} | {row['x_higher']:9.2f} "
-            f"| {row['peak_mib']:8.2f} |",
-            flush=True,
-        )
+        print(row, file=sys.stderr)
     return rows
 
 
@@ -294,25 +273,33 @@ def main(cases, quick, turns, threads, device, queries, output):
         "sine": lambda: sine_case(device, compiled=not quick),
         "conv4": lambda: conv4_case(device, queries),
     }
-    print(f"torch {torch.__version__}, {device}, threads: {threads}\n")
-    print(f"| case   | {'library':16} | {'ms':>8} | x as fast | {'peak MiB':>8} |")
-    print("| --- | --- | ---: | ---: | ---: |")
     rows = []
     for case in cases:
         torch.manual_seed(0)
         rows += measure(case, makers[case](), 3 if quick else turns, device)
+    print(f"torch {torch.__version__}, {device}, threads: {threads}\n")
+    cells = [
+        [
+            row["case"],
+            row["library"],
+            *(f"{row[key]:.2f}" for key in ("ms", "x_higher", "peak_mib")),
+        ]
+        for row in rows
+    ]
+    header = ["case", "library", "ms", "x as fast as higher", "peak MiB"]
+    print(markdown_table(header, cells, align="<<>>>"))
     if output:
         with open(output, "w") as file:
             json.dump({"torch": torch.__version__, "device": str(device), "rows": rows}, file)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure what a meta-gradient costs.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=["lstm", "sine", "conv4"], metavar="CASE")
     parser.add_argument("--quick", action="store_true", help="few turns, nothing compiled")
-    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=9, help="measurements of each library")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--queries", type=int, default=1, help="images a class in conv4")
-    parser.add_argument("--output", help="a JSON file for the numbers")
+    parser.add_argument("--queries", type=int, default=1, help="query images per class in conv4")
+    parser.add_argument("--output", help="JSON file to write the numbers to")
     main(**vars(parser.parse_args()))

@@ -1,25 +1,31 @@
-"""What an attached monitor costs: step time with it over step time without, in one run.
+"""How much slower is training with a GateMonitor attached?
 
     python benchmarks/speed/monitor_cost.py
+    python benchmarks/speed/monitor_cost.py --quick  # the small network, few turns
 
-Two equal trainings take turns, a block of steps each; the ratio of their times is taken turn by
-turn, and the median is reported. Time is the CPU's, of all threads (TensorBoard's writer is one):
-a busy machine disturbs it less. Drawing the heat maps falls into few of the turns, so it is timed
-apart and spread over the steps from one drawing to the next.
+Prints a Markdown table: milliseconds per step without the monitor, seconds to draw the heat maps,
+and the step time with the monitor over the step time without it.
+
+Two equal trainings take turns, one block of steps each. The ratio is the median over turns. Time is
+processor time of all threads, including TensorBoard's writer, because other programs disturb it
+less. Heat maps are drawn rarely, so their time is measured separately and divided by the number of
+steps between two drawings.
 """
 
 import argparse
 import inspect
 import statistics
+import sys
 import tempfile
-import time
 
-import matplotlib.pyplot  # noqa: F401  (drawing would else include importing it)
+import matplotlib.pyplot  # noqa: F401  (so that drawing does not include the import)
 import torch
+from measuring import seconds
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.monitoring.monitor import GateMonitor
+from meta_train.evaluation.tables import markdown_table
 
 MODELS = {"64-20-10": (64, 20, 10), "64-128-128-10": (64, 128, 128, 10)}
 
@@ -39,21 +45,19 @@ class Training:
         self.optimizer = LearnedOptimizer(self.model.named_parameters(), lr=1e-3, rule=rule)
 
     def run(self, steps):
-        """Seconds for `steps` steps."""
-        begin = time.process_time()
+        """Take `steps` steps."""
         for _ in range(steps):
             self.optimizer.zero_grad()
             loss = nn.functional.cross_entropy(self.model(self.inputs), self.labels)
             loss.backward()
             self.optimizer.step(lambda loss=loss: loss)
-        return time.process_time() - begin
 
 
 def measure(rule_name, sizes, turns):
-    """Ratio on / off, drawing included; seconds of a step without and of a drawing."""
+    """Ratio of step times including drawing, seconds per step without it, seconds per drawing."""
     off, on = Training(rule_name, sizes), Training(rule_name, sizes)
     with tempfile.TemporaryDirectory() as folder:
-        # No drawing by itself within the turns.
+        # Never draw during the turns.
         monitor = GateMonitor(folder, heat_map_every=10**9)
         monitor.attach(on.optimizer)
         block = monitor.every
@@ -61,30 +65,31 @@ def measure(rule_name, sizes, turns):
         times = []
         for turn in range(turns):
             order = (off, on) if turn % 2 else (on, off)
-            seconds = {training: training.run(block) for training in order}
-            times.append((seconds[off], seconds[on]))
-        begin = time.process_time()
-        monitor.close()
-        drawing = time.process_time() - begin
-    step = statistics.median(seconds for seconds, _ in times) / block
-    ratio = statistics.median(seconds / base for base, seconds in times)
+            took = {one: seconds(lambda one=one: one.run(block), processor=True) for one in order}
+            times.append((took[off], took[on]))
+        drawing = seconds(monitor.close, processor=True)  # draws the heat maps
+    step = statistics.median(base for base, _ in times) / block
+    ratio = statistics.median(own / base for base, own in times)
     interval = inspect.signature(GateMonitor).parameters["heat_map_every"].default
     return ratio + drawing / (interval * block * step), step, drawing
 
 
-def main(turns, threads):
+def main(turns, threads, quick):
     torch.set_num_threads(threads)
-    print("| rule | network | ms a step | s a drawing | on / off |")
-    print("| --- | --- | --- | --- | --- |")
+    rows = []
+    models = dict(list(MODELS.items())[:1]) if quick else MODELS
     for rule_name in ("adam", "gated-lstm", "momentum-gated-lstm", "lstm"):
-        for name, sizes in MODELS.items():
-            ratio, step, drawing = measure(rule_name, sizes, turns)
-            row = f"| {rule_name} | {name} | {1e3 * step:.2f} | {drawing:.2f} | {ratio:.3f} |"
-            print(row, flush=True)
+        for name, sizes in models.items():
+            ratio, step, drawing = measure(rule_name, sizes, 3 if quick else turns)
+            rows.append([rule_name, name, f"{1e3 * step:.2f}", f"{drawing:.2f}", f"{ratio:.3f}"])
+            print(*rows[-1], file=sys.stderr)
+    header = ["rule", "network", "ms per step", "s per drawing", "with / without"]
+    print(markdown_table(header, rows, align="<<>>>"))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure what a monitor costs.")
-    parser.add_argument("--turns", type=int, default=15)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the small network, 3 turns")
+    parser.add_argument("--turns", type=int, default=15, help="measurements per rule and network")
     parser.add_argument("--threads", type=int, default=1)
     main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""The rule `lstm` as one writes it for `higher` and TorchOpt, for meta_gradient.py."""
+"""The rule `lstm` written with `nn.LSTMCell`, for `higher` and TorchOpt in meta_gradient.py."""
 
 import higher
 import torch
@@ -8,7 +8,7 @@ from learned_opt.rules.features import log_sign
 
 
 class PlainLSTM(nn.Module):
-    """The rule `lstm` as one writes it from torch's modules."""
+    """The rule `lstm` made of torch's modules, with the weights of `rule`."""
 
     def __init__(self, rule):
         super().__init__()
@@ -25,12 +25,12 @@ class PlainLSTM(nn.Module):
 
     @staticmethod
     def reorder(ours):
-        """Columns i, f, o, z to torch's rows i, f, z, o."""
+        """Convert our columns i, f, o, z to torch's rows i, f, z, o."""
         i, f, o, z = ours.detach().t().chunk(4)
         return torch.cat([i, f, z, o])
 
     def forward(self, gradients, state):
-        """Gradients and states to deltas, all coordinates at once."""
+        """Compute updates of all coordinates at once, and the new state."""
         x = log_sign(torch.cat([g.detach().reshape(-1) for g in gradients]), self.rule.p)
         after = []
         for cell, before in zip(self.cells, state or [None, None], strict=True):
@@ -41,7 +41,7 @@ class PlainLSTM(nn.Module):
         return [p.view_as(g) for p, g in zip(parts, gradients, strict=True)], after
 
     def in_our_order(self, gradients):
-        """Its weights' gradients as those of the rule."""
+        """Gradients of this module's weights, in the order and layout of the rule's weights."""
         by_name = dict(zip([n for n, _ in self.named_weights()], gradients, strict=True))
         result = []
         for k in range(2):
@@ -52,18 +52,18 @@ class PlainLSTM(nn.Module):
         return [*result, by_name["head.weight"], by_name["head.bias"]]
 
     def named_weights(self):
-        """Its weights by name, without those of the rule that it imitates."""
+        """The weights by name, without the original rule's."""
         return [(n, p) for n, p in self.named_parameters() if not n.startswith("rule.")]
 
 
 class PlainOptimizer(torch.optim.SGD):
-    """Carries the network to where `higher` unrolls it."""
+    """Carries the network into `higher`, which builds the differentiable optimizer from it."""
 
     network = None
 
 
 class DifferentiablePlainOptimizer(higher.optim.DifferentiableOptimizer):
-    """The same in `higher`."""
+    """The differentiable version of `PlainOptimizer`."""
 
     def __init__(self, other, *args, **kwargs):
         super().__init__(other, *args, **kwargs)

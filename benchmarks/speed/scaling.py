@@ -1,12 +1,16 @@
-"""How meta-training scales with processes: outer steps a second, and what is sent for each.
+"""How much faster is meta-training with several processes?
 
-    python benchmarks/speed/scaling.py  # 1 and 2 processes on this machine
-    python benchmarks/speed/scaling.py --processes 1 4  # other numbers
+    python benchmarks/speed/scaling.py  # 1 and 2 processes
+    python benchmarks/speed/scaling.py --processes 1 4
+    python benchmarks/speed/scaling.py --quick  # one turn of 3 outer steps
 
-The total batch of inner runs is the same whatever the number of processes, each of one thread. The
-numbers of processes take turns, and each turn's ratio to its own first number is kept, so that a
-busy machine disturbs all alike; medians are reported. "messages" is the share of the time in which
-a process sends, receives, or waits for the slowest.
+Prints a Markdown table: seconds per outer step, speedup over the first number of processes, inner
+steps per second, bytes sent per outer step, and the fraction of the time spent in communication
+(sending, receiving, waiting for the slowest process).
+
+All numbers of processes train the same total batch of inner runs, one thread per process. They take
+turns, and speedups are taken within a turn, so that other programs slow down all alike. Figures are
+medians over turns.
 """
 
 import argparse
@@ -20,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from learned_opt import create_rule
+from meta_train.evaluation.tables import markdown_table
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.distributed import joined
@@ -34,7 +39,7 @@ WARMUP = 2
 
 
 class Messages:
-    """Counts what `torch.distributed.all_reduce` is given, and the time that it takes."""
+    """Replaces `torch.distributed.all_reduce` to count its calls, bytes and seconds."""
 
     def __init__(self):
         self.count = self.bytes = self.seconds = 0
@@ -42,7 +47,7 @@ class Messages:
         dist.all_reduce = self
 
     def __call__(self, tensor):
-        """Send, and take note."""
+        """Send the tensor and count it."""
         begin = time.perf_counter()
         self._send(tensor)
         self.seconds += time.perf_counter() - begin
@@ -51,7 +56,7 @@ class Messages:
 
 
 def measure(case, steps):
-    """One case in this process, among those that `torchrun` started."""
+    """Measure one case in this process, one of those that `torchrun` started."""
     torch.set_num_threads(1)
     with joined("cpu") as (distributed, device):
         torch.manual_seed(0)
@@ -79,7 +84,7 @@ def measure(case, steps):
 
 
 def run(case, processes, steps):
-    """One case in so many new processes."""
+    """Measure one case in new processes."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launch, __file__, "--worker", case, "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -93,21 +98,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--turns", type=int, default=3, help="measurements of each case")
+    parser.add_argument("--steps", type=int, default=20, help="outer steps per measurement")
+    parser.add_argument("--quick", action="store_true", help="one turn of 3 outer steps")
     parser.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         measure(arguments.worker, arguments.steps)
         return
-    row = "{:<20} {:>9} {:>11} {:>8} {:>14} {:>8} {:>8}"
-    print(
-        row.format("case", "processes", "s per step", "speedup", "inner steps/s", "bytes", "share")
-    )
+    steps, repeats = (3, 1) if arguments.quick else (arguments.steps, arguments.turns)
+    rows = []
     for case in arguments.cases:
         turns = [
-            [run(case, number, arguments.steps) for number in arguments.processes]
-            for _ in range(arguments.turns)
+            [run(case, number, steps) for number in arguments.processes] for _ in range(repeats)
         ]
         for place, number in enumerate(arguments.processes):
             results = [turn[place] for turn in turns]
@@ -115,8 +118,8 @@ def main():
             speedup = statistics.median(
                 turn[0]["seconds"] / turn[place]["seconds"] for turn in turns
             )
-            print(
-                row.format(
+            rows.append(
+                [
                     case,
                     number,
                     f"{middle['seconds']:.3f}",
@@ -124,9 +127,11 @@ def main():
                     f"{middle['inner_steps_per_second']:.0f}",
                     f"{middle['bytes']:.0f}",
                     f"{middle['share']:.1%}",
-                ),
-                flush=True,
+                ]
             )
+            print(*rows[-1], file=sys.stderr)
+    header = ["case", "processes", "s per step", "speedup", "inner steps/s", "bytes per step"]
+    print(markdown_table([*header, "communication"], rows))
 
 
 if __name__ == "__main__":

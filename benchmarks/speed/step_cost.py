@@ -1,30 +1,34 @@
-"""What a step costs: time and peak temporary memory of every rule beside a fused AdamW.
+"""What does an optimizer step cost, beside torch's fused AdamW?
 
     python benchmarks/speed/step_cost.py  # models of 1e5, 1e6 and 1e7 parameters
-    python benchmarks/speed/step_cost.py --quick  # without the largest
-    python benchmarks/speed/step_cost.py --state  # bytes of state per parameter, from the rules
+    python benchmarks/speed/step_cost.py --quick  # up to 1e6 parameters, one minute
+    python benchmarks/speed/step_cost.py --state  # bytes of state per parameter
 
-The models are four transformer blocks each: 48 tensors, from vectors to large matrices, with random
-gradients. A rule and `torch.optim.AdamW(fused=True)` take turns on equal parameters; medians are
-reported, and the ratio is the median of the turns' ratios, so that a busy machine disturbs both
-sides alike. Memory is what the allocator held at most above what it held before the step.
+Prints a Markdown table: milliseconds per step, the ratio to AdamW, and peak temporary memory, for
+each rule and model size.
+
+Each model has the tensors of four transformer blocks (48 tensors) and random gradients. A rule and
+`torch.optim.AdamW(fused=True)` take turns on equal parameters, so that other programs slow down
+both alike. Times are medians, and the ratio is the median of the turns' ratios. Memory is the peak
+that torch's allocator holds above its level before the step.
 """
 
 import argparse
 import math
 import statistics
-import time
+import sys
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from measuring import peak_bytes, seconds
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
+from meta_train.evaluation.tables import markdown_table
 
 SIZES = (10**5, 10**6, 10**7)
 
 
 def make_parameters(size):
-    """About `size` parameters in the shapes of four transformer blocks, with gradients."""
+    """About `size` parameters with gradients, shaped like four transformer blocks."""
     width = round(math.sqrt(size / 48))
     matrices = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
     norms = [(width,)] * 4
@@ -37,40 +41,21 @@ def make_parameters(size):
 
 
 def make_step(optimizer):
-    """A step as a function, with a loss for the rules that read one."""
+    """A function that takes one step, with a loss for the rules that read it."""
     loss = torch.tensor(1.0)
     if isinstance(optimizer, LearnedOptimizer):
         return lambda: optimizer.step(lambda: loss)
     return optimizer.step
 
 
-def seconds(step):
-    """Wall-clock time of one call."""
-    begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
-
-
-def peak_bytes(step):
-    """The most memory that one call held at once beyond what was held before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    held = peak = 0
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 def measure(rule_name, size, turns):
-    """Milliseconds of a step, ratio to AdamW's, peak MiB of a step, and of AdamW's."""
+    """Milliseconds per step, ratio to AdamW, peak MiB of the rule's step and of AdamW's."""
     rule = create_rule(rule_name).requires_grad_(False)
     parameters = make_parameters(size)
     learned = make_step(LearnedOptimizer(parameters, lr=1e-3, rule=rule, total_steps=1000))
     fused = make_step(torch.optim.AdamW(make_parameters(size), lr=1e-3, fused=True))
-    learned(), fused()  # makes the state
-    # A single small step is too short to time.
+    learned(), fused()  # creates the state
+    # One step of a small model is too short to time.
     repeats = max(1, min(20, 10**6 // size))
     pairs = []
     for turn in range(turns):
@@ -87,11 +72,9 @@ def measure(rule_name, size, turns):
 
 
 def print_state():
-    """The table of bytes of state per parameter."""
-    print("| rule | state, bytes a parameter |")
-    print("| --- | ---: |")
-    for name in list_rules():
-        print(f"| {name} | {create_rule(name).state_bytes_per_parameter()} |")
+    """Print a table of the bytes of state per parameter."""
+    rows = [[name, create_rule(name).state_bytes_per_parameter()] for name in list_rules()]
+    print(markdown_table(["rule", "state, bytes per parameter"], rows))
 
 
 def main(quick, turns, threads, rules, state):
@@ -99,21 +82,22 @@ def main(quick, turns, threads, rules, state):
         print_state()
         return
     torch.set_num_threads(threads)
-    print(f"Threads: {threads}. AdamW is torch's fused one. Peak: temporary memory of a step.\n")
-    print("| rule | parameters | ms a step | x AdamW | peak MiB | AdamW's |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    rows = []
     for size in SIZES[:2] if quick else SIZES:
         for name in rules:
             step, ratio, peak, other = measure(name, size, 3 if quick or size > 10**6 else turns)
-            row = f"| {name} | {size:.0e} | {step:.2f} | {ratio:.1f} | {peak:.1f} | {other:.1f} |"
-            print(row, flush=True)
+            cells = f"{step:.2f}", f"{ratio:.1f}", f"{peak:.1f}", f"{other:.1f}"
+            rows.append([name, f"{size:.0e}", *cells])
+            print(*rows[-1], file=sys.stderr)
+    header = ["rule", "parameters", "ms per step", "x AdamW", "peak MiB", "AdamW peak MiB"]
+    print(f"Threads: {threads}\n\n{markdown_table(header, rows)}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure what a step costs.")
-    parser.add_argument("--quick", action="store_true", help="small models, few turns")
-    parser.add_argument("--state", action="store_true", help="only the table of state sizes")
-    parser.add_argument("--turns", type=int, default=9)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="up to 1e6 parameters, 3 turns")
+    parser.add_argument("--state", action="store_true", help="print only the table of state sizes")
+    parser.add_argument("--turns", type=int, default=9, help="measurements per rule and size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rules", nargs="+", default=list_rules(), metavar="RULE")
     main(**vars(parser.parse_args()))

@@ -1,22 +1,24 @@
-"""Peak memory and time of a meta-gradient against the number of inner steps, for each mode.
+"""How do memory and time of a meta-gradient grow with the number of inner steps, in each mode?
 
     python benchmarks/speed/unroll_memory.py --image  # table and picture, half an hour
     python benchmarks/speed/unroll_memory.py --quick  # up to 30 steps
     python benchmarks/speed/unroll_memory.py --steps 100 --modes plain checkpointing
 
 The rule is an LSTM with two layers of 20 units (Andrychowicz et al. 2016), the optimizee a
-perceptron of 784, 20 and 10 units (15,910 coordinates) on random data of that shape; inner
-gradients count as constants. The modes are those of meta_train/estimators/memory_budget.py:
+MLP of 784, 20 and 10 units (15,910 parameters) on random data; inner gradients count as constants.
+The modes are those of meta_train/estimators/memory_budget.py:
 
 - plain keeps the graph of all steps;
-- checkpointing keeps the state at some steps and computes the steps between twice, same gradient;
-- truncated differentiates window after window of 20 steps, which biases the gradient;
-- pes takes persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
+- checkpointing keeps the state of some steps and computes the others twice; same gradient;
+- truncated differentiates windows of 20 steps, which biases the gradient;
+- pes is persistent evolution strategies in windows of 20 steps: two forward passes, no graph.
 
-Memory is the high-water mark of a fresh process above what it held after a warm-up: resident
-memory on a CPU (of Linux), the allocator's peak on a GPU. Times are of whole inner runs, on a CPU
-in processor time, which other programs disturb less: modes take turns in one process, and the
-shortest time of each is shown, up to 100 steps.
+Prints a Markdown table: peak memory and milliseconds per inner step, and their ratios to plain.
+
+Memory is the peak of a fresh process above its level after a warm-up: resident memory on a CPU
+(Linux only), memory of torch's allocator on a GPU. Times are the shortest of several whole inner
+runs of up to 100 steps; modes take turns in one process. On a CPU it is processor time, because
+other programs disturb it less.
 """
 
 import argparse
@@ -25,10 +27,10 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
+from measuring import seconds
 from torch import nn
 
 from learned_opt import create_rule
@@ -37,6 +39,7 @@ from meta_train.estimators.backprop import best_checkpoint_steps
 from meta_train.estimators.footprint import measure
 from meta_train.estimators.memory_budget import MODES
 from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.evaluation.tables import markdown_table
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
@@ -52,7 +55,7 @@ IMAGE = Path(__file__).parents[2] / "docs" / "images" / "unroll_memory.png"
 
 
 class Unroll:
-    """One mode on inner runs of one length."""
+    """One mode, with inner runs of one length."""
 
     def __init__(self, mode, steps, device):
         self.truncation_length = min(WINDOW, steps)
@@ -93,7 +96,7 @@ class Unroll:
         return measure(runs.begin(LoopSettings(), 0))
 
     def run(self):
-        """One inner run's meta-gradient; those of windows, one after another, where there are."""
+        """The meta-gradient of one inner run; for truncated modes the one of its last window."""
         meta_objective = MetaObjective(OBJECTIVES["sum"])
         times = math.ceil(self.steps / self.truncation_length) if self.estimator.continues else 1
         for outer_step in range(times):
@@ -108,25 +111,15 @@ class Unroll:
         return estimate
 
 
-def seconds(unroll, device):
-    """Time of one run: of the processor, or by the clock where a GPU works."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    begin = clock()
-    unroll.run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - begin
-
-
 def resident(field):
-    """MiB of VmRSS (now) or VmHWM (the most so far) of this process."""
+    """Resident memory of this process in MiB: VmRSS (current) or VmHWM (peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(field)]
     return int(line.split()[1]) / 1024
 
 
 def peak_of_one_run(mode, steps, device):
-    """Peak MiB above what is held before; to be called in a fresh process."""
+    """Peak MiB above the level after a warm-up. Call it in a fresh process."""
     Unroll(mode, 2, device).run()  # warm-up: libraries load, thread pools start
     unroll = Unroll(mode, steps, device)
     if device == "cuda":
@@ -141,22 +134,22 @@ def peak_of_one_run(mode, steps, device):
 
 
 def peak_in_fresh_process(mode, steps, device, threads):
-    """As `peak_of_one_run`."""
+    """Call `peak_of_one_run` in a fresh process."""
     command = [sys.executable, __file__, "--alone", mode, str(steps)]
     command += ["--device", device, "--threads", str(threads)]
-    # Large blocks go back to the system as soon as they are freed: what is resident is in use.
+    # Return large blocks to the system when they are freed, so that resident memory is in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout)
 
 
 def times_in_turns(modes, steps, device, turns):
-    """The shortest of several times of each mode."""
+    """The shortest time of each mode over several turns."""
     unrolls = {mode: Unroll(mode, steps, device) for mode in modes}
     times = {mode: [] for mode in modes}
     for _ in range(turns):
         for mode, unroll in unrolls.items():
-            times[mode].append(seconds(unroll, device))
+            times[mode].append(seconds(unroll.run, device, processor=device == "cpu"))
     return {mode: min(taken) for mode, taken in times.items()}
 
 
@@ -169,20 +162,20 @@ def difference(steps, device):
 
 
 def print_table(rows):
-    print("| inner steps | mode | peak MiB | of plain | ms a step | x plain |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: |")
+    table = []
     plains = {row["steps"]: row for row in rows if row["mode"] == "plain"}
     for row in rows:
         plain = plains.get(row["steps"])
         share = f"{row['mib'] / plain['mib']:.2f}" if plain else ""
         ratio = f"{row['seconds'] / plain['seconds']:.2f}" if plain else ""
         each = f"{1e3 * row['seconds'] / row['steps']:.0f}" if row["seconds"] else ""
-        cells = f"{row['steps']}", row["mode"], f"{row['mib']:.0f}", share, each, ratio
-        print(f"| {' | '.join(cells)} |")
+        table.append([row["steps"], row["mode"], f"{row['mib']:.0f}", share, each, ratio])
+    header = ["inner steps", "mode", "peak MiB", "/ plain", "ms per step", "/ plain"]
+    print(markdown_table(header, table, align="><>>>>"))
 
 
 def draw(rows, path):
-    """Two panels, memory and time, a line for each mode with its name at its end."""
+    """Draw memory and time against inner steps, one line per mode."""
     from matplotlib.figure import Figure
 
     colors = dict(zip(MODES, ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b"), strict=True))
@@ -197,7 +190,7 @@ def draw(rows, path):
             steps, peaks = [row["steps"] for row in own], [row["mib"] for row in own]
             memory.plot(steps, peaks, **style)
             place = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-            if mode == "truncated":  # at its right the line of checkpointing passes
+            if mode == "truncated":  # to its right is the line of checkpointing
                 place.update(xytext=(0, 9), ha="right")
             label = names.get(mode, mode)
             memory.annotate(label, (steps[-1], peaks[-1]), color=color, **place)
@@ -248,7 +241,7 @@ def main(steps, modes, turns, threads, device, quick, json_path, image, alone):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure what a meta-gradient costs.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="lengths of inner runs")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--turns", type=int, default=3)

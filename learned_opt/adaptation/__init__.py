@@ -1,9 +1,9 @@
-"""Learned initialisations: a file that is applied to a module, and adaptation from there.
+"""Learned initialisations and adaptation: read them from a file, take a few steps from there.
 
     initialization = load_initialization("maml.safetensors")
     adapted = adapt(module, (inputs, targets), initialization=initialization, steps=5)
 
-or, in a usual training loop, `initialization.apply_to(module)` before the first step.
+In a usual training loop, call `initialization.apply_to(module)` before the first step.
 """
 
 from learned_opt.adaptation.adapt import adapt

@@ -1,4 +1,4 @@
-"""A few steps of an update rule on a few examples: a user's module, adapted."""
+"""Adapts a module to a few examples by a few steps of an update rule."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation.initialization import Initialization, load_initialization
 from learned_opt.adaptation.loop import Adaptation
-from learned_opt.adaptation.module_copy import kept_in_graph, shallow_copy_module
-from learned_opt.adaptation.support_set import batches_of
+from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
+from learned_opt.adaptation.support_set import cycle_batches
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.registry import unknown
 from learned_opt.rules import create_rule, list_rules
@@ -24,8 +24,9 @@ from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 
 M = TypeVar("M", bound=nn.Module)
 
-GIVE_A_LOSS = "give a loss, torch.nn.functional.mse_loss say"
+GIVE_A_LOSS = "give a loss, such as loss=torch.nn.functional.mse_loss"
 STEPS = 5
+"""Default number of steps."""
 
 
 @overload
@@ -79,60 +80,74 @@ def adapt(
     functional: bool = False,
     create_graph: bool = False,
 ) -> nn.Module | dict[str, Tensor]:
-    """Adapt a module to a support set; the module itself does not change.
+    """Adapt a copy of a module to a support set by a few steps; the module itself is unchanged.
 
-    What runs is a copy, in the mode, training or evaluation, that the module is in. Not for use
-    within transforms of `torch.func` such as vmap.
+    The copy is in the module's mode, training or evaluation. Transforms of `torch.func` such as
+    vmap are not supported.
 
     Args:
-        module: any module; what does not require gradients stays as it is.
+        module: any module; parameters that do not require gradients are not adapted.
         support: `(inputs, targets)`, all of it for every step; or a list or a loader of such
-            batches, one a step, again from the first after the last. Inputs that are a tuple, a
-            list or a dict are the module's positional or keyword arguments.
+            batches, one for each step, from the first again after the last. A tuple, list or dict
+            of inputs gives the module's positional or keyword arguments.
         rule: an update rule, the name of one without weights ("sgd", "adam"), the name of a
             bundled one, or the path of a weights file. By default the initialisation's, or SGD.
-            By name, one without weights computes in the module's dtype, or float32 if that is less.
-        lr: factor on the update. By default the initialisation's, if the rule is too, or the
-            rule's own.
-        steps: how many; by default what the initialisation says that it is for, or 5.
-        loss: `(module output, targets) -> 0-dim`; by default the cross-entropy of classes or of
-            their probabilities. The mean squared error for regression, say. It must not read what
-            a forward pass leaves in `module`: a copy runs. Return it with the output.
-        initialization: where to start, or the path of a file that says; by default where the
-            module stands.
+            A rule without weights, given by name, computes in the module's dtype, in float32 at
+            least.
+        lr: multiplies the update of the rule. By default the initialisation's if its rule is used,
+            else the rule's own.
+        steps: number of steps; by default the initialisation's, or 5.
+        loss: `(module output, targets) -> 0-dim`; by default the cross-entropy with classes or
+            their probabilities. For regression take `torch.nn.functional.mse_loss`. It must not
+            read attributes that a forward pass sets on `module`, since a copy runs.
+        initialization: initial values, or the path of their file; by default the module's values.
         keep: see `Initialization.apply_to`.
-        only: names, or beginnings of names, of the parameters to adapt; by default those that the
+        only: names, or prefixes of names, of the parameters to adapt; by default those that the
             initialisation was meta-trained to adapt, or all.
-        proximal: hold the steps at the start: half of this times the squared distance from there
-            is added to the loss (iMAML's lambda; 0 is without). By default the initialisation's,
-            or without.
-        functional: return tensors instead of a module.
-        create_graph: with `functional`, make them differentiable by the parameters of the module
-            and the weights of the rule, through all steps. Not for modules with activation
-            checkpointing: what is computed anew in the outer backward pass would read other
-            weights.
+        proximal: iMAML's lambda; the loss gets lambda / 2 times the squared distance from the
+            start added. By default the initialisation's, or 0.
+        functional: return tensors, not a module.
+        create_graph: with `functional`, keep the graph of all steps, so that the tensors can be
+            differentiated with respect to the module's parameters and the rule's weights. Not
+            for modules with activation checkpointing, which would recompute with other weights.
 
     Returns:
-        A copy of the module, adapted; or with `functional` its parameters and buffers by name,
-        for `torch.func.functional_call(module, adapted, inputs)`. Running statistics are those of
-        the passes before each step: pass the support set once more, in training mode, for those
-        at the adapted weights.
+        An adapted copy of the module. With `functional`, its parameters and buffers by name, for
+        `torch.func.functional_call(module, adapted, inputs)`. Running statistics are those of the
+        forward passes before each step; for those of the adapted weights, pass the support set
+        once more in training mode.
 
     Raises:
         ValueError: nothing to adapt, complex parameters, sparse gradients, an argument out of
-            range, an initialisation that does not fit the module, or without `loss` targets that
+            range, an initialisation that does not fit the module, or no `loss` and targets that
             are no classes.
         RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
+
+    Example:
+        >>> adapted = adapt(model, (inputs, targets), lr=0.4, steps=5)
+        >>> predictions = adapted(inputs).argmax(1)
+
+        MAML's outer gradient:
+
+        >>> tensors = adapt(
+        ...     model, (inputs, targets), lr=0.4, steps=1, functional=True, create_graph=True
+        ... )
+        >>> outputs = torch.func.functional_call(model, tensors, (inputs,))
+        >>> nn.functional.cross_entropy(outputs, targets).backward()
     """
     if create_graph and not functional:
-        raise ValueError("create_graph=True needs functional=True: a module's own are leaves")
+        raise ValueError(
+            "create_graph=True needs functional=True: a module's own parameters have no graph"
+        )
     if create_graph and initialization is not None:
         raise ValueError(
-            "create_graph=True differentiates by the module's own parameters: apply the "
-            "initialisation to the module first (initialization.apply_to)"
+            "create_graph=True differentiates with respect to the module's own parameters: apply "
+            "the initialisation to the module first (initialization.apply_to)"
         )
     if keep and initialization is None:
-        raise ValueError("keep says what an initialisation leaves alone: give initialization, too")
+        raise ValueError(
+            "keep names values that an initialisation leaves alone: give initialization, too"
+        )
     with torch.inference_mode(False):
         if initialization is not None:
             initialization = _read(initialization)
@@ -143,32 +158,35 @@ def adapt(
             only = initialization.only if only is None else only
             proximal = initialization.proximal if proximal is None else proximal
         if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-            raise ValueError("adapt takes modules that run in Python, got a ScriptModule")
-        if functional:  # with its own tensors, by which one may want to differentiate
+            raise ValueError("adapt does not support ScriptModules: give the original module")
+        if functional:  # with the module's own tensors, so that they get gradients
             work = shallow_copy_module(module, {} if initialization is None else _copies(module))
         else:
-            kept = {id(value): value.detach().clone() for value in kept_in_graph(module)}
+            kept = {id(value): value.detach().clone() for value in find_graph_tensors(module)}
             work = copy.deepcopy(module, kept)
         if initialization is not None:
             initialization.apply_to(work, keep=keep)
-        chosen = _chosen(work, only)
-        if initialization is not None:  # in its order, which learned rates go by
+        chosen = _parameters_to_adapt(work, only)
+        if initialization is not None:  # in its order, on which learned learning rates rely
             order = [key for key in initialization.parameters if key in chosen]
             chosen = {key: chosen[key] for key in dict.fromkeys([*order, *chosen])}
         first = next(iter(chosen.values()))
-        found = _find_rule(rule, first.dtype)
-        training = Adaptation(
-            rule=_on_device_of(found, first, create_graph),
-            lr=found.default_lr if lr is None else _checked_lr(lr),
+        update_rule = _find_rule(rule, first.dtype)
+        adaptation = Adaptation(
+            rule=_on_device_of(update_rule, first, create_graph),
+            lr=update_rule.default_lr if lr is None else _checked_lr(lr),
             steps=STEPS if steps is None else check_steps(steps),
             loss=_cross_entropy if loss is None else loss,
             proximal=0.0 if proximal is None else check_proximal(proximal),
             create_graph=create_graph,
         )
-        batches = (pytree.tree_map_only(Tensor, _normal, batch) for batch in batches_of(support))
+        batches = (
+            pytree.tree_map_only(Tensor, _without_inference_mode, batch)
+            for batch in cycle_batches(support)
+        )
         if functional:
-            return training.of_tensors(work, chosen, batches)
-        training.of_module(work, chosen, batches)
+            return adaptation.of_tensors(work, chosen, batches)
+        adaptation.in_place(work, chosen, batches)
         return work
 
 
@@ -178,7 +196,7 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
     if not isinstance(initialization, Initialization):
         raise ValueError(
             "initialization must be an Initialization or the path of a file, got "
-            f"{type(initialization).__name__}: of a module there is Initialization.of(module)"
+            f"{type(initialization).__name__}; Initialization.of(module) makes one of a module"
         )
     return initialization
 
@@ -188,36 +206,36 @@ def _copies(module: nn.Module) -> dict[int, Tensor]:
     return {id(value): copy.deepcopy(value) for value in (*module.parameters(), *module.buffers())}
 
 
-def _normal(tensor: Tensor) -> Tensor:
-    """Not of inference mode: of those nothing can be differentiated."""
+def _without_inference_mode(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can use."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _cross_entropy(output: Any, targets: Any) -> Tensor:
     if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
         raise ValueError(
-            "the cross-entropy takes one tensor of scores and one of targets, got "
-            f"{type(output).__name__} and {type(targets).__name__}: give a loss that takes these"
+            "the default loss takes one tensor of scores and one of targets, got "
+            f"{type(output).__name__} and {type(targets).__name__}: give a loss"
         )
     if output.dim() > 1 and output.shape[1] == 1:
         raise ValueError(
-            f"the module's output is {list(output.shape)}, and the cross-entropy of one class is 0 "
-            f"whatever it is: {GIVE_A_LOSS}"
+            f"the module's output is {list(output.shape)}: the cross-entropy of one class is "
+            f"always 0; {GIVE_A_LOSS}"
         )
     if targets.is_floating_point() and not _are_probabilities(targets):
         raise ValueError(
-            f"the targets, {list(targets.shape)} of {targets.dtype}, are neither classes (whole "
-            f"numbers) nor their probabilities: {GIVE_A_LOSS}"
+            f"the targets, {list(targets.shape)} of {targets.dtype}, are neither classes "
+            f"(integers) nor probabilities of classes: {GIVE_A_LOSS}"
         )
     scores = output.shape
     classes = scores[:1] + scores[2:] if len(scores) > 1 else torch.Size()
     if targets.shape != (scores if targets.is_floating_point() else classes):
         raise ValueError(
-            f"the targets, {list(targets.shape)} of {targets.dtype}, are no classes of the "
-            f"module's output, {list(scores)}: they would be {list(classes)}; or {GIVE_A_LOSS}"
+            f"the targets, {list(targets.shape)} of {targets.dtype}, do not fit the module's "
+            f"output, {list(scores)}: classes would have shape {list(classes)}; or {GIVE_A_LOSS}"
         )
     if not targets.is_floating_point():
-        targets = targets.long()  # which is all that it takes beside bytes
+        targets = targets.long()  # cross_entropy takes int64 and uint8 only
     return nn.functional.cross_entropy(output, targets)
 
 
@@ -240,11 +258,11 @@ def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype
         return from_pretrained(name)
     if name not in list_rules():
         raise ValueError(unknown("rule", name, {*list_rules(), *list_pretrained()}))
-    # Whatever torch.device context the caller is in, and without touching his random numbers.
+    # On the CPU even inside a torch.device context; the caller's random numbers are not drawn.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         created = create_rule(name)
     if list(created.parameters()):
-        raise ValueError(f"rule {name!r} has weights to be learned: give one that was trained")
+        raise ValueError(f"rule {name!r} has weights that must be trained: give a trained rule")
     return created.to(torch.promote_types(torch.float32, dtype))
 
 
@@ -253,13 +271,13 @@ def _on_device_of(rule: UpdateRule, parameter: Tensor, create_graph: bool) -> Up
         return rule
     if create_graph and any(weight.requires_grad for weight in rule.parameters()):
         raise ValueError(
-            f"the rule is on {rule.device} and the module on {parameter.device}: a copy of the "
-            "rule's weights would get no gradient; move the rule"
+            f"the rule is on {rule.device} and the module on {parameter.device}: move the rule (a "
+            "copy of its weights would get no gradient)"
         )
     return copy.deepcopy(rule).to(parameter.device)
 
 
-def _chosen(module: nn.Module, only: Iterable[str] | None) -> dict[str, Tensor]:
+def _parameters_to_adapt(module: nn.Module, only: Iterable[str] | None) -> dict[str, Tensor]:
     """The parameters to adapt, by name."""
     if isinstance(only, str):
         raise ValueError(f"only must be a list of names, got {only!r}")
@@ -273,7 +291,7 @@ def _chosen(module: nn.Module, only: Iterable[str] | None) -> dict[str, Tensor]:
                 raise ValueError(f"no parameter to adapt begins with {prefix!r}: {list(named)}")
     for name, value in chosen.items():
         if value.is_complex():
-            raise ValueError(f"parameter {name!r} is complex: adapt takes real ones only")
+            raise ValueError(f"parameter {name!r} is complex, which adapt does not support")
     if not chosen:
         raise ValueError(f"{type(module).__name__} has no parameter to adapt")
     return chosen

@@ -1,4 +1,4 @@
-"""What training starts from: values by name, the rule that goes with them, and their file."""
+"""Learned initialisations: values by name, the rule that goes with them, and their file."""
 
 from __future__ import annotations
 
@@ -14,33 +14,43 @@ from torch import Tensor, nn
 
 from learned_opt.files import check_version, read_tensors, write_tensors
 from learned_opt.functional import check_lr, check_proximal, check_steps
+from learned_opt.registry import look_up
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.per_tensor_rates import any_rule_name, create_any_rule
 
 FORMAT = "learned_opt.adaptation.initialization"
 VERSION = 1
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+"""The dtypes of rules by their names in a file."""
 
 M = TypeVar("M", bound=nn.Module)
 
 
-@dataclass(frozen=True, eq=False)  # tensors are not compared in passing
+@dataclass(frozen=True, eq=False)  # == of tensors is no bool
 class Initialization:
-    """Where training starts, and the rule that it was meta-trained with.
+    """Initial values of a module's tensors, and the settings of the inner loop they are meant for.
 
     Attributes:
-        parameters: values by parameter name, all of those of the modules that it is for.
-        buffers: values by buffer name, such as running statistics; a module may have others.
-        rule: the update rule that goes with it, if one does.
-        lr: the rate that goes with it; None is the rule's own.
-        steps: inner steps that it is meant for; 0 where what it is of takes none.
-        only: beginnings of the names of the parameters that those steps adapt; None adapts all.
-        proximal: how strongly those steps are held at the start (iMAML's lambda); None is not.
-        card: what it was meta-trained on, what was measured.
+        parameters: values by parameter name, for every parameter of the module.
+        buffers: values by buffer name, such as running statistics; the module may have others.
+        rule: the update rule that goes with it, or None.
+        lr: the learning rate that goes with it; None means the rule's own.
+        steps: number of inner steps it was meta-trained for, or 0 for none; None means unknown.
+        only: prefixes of the names of the parameters that the steps adapt; None adapts all.
+        proximal: iMAML's lambda, which holds the steps near the start; None means 0.
+        card: facts about meta-training and measurements, for JSON.
 
     Raises:
-        ValueError: a `rule` that is none, an `lr` that is not a finite number, `steps` that are not
-            a whole number of at least 0, `only` that is a text, a `proximal` that is not finite and
-            at least 0.
+        ValueError: `rule` is no UpdateRule, `lr` is not a finite number, `steps` is not a whole
+            number of at least 0, `only` is a string, or `proximal` is not finite and at least 0.
+
+    Example:
+        >>> initialization = Initialization.of(model, lr=0.4, steps=5)
+        >>> initialization.apply_to(nn.Linear(3, 2))
+        Linear(in_features=3, out_features=2, bias=True)
     """
 
     parameters: Mapping[str, Tensor]
@@ -53,7 +63,7 @@ class Initialization:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what nobody could adapt with, and make plain numbers of those of other kinds."""
+        """Check the fields, and convert numbers to plain Python ones."""
         if self.rule is not None and not isinstance(self.rule, UpdateRule):
             raise ValueError(
                 f"rule must be an UpdateRule, such as create_rule('sgd'), got {self.rule!r}"
@@ -63,7 +73,7 @@ class Initialization:
         if self.steps is not None:
             object.__setattr__(self, "steps", check_steps(self.steps))
         if isinstance(self.only, str):
-            raise ValueError(f"only must be names or beginnings of names, got {self.only!r}")
+            raise ValueError(f"only must be a list of names or prefixes, got {self.only!r}")
         if self.only is not None:
             object.__setattr__(self, "only", tuple(self.only))
         if self.proximal is not None:
@@ -71,11 +81,11 @@ class Initialization:
 
     @classmethod
     def of(cls, module: nn.Module, **fields: Any) -> Initialization:
-        """Where a module stands: copies of its parameters and of the buffers that it saves.
+        """Copy the present values of a module: its parameters and the buffers that it saves.
 
         Args:
             module: any module.
-            **fields: the other attributes, `rule`, `lr`, `steps` and so on.
+            **fields: the other attributes: `rule`, `lr`, `steps` and so on.
         """
         saved = module.state_dict().keys()
         buffers = {k: v.detach().clone() for k, v in module.named_buffers() if k in saved}
@@ -83,23 +93,22 @@ class Initialization:
         return cls(**{"parameters": parameters, "buffers": buffers, **fields})
 
     def apply_to(self, module: M, *, keep: Iterable[str] = ()) -> M:
-        """Write the values into a module, and leave everything else of it as it is.
+        """Write the values into a module, in place.
 
         Args:
-            module: is changed in place.
-            keep: names, or beginnings of names, of parameters and buffers that the module keeps as
-                they are, or does not have: "head." for a head of other classes, say.
+            module: the module; changed in place.
+            keep: names, or prefixes of names, of parameters and buffers that are left alone, such
+                as "head." for a head with other classes. The module need not have them.
 
         Returns:
             The module itself.
 
         Raises:
-            ValueError: the module has parameters that are not here, or the other way round, or
-                shapes differ, or the module is on the meta device, or `keep` is a text in place
-                of names, or has one that nothing begins with. Nothing has changed then.
+            ValueError: names or shapes of the parameters differ, the module is on the meta device,
+                or `keep` is a string or matches no name. The module is then unchanged.
         """
         if isinstance(keep, str):
-            raise ValueError(f"keep must be names or beginnings of names, got the text {keep!r}")
+            raise ValueError(f"keep must be a list of names or prefixes, got the string {keep!r}")
         kept = tuple(keep)
         pairs = self._pairs(module, kept)
         if any(target.is_meta for target, _ in pairs):
@@ -116,12 +125,12 @@ class Initialization:
         named = dict(module.named_parameters())
         problems = _differences("parameter", named, self.parameters, kept)
         buffers = dict(module.named_buffers())
-        # A module may have buffers that nobody learned, such as counters.
+        # The module may have other buffers, such as counters.
         present = {key: value for key, value in buffers.items() if key in self.buffers}
         problems += _differences("buffer", present, self.buffers, kept)
         names = {*named, *buffers, *self.parameters, *self.buffers}
         problems += [
-            f"keep has {prefix!r}, with which no name begins"
+            f"no name begins with {prefix!r}, given in keep"
             for prefix in kept
             if not any(name.startswith(prefix) for name in names)
         ]
@@ -159,16 +168,19 @@ def _list(names: list[str]) -> str:
 
 
 def save_initialization(initialization: Initialization, path: str | PathLike[str]) -> None:
-    """Write an initialisation, and its rule, to a file, whole or not at all.
+    """Write an initialisation and its rule to a file, completely or not at all.
 
     Args:
-        initialization: what to write.
-        path: where to; an existing file is replaced.
+        initialization: the initialisation.
+        path: the file; an existing one is replaced.
 
     Raises:
-        ValueError: its rule's class is not registered, so nobody could load the file, or the card
-            or the rule's settings are not for JSON.
-        OSError: the disk is full or the folder cannot be written; the old file is as it was.
+        ValueError: the rule's class is not registered, so the file could not be loaded, or JSON
+            cannot hold the card or the rule's settings.
+        OSError: the disk is full or the folder cannot be written; an old file is unchanged.
+
+    Example:
+        >>> save_initialization(Initialization.of(model, lr=0.4), "start.safetensors")
     """
     tensors = {f"parameters/{k}": v for k, v in initialization.parameters.items()}
     tensors.update({f"buffers/{k}": v for k, v in initialization.buffers.items()})
@@ -200,8 +212,13 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
     """Read an initialisation from a file that `save_initialization` wrote, onto the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: damaged, truncated, or not a file of ours; the message names it.
+        FileNotFoundError: the file does not exist.
+        ValueError: damaged, truncated, or of another format; the message names the file.
+
+    Example:
+        >>> save_initialization(Initialization.of(model, lr=0.4), "start.safetensors")
+        >>> initialization = load_initialization("start.safetensors")
+        >>> adapted = adapt(model, (inputs, targets), initialization=initialization)
     """
     tensors, metadata = read_tensors(Path(path), FORMAT)
     check_version(path, metadata, VERSION)
@@ -225,20 +242,20 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
         lacks = "it lacks " if isinstance(error, KeyError) else ""
         reason = lacks + " ".join(str(error).split())
         raise ValueError(
-            f"{path} does not hold an initialisation that this version knows: {reason}"
+            f"{path} holds no initialisation that this version can load: {reason}"
         ) from None
 
 
 def _rule(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> UpdateRule | None:
     if "rule" not in facts:
         return None
-    # Whatever torch.device context the caller is in, and without touching his random numbers.
+    # On the CPU even inside a torch.device context; the caller's random numbers are not drawn.
     with (
         torch.inference_mode(False),
         torch.device("cpu"),
         torch.random.fork_rng(devices=[]),
     ):
         rule = create_any_rule(facts["rule"], **facts["settings"])
-        rule.to(getattr(torch, facts["dtype"]))
+        rule.to(look_up("dtype", facts["dtype"], DTYPES))
         rule.load_state_dict(dict(weights))
     return rule.eval()

@@ -1,4 +1,4 @@
-"""The loop of an adaptation: over a module's own parameters, or over tensors that it is lent."""
+"""The adaptation loop: on a module's own parameters in place, or on separate tensors."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learned_opt.adaptation.module_copy import let_go_of_graphs
-from learned_opt.adaptation.support_set import arguments_of
+from learned_opt.adaptation.module_copy import detach_graph_tensors
+from learned_opt.adaptation.support_set import module_arguments
 from learned_opt.functional import apply_rule, half_square_distance
 from learned_opt.rules.base import Context, State, UpdateRule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """A few steps of a rule on batches: what is the same for all of them.
+    """A few steps of a rule on batches.
 
     Attributes:
-        rule: takes the steps, on the device of what is adapted.
-        lr: factor on the update.
-        steps: how many.
+        rule: the update rule, on the device of the parameters.
+        lr: multiplies the update.
+        steps: number of steps.
         loss: `(module output, targets) -> 0-dim`.
-        proximal: half of this times the squared distance from the start is added to the loss.
+        proximal: lambda; the loss gets lambda / 2 times the squared distance from the start added.
         create_graph: keep the graph of all steps.
     """
 
@@ -36,30 +36,34 @@ class Adaptation:
     proximal: float
     create_graph: bool
 
-    def of_module(
+    def in_place(
         self, module: nn.Module, chosen: dict[str, Tensor], batches: Iterator[tuple[Any, Any]]
     ) -> None:
-        """Train the chosen parameters of a module in place."""
+        """Adapt the chosen parameters of a module in place.
+
+        Raises:
+            RuntimeError: the loss or an adapted parameter is not finite.
+        """
         ours = {id(value) for value in chosen.values()}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in ours]
         for own in module.parameters():
             own.grad = None
-        for own in rest:  # for a while: what they lead to need not be differentiated
+        for own in rest:  # until the end, to save their part of the backward pass
             own.requires_grad_(False)
         anchors = {key: value.detach().clone() for key, value in chosen.items()}
         states = self._states(chosen)
         for step in range(self.steps):
             with torch.enable_grad():
-                value, gradients = self.look(module, next(batches), chosen, anchors)
+                value, gradients = self.loss_and_gradients(module, next(batches), chosen, anchors)
             if not bool(torch.isfinite(value)):
                 hint = "a lower lr may help" if step else "look at the support set and the module"
                 raise RuntimeError(
                     f"the loss is {float(value.detach())} at step {step + 1} of adaptation: {hint}"
                 )
             with torch.no_grad():
-                for key, moved in self._move(chosen, gradients, states, value).items():
+                for key, moved in self._step(chosen, gradients, states, value).items():
                     chosen[key].copy_(moved)
-            torch.clear_autocast_cache()  # of what they were
+            torch.clear_autocast_cache()  # it holds casts of the old values
         for key, parameter in chosen.items():
             if not bool(torch.isfinite(parameter).all()):
                 raise RuntimeError(
@@ -68,12 +72,12 @@ class Adaptation:
                 )
         for parameter in rest:
             parameter.requires_grad_(True)
-        let_go_of_graphs(module)
+        detach_graph_tensors(module)
 
     def of_tensors(
         self, module: nn.Module, chosen: dict[str, Tensor], batches: Iterator[tuple[Any, Any]]
     ) -> dict[str, Tensor]:
-        """Parameters and buffers by name after the steps; the module's own stay as they are."""
+        """Adapted parameters and buffers by name; the module's own are unchanged."""
         rest: dict[str, Tensor] = {k: v for k, v in module.named_parameters() if k not in chosen}
         buffers = {key: value.clone() for key, value in module.named_buffers()}
         if not self.create_graph:
@@ -81,67 +85,68 @@ class Adaptation:
             rest = {key: value.detach() for key, value in rest.items()}
         anchors = chosen
         states = self._states(chosen)
-        look = _Look(module, self)
+        lent = _LossAndGradients(module, self)
         for _ in range(self.steps):
             with torch.enable_grad():
                 if not self.create_graph:
                     chosen = {k: v.detach().requires_grad_() for k, v in chosen.items()}
-                # Buffers that the module assigns anew are put into what it was given.
+                # functional_call puts buffers that the module reassigns into the dict it was given.
                 tensors = {f"module.{k}": v for k, v in {**rest, **chosen, **buffers}.items()}
-                given = (next(batches), chosen, anchors)
-                value, gradients = functional_call(look, tensors, given)
-                buffers = {key: self._kept(tensors[f"module.{key}"]) for key in buffers}
+                arguments = (next(batches), chosen, anchors)
+                value, gradients = functional_call(lent, tensors, arguments)
+                buffers = {key: self._maybe_detached(tensors[f"module.{key}"]) for key in buffers}
             with torch.set_grad_enabled(self.create_graph):
-                chosen = {**chosen, **self._move(chosen, gradients, states, value)}
+                chosen = {**chosen, **self._step(chosen, gradients, states, value)}
         return {**rest, **chosen, **buffers}
 
-    def look(
+    def loss_and_gradients(
         self,
         module: nn.Module,
         batch: tuple[Any, Any],
         chosen: Mapping[str, Tensor],
         anchors: Mapping[str, Tensor],
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The loss at a batch, and its gradients by the chosen tensors; None is without."""
-        positional, named = arguments_of(batch[0])
+        """The loss on a batch, and its gradients with respect to the chosen tensors (or None)."""
+        positional, named = module_arguments(batch[0])
         value = _checked_loss(self.loss(module(*positional, **named), batch[1]))
-        needed = value.requires_grad
+        has_graph = value.requires_grad
         if self.proximal:
             value = value + self.proximal * half_square_distance(chosen, anchors)
         gradients: Sequence[Tensor | None] = ()
-        if needed:
+        if has_graph:
             gradients = torch.autograd.grad(
                 value, list(chosen.values()), create_graph=self.create_graph, allow_unused=True
             )
         if all(gradient is None for gradient in gradients):
             raise ValueError(
-                "the loss does not depend on any parameter that is to be adapted, or it is "
-                "computed within a transform of torch.func, of which adapt knows nothing"
+                "the loss does not depend on any parameter to adapt, or adapt was called inside a "
+                "transform of torch.func, which it does not support"
             )
         return value, gradients
 
-    def _kept(self, buffer: Tensor) -> Tensor:
+    def _maybe_detached(self, buffer: Tensor) -> Tensor:
         return buffer if self.create_graph else buffer.detach()
 
     def _states(self, chosen: Mapping[str, Tensor]) -> dict[str, State]:
         return {key: self.rule.init_state(value.detach()) for key, value in chosen.items()}
 
-    def _move(
+    def _step(
         self,
         chosen: Mapping[str, Tensor],
         gradients: Sequence[Tensor | None],
         states: dict[str, State],
         value: Tensor,
     ) -> dict[str, Tensor]:
-        """New values of those that have a gradient; their states are replaced."""
+        """New values of the tensors that have a gradient; replaces their states in `states`."""
         present = {}
         for (key, tensor), gradient in zip(chosen.items(), gradients, strict=True):
             if gradient is None and states[key].keys() == {"step"}:
-                # Without a state, the step of no gradient is none; rates are of all tensors.
+                # A rule without state does nothing at a gradient of 0. Learned learning rates need
+                # the gradients of all tensors.
                 gradient = torch.zeros_like(tensor)
             if gradient is not None:
                 if gradient.is_sparse:
-                    raise ValueError(f"the gradient of parameter {key!r} is sparse: adapt takes no")
+                    raise ValueError(f"parameter {key!r} has a sparse gradient: not supported")
                 present[key] = gradient
         moved, after = apply_rule(
             self.rule,
@@ -158,19 +163,19 @@ class Adaptation:
         return dict(zip(present, moved, strict=True))
 
 
-class _Look(nn.Module):
-    """`Adaptation.look` as a module, so that `functional_call` lends it tensors.
+class _LossAndGradients(nn.Module):
+    """`Adaptation.loss_and_gradients` as a module, for `functional_call`.
 
-    The gradient is taken while they are lent: activation checkpointing reads them again.
+    The gradient is taken inside the call: activation checkpointing reads the tensors again there.
     """
 
-    def __init__(self, module: nn.Module, training: Adaptation) -> None:
+    def __init__(self, module: nn.Module, adaptation: Adaptation) -> None:
         super().__init__()
         self.module = module
-        self.look = training.look
+        self.adaptation = adaptation
 
-    def forward(self, *given: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
-        return self.look(self.module, *given)
+    def forward(self, *arguments: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
+        return self.adaptation.loss_and_gradients(self.module, *arguments)
 
 
 def _checked_loss(value: Any) -> Tensor:

@@ -1,8 +1,9 @@
-"""A module that has other tensors, or the same, without touching the one that it is made of."""
+"""Copies modules without their tensors, and finds the autograd graphs that modules hold."""
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MethodType
@@ -15,31 +16,32 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def shallow_copy_module(module: M, tensors: Mapping[int, Tensor]) -> M:
-    """New module objects around the same attributes: what runs in them leaves the old as they are.
+    """Make new module objects that share the old ones' tensors and other attributes.
 
-    Containers of attributes are new, too; what is in them is shared. Deep copies would cost more,
-    would leave behind tensors by which one wants to differentiate, and are refused by locks.
+    A forward pass of the copy that assigns attributes leaves the original unchanged: containers of
+    attributes are new, too. A deep copy would cost more, would copy the tensors to differentiate
+    by, and fails on attributes such as locks.
 
     Args:
         module: any module.
-        tensors: by the id of a parameter or buffer, what is to stand in its place.
+        tensors: replacements, by the id of the parameter or buffer that they replace.
     """
-    if any(hasattr(part, "_orig_mod") for part in module.modules()):
-        # A compiled module has closures over the original; its own copying renews them.
+    if any(_is_compiled(part) for part in module.modules()):
+        # A compiled module has closures over the original; its own deepcopy renews them.
         return copy.deepcopy(module, {id(value): value for value in _own(module)} | dict(tensors))
-    made: M = _reflect(module, {**tensors})
-    return made
+    copied: M = _copy_structure(module, {**tensors})
+    return copied
 
 
-def kept_in_graph(module: nn.Module) -> list[Tensor]:
-    """What a module has kept of a forward pass, with the graph behind it: no copy takes that."""
+def find_graph_tensors(module: nn.Module) -> list[Tensor]:
+    """Tensors that a module has kept from a forward pass, with a graph: deepcopy refuses them."""
     leaves = (leaf for part in module.modules() for leaf in pytree.tree_leaves(vars(part)))
     own = {id(value) for value in module.parameters()}
     return [leaf for leaf in leaves if _in_graph(leaf) and id(leaf) not in own]
 
 
-def let_go_of_graphs(module: nn.Module) -> None:
-    """Detach what a module has kept of a forward pass."""
+def detach_graph_tensors(module: nn.Module) -> None:
+    """Detach the tensors that a module has kept from a forward pass."""
     for part in module.modules():
         for kept in (vars(part), part._buffers):
             for key, value in list(kept.items()):
@@ -49,21 +51,27 @@ def let_go_of_graphs(module: nn.Module) -> None:
                     kept[key] = pytree.tree_map_only(Tensor, Tensor.detach, value)
 
 
-def _reflect(value: Any, made: dict[int, Any]) -> Any:
+def _copy_structure(value: Any, made: dict[int, Any]) -> Any:
     if id(value) in made:
         return made[id(value)]
     if isinstance(value, nn.Module):
         new = value.__new__(type(value))
         made[id(value)] = new
-        new.__dict__ = {key: _reflect(part, made) for key, part in vars(value).items()}
+        new.__dict__ = {key: _copy_structure(part, made) for key, part in vars(value).items()}
         return new
     if type(value) in (dict, OrderedDict):
-        return type(value)((key, _reflect(part, made)) for key, part in value.items())
+        return type(value)((key, _copy_structure(part, made)) for key, part in value.items())
     if type(value) in (list, tuple):
-        return type(value)(_reflect(part, made) for part in value)
+        return type(value)(_copy_structure(part, made) for part in value)
     if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-        return MethodType(value.__func__, _reflect(value.__self__, made))
+        return MethodType(value.__func__, _copy_structure(value.__self__, made))
     return value
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile made the module; without importing torch._dynamo, which is slow."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 
 
 def _own(module: nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Reading a support set: one batch for every step, or batches one a step."""
+"""Reads a support set: the same batch for every step, or one batch after another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset
 
 
-def batches_of(support: Any) -> Iterator[tuple[Any, Any]]:
-    """Pairs of inputs and targets without end.
+def cycle_batches(support: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield pairs of inputs and targets endlessly.
 
     Args:
-        support: a pair, or a list or a loader of pairs. A loader gives a batch as a list of two
-            tensors, so such a list is a pair too; a list of batches has pairs in it.
+        support: a pair, or a list or a loader of pairs. A loader yields a batch as a list of two
+            tensors, so a list that holds tensors is a pair; a list of batches holds pairs.
 
     Raises:
-        ValueError: neither of these.
+        ValueError: anything else.
     """
     one = isinstance(support, list) and any(isinstance(part, Tensor) for part in support)
     if isinstance(support, tuple) or one:
@@ -28,35 +28,35 @@ def batches_of(support: Any) -> Iterator[tuple[Any, Any]]:
         return itertools.repeat((support[0], support[1]))
     if isinstance(support, Dataset):
         raise ValueError(
-            f"support is a {type(support).__name__}, which gives single examples: wrap it in a "
+            f"support is a {type(support).__name__}, which yields single examples: wrap it in a "
             "torch.utils.data.DataLoader"
         )
-    return _again_and_again(support)
+    return _cycle(support)
 
 
-def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a module: a tuple, list or dict holds several inputs."""
+def module_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments for a module: a tuple, list or dict holds several inputs."""
     if isinstance(inputs, dict):
         return (), inputs
-    return (tuple(inputs) if _several(inputs) else (inputs,)), {}
+    return (tuple(inputs) if _is_sequence(inputs) else (inputs,)), {}
 
 
-def _several(value: Any) -> bool:
-    # A PackedSequence is a tuple by construction, and one input.
+def _is_sequence(value: Any) -> bool:
+    # A PackedSequence is a tuple, but one input.
     return isinstance(value, (tuple, list)) and not isinstance(value, PackedSequence)
 
 
-def _again_and_again(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+def _cycle(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     while True:
         count = 0
         for batch in batches:
             count += 1
-            if not _several(batch) or len(batch) != 2:
-                parts = f" of {len(batch)} parts" if _several(batch) else ""
+            if not _is_sequence(batch) or len(batch) != 2:
+                parts = f" of {len(batch)} parts" if _is_sequence(batch) else ""
                 raise ValueError(
                     "each batch of support must be a pair (inputs, targets), got a "
                     f"{type(batch).__name__}{parts}"
                 )
             yield batch[0], batch[1]
         if not count:
-            raise ValueError("support has no batches (an iterator gives them only once)")
+            raise ValueError("support has no batches (an iterator yields them only once)")

@@ -1,4 +1,4 @@
-"""Watch an optimizer at work: gate values and update sizes in TensorBoard."""
+"""Gate values and update sizes of a learned optimizer, in TensorBoard."""
 
 from learned_opt.monitoring.monitor import GateMonitor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,17 +16,25 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float32]
 
 Column: TypeAlias = dict[tuple[str, str], Floats]
-"""What a heat map keeps of one step: `[rows]` by tensor and gate."""
+"""Gate values of one step, `[rows]`, by (tensor, gate)."""
 
 
 class HeatMaps:
-    """The gates of a few coordinates per tensor over steps, in bounded memory.
+    """Gates of a few coordinates per tensor over steps, in bounded memory.
 
     Args:
-        max_columns: how many steps to keep at most.
+        max_columns: most steps in memory.
+
+    Raises:
+        ImportError: matplotlib is not installed.
     """
 
     def __init__(self, max_columns: int) -> None:
+        if find_spec("matplotlib") is None:  # now, not when training is over
+            raise ImportError(
+                "heat maps of gates need matplotlib, which is not installed: "
+                "python -m pip install 'learned-opt[tensorboard]'"
+            )
         self.max_columns = max_columns
         self._columns: dict[int, Column] = {}
         self.clear()
@@ -38,7 +47,7 @@ class HeatMaps:
         self._stride = 1
 
     def column(self, step: int) -> Column | None:
-        """Where to put the rows of a step; None where it is thinned out."""
+        """The column of a step, to be filled; None if the step is thinned out."""
         if step != self.last_step:
             if self.observed % self._stride == 0:
                 self._columns[step] = {}
@@ -51,7 +60,7 @@ class HeatMaps:
         return self._columns.get(step)
 
     def steps(self) -> list[int]:
-        """The steps in memory of which anything was seen."""
+        """The steps in memory that have values."""
         return [step for step, column in self._columns.items() if column]
 
     def tensors(self) -> list[str]:
@@ -67,14 +76,15 @@ class HeatMaps:
     ) -> Figure:
         """Draw the heat maps: a column per gate, a band per tensor, a row per sampled coordinate.
 
-        Rows are sorted by their mean over the steps; each gate has its own scale of colours.
+        Rows are sorted by their mean over the steps. Each gate has its own colour scale.
 
         Args:
-            gates: which, from left to right; by default all that were observed.
-            tensors: which, from top to bottom; by default all, in the order of the parameters.
+            gates: names of gates, from left to right; by default all that were observed.
+            tensors: names of tensors, from top to bottom; by default all, in the order of the
+                parameters.
 
         Raises:
-            ValueError: nothing was observed of a gate or tensor.
+            ValueError: a gate or tensor was not observed.
         """
         from matplotlib.figure import Figure
 
@@ -94,7 +104,7 @@ class HeatMaps:
         return figure
 
     def _draw(self, axes: Axes, gate: str, tensors: Sequence[str]) -> None:
-        """One gate: bands of height 1, each with a white gap after it."""
+        """Draw one gate: bands of height 1, each with a white gap below."""
         from matplotlib.ticker import ScalarFormatter
 
         steps = self.steps()
@@ -104,7 +114,7 @@ class HeatMaps:
             values += [band, np.full((1, len(steps)), np.nan, np.float32)]
             heights += [0.92 / len(band)] * len(band) + [0.08]
         image = np.concatenate(values)
-        # Outliers saturate the colour; a gate that never moves still needs a scale.
+        # Outliers saturate the colour; a constant gate still needs a scale.
         finite = image[np.isfinite(image)]
         low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
         pad = max(0.0, 1e-5 - (high - low)) / 2
@@ -119,12 +129,12 @@ class HeatMaps:
         axes.figure.colorbar(drawn, ax=axes, extend="both", format=digits, aspect=30, pad=0.02)
 
     def _band(self, steps: Sequence[int], tensor: str, gate: str) -> Floats:
-        """Rows of one tensor, `[rows, steps]`, sorted by their mean; NaN where not observed."""
+        """Rows of one tensor, `[rows, steps]`, sorted by their mean; NaN if not observed."""
         kept = [self._columns[step].get((tensor, gate)) for step in steps]
         rows = max((len(column) for column in kept if column is not None), default=1)
         band = np.full((rows, len(steps)), np.nan, np.float32)
         for place, column in enumerate(kept):
-            if column is not None:  # a tensor of this name may be smaller in another task
+            if column is not None:  # the tensor of this name may be smaller in another task
                 band[: len(column), place] = column
         ordered: Floats = band[np.nansum(-band, axis=1).argsort()]
         return ordered

@@ -1,8 +1,7 @@
-"""Gate values to TensorBoard: what the gates of a learned optimizer do while it trains.
+"""Writes the gates of a learned optimizer to TensorBoard while it trains a model.
 
-The heat map is the figure of Ravi & Larochelle 2017 ("Optimization as a model for few-shot
-learning", figure 2: gates of sampled coordinates over the inner steps, layer by layer), with a row
-of colour in place of each curve.
+The heat map is figure 2 of Ravi & Larochelle 2017 ("Optimization as a model for few-shot
+learning"), gates of sampled coordinates over the inner steps, with a row of colour for each curve.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
+from learned_opt.monitoring.histograms import write_histogram
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.updates import PendingUpdate, distinct_names
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
@@ -27,45 +27,48 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-HISTOGRAM_BINS = 30
-"""Between the smallest and the largest value; TensorBoard draws as many."""
-
 
 class GateMonitor:
-    """Writes what the gates of an update rule do, per parameter tensor, every `every` steps.
+    """Writes the gates of an update rule, for each parameter tensor, every `every` steps.
 
-        with GateMonitor("runs/gates") as monitor:
-            monitor.attach(optimizer)
-            ...  # train as usual
-
-    Each observation takes a fixed random sample of every tensor's coordinates, asks the rule once
-    more for their gates and deltas, and writes
+    Needs the extra "tensorboard". Each observation takes a fixed random sample of every tensor's
+    coordinates, evaluates the rule on them once more, and writes
 
     - `gates/<tensor>/<gate>`: a histogram;
     - `saturated/<tensor>/<gate>`: the share of values below 0.05 or above 0.95 (`saturated`);
     - `update_rms/<tensor>`: the root mean square of `lr * delta` (without weight decay);
     - `heat_maps/<gate>`: sampled coordinates by steps, every `heat_map_every` observations and at
-      the end. Where a gate has `H` units per coordinate, row k shows unit k modulo H; where all
-      coordinates share it, row k shows unit k.
+      the end. With `H` units per coordinate, row k shows unit k modulo H; if all coordinates share
+      the gate, row k shows unit k.
 
-    Coordinates whose gradient has always been zero are among the sample, though their gates move
-    nothing. Training is untouched: nothing is changed and no global random number is drawn. Rules
-    that are not `CoordinateRule`s are asked about whole tensors; rules without gates get
-    `update_rms` only.
+    The sample may hold coordinates whose gradient has always been zero; their gates move nothing.
+    Training is not affected: nothing changes, and no global random number is drawn. A rule that is
+    not a `CoordinateRule` is evaluated on whole tensors; a rule without gates gets `update_rms`
+    only.
 
     Args:
         writer: a `SummaryWriter`, or the folder to make one in.
         every: steps from one observation to the next.
-        coordinates: at most so many are sampled per tensor.
-        saturated: the bounds outside which a gate counts as saturated.
+        coordinates: most coordinates in the sample of a tensor.
+        saturated: a gate outside these bounds counts as saturated.
         heat_map_coordinates: rows per tensor in a heat map.
-        heat_map_columns: memory holds at most so many observations; when it is full every second
-            one is dropped, and half as many are kept from there on.
+        heat_map_columns: most observations in memory; when it is full, every second one is dropped,
+            and from then on half as many are kept.
         heat_map_every: observations from one drawing to the next.
-        seed: of the samples.
+        seed: random seed of the samples.
 
     Raises:
         ValueError: a number below 1 (below 2 for `heat_map_columns`), or bounds out of order.
+        ImportError: tensorboard or matplotlib is not installed.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.named_parameters())
+        >>> with GateMonitor("runs/gates", every=1) as monitor:
+        ...     handle = monitor.attach(optimizer)
+        ...     for _ in range(3):  # train as usual
+        ...         optimizer.zero_grad()
+        ...         nn.functional.cross_entropy(model(inputs), targets).backward()
+        ...         optimizer.step()
     """
 
     def __init__(
@@ -93,9 +96,7 @@ class GateMonitor:
             raise ValueError(f"saturated must be two ordered bounds in [0, 1], got {saturated}")
         self._owns_writer = isinstance(writer, (str, PathLike))
         if isinstance(writer, (str, PathLike)):
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer = SummaryWriter(str(writer))
+            writer = _make_writer(writer)
         self.writer = writer
         self.every = every
         self.coordinates = coordinates
@@ -109,11 +110,14 @@ class GateMonitor:
         self._heat_maps = HeatMaps(heat_map_columns)
 
     def attach(self, optimizer: LearnedOptimizer, first_step: int = 0) -> MonitorHandle:
-        """Observe an optimizer's next step, and each `every` steps after.
+        """Observe the optimizer's next step, and then every `every` steps.
 
         Args:
-            optimizer: the one to watch. Give each optimizer a monitor and a folder of its own.
-            first_step: the number of its next step, where training is resumed.
+            optimizer: the optimizer. Give each optimizer its own monitor and folder.
+            first_step: the number of its next step, for a resumed training.
+
+        Returns:
+            A handle that detaches the monitor.
 
         Raises:
             TypeError: not a `LearnedOptimizer`.
@@ -127,7 +131,7 @@ class GateMonitor:
             nonlocal taken
             taken += 1
 
-        # Nothing of it is to be compiled, nor anew at every count.
+        # Not compiled, which would happen again at every count.
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def hook(source: LearnedOptimizer, updates: list[PendingUpdate], context: Context) -> None:
             if taken % self.every:
@@ -165,7 +169,7 @@ class GateMonitor:
         lr: float | Tensor | Sequence[float | Tensor] | None = None,
         maximize: bool = False,
     ) -> None:
-        """Write one observation: what the rule would do from here. Changes no argument.
+        """Write one observation: the gates and update of the next step. Changes no argument.
 
         Args:
             rule: the update rule.
@@ -175,8 +179,8 @@ class GateMonitor:
             states: the rule's state of each, before the step.
             context: see `Context`.
             step: the number of the step; going back begins new heat maps.
-            lr: the factor on the deltas, one or one per tensor; by default the rule's own.
-            maximize: the optimizer ascends.
+            lr: multiplies the deltas, one for all or one per tensor; by default the rule's own.
+            maximize: the optimizer maximises.
         """
         lr = rule.default_lr if lr is None else lr
         lrs = lr if isinstance(lr, Sequence) else [lr] * len(names)
@@ -194,7 +198,7 @@ class GateMonitor:
             if delta.numel() == 0:
                 continue
             rms = float(factor) * delta.float().square().mean().sqrt().item()
-            if math.isfinite(rms):  # else the step is skipped
+            if math.isfinite(rms):  # else the optimizer skips the update
                 self.writer.add_scalar(f"update_rms/{name}", rms, step)
             for gate, recorded in rule.gates(*sample, context).items():
                 values = _by_coordinate(recorded, delta.dim())
@@ -204,7 +208,7 @@ class GateMonitor:
                     column[name, gate] = values[rows, np.arange(len(rows)) % values.shape[1]]
 
     def _sample(self, name: str, size: int) -> Tensor:
-        """At most `coordinates` of `size` places, the same each time, in random order: `[n]`."""
+        """At most `coordinates` places out of `size`, always the same, in random order: `[n]`."""
         key = name, size
         if key not in self._samples:
             count = min(size, self.coordinates)
@@ -215,7 +219,7 @@ class GateMonitor:
     def _take(
         self, rule: UpdateRule, name: str, gradient: Tensor, parameter: Tensor, state: State
     ) -> tuple[Tensor, Tensor, State]:
-        """Gradient, parameter, state of a tensor's sample, `[n]`, or of all of a tensor."""
+        """Gradient, parameter and state of a tensor's sample, `[n]`, or of the whole tensor."""
         tensors = {**state, "gradient": gradient, "parameter": parameter}
         if isinstance(rule, CoordinateRule):
             size, dims = parameter.numel(), parameter.dim()
@@ -233,21 +237,7 @@ class GateMonitor:
         low, high = self.saturated
         share = np.count_nonzero((values < low) | (values > high)) / values.size
         self.writer.add_scalar(f"saturated/{tag}", share, step)
-        least, most = float(values.min()), float(values.max())
-        # Several times as fast as np.histogram, which is most of the cost of an observation.
-        width = max(most - least, 1e-12) / HISTOGRAM_BINS
-        places = ((values - least) / width).astype(np.int64).clip(0, HISTOGRAM_BINS - 1)
-        self.writer.add_histogram_raw(
-            f"gates/{tag}",
-            min=least,
-            max=most,
-            num=values.size,
-            sum=float(values.sum()),
-            sum_squares=float(np.vdot(values, values)),
-            bucket_limits=[least + width * k for k in range(1, HISTOGRAM_BINS + 1)],
-            bucket_counts=np.bincount(places, minlength=HISTOGRAM_BINS).tolist(),
-            global_step=step,
-        )
+        write_histogram(self.writer, f"gates/{tag}", values, step)
 
     def _heat_map_column(self, step: int) -> Column | None:
         maps = self._heat_maps
@@ -269,7 +259,7 @@ class GateMonitor:
         return self._heat_maps.figure(gates, tensors)
 
     def close(self) -> None:
-        """Detach, draw the heat maps once more, flush; close the writer if it was made here."""
+        """Detach, draw the heat maps, flush; close the writer if the monitor made it."""
         if self._closed:
             return
         self._closed = True
@@ -296,7 +286,7 @@ class MonitorHandle:
         self._handles = handles
 
     def remove(self) -> None:
-        """Take the hooks off; a second time does nothing."""
+        """Remove the hooks; a second call does nothing."""
         for handle in self._handles:
             handle.remove()
 
@@ -309,10 +299,21 @@ class MonitorHandle:
         self.remove()
 
 
+def _make_writer(folder: str | PathLike[str]) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "GateMonitor needs tensorboard, which is not installed: "
+            "python -m pip install 'learned-opt[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder))
+
+
 def _by_coordinate(values: Tensor, dims: int) -> Floats:
     """Gate values `[*tensor, *units]` as `[coordinates, units]`, on the host."""
     values = values.float()
     table = values.flatten(dims) if values.dim() > dims else values.unsqueeze(-1)
     array: Floats = table.reshape(-1, table.shape[-1]).cpu().numpy()
-    # One gate for the whole tensor: its units take the coordinates' place.
+    # One gate for the whole tensor: its units take the place of coordinates.
     return array.T if len(array) == 1 else array

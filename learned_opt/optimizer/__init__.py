@@ -1,4 +1,4 @@
-"""The drop-in optimizer, a `torch.optim.Optimizer`, and what its step is made of."""
+"""The drop-in optimizer, a `torch.optim.Optimizer`, and the parts of its step."""
 
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 

@@ -1,7 +1,7 @@
-"""Updates that are not finite: found on the device, not written, counted, warned about once.
+"""Skips updates that are not finite: finds them on the device, counts them, warns once.
 
-Nothing here waits for an accelerator: a verdict is a 0-dim boolean there, and what is written is
-chosen by `torch.where`. On the CPU, where reading a value costs nothing, it is a Python bool.
+Nothing here waits for an accelerator. There a flag is a 0-dim boolean tensor, and `torch.where`
+chooses what is written. On the CPU, where reading a value is free, a flag is a Python bool.
 """
 
 from __future__ import annotations
@@ -30,87 +30,92 @@ class GuardedTensor:
     """One parameter tensor in one step.
 
     Attributes:
-        update: the whole tensor's.
+        update: the update of the whole tensor.
         finite_gradient: whether all of its gradient is finite.
-        pieces: whether each of its pieces was written, so far.
+        committed: for each piece so far, whether it was written.
         next_step: the state's `step` after this one.
     """
 
     update: PendingUpdate
     finite_gradient: Flag
-    pieces: list[Flag] = field(default_factory=list)
+    committed: list[Flag] = field(default_factory=list)
     next_step: Tensor | None = None
 
 
-class UpdateGuard:
-    """Writes the results of steps where they are finite, and keeps count of where they are not.
+class FiniteGuard:
+    """Writes the results of a step where they are finite, and counts the tensors that it skips.
 
-    A tensor whose gradient is not finite is left as it is: parameter, state and `step`, bit for
-    bit. So is a piece of a tensor (all of it, unless it has more than `chunk_size` coordinates)
-    for which the rule's delta or new state, or the moved parameter, is not finite. Pieces written
-    before it stay written, since undoing them would take a copy of the tensor; `step` advances
-    if any piece was written. The tensor counts as skipped once in either case.
+    A step calls `check_gradients` once, `commit` for each batch of pieces, and `finish` once.
+
+    A tensor whose gradient is not finite keeps its parameter, state and `step`, bit for bit. So
+    does a piece of a tensor (the whole tensor, up to `chunk_size` coordinates) if the rule's delta,
+    the new state or the new parameter is not finite. Pieces written before it stay written, since
+    undoing them would take a copy of the tensor; `step` advances if any piece was written. The
+    tensor counts as skipped once in either case.
 
     The processes that share a sharded tensor agree on its gradient, so that all skip or none; its
     `step` advances if the gradient is finite.
     """
 
     def __init__(self) -> None:
-        self._counts: dict[str, Tensor] = {}
-        self._totals: dict[torch.device, Tensor] = {}
-        self._mirrors: dict[torch.device, tuple[Tensor, NDArray[np.int64]]] = {}
+        self._skipped_by_name: dict[str, Tensor] = {}
+        self._skipped_by_device: dict[torch.device, Tensor] = {}
+        self._host_copies: dict[torch.device, tuple[Tensor, NDArray[np.int64]]] = {}
         self._warned = False
 
-    def open(self, updates: Sequence[PendingUpdate]) -> list[GuardedTensor]:
-        """Look at the gradients of a step: one pass over each."""
+    def check_gradients(self, updates: Sequence[PendingUpdate]) -> list[GuardedTensor]:
+        """Start a step: check all gradients, in one pass over each."""
         gradients = [update.gradient for update in updates]
         meshes = [update.mesh for update in updates]
         unshared = all(mesh is None for mesh in meshes)
-        if unshared and _surely_finite(gradients):
+        if unshared and _known_finite(gradients):
             return [GuardedTensor(update, True) for update in updates]
         finite = _finite([[gradient] for gradient in gradients]).all(1)
-        flags = _flags(sharding.agree(finite, meshes))
+        flags = _flags(sharding.all_parts(finite, meshes))
         return [GuardedTensor(update, flag) for update, flag in zip(updates, flags, strict=True)]
 
-    def write(
+    def commit(
         self,
         batch: Sequence[tuple[GuardedTensor, PendingUpdate]],
         deltas: Sequence[Tensor],
-        moved: Sequence[Tensor],
+        new_parameters: Sequence[Tensor],
         new_states: Sequence[State],
     ) -> None:
-        """Write new parameters and states of a batch of pieces, each with its whole tensor."""
+        """Write the finite ones of new parameters and states; a batch pairs tensors and pieces."""
         states = [_without_step(state) for state in new_states]
-        if _surely_finite([*moved, *(value for state in states for value in state.values())]):
+        results = [*new_parameters, *(value for state in states for value in state.values())]
+        if _known_finite(results):
             flags: list[Flag] = [True] * len(batch)
         else:
             pieces = [piece for _, piece in batch]
-            flags = _flags(_finite_updates(pieces, deltas, moved, states))
+            flags = _flags(_finite_updates(pieces, deltas, new_parameters, states))
         for (tensor, piece), parameter, state, new_state, flag in zip(
-            batch, moved, states, new_states, flags, strict=True
+            batch, new_parameters, states, new_states, flags, strict=True
         ):
             flag = flag & tensor.finite_gradient
             _write(piece.parameter, parameter, flag)
             for key, value in state.items():
                 _write(piece.state[key], value, flag)
-            tensor.pieces.append(flag)
+            tensor.committed.append(flag)
             tensor.next_step = new_state["step"]
 
-    def close(self, tensors: Sequence[GuardedTensor]) -> None:
-        """Advance the steps of what moved, and count what was skipped."""
+    def finish(self, tensors: Sequence[GuardedTensor]) -> None:
+        """End a step: advance `step` of the tensors that moved, count those that were skipped."""
         whole: list[Flag] = []
         for tensor in tensors:
-            every, some = tensor.pieces[0], tensor.pieces[0]
-            for flag in tensor.pieces[1:]:
+            every, some = tensor.committed[0], tensor.committed[0]
+            for flag in tensor.committed[1:]:
                 every, some = every & flag, some | flag
             if tensor.update.mesh is not None:
-                some = tensor.finite_gradient  # the processes know what they agreed on, no more
+                # Processes have exchanged the gradient's flag only, and `step` must be the same.
+                some = tensor.finite_gradient
             if tensor.next_step is not None:
                 _write(tensor.update.state["step"], tensor.next_step, some)
             whole.append(every)
         self._count(tensors, whole)
 
     def _count(self, tensors: Sequence[GuardedTensor], whole: Sequence[Flag]) -> None:
+        """Count the tensors that were not wholly written."""
         names = [tensor.update.name for tensor in tensors]
         if not any(isinstance(flag, Tensor) for flag in whole):
             names = [name for name, flag in zip(names, whole, strict=True) if not flag]
@@ -122,75 +127,81 @@ class UpdateGuard:
         written = [flag if isinstance(flag, Tensor) else one == int(flag) for flag in whole]
         skipped = torch.stack(written).logical_not().long()
         for name in names:
-            if name not in self._counts:
-                self._counts[name] = torch.zeros_like(one)
-        torch._foreach_add_([self._counts[name] for name in names], list(skipped.unbind()))
-        if device not in self._totals:
-            self._totals[device] = torch.zeros_like(one)
-        self._totals[device].add_(skipped.sum())
+            if name not in self._skipped_by_name:
+                self._skipped_by_name[name] = torch.zeros_like(one)
+        torch._foreach_add_([self._skipped_by_name[name] for name in names], list(skipped.unbind()))
+        if device not in self._skipped_by_device:
+            self._skipped_by_device[device] = torch.zeros_like(one)
+        self._skipped_by_device[device].add_(skipped.sum())
 
     @property
     def skipped(self) -> int:
-        """How many updates were skipped, over all tensors and steps; waits for the devices."""
-        return sum(int(total) for total in self._totals.values() if not total.is_meta)
+        """Number of skipped updates over all tensors and steps; waits for the devices."""
+        return sum(int(total) for total in self._skipped_by_device.values() if not total.is_meta)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def warn(self) -> None:
-        """Say once, with names, that updates were skipped.
+        """Warn once, with names, that updates were skipped.
 
-        Never waits: of a GPU's count it reads a mirror in pinned memory, into which each step
-        copies asynchronously, so that the warning can come a step or more late. Steps that are
-        replayed from a CUDA graph count, but run no Python that could warn; nor does it look at
-        devices other than CPU and GPU.
+        Never waits. The count on a GPU is copied asynchronously to pinned memory in each step and
+        read there, so the warning may come a step or more late. Steps replayed from a CUDA graph
+        are counted, but run no Python that could warn. Only CPU and GPU are looked at.
         """
-        if self._warned or not any(self._seen(device) for device in self._totals):
+        devices = self._skipped_by_device
+        if self._warned or not any(self._last_known_count(device) for device in devices):
             return
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return
         self._warned = True
-        names = [name for name, count in self._counts.items() if not count.is_meta and int(count)]
+        counts = self._skipped_by_name
+        names = [name for name, count in counts.items() if not count.is_meta and int(count)]
         warnings.warn(
-            f"the update of {', '.join(names)} was not finite and was skipped: parameter and "
-            "state are as they were. This warning comes once; optimizer.skipped_updates counts",
+            f"the update of {', '.join(names)} was not finite and was skipped; parameter and state "
+            "are unchanged. This warning comes once; see optimizer.skipped_updates for the count",
             RuntimeWarning,
             stacklevel=6,  # the line that called step
         )
 
-    def _seen(self, device: torch.device) -> int:
-        """The count on a device, perhaps of some steps ago."""
-        total = self._totals[device]
+    def _last_known_count(self, device: torch.device) -> int:
+        """The count on a device, perhaps of an earlier step."""
+        total = self._skipped_by_device[device]
         if device.type not in ("cpu", "cuda"):
             return 0
-        if device not in self._mirrors:
+        if device not in self._host_copies:
             on_gpu = device.type == "cuda"
             if on_gpu and torch.cuda.is_current_stream_capturing():
                 return 0
-            mirror = torch.zeros((), dtype=torch.int64, device="cpu", pin_memory=on_gpu)
-            self._mirrors[device] = (mirror, mirror.numpy())
-        mirror, values = self._mirrors[device]
-        mirror.copy_(total, non_blocking=True)
+            copy = torch.zeros((), dtype=torch.int64, device="cpu", pin_memory=on_gpu)
+            self._host_copies[device] = (copy, copy.numpy())
+        copy, values = self._host_copies[device]
+        copy.copy_(total, non_blocking=True)
         return int(values)
 
 
-def _surely_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all of everything is finite, as far as a quick look can tell at no wait."""
+def _known_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all elements of all tensors are finite.
+
+    Cheap check without device sync; False means unknown.
+    """
     if not _is_readable(tensors[0]):
         return False
-    # Their squares may overflow where they themselves do not: then a closer look is needed.
-    norms = torch._foreach_norm([_measurable(tensor) for tensor in tensors], 2)
+    # Squares of large finite numbers may overflow: then the answer is unknown.
+    norms = torch._foreach_norm([_with_norm(tensor) for tensor in tensors], 2)
     return math.isfinite(float(torch.stack(norms).sum()))
 
 
 def _finite_updates(
     pieces: Sequence[PendingUpdate],
     deltas: Sequence[Tensor],
-    moved: Sequence[Tensor],
+    new_parameters: Sequence[Tensor],
     states: Sequence[State],
 ) -> Tensor:
     """Which pieces, `[n]`, have a finite delta, new parameter and new state."""
     rows = [
         [delta, piece.parameter, parameter, *state.values()]
-        for piece, delta, parameter, state in zip(pieces, deltas, moved, states, strict=True)
+        for piece, delta, parameter, state in zip(
+            pieces, deltas, new_parameters, states, strict=True
+        )
     ]
     finite = _finite(rows)
     # A parameter that holds an infinity already, as masks do, may keep it.
@@ -200,26 +211,26 @@ def _finite_updates(
 
 def _finite(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     """Whether every element of each tensor is finite: `[rows, tensors]`."""
-    tensors = [_measurable(tensor) for row in rows for tensor in row]
+    tensors = [_with_norm(tensor) for row in rows for tensor in row]
     # The largest magnitude: needs no memory, and on a GPU one kernel for all tensors.
     largest = torch.stack(torch._foreach_norm(tensors, math.inf))
     return largest.isfinite().reshape(len(rows), -1)
 
 
-def _measurable(tensor: Tensor) -> Tensor:
-    """A tensor that has a norm: a zero in place of what is empty or made of whole numbers."""
+def _with_norm(tensor: Tensor) -> Tensor:
+    """The tensor if it has a norm, else a zero: empty tensors and integers have none."""
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
     return torch.zeros((1,), device=tensor.device)
 
 
 def _flags(values: Tensor) -> list[Flag]:
-    """The elements of `[n]`: bools where reading them waits for nothing, else 0-dim tensors."""
+    """The elements of `[n]`: bools if reading them needs no sync, else 0-dim tensors."""
     return values.tolist() if _is_readable(values) else list(values.unbind())
 
 
 def _is_readable(values: Tensor) -> bool:
-    # The type: values of fake and other special tensors cannot be read.
+    # The exact type: values of fake and other special tensors cannot be read.
     plain = type(values) is Tensor and values.device.type == "cpu"
     return plain and not torch.compiler.is_compiling()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -14,15 +15,25 @@ from torch.utils.hooks import RemovableHandle
 
 from learned_opt.functional import apply_update, compute_updates, one_element, without_autocast
 from learned_opt.optimizer import sharding
-from learned_opt.optimizer.chunks import pack
-from learned_opt.optimizer.finite_guard import UpdateGuard
+from learned_opt.optimizer.evaluation_mode import (
+    MODE,
+    check_training,
+    use_averages,
+    use_training_values,
+)
+from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.options import check_group, check_options, scalar_loss
-from learned_opt.optimizer.state_dict import check_and_shelter, copy_rule, ready, unwrap
-from learned_opt.optimizer.updates import PendingUpdate
+from learned_opt.optimizer.state_dict import (
+    check_and_wrap,
+    copy_rule,
+    ensure_state,
+    unwrap_loaded,
+)
+from learned_opt.optimizer.updates import PendingUpdate, batch_by_size
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
-from learned_opt.weights import from_pretrained, rule_digest
+from learned_opt.weights import find_rule, rule_digest
 
-DEFAULT_PRETRAINED = "digits-lstm"
+DEFAULT_RULE = "orthogonal-momentum"
 
 
 UpdateHook = Callable[["LearnedOptimizer", list[PendingUpdate], Context], None]
@@ -31,23 +42,31 @@ UpdateHook = Callable[["LearnedOptimizer", list[PendingUpdate], Context], None]
 class LearnedOptimizer(Optimizer):
     """An update rule, learned or hand-designed, as a `torch.optim` optimizer.
 
-        optimizer = LearnedOptimizer(model.parameters())
-
     Args:
         params: parameters, named parameters, or parameter groups.
-        lr: factor on the whole update; by default the rule's own.
-        rule: an `UpdateRule`, the name of a bundled one, or the path of a weights file. The rule is
-            held by reference: optimizers can share one.
-        weight_decay: decoupled: each step takes `lr * weight_decay * parameter` away.
-        maximize: ascend.
-        total_steps: the planned number of steps, for rules that want to know it.
-        chunk_size: at most so many coordinates are stepped at once; bounds the memory that a step
+        lr: multiplies the update that the rule proposes; by default the rule's own. It is not
+            Adam's learning rate: a learned rule chooses its own step sizes.
+        rule: an `UpdateRule`, the name of bundled weights (`list_pretrained()`) or of a hand-made
+            rule, or the path of a weights file. The default is hand-made: it needs no learning
+            rate and no number of steps; see `OrthogonalMomentum`. The rule is held by reference,
+            so optimizers can share one.
+        weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`.
+        maximize: maximise the objective instead of minimising it.
+        total_steps: the planned number of steps; some rules need it for their schedule.
+        chunk_size: step at most this many coordinates at once. It bounds the memory that a step
             needs besides the state. Only for rules that treat coordinates alone.
-        differentiable: refused; see `learned_opt.differentiable` and `meta_train.inner.loop`.
+        differentiable: not supported; see `learned_opt.differentiable` and `meta_train.inner.loop`.
 
     Raises:
         ValueError: an argument out of range, an unknown name, a damaged weights file.
         RuntimeError: parameters flattened by FSDP1 (use `fully_shard`), complex DTensors.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters())
+        >>> loss = nn.functional.cross_entropy(model(inputs), targets)
+        >>> loss.backward()
+        >>> optimizer.step()
+        >>> optimizer.zero_grad()
     """
 
     def __init__(
@@ -55,7 +74,7 @@ class LearnedOptimizer(Optimizer):
         params: ParamsT,
         lr: float | Tensor | None = None,
         *,
-        rule: UpdateRule | str | PathLike[str] = DEFAULT_PRETRAINED,
+        rule: UpdateRule | str | PathLike[str] = DEFAULT_RULE,
         weight_decay: float = 0.0,
         maximize: bool = False,
         total_steps: int | None = None,
@@ -63,7 +82,7 @@ class LearnedOptimizer(Optimizer):
         differentiable: bool = False,
     ) -> None:
         if not isinstance(rule, UpdateRule):
-            rule = from_pretrained(rule)
+            rule = find_rule(rule)
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
         if differentiable:
@@ -79,6 +98,7 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize,
             "total_steps": total_steps,
             "rule": rule_digest(rule),
+            MODE: True,
         }
         check_options(defaults)
         super().__init__(params, defaults)
@@ -87,15 +107,15 @@ class LearnedOptimizer(Optimizer):
         # An attribute, not an entry of the groups: those are deep-copied and saved.
         self.rule = rule
         self.chunk_size = chunk_size
-        self._rules_elsewhere: dict[torch.device, tuple[list[int], UpdateRule]] = {}
+        self._rule_copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
-        self._guard = UpdateGuard()
+        self._guard = FiniteGuard()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters; a tensor `lr` is cloned, so that groups can be scheduled apart.
+        """Add parameters; a tensor `lr` is cloned, so that each group can have its own schedule.
 
         Raises:
-            ValueError: an option out of range, or one that groups cannot have apart, as a rule.
+            ValueError: an option out of range, or one that all groups share, such as the rule.
             RuntimeError: flattened by FSDP1, or sharded in a way that the rule cannot step.
         """
         if isinstance(param_group, dict):  # the base class refuses anything else
@@ -113,28 +133,30 @@ class LearnedOptimizer(Optimizer):
 
         A tensor whose update is not finite is skipped: parameter and state stay as they are, bit
         for bit, `skipped_updates` counts it, and the first time a RuntimeWarning names it. The
-        gradient is judged whole, what the rule makes of it in pieces of `chunk_size`: where only
-        this overflows, other pieces of the same tensor may move.
+        gradient is checked as a whole, the rule's update in pieces of `chunk_size` coordinates: if
+        only the update overflows, other pieces of the same tensor may move.
 
         Args:
             closure: re-evaluates the model, calls `backward()` and returns the loss. Rules that
-                read the loss need it; `step(lambda: loss)` serves after a usual backward pass. With
-                several processes it must return the same loss in all, the mean over them say.
+                read the loss need it; `step(lambda: loss)` is enough after a usual backward pass.
+                With several processes it must return the same loss in all, such as their mean.
 
         Returns:
-            What the closure returned, else None.
+            The closure's return value, or None without a closure.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or the optimizer is in evaluation mode.
             ValueError: the rule reads the loss, and there is no closure or it returns no number.
         """
+        check_training(self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
 
-        seen_loss = scalar_loss(loss, self.rule)
+        rule_loss = scalar_loss(loss, self.rule)
 
+        # One call of the rule for all tensors on a device under the same options.
         by_call: dict[tuple[torch.device, bool, int | None], list[PendingUpdate]] = {}
         for update in self._pending_updates():
             group = update.group
@@ -142,9 +164,11 @@ class LearnedOptimizer(Optimizer):
             by_call.setdefault(key, []).append(update)
         with without_autocast({device.type for device, _, _ in by_call}):
             for (device, maximize, total_steps), updates in by_call.items():
-                nothing = loss is None and self._only_makes_state(updates)
+                needs_no_loss = loss is None and self._only_makes_state(updates)
                 context = _context(
-                    torch.zeros((), device="cpu") if nothing else seen_loss, total_steps, device
+                    torch.zeros((), device="cpu") if needs_no_loss else rule_loss,
+                    total_steps,
+                    device,
                 )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
@@ -152,18 +176,45 @@ class LearnedOptimizer(Optimizer):
         self._guard.warn()
         return loss
 
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the running average of the weights in the model's parameters, to evaluate or save it.
+
+        Only for rules that keep an average (`rule.averages`), and where no planned number of steps
+        was given; for all others it does nothing. Call it before `model.eval()`; batch
+        normalisation's running statistics stay those of training: where they matter, recompute them
+        with `torch.optim.swa_utils.update_bn`.
+
+        Example:
+            >>> optimizer = LearnedOptimizer(model.parameters())
+            >>> optimizer.eval()
+            >>> validation_loss = nn.functional.cross_entropy(model(inputs), targets).item()
+            >>> optimizer.train()
+        """
+        if self.rule.averages:
+            use_averages(self.param_groups, self.state, self.rule)
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> None:
+        """Put the weights to train on back; `train(False)` is `eval()`."""
+        if not mode:
+            self.eval()
+        elif self.rule.averages:
+            use_training_values(self.param_groups, self.state)
+
     @property
     def skipped_updates(self) -> int:
-        """How many tensors' updates were skipped because they were not finite; see `step`.
+        """Number of tensor updates skipped because they were not finite; see `step`.
 
-        Counted from the construction on, not saved. Reading it waits for the devices.
+        Counted since construction, not saved. Reading it waits for the devices.
         """
         return self._guard.skipped
 
     def _only_makes_state(self, updates: list[PendingUpdate]) -> bool:
         """Whether this is the step by which torch.distributed.checkpoint makes optimizer state.
 
-        It steps once without a closure, at a rate of zero: no loss is needed to move nothing.
+        It steps once without a closure, at a learning rate of 0. Nothing moves, so the rule needs
+        no loss.
         """
         if "loss" not in self.rule.required_context():
             return False
@@ -180,22 +231,22 @@ class LearnedOptimizer(Optimizer):
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
                 name = names[position] if names else f"{index}.{position}"
                 yield PendingUpdate(
-                    # Detached, or its pieces would be views that autograd forbids to compile.
-                    sharding.local(parameter.detach()),
+                    # Detached: torch.compile refuses pieces that are views in an autograd graph.
+                    sharding.local_part(parameter.detach()),
                     sharding.local_gradient(gradient, parameter),
                     sharding.local_state(self._state_of(parameter), parameter),
                     group,
                     name,
-                    sharding.mesh_of(parameter),
+                    sharding.device_mesh(parameter),
                 )
 
     def _state_of(self, parameter: Tensor) -> State:
-        return ready(self.state[parameter], self.rule, parameter)
+        return ensure_state(self.state[parameter], self.rule, parameter)
 
     def init_state(self) -> None:
-        """Make the state of every parameter now; it is else made at a parameter's first gradient.
+        """Make the state of every parameter now, not at its first gradient.
 
-        Ranks that save and load together must agree on what there is to save.
+        Processes that save or load a checkpoint together must hold state for the same parameters.
         """
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -204,11 +255,16 @@ class LearnedOptimizer(Optimizer):
 
     def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
         rule = self._rule_on(updates[0].parameter.device)
-        tensors = self._guard.open(updates)
+        tensors = self._guard.check_gradients(updates)
         if isinstance(rule, CoordinateRule):
             keys = rule.coordinate_state()
-            pieces = [(t, piece) for t in tensors for piece in t.update.cut(self.chunk_size, keys)]
-            batches = pack(pieces, [piece.gradient.numel() for _, piece in pieces], self.chunk_size)
+            pieces = [
+                (tensor, piece)
+                for tensor in tensors
+                for piece in tensor.update.split(self.chunk_size, keys)
+            ]
+            sizes = [piece.gradient.numel() for _, piece in pieces]
+            batches = batch_by_size(pieces, sizes, self.chunk_size)
         else:
             batches = iter([[(tensor, tensor.update) for tensor in tensors]])
         for batch in batches:
@@ -220,22 +276,22 @@ class LearnedOptimizer(Optimizer):
                 context,
                 maximize=maximize,
             )
-            moved = [
+            new_parameters = [
                 apply_update(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
                 for (_, piece), delta in zip(batch, deltas, strict=True)
             ]
-            self._guard.write(batch, deltas, moved, new_states)
-        self._guard.close(tensors)
+            self._guard.commit(batch, deltas, new_parameters, new_states)
+        self._guard.finish(tensors)
 
     def _rule_on(self, device: torch.device) -> UpdateRule:
-        """The rule on `device`: itself, or a copy that follows it when its weights change."""
+        """The rule on `device`: itself, or a copy that is renewed when its weights change."""
         if device == self.rule.device:
             return self.rule
         versions = [weight._version for weight in self.rule.parameters()]
-        kept = self._rules_elsewhere.get(device)
+        kept = self._rule_copies.get(device)
         if kept is None or kept[0] != versions:
             kept = (versions, copy_rule(self.rule, device))
-            self._rules_elsewhere[device] = kept
+            self._rule_copies[device] = kept
         return kept[1]
 
     def register_update_hook(self, hook: UpdateHook) -> RemovableHandle:
@@ -249,14 +305,14 @@ class LearnedOptimizer(Optimizer):
         return handle
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; recurrent state keeps its own dtype whatever the parameter's.
+        """Load a state; recurrent state keeps its dtype, whatever the parameter's dtype.
 
         Raises:
-            ValueError: another number or size of parameters, or a state that another rule made.
-                Nothing has changed then.
+            ValueError: another number or size of parameters, or the state of another rule. The
+                optimizer is then unchanged.
         """
-        # Last of the pre-hooks, whatever users registered before or after.
-        handle = self.register_load_state_dict_pre_hook(check_and_shelter)
+        # The last of the pre-hooks, after any that users registered.
+        handle = self.register_load_state_dict_pre_hook(partial(check_and_wrap, self.rule))
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -267,19 +323,19 @@ class LearnedOptimizer(Optimizer):
         return {**super().__getstate__(), "rule": self.rule, "chunk_size": self.chunk_size}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore from a pickle, or take what `load_state_dict` read."""
+        """Restore from a pickle, or take the state that `load_state_dict` has read."""
         state = dict(state)
         if "rule" in state:
             self._set_rule(state.pop("rule"), state.pop("chunk_size"))
         super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # the base class puts it in; we have no such key
-        unwrap(self)
+        self.defaults.pop("differentiable", None)  # the base class adds it; we have no such option
+        unwrap_loaded(self.rule, self)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
 
 
 def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
-    seen = None if loss is None else loss.to(device)
+    loss = None if loss is None else loss.to(device)
     planned = None if total_steps is None else torch.full((), float(total_steps), device=device)
-    return Context(loss=seen, total_steps=planned)
+    return Context(loss=loss, total_steps=planned)

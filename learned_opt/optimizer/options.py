@@ -1,4 +1,4 @@
-"""What an optimizer is given: options of parameter groups, and what a closure returns."""
+"""Checks of an optimizer's arguments: options of parameter groups, and the closure's loss."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from learned_opt.functional import one_element
 from learned_opt.rules.base import UpdateRule
 
-OF_ALL_GROUPS = ("rule", "chunk_size")
-"""What groups cannot have apart."""
+SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
+"""Options that all parameter groups share."""
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what no parameter group can have.
+    """Check the options of a parameter group.
 
     Raises:
-        ValueError: names the option and the value.
+        ValueError: an option is out of range; the message names it and its value.
     """
     if isinstance(options["lr"], Tensor):
         one_element(options["lr"])
     for name in ("lr", "weight_decay"):
-        if not options[name] >= 0:  # NaN neither
+        if not options[name] >= 0:  # refuses NaN, too
             raise ValueError(f"{name} must be at least 0, got {options[name]}")
     total_steps = options["total_steps"]
     if total_steps is not None and total_steps < 1:
@@ -33,7 +33,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: UpdateRule) -> None:
-    """Refuse a parameter group whose options the optimizer would not follow.
+    """Check a parameter group before it is added.
 
     Args:
         group: as the user gave it.
@@ -41,13 +41,13 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
         rule: the optimizer's.
 
     Raises:
-        ValueError: an option out of range or missing, or one that groups cannot have apart.
+        ValueError: an option is out of range, missing, or shared by all groups.
     """
-    for name in OF_ALL_GROUPS:
+    for name in SHARED_OPTIONS:
         if name in group and group[name] != defaults.get(name):
             raise ValueError(
-                f"a parameter group has {name}, which is one for all groups: give it to the "
-                "optimizer, or make an optimizer for each"
+                f"a parameter group has its own {name}, but all groups share one: give it to the "
+                "optimizer, or make two optimizers"
             )
     options = {**defaults, **group}
     check_options(options)
@@ -56,10 +56,10 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
 
 
 def scalar_loss(loss: Any, rule: UpdateRule) -> Tensor | None:
-    """What a closure returned as a 0-dim tensor; None where it is no number and the rule can do.
+    """The closure's return value as a 0-dim tensor; None if it is no number and none is needed.
 
     Raises:
-        ValueError: the rule reads the loss, and it is no number.
+        ValueError: the rule reads the loss, and the value is not one real number.
     """
     if loss is None:
         return None
@@ -67,7 +67,7 @@ def scalar_loss(loss: Any, rule: UpdateRule) -> Tensor | None:
         if loss.numel() == 1 and not loss.is_complex():
             return loss.detach() if loss.dim() == 0 else loss.detach().reshape(())
     elif isinstance(loss, numbers.Real):
-        return torch.tensor(float(loss), device="cpu")  # not that of a torch.device context
+        return torch.tensor(float(loss), device="cpu")  # also inside a torch.device context
     if "loss" in rule.required_context():
         got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Parameters that are spread over processes: each one steps the part that it holds.
+"""Sharded parameters: each process steps the part that it holds.
 
 FSDP2's `fully_shard` and tensor parallelism make parameters `DTensor`s. A rule that treats every
-coordinate alone needs no whole tensor, so it steps local parts; its state, `[*param, *trailing]`,
+coordinate alone needs no whole tensor, so it steps local parts. Its state, `[*param, *trailing]`,
 is a DTensor placed like its parameter, so that torch.distributed.checkpoint saves every part.
 """
 
@@ -22,43 +22,44 @@ if TYPE_CHECKING:
 
 
 def is_sharded(tensor: object) -> TypeGuard[DTensor]:
-    """Whether a tensor is a DTensor, without importing what makes them (a second and more)."""
+    """Whether a tensor is a DTensor. Does not import DTensor itself, which takes over a second."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def mesh_of(tensor: Tensor) -> DeviceMesh | None:
+def device_mesh(tensor: Tensor) -> DeviceMesh | None:
     """The processes that hold the parts of a tensor, if it is a DTensor."""
     return tensor.device_mesh if is_sharded(tensor) else None
 
 
 def check_parameter(parameter: Tensor, rule: UpdateRule) -> None:
-    """Refuse parameters whose parts the rule cannot step, or whose state could not be saved.
+    """Check that the rule can step a parameter and that its state can be saved.
 
     Raises:
-        RuntimeError: flattened by FSDP1; or a DTensor that is complex, or not yet reduced, or that
-            meets a rule for whole tensors.
+        RuntimeError: flattened by FSDP1; or a DTensor that is complex or not yet reduced, or under
+            a rule that steps whole tensors only.
     """
+    # FSDP1 marks the parameters that it flattens by this attribute; there is no public test.
     if getattr(parameter, "_fsdp_flattened", False):
         raise RuntimeError(
-            "FullyShardedDataParallel (FSDP1) flattens parameters, and its optim_state_dict cannot "
-            "save state of more dimensions than its parameter, as learned optimizers have: "
-            "use torch.distributed.fsdp.fully_shard (FSDP2)"
+            "FullyShardedDataParallel (FSDP1) is not supported: its optim_state_dict cannot save "
+            "state with more dimensions than the parameter, as learned optimizers have. "
+            "Use torch.distributed.fsdp.fully_shard (FSDP2)"
         )
     if not is_sharded(parameter):
         return
     if parameter.is_complex():
         raise RuntimeError("complex DTensor parameters are not supported")
     if any(placement.is_partial() for placement in parameter.placements):
-        raise RuntimeError(f"cannot step a DTensor parameter that is placed {parameter.placements}")
+        raise RuntimeError(f"cannot step a DTensor parameter placed {parameter.placements}")
     if not isinstance(rule, CoordinateRule):
         raise RuntimeError(
-            f"rule {type(rule).__name__} steps whole tensors, not the local parts of DTensors"
+            f"rule {type(rule).__name__} steps whole tensors: it takes no DTensor parameters"
         )
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds, sharing its memory, as real numbers."""
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, as real numbers; shares its memory."""
     if is_sharded(tensor):
         tensor = tensor.to_local()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -68,22 +69,22 @@ def local_gradient(gradient: Tensor, parameter: Tensor) -> Tensor:
     """The part of a gradient that belongs to this process's part of the parameter.
 
     Raises:
-        RuntimeError: the parameter is a DTensor and the gradient is none.
+        RuntimeError: the parameter is a DTensor and the gradient is not.
     """
     if is_sharded(parameter):
         if not is_sharded(gradient):
-            raise RuntimeError("a DTensor parameter needs a gradient that is a DTensor")
+            raise RuntimeError("the gradient of a DTensor parameter must be a DTensor")
         if gradient.placements != parameter.placements:
             gradient = gradient.redistribute(parameter.device_mesh, parameter.placements)
-    # A lazily conjugated gradient has no real view; a parameter never is one.
-    return local(gradient.resolve_conj())
+    # A lazily conjugated gradient has no real view; parameters are never lazily conjugated.
+    return local_part(gradient.resolve_conj())
 
 
 def local_state(state: State, parameter: Tensor) -> State:
-    """The local parts of a state, sharing its memory; the state itself if nothing is sharded."""
+    """The local parts of a state, sharing its memory; the state itself if it is not sharded."""
     if not is_sharded(parameter):
         return state
-    return {key: local(value) for key, value in state.items()}
+    return {key: local_part(value) for key, value in state.items()}
 
 
 def init_state(rule: UpdateRule, parameter: Tensor) -> State:
@@ -93,7 +94,7 @@ def init_state(rule: UpdateRule, parameter: Tensor) -> State:
         RuntimeError: see `check_parameter`.
     """
     check_parameter(parameter, rule)
-    state = rule.init_state(local(parameter.detach()))
+    state = rule.init_state(local_part(parameter.detach()))
     if not is_sharded(parameter):
         return state
     return {
@@ -102,7 +103,7 @@ def init_state(rule: UpdateRule, parameter: Tensor) -> State:
 
 
 def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
-    """Declare `part`, `[*local_param, *trailing]`, to be this process's part of a whole tensor."""
+    """Make a DTensor whose part on this process is `part`, `[*local_param, *trailing]`."""
     from torch.distributed.tensor import DTensor
 
     shape = torch.Size((*parameter.shape, *part.shape[parameter.dim() :]))
@@ -114,7 +115,7 @@ def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
         shape=shape,
         stride=torch.empty(shape, device="meta").stride(),
     )
-    # Where parameters are offloaded, they are not on their mesh's device.
+    # Offloaded parameters are not on their mesh's device.
     return whole.to(part.device)
 
 
@@ -122,7 +123,7 @@ def check_state(key: object, state: Mapping[str, Any], parameter: Tensor) -> Non
     """Check that a loaded state can be placed like its parameter.
 
     Raises:
-        ValueError: sharded for a parameter that is not, or over other processes.
+        ValueError: the state is sharded, and the parameter is not or over other processes.
     """
     for name, value in state.items():
         if not is_sharded(value):
@@ -131,12 +132,12 @@ def check_state(key: object, state: Mapping[str, Any], parameter: Tensor) -> Non
             raise ValueError(
                 f"the loaded state of parameter {key} has {name!r} sharded over "
                 f"{value.device_mesh}, unlike the parameter: load it with "
-                "torch.distributed.checkpoint, which shards anew"
+                "torch.distributed.checkpoint, which reshards it"
             )
 
 
 def place_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Place a state tensor, whole or sharded, like its parameter; other shapes stay as they are.
+    """Place a state tensor, whole or sharded, like its parameter; tensors of other shapes stay.
 
     The result may share memory with `value`.
     """
@@ -150,10 +151,10 @@ def place_like(parameter: Tensor, value: Tensor) -> Tensor:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def agree(flags: Tensor, meshes: Sequence[DeviceMesh | None]) -> Tensor:
-    """Flags `[n]` of n tensors' local parts that hold for the tensors: true if true of all parts.
+def all_parts(flags: Tensor, meshes: Sequence[DeviceMesh | None]) -> Tensor:
+    """Reduce flags of local parts, `[n]`, to flags of whole tensors: true if true of all parts.
 
-    One small exchange for each mesh; none if nothing is sharded.
+    One all-reduce for each dimension of each mesh; none if nothing is sharded.
     """
     together: dict[DeviceMesh, list[int]] = {}
     for index, mesh in enumerate(meshes):

@@ -1,8 +1,8 @@
-"""Loading an optimizer's state so that nothing of it is lost, rounded or mistaken.
+"""Loads optimizer state exactly: checked, in the rule's dtype, on the parameter's device.
 
 `torch.optim.Optimizer.load_state_dict` casts every floating-point state tensor to the dtype of its
-parameter, which would round recurrent state to bfloat16. The state is therefore checked, then
-hidden from that cast in an opaque holder, and taken out again in `__setstate__`.
+parameter, which would round recurrent state to bfloat16. So the loaded state is checked, wrapped in
+a type that the base class passes through, and unwrapped afterwards.
 """
 
 from __future__ import annotations
@@ -11,28 +11,26 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from learned_opt.optimizer import sharding
+from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE
 from learned_opt.rules.base import State, UpdateRule
-
-if TYPE_CHECKING:
-    from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 
 @dataclass(frozen=True)
-class _Sheltered:
-    """The saved state of one parameter, of a type that the base class passes through."""
+class _LoadedState:
+    """The saved state of one parameter, of a type that the base class does not cast."""
 
-    state: Mapping[str, Any]
+    tensors: Mapping[str, Any]
 
 
-def ready(state: State, rule: UpdateRule, parameter: Tensor) -> State:
-    """Make the state of a parameter unless there is one, and return it."""
+def ensure_state(state: State, rule: UpdateRule, parameter: Tensor) -> State:
+    """Make the state of a parameter if there is none yet, and return it."""
     if "step" not in state:
         state.update(sharding.init_state(rule, parameter))
     elif state["step"].device != parameter.device:  # ZeroRedundancyOptimizer loads it to the CPU
@@ -40,13 +38,17 @@ def ready(state: State, rule: UpdateRule, parameter: Tensor) -> State:
     return state
 
 
-def check_and_shelter(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Check a state dict against the optimizer and hide its tensors from the base class's cast.
+def check_and_wrap(
+    rule: UpdateRule, optimizer: Optimizer, state_dict: dict[str, Any]
+) -> dict[str, Any]:
+    """Check a state dict against the rule and the optimizer, and wrap its state against casts.
+
+    Returns:
+        A state dict whose state `unwrap_loaded` takes out again.
 
     Raises:
-        ValueError: made by another rule, or a tensor is missing or of the wrong shape.
+        ValueError: another rule made it, or a tensor is missing or of the wrong shape.
     """
-    optimizer = cast("LearnedOptimizer", optimizer)
     saved_groups = state_dict["param_groups"]
     for saved, group in zip(saved_groups, optimizer.param_groups, strict=False):
         if "rule" in saved and saved["rule"] != group["rule"]:
@@ -59,18 +61,20 @@ def check_and_shelter(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[
     known = dict(zip(ids, parameters, strict=False))
     for key, state in state_dict["state"].items():
         if key in known and state:
-            _check(optimizer.rule, key, state, known[key])
-    sheltered = {
-        key: _Sheltered(state) if key in known else state
+            _check_shapes(rule, key, state, known[key])
+    wrapped = {
+        key: _LoadedState(state) if key in known else state
         for key, state in state_dict["state"].items()
     }
-    return {**state_dict, "state": sheltered}
+    return {**state_dict, "state": wrapped}
 
 
-def _check(rule: UpdateRule, key: object, state: Mapping[str, Any], parameter: Tensor) -> None:
-    # Not empty_like: of a parameter that is sharded, the whole shape counts.
+def _check_shapes(
+    rule: UpdateRule, key: object, state: Mapping[str, Any], parameter: Tensor
+) -> None:
+    # Not empty_like: a sharded parameter's state has the whole tensor's shape.
     like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-    expected = rule.init_state(sharding.local(like))
+    expected = rule.init_state(sharding.local_part(like))
     for name, tensor in expected.items():
         if name not in state:
             raise ValueError(f"the loaded state of parameter {key} has no {name!r}")
@@ -83,18 +87,20 @@ def _check(rule: UpdateRule, key: object, state: Mapping[str, Any], parameter: T
     sharding.check_state(key, state, parameter)
 
 
-def unwrap(optimizer: LearnedOptimizer) -> None:
-    """Copy sheltered state to its parameters' devices, in the rule's dtype."""
+def unwrap_loaded(rule: UpdateRule, optimizer: Optimizer) -> None:
+    """Replace wrapped state by copies on the parameters' devices, in the rule's dtype."""
     for parameter, state in optimizer.state.items():
-        if isinstance(state, _Sheltered):
-            optimizer.state[parameter] = _restored(state.state, optimizer.rule, parameter)
+        if isinstance(state, _LoadedState):
+            optimizer.state[parameter] = _restore(state.tensors, rule, parameter)
 
 
-def _restored(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> State:
+def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> State:
     state: State = {}
     for key, value in saved.items():
         if key == "step" or isinstance(value, Tensor):
             dtype = rule.dtype if key == "step" or value.is_floating_point() else value.dtype
+            if key == TRAINING_VALUE:
+                dtype = parameter.dtype
             tensor = torch.as_tensor(value).detach()
             if key != "step":
                 tensor = sharding.place_like(parameter, tensor)

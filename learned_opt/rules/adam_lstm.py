@@ -1,10 +1,10 @@
-"""An LSTM per coordinate that steers Adam's direction: how far, and bent which way.
+"""An LSTM per coordinate that scales Adam's step and corrects its direction.
 
-A learned optimizer is only as safe as what it does where it has learned nothing. This one starts as
-Adam with a step that decays in time; its LSTM scales each coordinate's step by a bounded factor and
-adds a correction to its direction, from inputs most of which do not depend on the loss's scale. The
-inputs follow RNNprop (Lv et al. 2017, arXiv 1703.03633: momentum and gradient over their root mean
-square) and the many time-scales of Wichrowska et al. 2017 (arXiv 1703.04813).
+Untrained, the rule is close to Adam with a decaying step, so it is safe where it has learned
+nothing. Its LSTM multiplies each coordinate's step by a bounded factor and adds a correction to its
+direction. Most inputs do not depend on the scale of the loss. They follow RNNprop (Lv et al. 2017,
+arXiv 1703.03633: momentum and gradient over their root mean square) and the many time scales of
+Wichrowska et al. 2017 (arXiv 1703.04813).
 """
 
 from __future__ import annotations
@@ -20,19 +20,26 @@ from learned_opt.rules.features import bias_correction, moving_average, moving_s
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
-"""The step t is read as t / (t + scale) for each of these."""
+"""The LSTM reads the step t as t / (t + scale), for each of these scales."""
 
 
 class AdamLSTM(CoordinateRule):
-    """delta_t = -exp(a_t) (d_t + direction_gain * b_t) / (1 + t / decay_steps).
+    """Adam's step, scaled and corrected for each coordinate.
 
-    d is Adam's direction, m_hat / sqrt(v_hat). (a, b) are read off an LSTM by a linear head y:
-    a = log_range * tanh(log_gain * y_a / log_range), so that exp(a) is within e^+-log_range, and
-    b = y_b. With y = 0 it is Adam with a decaying rate.
+        delta_t = -exp(a_t) (d_t + direction_gain * b_t) / (1 + t / decay_steps)
+
+    d is Adam's direction, m_hat / sqrt(v_hat). A linear head on an LSTM gives y = (y_a, y_b):
+
+        a = log_range * tanh(log_gain * y_a / log_range),  b = y_b
+
+    so exp(a) lies within e^+-log_range. With y = 0 the rule is Adam with a decaying step.
 
     The LSTM reads, per coordinate: momenta of several decays over the fast root mean square;
     gradient and Adam's momentum over the slow one (the first clamped to +-3); the logarithm of
     the ratio of both mean squares; log |g| and the slow log mean square, weakly scaled; the age t.
+
+    State per coordinate: `h` and `c` of the LSTM, `[H]`; the momenta `m`, `[len(betas)]`; the mean
+    squares `fast` and `slow`.
 
     Args:
         hidden_size: units of the LSTM.
@@ -42,10 +49,13 @@ class AdamLSTM(CoordinateRule):
         log_range: bound on |a|.
         log_gain: factor on the head's output for a.
         direction_gain: factor on the head's output for b.
-        decay_steps: the step is halved after so many steps; infinity for none.
-        differentiate_inputs: where second derivatives are taken, let them pass through all that the
-            LSTM reads. By default they pass through the momenta only: through logarithms and
-            normalisers of small gradients they explode.
+        decay_steps: the step is halved after this many steps; infinity for no decay.
+        differentiate_inputs: let second derivatives pass through all inputs of the LSTM. By default
+            they pass through the momenta only: through logarithms and normalisers of small
+            gradients they explode.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=AdamLSTM(hidden_size=8))
     """
 
     default_lr = 0.03

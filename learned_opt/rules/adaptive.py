@@ -1,4 +1,4 @@
-"""Adam and RMSprop: steps scaled by the gradient's own size."""
+"""Adam and RMSprop: steps divided by the root mean square of the gradient."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from learned_opt.rules.features import bias_correction, moving_average, moving_s
 class Adam(CoordinateRule):
     """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1).
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  delta = -m_hat / (sqrt(v_hat) + eps).
-    Equals `torch.optim.Adam`, and with a driver's decoupled weight decay `torch.optim.AdamW`.
+        m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
+        delta = -m_hat / (sqrt(v_hat) + eps)
+
+    Equals `torch.optim.Adam`, and with the optimizer's weight decay `torch.optim.AdamW`.
+
+    State per coordinate: the first and second moment, `m` and `v`.
 
     Args:
         betas: b1 and b2, in [0, 1).
         eps: added to the root, >= 0.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=Adam(betas=(0.9, 0.99)))
     """
 
     default_lr = 1e-3
@@ -53,13 +60,18 @@ class Adam(CoordinateRule):
 
 
 class RMSprop(CoordinateRule):
-    """RMSprop (Tieleman & Hinton 2012, lecture 6.5).
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5). Equals `torch.optim.RMSprop`.
 
-    v <- a v + (1 - a) g^2;  delta = -g / (sqrt(v) + eps). Equals `torch.optim.RMSprop`.
+        v <- a v + (1 - a) g^2,  delta = -g / (sqrt(v) + eps)
+
+    State per coordinate: the mean square `v`.
 
     Args:
         alpha: a, in [0, 1).
         eps: added to the root, >= 0.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=RMSprop(alpha=0.9))
     """
 
     default_lr = 1e-2

@@ -1,21 +1,22 @@
-"""The contract that every update rule keeps, and the bases that make keeping it short.
+"""The contract of update rules, and a base class for rules that treat coordinates alone.
 
 An update rule is a pure, differentiable function
 
     (gradients, parameters, states, context) -> (deltas, new states)
 
-over the whole list of parameter tensors, in the manner of optax. It changes nothing in place,
-copies nothing to the host and takes no branch that depends on a value, so the same code runs under
-autograd, `torch.func.vmap`, `torch.compile` and a plain loop. The drivers (`learned_opt.functional`
-for the differentiable ones, `learned_opt.optimizer` for the in-place one) own everything else:
+over the whole list of parameter tensors, as in optax. It changes nothing in place, copies nothing
+to the host and takes no branch that depends on a value, so the same code runs under autograd,
+`torch.func.vmap`, `torch.compile` and a plain loop. The drivers (`learned_opt.functional` for the
+differentiable ones, `learned_opt.optimizer` for the in-place one) do the rest:
 `parameter + lr * delta`, weight decay, `maximize`, chunks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -25,46 +26,60 @@ State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
 
 Gates: TypeAlias = dict[str, Tensor]
-"""Gate values in [0, 1] by name: `[*param]`, `[*param, H]`; ones for `*param` where it shares."""
+"""Gate values in [0, 1] by name: `[*param]` or `[*param, H]`; size 1 where coordinates share."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may know besides gradients, parameters and its own state.
+    """Inputs of a rule besides gradients, parameters and its own state.
 
     Attributes:
-        loss: the inner loss at `parameters`, 0-dim and detached, or None where nobody gave one.
-        total_steps: the planned number of steps, 0-dim, or None where nobody gave one.
+        loss: the inner loss at `parameters`, 0-dim and detached, or None if unknown.
+        total_steps: the planned number of steps, 0-dim, or None if unknown.
     """
 
     loss: Tensor | None = None
     total_steps: Tensor | None = None
 
+    def missing(self, fields: Iterable[str]) -> list[str]:
+        """The fields, of those given, that are None."""
+        present = {"loss": self.loss is not None, "total_steps": self.total_steps is not None}
+        return sorted(field for field in fields if not present[field])
 
-class UpdateRule(nn.Module):
-    """A step of optimisation as a module whose weights are the meta-parameters.
 
-    A subclass implements `init_tensor_state` and `update`. The base counts steps: every state
-    carries `step`, the number of steps that this tensor has taken (0-dim, in the rule's dtype).
+class UpdateRule(nn.Module, ABC):
+    """Abstract: one step of optimisation, as a module whose weights are the meta-parameters.
+
+    A subclass implements `init_tensor_state` and `update`. This class counts steps: every state
+    carries `step`, the number of steps that its tensor has taken (0-dim, in the rule's dtype).
 
     Args:
         **settings: the arguments that the rule was built with, kept for saving and comparing.
+
+    Example:
+        >>> class SignDescent(UpdateRule):
+        ...     default_lr = 1e-3
+        ...     def init_tensor_state(self, parameter):
+        ...         return {}
+        ...     def update(self, gradients, parameters, states, context):
+        ...         return [-gradient.sign() for gradient in gradients], list(states)
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=SignDescent())
     """
 
     default_lr: ClassVar[float] = 1.0
-    """The step size that a driver multiplies `delta` with if the user gives none."""
+    """The factor on `delta` where the user gives no `lr`."""
 
     second_order: ClassVar[bool] = False
-    """Whether it is meta-trained through second derivatives of the inner loss, if nobody says."""
+    """Whether meta-training takes second derivatives of the inner loss by default."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Fields of `Context` that the rule cannot work without."""
+    """Fields of `Context` that the rule needs."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = settings
         self._anchor: Tensor
-        # Has no elements: it makes `.to(device, dtype)` reach rules that have no weights at all.
+        # An empty tensor, so that `.to(device, dtype)` reaches rules without weights, too.
         self.register_buffer("_anchor", torch.empty(0, dtype=torch.float32), persistent=False)
 
     @property
@@ -74,21 +89,21 @@ class UpdateRule(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the rule's weights live."""
+        """The device of the rule's weights."""
         return self._anchor.device
 
     def required_context(self) -> frozenset[str]:
-        """The fields of `Context` that the rule needs at its present settings."""
+        """The fields of `Context` that the rule needs with its settings."""
         return self.needs
 
     def init_state(self, parameter: Tensor) -> State:
-        """Make the state of a tensor that has taken no step: zeros, on the parameter's device."""
+        """Make the state of a tensor that has taken no step, on the parameter's device."""
         step = torch.zeros((), dtype=self.dtype, device=parameter.device)
         return {"step": step, **self.init_tensor_state(parameter)}
 
+    @abstractmethod
     def init_tensor_state(self, parameter: Tensor) -> State:
-        """Make the rule's own part of the state of one fresh tensor."""
-        raise NotImplementedError
+        """Make the rule's own state of a tensor that has taken no step, without `step`."""
 
     def forward(
         self,
@@ -103,19 +118,18 @@ class UpdateRule(nn.Module):
             gradients: real tensors, `[*param]` each.
             parameters: tensors of the same shapes.
             states: as `init_state` makes them and this function returns them.
-            context: loss and planned steps; needed where `required_context` says so.
+            context: loss and planned number of steps; see `required_context`.
 
         Returns:
-            The deltas, `[*param]` each in the rule's dtype, to be scaled by the learning rate and
-            added to the parameters, and the new states.
+            The deltas, `[*param]` each in the rule's dtype, and the new states. A driver multiplies
+            the deltas by `lr` and adds them to the parameters.
 
         Raises:
             ValueError: the context lacks a field that the rule needs.
         """
         context = context or Context()
-        for field in sorted(self.required_context()):
-            if getattr(context, field) is None:
-                raise ValueError(f"rule {type(self).__name__} needs {_SAY_HOW[field]}")
+        for field in context.missing(self.required_context()):
+            raise ValueError(f"rule {type(self).__name__} needs {_HOW_TO_GIVE[field]}")
         advanced = [{**state, "step": state["step"] + 1} for state in states]
         return self.update(
             [gradient.to(self.dtype) for gradient in gradients],
@@ -124,6 +138,7 @@ class UpdateRule(nn.Module):
             context,
         )
 
+    @abstractmethod
     def update(
         self,
         gradients: Sequence[Tensor],
@@ -132,12 +147,26 @@ class UpdateRule(nn.Module):
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
         """Compute deltas and new states; `step` counts from 1 and is already advanced."""
-        raise NotImplementedError
+
+    averages: ClassVar[bool] = False
+    """Whether the model is to be evaluated elsewhere than at the parameters it trains on."""
+
+    def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
+        """Give the value of a parameter to evaluate the model at; by default the parameter itself.
+
+        Args:
+            parameter: as it is after the last step, `[*param]`.
+            state: of that tensor.
+
+        Returns:
+            The value, `[*param]`, and the state, in which an average may hold the parameter now.
+        """
+        return parameter, state
 
     def gates(
         self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
     ) -> Gates:
-        """Say what the rule's gates would be in the step from `state`; empty if it has none."""
+        """Compute the gates of the step from `state`; empty if the rule has none."""
         return {}
 
     def extra_repr(self) -> str:
@@ -145,7 +174,7 @@ class UpdateRule(nn.Module):
         return ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
 
 
-_SAY_HOW: Mapping[str, str] = {
+_HOW_TO_GIVE: Mapping[str, str] = {
     "loss": "the loss: call step(closure) with a closure that returns it "
     "(after a usual backward pass, step(lambda: loss) is enough)",
     "total_steps": "the planned number of steps: build the optimizer with total_steps=...",
@@ -153,24 +182,36 @@ _SAY_HOW: Mapping[str, str] = {
 
 
 class CoordinateRule(UpdateRule):
-    """A rule that treats every coordinate alike and alone.
+    """Abstract: a rule that treats every coordinate alike and alone.
 
-    A subclass declares its state in `coordinate_state` and implements `update_coordinates` on
-    flat arrays; this base concatenates the coordinates of all tensors into one array (few large
+    A subclass declares its state in `coordinate_state` and implements `update_coordinates` on flat
+    arrays. This class concatenates the coordinates of all tensors into one array (few large
     operations instead of many small ones), and splits the result.
 
     **Idle coordinates do not move.** A coordinate whose gradient is zero and whose state is still
-    as made (a dead unit, a black pixel, the zero-gradient step by which torch.distributed's
-    checkpoint makes optimizer state) keeps its value and its state. Rules for which this does not
-    hold by itself name in `idle_key` the state tensor that is all zero only while fresh.
+    zero keeps its value and its state: a dead unit, a black pixel, the zero-gradient step by which
+    torch.distributed.checkpoint makes optimizer state. A rule that would move such coordinates
+    names in `idle_key` the state tensor that tells: it is zero only before the first gradient.
+
+    Example:
+        >>> class Signum(CoordinateRule):
+        ...     default_lr = 1e-3
+        ...     def coordinate_state(self):
+        ...         return {"m": ()}
+        ...     def update_coordinates(self, gradient, parameter, state, context, gates=None):
+        ...         m = 0.9 * state["m"] + 0.1 * gradient
+        ...         return -m.sign(), {"m": m}
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=Signum())
     """
 
     idle_key: ClassVar[str | None] = None
+    """The state tensor that is all zero only while the coordinate is idle; see the class."""
 
+    @abstractmethod
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
-        """The state per coordinate: names and trailing shapes, `{"h": (20,), "m": ()}` say."""
-        raise NotImplementedError
+        """The state per coordinate: names and trailing shapes, such as `{"h": (20,), "m": ()}`."""
 
+    @abstractmethod
     def update_coordinates(
         self,
         gradient: Tensor,
@@ -186,15 +227,14 @@ class CoordinateRule(UpdateRule):
             parameter: `[N]`.
             state: per coordinate, `[N, *trailing]`; `step` is `[N]` and counts from 1.
             context: see `Context`; the loss is 0-dim or `[N]`.
-            gates: where given, the rule writes its gate values into it, `[N]` or `[N, H]`.
+            gates: if given, the rule writes its gate values into it, `[N]` or `[N, H]`.
 
         Returns:
             The delta, `[N]`, and the new state without `step`.
         """
-        raise NotImplementedError
 
     def init_tensor_state(self, parameter: Tensor) -> State:
-        """Make zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`."""
+        """Zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`."""
         return {
             key: torch.zeros(
                 (*parameter.shape, *trailing), dtype=self.dtype, device=parameter.device
@@ -203,7 +243,7 @@ class CoordinateRule(UpdateRule):
         }
 
     def state_bytes_per_parameter(self) -> int:
-        """Bytes of state that one coordinate costs (the 0-dim `step` of each tensor apart)."""
+        """Bytes of state per coordinate; the 0-dim `step` of each tensor comes on top."""
         elements = sum(math.prod(trailing) for trailing in self.coordinate_state().values())
         return elements * self.dtype.itemsize
 
@@ -214,18 +254,17 @@ class CoordinateRule(UpdateRule):
         states: Sequence[State],
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
-        """Flatten, step all coordinates at once, keep the idle ones still, split.
+        """Flatten, step all coordinates at once, hold the idle ones, split.
 
-        Several runs can share one call without `vmap`: where `step` (and the loss, and the planned
-        number of steps) has leading axes `[*runs]`, so have the tensors, `[*runs, *param]`.
+        Several runs can share one call without `vmap`: give `step` (and the loss, and the planned
+        number of steps) leading axes, `[*runs]`, and the tensors the same, `[*runs, *param]`.
         """
         if not gradients:
             return [], []
-        for field in ("loss", "total_steps"):
-            value = getattr(context, field)
-            if value is not None and value.dim():
-                value = _join([_per_coordinate(value, tensor) for tensor in gradients])
-                context = replace(context, **{field: value})
+        context = Context(
+            loss=_by_coordinate(context.loss, gradients),
+            total_steps=_by_coordinate(context.total_steps, gradients),
+        )
         gradient = _join([tensor.reshape(-1) for tensor in gradients])
         parameter = _join([tensor.reshape(-1) for tensor in parameters])
         state = self._flatten(gradients, states)
@@ -233,7 +272,7 @@ class CoordinateRule(UpdateRule):
         if self.idle_key is not None:
             idle = (gradient == 0) & _all_zero(state[self.idle_key])
             delta = delta.masked_fill(idle, 0)
-            # All of a fresh coordinate's state is zero, so that zeroing is keeping.
+            # The state of an idle coordinate is all zero: to zero it is to keep it.
             new_state = {
                 key: value.masked_fill(_like(idle, value), 0) for key, value in new_state.items()
             }
@@ -281,6 +320,13 @@ class CoordinateRule(UpdateRule):
         return {"step": _join(steps), **flat}
 
 
+def _by_coordinate(value: Tensor | None, tensors: Sequence[Tensor]) -> Tensor | None:
+    """A value per run as one per coordinate, `[N]`; a value for all runs stays 0-dim."""
+    if value is None or not value.dim():
+        return value
+    return _join([_per_coordinate(value, tensor) for tensor in tensors])
+
+
 def _per_coordinate(value: Tensor, tensor: Tensor) -> Tensor:
     """Repeat a value per run, `[*runs]`, over the coordinates of `[*runs, *param]`: `[N]`."""
     ones = [1] * (tensor.dim() - value.dim())
@@ -292,8 +338,8 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _all_zero(state: Tensor) -> Tensor:
-    """Which coordinates, `[N]`, have a state `[N, *trailing]` of nothing but zeros."""
-    # `any` of the numbers themselves: comparing them first takes four times as long.
+    """Which coordinates, `[N]`, have only zeros in a state `[N, *trailing]`."""
+    # `any` of the numbers themselves: to compare them first takes four times as long.
     return ~state.flatten(1).any(-1) if state.dim() > 1 else state == 0
 
 

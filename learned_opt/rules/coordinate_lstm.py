@@ -17,16 +17,23 @@ from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 
 class CoordinateLSTM(CoordinateRule):
-    """delta = output_scale * (W h + b), h from a stack of LSTMs on the preprocessed gradient.
+    """A stack of LSTMs that reads the preprocessed gradient and writes the update.
 
-    Andrychowicz et al. 2016, section 2.1 and appendix A. Weights are shared by all coordinates,
-    the state is each coordinate's own.
+        delta = output_scale * (W h + b)
+
+    Andrychowicz et al. 2016, section 2.1 and appendix A; h is the output of the last LSTM. All
+    coordinates share the weights; each has its own state.
+
+    State per coordinate: `h0`, `c0`, `h1`, `c1`, ... of the layers, `[H]` each.
 
     Args:
         hidden_sizes: units of each LSTM layer (paper: 20, 20).
         p: the preprocessing constant (paper: 10; released code: 5).
         output_scale: the factor on the output (paper: 0.1; released code: 0.01).
         forget_bias: initial bias of the forget gates (1, as in the released code's LSTM).
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=CoordinateLSTM(p=5.0))
     """
 
     default_lr = 1.0

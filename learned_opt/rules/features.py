@@ -1,4 +1,4 @@
-"""From gradients to network inputs: pure functions, safe to differentiate at zero."""
+"""Turns gradients into network inputs: pure functions, safe to differentiate at zero."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def log_sign(value: Tensor, p: float) -> Tensor:
-    """Split a number of any magnitude into a bounded logarithm and a sign.
+    """Split numbers of any magnitude into a bounded logarithm and a sign.
 
     (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x): Andrychowicz et al. 2016
     (arXiv 1606.04474), appendix A. Continuous at |x| = e^-p, and linear through zero.
 
     Args:
         value: `[*shape]`.
-        p: how many e-foldings below 1 still count as logarithmic.
+        p: magnitudes down to e^-p are read by their logarithm, smaller ones linearly.
 
     Returns:
         `[*shape, 2]`.
@@ -31,7 +31,7 @@ def log_sign(value: Tensor, p: float) -> Tensor:
 
 
 def safe_sqrt(value: Tensor) -> Tensor:
-    """Square root with derivative 0, not infinity, at 0.
+    """Square root whose derivative at 0 is 0, not infinity.
 
     A coordinate that never saw a gradient has a second moment of exactly 0; `sqrt` would turn its
     meta-gradient into NaN (0 * inf).
@@ -46,17 +46,17 @@ def moving_average(average: Tensor, value: Tensor, beta: float) -> Tensor:
 
 
 def moving_square(average: Tensor, value: Tensor, beta: float) -> Tensor:
-    """The same of the square: beta * average + (1 - beta) * value^2.
+    """One step of a moving average of squares: beta * average + (1 - beta) * value^2.
 
-    Multiplied from the left, so that it overflows no sooner than torch.optim's does.
+    Multiplied from the left, so that it overflows no earlier than in torch.optim.
     """
     return beta * average + (1 - beta) * value * value
 
 
 def bias_correction(step: Tensor, beta: float) -> Tensor:
-    """The factor 1 - beta^step by which an average that started at 0 falls short.
+    """The factor 1 - beta^step by which an average that started at 0 is too small.
 
-    Through `expm1`, since 1 - 0.999**1 in float32 keeps four digits only.
+    By `expm1`: in float32, 1 - 0.999**1 would keep only four digits.
     """
     if beta == 0:
         return torch.ones_like(step)

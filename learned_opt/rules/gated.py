@@ -1,9 +1,9 @@
-"""Gradient descent read as an LSTM, whose gates are learned.
+"""Gradient descent read as an LSTM with learned gates.
 
-Ravi & Larochelle 2017, "Optimization as a model for few-shot learning" (ICLR): the cell state of an
-LSTM is updated as c' = f c + i z; take c = theta and z = -gradient, and the update of a parameter
-is a cell whose forget gate shrinks it and whose input gate is its learning rate. The variant with
-momentum puts such a cell on top of another that stores past gradients.
+Ravi & Larochelle 2017, "Optimization as a model for few-shot learning" (ICLR). An LSTM updates its
+cell as c' = f c + i z. With c = theta and z = -gradient, the cell is a parameter: the forget gate
+shrinks it, and the input gate is its learning rate. The variant with momentum puts such a cell on
+top of another that stores past gradients.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 
 class GatePair(nn.Module):
-    """A forget and an input gate that see features, the cell's value and their own last values.
+    """A forget and an input gate that read features, the cell's value and their own last values.
 
     f = sigmoid(W_F [features, cell, f_last] + b_F), i likewise (Ravi & Larochelle 2017, eq. 3-4).
-    It starts as slow gradient descent: f near 1, i near 0.
+    Initially f is near 1 and i near 0: slow gradient descent.
 
     Args:
-        features: how many features each coordinate has.
-        recurrence: what a gate sees of its last step: "value" (the paper) or "logit" (the value
-            before the sigmoid, as in the released code).
-        init_range: weights start uniform in +-this.
-        forget_bias: b_F starts uniform between these.
-        input_bias: b_I likewise.
+        features: number of features per coordinate.
+        recurrence: the last value that a gate reads: "value" (the paper) or "logit" (before the
+            sigmoid, as in the released code).
+        init_range: initial weights are uniform in +-init_range.
+        forget_bias: bounds of the uniform distribution of the initial b_F.
+        input_bias: the same for b_I.
+
+    Raises:
+        ValueError: an unknown `recurrence`.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class GatePair(nn.Module):
             raise ValueError(f"recurrence must be 'value' or 'logit', got {recurrence!r}")
         self.recurrence = recurrence
         weight = torch.empty(features + 2, 2, dtype=torch.float32)
-        # Two columns, f and i; the last row weighs the gate's own last value.
+        # Two columns, f and i; the last row is the weight of the gate's own last value.
         self.weight = nn.Parameter(weight.uniform_(-init_range, init_range))
         self.bias = nn.Parameter(torch.stack([_uniform(*forget_bias), _uniform(*input_bias)]))
 
@@ -58,7 +61,7 @@ class GatePair(nn.Module):
         Args:
             features: `[N, features]`.
             cell: `[N]`, the value that the gates act on.
-            last: `[N, 2]`, what this function returned last at its end.
+            last: `[N, 2]`, from the last call.
 
         Returns:
             f `[N]`, f - 1 `[N]` (exact where f rounds to 1), i `[N]`, and `last` for the next call.
@@ -72,20 +75,30 @@ class GatePair(nn.Module):
 
 
 class GatedLSTM(CoordinateRule):
-    """theta' = f theta - i g (Ravi & Larochelle 2017, section 3).
+    """Gradient descent whose shrinkage and learning rate are learned gates.
 
-    A plain LSTM reads the preprocessed gradient and loss, and its output with theta drives the
-    gates f and i. With `hidden_size=0` the gates see the preprocessed numbers directly, as in the
-    paper's equations.
+        theta' = f theta - i g
+
+    Ravi & Larochelle 2017, section 3. A plain LSTM reads the preprocessed gradient and loss; its
+    output and theta drive the gates f and i. With `hidden_size=0` the gates read the preprocessed
+    numbers directly, as in the paper's equations.
+
+    State per coordinate: `h` and `c` of the LSTM, `[H]`; the last `gates` f and i, `[2]`.
 
     Args:
-        hidden_size: units of the first LSTM.
+        hidden_size: units of the first LSTM, or 0 for none.
         p: the preprocessing constant of Andrychowicz et al. 2016.
-        use_loss: let it read the loss (as in the paper; a driver must then give it).
+        use_loss: read the loss, as in the paper; `optimizer.step` then needs a closure.
         recurrence: see `GatePair`.
-        init_range: initial weights of gates and LSTMs are uniform in +-this.
-        forget_bias: initial bias of forget gates, uniform between these.
-        input_bias: initial bias of input gates, uniform between these.
+        init_range: initial weights of gates and LSTMs are uniform in +-init_range.
+        forget_bias: bounds of the uniform distribution of the forget gates' initial bias.
+        input_bias: the same for the input gates.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=GatedLSTM())
+        >>> loss = nn.functional.cross_entropy(model(inputs), targets)
+        >>> loss.backward()
+        >>> loss = optimizer.step(lambda: loss)
     """
 
     default_lr = 1.0
@@ -122,11 +135,11 @@ class GatedLSTM(CoordinateRule):
         self.gate_pair = GatePair(hidden_size or inputs, recurrence, *start)
 
     def required_context(self) -> frozenset[str]:
-        """The loss, unless `use_loss=False`."""
+        """The loss if `use_loss`, else nothing."""
         return frozenset({"loss"}) if self.use_loss else frozenset()
 
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
-        """`h`, `c` of the reading LSTM, and the last `gates` (f, i)."""
+        """`h`, `c` of the LSTM, and the last `gates` (f, i)."""
         return {**_reader_state("", self.hidden_size), "gates": (2,)}
 
     def update_coordinates(
@@ -149,20 +162,27 @@ class GatedLSTM(CoordinateRule):
 class MomentumGatedLSTM(CoordinateRule):
     """Two gated cells: the first stores past gradients, the second applies them.
 
-    m' = f_m m - i_m g;  theta' = f theta + i m'. Each pair of gates is driven by an LSTM of its
-    own: the first reads g, the second m'. Gradient descent with momentum is the special case of
-    constant gates (f_m = momentum, i_m = 1, f = 1, i = learning rate). The two-layer "gradient
-    descent as LSTM" of H.-y. Lee's lectures on meta-learning (2019), with the gates and the
-    start of Ravi & Larochelle 2017.
+        m' = f_m m - i_m g,  theta' = f theta + i m'
+
+    Each pair of gates has an LSTM of its own: the first reads g, the second m'. Constant gates give
+    gradient descent with momentum (f_m = momentum, i_m = 1, f = 1, i = learning rate). This is the
+    two-layer "gradient descent as LSTM" of H.-y. Lee's lectures on meta-learning (2019), with the
+    gates and the initial values of Ravi & Larochelle 2017.
+
+    State per coordinate: the memory `m`; `m_h`, `m_c`, `h` and `c` of the LSTMs, `[H]`; the last
+    `m_gates` and `gates`, `[2]`.
 
     Args:
-        hidden_size: units of each LSTM; 0 lets the gates see the preprocessed numbers directly.
+        hidden_size: units of each LSTM; with 0 the gates read the preprocessed numbers directly.
         p: the preprocessing constant of Andrychowicz et al. 2016.
-        use_loss: let both LSTMs read the loss as well; a driver must then give it.
+        use_loss: let both LSTMs read the loss as well; `optimizer.step` then needs a closure.
         recurrence: see `GatePair`.
-        init_range: initial weights of gates and LSTMs are uniform in +-this.
-        forget_bias: initial bias of forget gates, uniform between these.
-        input_bias: initial bias of input gates, uniform between these.
+        init_range: initial weights of gates and LSTMs are uniform in +-init_range.
+        forget_bias: bounds of the uniform distribution of the forget gates' initial bias.
+        input_bias: the same for the input gates.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=MomentumGatedLSTM())
     """
 
     default_lr = 1.0
@@ -201,7 +221,7 @@ class MomentumGatedLSTM(CoordinateRule):
         self.gate_pair = GatePair(hidden_size or inputs, recurrence, *start)
 
     def required_context(self) -> frozenset[str]:
-        """The loss, if `use_loss=True`."""
+        """The loss if `use_loss`, else nothing."""
         return frozenset({"loss"}) if self.use_loss else frozenset()
 
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
@@ -269,7 +289,7 @@ def _reader_state(prefix: str, hidden_size: int) -> dict[str, tuple[int, ...]]:
 
 
 def _preprocess(value: Tensor, loss: Tensor | None, p: float) -> Tensor:
-    """`[N, 2]`, or `[N, 4]` with the loss (0-dim, or `[N]` where runs have their own)."""
+    """`[N, 2]`, or `[N, 4]` with the loss (0-dim, or `[N]` with a loss per run)."""
     features = log_sign(value, p)
     if loss is None:
         return features

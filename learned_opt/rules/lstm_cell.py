@@ -1,9 +1,9 @@
 """One LSTM cell for millions of coordinates: one matrix product, one hand-written derivative.
 
 Every coordinate of the optimizee is a row of the batch, so the cell, not the optimizee, takes most
-of the time and memory of an unroll. Written as one `autograd.Function`, it saves what its backward
-pass reads and nothing else, and runs about a third of the operations that autograd would record.
-The network of a rule is differentiated once (the optimizee twice), so once is what it supports.
+of the time and memory of an unroll. As one `autograd.Function` it saves only the tensors that its
+backward pass reads, and runs about a third of the operations that autograd would record. Double
+backward is not supported: meta-training differentiates a rule's network once (the optimizee twice).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 4096
-"""Rows that are computed at a time on a CPU, so that what is computed stays in its cache. With 20
-units on one thread, 112,000 rows at once take 4.2 times as long, and with the derivative 1.8."""
+"""Rows computed at a time on a CPU, so that they stay in its cache. With 20 units on one thread,
+112,000 rows at once take 4.2 times as long as in blocks, and 1.8 times with the derivative."""
 
 
 class LSTMCell(nn.Module):
@@ -29,7 +29,7 @@ class LSTMCell(nn.Module):
         input_size: features per row.
         hidden_size: units.
         forget_bias: initial bias of the forget gate; the others start at 0.
-        init_range: initial weights are uniform in +-this; by default 1 / sqrt(hidden_size).
+        init_range: initial weights are uniform in +-init_range; by default 1 / sqrt(hidden_size).
 
     Attributes:
         weight: `[input_size + hidden_size, 4 * hidden_size]`, columns in the order i, f, o, z.
@@ -63,8 +63,8 @@ class LSTMCell(nn.Module):
             c: `[N, hidden_size]`.
 
         Returns:
-            New h, new c, and the values of the gates i, f, o side by side, `[N, 3 * hidden_size]`
-            (to look at: no derivative flows through them).
+            New h, new c, and the gates i, f, o side by side, `[N, 3 * hidden_size]`. No derivative
+            flows through the gates.
         """
         if torch.is_grad_enabled():
             inputs = torch.cat([x, h], dim=-1)
@@ -72,7 +72,7 @@ class LSTMCell(nn.Module):
                 inputs, c, self.weight, self.bias
             )
             return new_h, new_c, gates
-        # Where nothing is differentiated, the machinery around the same lines only costs time.
+        # Without derivatives, autograd.Function would only cost time.
         new_h, new_c, gates = _by_blocks(
             lambda x, h, c: _cell(torch.cat([x, h], dim=-1), c, self.weight, self.bias)[:3], x, h, c
         )
@@ -84,7 +84,7 @@ def _cell(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     size = c.shape[-1]
     logits = torch.addmm(bias, inputs, weight)
-    # Over the whole row, though a quarter of it is for nothing: on a slice of each row the
+    # Over the whole row, though a quarter of it is not used: on a slice of each row the
     # transcendental kernels are not vectorised and take four times as long.
     gates = logits.sigmoid()[..., : 3 * size]
     candidate = logits[..., 3 * size :].contiguous().tanh()
@@ -97,7 +97,7 @@ def _cell(
 def _by_blocks(
     function: Callable[..., tuple[Tensor, ...]], *arguments: Tensor
 ) -> tuple[Tensor, ...]:
-    """`function(*arguments)` of tensors `[N, ...]`, a block of rows at a time where that pays."""
+    """`function(*arguments)` of tensors `[N, ...]`, by blocks of rows where that is faster."""
     count = len(arguments[0])
     first = arguments[0]
     if count <= BLOCK or first.device.type != "cpu" or torch.compiler.is_compiling():
@@ -105,7 +105,7 @@ def _by_blocks(
     results: list[Tensor] = []
     for rows in (slice(begin, begin + BLOCK) for begin in range(0, count, BLOCK)):
         parts = function(*(argument[rows] for argument in arguments))
-        if not results:  # like a part, which vmap may have given another axis
+        if not results:  # made from a part, so that under vmap they have its batch axis
             results = [part.new_empty((count, *part.shape[1:])) for part in parts]
         for result, part in zip(results, parts, strict=True):
             result[rows] = part
@@ -135,7 +135,7 @@ class _LSTMCellFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, *_: Any) -> Any:
         if torch.is_grad_enabled():  # create_graph=True; once_differentiable can miss it
             raise RuntimeError(
-                "the network of a rule can be differentiated once only: use backward() or "
+                "the network of a rule does not support double backward: use backward() or "
                 "torch.autograd.grad without create_graph"
             )
         joined, c, weight, gates, candidate, squashed = ctx.saved_tensors
@@ -159,7 +159,7 @@ class _LSTMCellFunction(torch.autograd.Function):
 def _cell_backward(
     grad_h: Tensor, grad_c: Tensor, c: Tensor, gates: Tensor, candidate: Tensor, squashed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Derivatives by the logits and by c."""
+    """Gradients with respect to the logits and to c."""
     i, f, o = gates.split(c.shape[-1], dim=-1)
     total_c = grad_h * o * (1 - squashed * squashed) + grad_c
     by_gate = torch.cat([total_c * candidate, total_c * c, grad_h * squashed], dim=-1)
@@ -170,6 +170,6 @@ def _cell_backward(
 
 
 def record_gates(record: dict[str, Tensor], name: str, values: Tensor) -> None:
-    """Note a cell's gates i, f, o, `[N, 3 * hidden_size]` as the cell returned them, by name."""
+    """Add a cell's gates i, f, o, `[N, 3 * hidden_size]` as the cell returns them, to `record`."""
     i, f, o = values.chunk(3, dim=-1)
     record.update({f"{name}_input": i, f"{name}_forget": f, f"{name}_output": o})

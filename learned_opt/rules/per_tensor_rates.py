@@ -1,10 +1,11 @@
-"""Update rules whose weights are learning rates of the tensors of one given model.
+"""Update rules whose weights are learning rates for the tensors of one given model.
 
-They cannot stand in the table of all rules, since those must take tensors of any shapes.
+They have a registry of their own, since the rules of `RULES` take tensors of any shapes.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.registry import create
-from learned_opt.rules import RULES
 from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.registry import RULES, RuleEntry
 
 
-class _Rates(UpdateRule):
-    """SGD at learned rates.
+class _LearnedRates(UpdateRule):
+    """SGD with learned learning rates: delta = -rate * g.
 
     Args:
-        shapes: of the tensors, in the order in which a driver gives them.
+        shapes: shapes of the tensors, in the order in which a driver gives them.
         **settings: see `UpdateRule`.
     """
 
-    second_order = True  # the rates are in the end what the inner gradients are multiplied with
+    second_order = True  # as in the papers
 
     def __init__(self, shapes: Sequence[Sequence[int]], **settings: Any) -> None:
         self.shapes = tuple(tuple(int(size) for size in shape) for shape in shapes)
@@ -34,7 +35,7 @@ class _Rates(UpdateRule):
             raise ValueError("shapes must name at least one tensor, got none")
 
     def init_tensor_state(self, parameter: Tensor) -> State:
-        """Nothing but the count of steps."""
+        """Empty: `step` is the only state."""
         return {}
 
     def update(
@@ -44,11 +45,11 @@ class _Rates(UpdateRule):
         states: Sequence[State],
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
-        """Take -rate * g for delta."""
+        """See the class."""
         given = tuple(tuple(gradient.shape) for gradient in gradients)
         if given != self.shapes:
             raise ValueError(
-                f"the rates of {type(self).__name__} are of tensors of shapes "
+                f"{type(self).__name__} has learning rates for tensors of shapes "
                 f"{_show(self.shapes)}, in this order; got {_show(given)}"
             )
         deltas = [
@@ -57,17 +58,23 @@ class _Rates(UpdateRule):
         ]
         return deltas, [{"step": state["step"]} for state in states]
 
+    @abstractmethod
     def rate(self, index: int, step: Tensor) -> Tensor:
-        """What a tensor's gradient is multiplied with in a step, counted from 1."""
-        raise NotImplementedError
+        """The learning rate of a tensor in a step, counted from 1: `[*param]` or 0-dim."""
 
 
-class MetaSGD(_Rates):
-    """A learned rate for every coordinate: delta = -alpha * g (Li et al. 2017, arXiv 1707.09835).
+class MetaSGD(_LearnedRates):
+    """A learning rate for every coordinate: delta = -alpha * g (Li et al. 2017, arXiv 1707.09835).
+
+    State: none besides `step`.
 
     Args:
-        shapes: of the tensors, in the order in which a driver gives them.
-        init_range: rates start uniform between these (section 4.1 of the paper).
+        shapes: shapes of the tensors, in the order in which a driver gives them.
+        init_range: bounds of the uniform distribution of initial learning rates (section 4.1).
+
+    Example:
+        >>> rule = MetaSGD(shapes=[p.shape for p in model.parameters()], init_range=(0.01, 0.02))
+        >>> adapted = adapt(model, (inputs, targets), rule=rule, steps=1)
     """
 
     def __init__(
@@ -88,13 +95,19 @@ class MetaSGD(_Rates):
         return rate
 
 
-class LayerStepRates(_Rates):
-    """A learned rate for every tensor and step (LSLR: Antoniou et al. 2019, arXiv 1810.09502).
+class LayerStepRates(_LearnedRates):
+    """A learning rate for every tensor and step: delta_t = -alpha_t * g.
+
+    LSLR of Antoniou et al. 2019 (arXiv 1810.09502). State: none besides `step`.
 
     Args:
-        shapes: of the tensors, in the order in which a driver gives them.
-        steps: how many have rates of their own; later ones take the last.
-        init: the rate that all start at.
+        shapes: shapes of the tensors, in the order in which a driver gives them.
+        steps: steps with learning rates of their own; later steps use the last.
+        init: initial value of all learning rates.
+
+    Example:
+        >>> rule = LayerStepRates(shapes=[p.shape for p in model.parameters()], steps=2)
+        >>> adapted = adapt(model, (inputs, targets), rule=rule, steps=2)
     """
 
     def __init__(
@@ -111,24 +124,28 @@ class LayerStepRates(_Rates):
         return self.rates[index].gather(0, place.reshape(1)).reshape(())
 
 
-RATE_RULES: Mapping[str, type[UpdateRule]] = MappingProxyType(
-    {"meta-sgd": MetaSGD, "layer-step-rates": LayerStepRates}
+RATE_RULES: Mapping[str, RuleEntry] = MappingProxyType(
+    {
+        "meta-sgd": RuleEntry(MetaSGD, "A learning rate for every coordinate"),
+        "layer-step-rates": RuleEntry(LayerStepRates, "A learning rate for every tensor and step"),
+    }
 )
 
 
 def create_any_rule(name: str, **settings: Any) -> UpdateRule:
-    """Build a rule, of those that take any tensors or of these.
+    """Build a rule of `RULES` or `RATE_RULES`.
 
     Raises:
         ValueError: an unknown name or setting, or a value that the rule refuses.
     """
-    return create("rule", name, {**RULES, **RATE_RULES}, settings)
+    entries = {**RULES, **RATE_RULES}
+    return create("rule", name, {key: entry.cls for key, entry in entries.items()}, settings)
 
 
 def any_rule_name(rule: UpdateRule) -> str | None:
-    """The name that `create_any_rule` knows a rule's class by, if it does."""
-    for name, cls in {**RULES, **RATE_RULES}.items():
-        if type(rule) is cls:
+    """The name of a rule's class in `RULES` or `RATE_RULES`; None if it has none."""
+    for name, entry in {**RULES, **RATE_RULES}.items():
+        if type(rule) is entry.cls:
             return name
     return None
 

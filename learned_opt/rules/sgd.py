@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, and with momentum (Polyak 1964; Sutskever et al. 2013)."""
+"""Stochastic gradient descent, without and with momentum (Polyak 1964; Sutskever et al. 2013)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from learned_opt.rules.base import Context, CoordinateRule, Gates, State
 
 
 class SGD(CoordinateRule):
-    """delta = -g. Equals `torch.optim.SGD(momentum=0)`."""
+    """Gradient descent: delta = -g. Equals `torch.optim.SGD(momentum=0)`.
+
+    State: none besides `step`.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), lr=0.1, rule=SGD())
+    """
 
     default_lr = 1e-2
 
@@ -29,15 +35,21 @@ class SGD(CoordinateRule):
 
 
 class Momentum(CoordinateRule):
-    """m <- mu m + (1 - dampening) g;  delta = -m, or -(g + mu m) with Nesterov's look-ahead.
+    """Gradient descent with momentum. Equals `torch.optim.SGD(momentum=mu)`.
 
-    Equals `torch.optim.SGD(momentum=mu)`. (torch starts at m = g whatever the dampening; so does
-    this.)
+        m <- mu m + (1 - dampening) g,  delta = -m, or -(g + mu m) with Nesterov's look-ahead
+
+    The first step sets m = g without dampening, as in torch.
+
+    State per coordinate: the momentum buffer `m`.
 
     Args:
         momentum: mu, in [0, 1).
-        dampening: in [0, 1]; 0 with `nesterov`.
-        nesterov: look one step ahead.
+        dampening: in [0, 1]; must be 0 with `nesterov`.
+        nesterov: use Nesterov's look-ahead.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), lr=0.1, rule=Momentum(nesterov=True))
     """
 
     default_lr = 1e-2

@@ -1,28 +1,102 @@
-"""Hand-made directions of whole tensors, how long they are, and weighted sums of them."""
+"""Moving averages of whole tensors, the directions made of them, their norms, and their mixes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from learned_opt.rules.features import bias_correction
 
 BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.99, 0.99
 """Decays of the momenta m9 and m99 and of the mean square v."""
 
 EPS = 1e-24
-"""Under the root of v; its own root, 1e-12, is far below gradients that mean anything."""
+"""Added to v under the root; its own root, 1e-12, is far below any gradient that matters."""
 
 STACKED = 1 << 16
-"""Tensors of at most so many elements are handled in fewer, larger operations, on copies."""
+"""Tensors of at most this many elements are copied into one array: fewer, larger operations."""
+
+TINY = 1e-15
+"""Added to norms before a division; its square does not underflow in float32."""
+
+
+class Norms(NamedTuple):
+    """Euclidean norms (or root mean squares) of n tensors, `[n]` each, or 0-dim of one."""
+
+    gradient: Tensor
+    m9_before: Tensor
+    m99_before: Tensor
+    adam_before: Tensor
+    """m9 / sqrt(v) before the step."""
+    parameter: Tensor
+    adam: Tensor
+    """m9 / sqrt(v) after the step."""
+    slow_adam: Tensor
+    """m99 / sqrt(v) after the step."""
+    m9: Tensor
+    scaled_gradient: Tensor
+    """gradient / sqrt(v) after the step."""
+
+
+class ScaledDirections(NamedTuple):
+    """One number, `[n]`, for each of the directions over sqrt(v)."""
+
+    adam: Tensor
+    slow_adam: Tensor
+    gradient: Tensor
+
+
+class Mix(NamedTuple):
+    """Weights of the parameter and the four directions in a sum, `[n]` each."""
+
+    parameter: Tensor
+    adam: Tensor
+    slow_adam: Tensor
+    m9: Tensor
+    scaled_gradient: Tensor
+
+
+class Cosines(NamedTuple):
+    """Cosines of the angles between the gradient and averages before the step, `[n]` each."""
+
+    m9: Tensor
+    m99: Tensor
+    adam: Tensor
+
+
+class Statistics(NamedTuple):
+    """Measurements of n tensors in one step, `[n]` each."""
+
+    norm: Norms
+    rms: Norms
+    cosine: Cosines
+    size: Tensor
+    """Number of elements, at least 1."""
+    is_vector: Tensor
+    """1 for tensors of at most one dimension, else 0."""
+
+    @property
+    def is_first(self) -> Tensor:
+        """Whether the tensor has had no gradient before this step, `[n]`."""
+        return self.norm.m9_before == 0
+
+    @property
+    def is_idle(self) -> Tensor:
+        """Whether the tensor has never had a gradient, this one included, `[n]`."""
+        return (self.norm.gradient == 0) & self.is_first
 
 
 class TensorDirections:
-    """The moving averages of one tensor after a gradient, and what can be made of them.
+    """The moving averages of one tensor after a gradient, and the directions made of them.
 
     The directions are m9 / sqrt(v) (Adam's), m99 / sqrt(v), m9, and gradient / sqrt(v), without
     bias corrections, and the parameter itself.
 
     Args:
-        gradient: `[*param]`, as all the others.
+        gradient: `[*param]`, like all the others.
         parameter: before the step.
         m9: running mean of gradients, before the step.
         m99: a slower one.
@@ -32,8 +106,9 @@ class TensorDirections:
         m9: after the step, `[*param]`.
         m99: after the step.
         v: after the step.
-        norms: `[9]`, of gradient; old m9, m99 and m9 / sqrt(v); parameter; the four directions.
-        products: `[3]`, of the gradient with the old m9, m99 and m9 / sqrt(v).
+        norms: `[9]`, in the order of `Norms`.
+        products: `[3]`, inner products of the gradient with m9, m99 and m9 / sqrt(v) before the
+            step.
     """
 
     def __init__(
@@ -51,7 +126,7 @@ class TensorDirections:
             rows = torch.stack([row.reshape(-1) for row in (*before, *after)])
             self.norms = torch.linalg.vector_norm(rows, dim=-1)
             self.products = (rows[0] * rows[1:4]).sum(-1)
-            self._small = rows[4:]
+            self._small = rows[4:]  # the parameter and the four directions
         else:  # one at a time, so that each can be freed
             norms = [_norm(row) for row in before]
             norms += [_norm(m * inverse) for m in (self.m9, self.m99)]
@@ -59,11 +134,21 @@ class TensorDirections:
             self.norms = torch.stack(norms)
             self.products = torch.stack([(gradient * row).sum() for row in before[1:4]])
 
+    @property
+    def size(self) -> Tensor:
+        """Number of elements, at least 1, 0-dim."""
+        return self._gradient.new_full((), max(self._gradient.numel(), 1))
+
+    @property
+    def is_vector(self) -> Tensor:
+        """1 for a vector or a scalar, else 0, 0-dim."""
+        return self._gradient.new_full((), float(self._parameter.dim() <= 1))
+
     def mix(self, weights: Tensor) -> Tensor:
-        """Add up parameter and directions, but 0 where there never was a gradient.
+        """Add up parameter and directions; 0 in coordinates that have never had a gradient.
 
         Args:
-            weights: `[5]`, of the parameter and the four directions.
+            weights: `[5]`, in the order of `Mix`.
 
         Returns:
             `[*param]`.
@@ -71,11 +156,38 @@ class TensorDirections:
         if self._small is not None:
             mixed = (weights @ self._small).reshape(self.v.shape)
         else:
-            of_p, of_m9, of_m99, of_plain, of_g = weights.unbind()
-            mixed = of_m9 * self.m9 + of_m99 * self.m99 + of_g * self._gradient
-            mixed = mixed * (self.v + EPS).rsqrt() + of_plain * self.m9 + of_p * self._parameter
+            weight = Mix(*weights.unbind())
+            mixed = weight.adam * self.m9 + weight.slow_adam * self.m99
+            mixed = mixed + weight.scaled_gradient * self._gradient
+            mixed = mixed * (self.v + EPS).rsqrt()
+            mixed = mixed + weight.m9 * self.m9 + weight.parameter * self._parameter
         # All directions are 0 there, the parameter is not.
         return mixed * self.v.sign()
+
+
+def measure(tensors: Sequence[TensorDirections]) -> Statistics:
+    """Gather the statistics of n tensors."""
+    norms = torch.stack([tensor.norms for tensor in tensors])
+    products = torch.stack([tensor.products for tensor in tensors])
+    size = torch.stack([tensor.size for tensor in tensors])
+    cosines = products / (norms[:, :1] + TINY) / (norms[:, 1:4] + TINY)
+    return Statistics(
+        norm=Norms(*norms.unbind(-1)),
+        rms=Norms(*(norms * size.rsqrt().unsqueeze(-1) + TINY).unbind(-1)),
+        cosine=Cosines(*cosines.unbind(-1)),
+        size=size,
+        is_vector=torch.stack([tensor.is_vector for tensor in tensors]),
+    )
+
+
+def bias_factors(step: Tensor) -> ScaledDirections:
+    """Factors that undo the bias of averages that started at 0: m9_hat / sqrt(v_hat), `[n]`."""
+    root = bias_correction(step, BETA_SQUARE).sqrt()
+    return ScaledDirections(
+        adam=root / bias_correction(step, BETA_FAST),
+        slow_adam=root / bias_correction(step, BETA_SLOW),
+        gradient=root,
+    )
 
 
 def _norm(value: Tensor) -> Tensor:

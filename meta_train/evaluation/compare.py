@@ -2,7 +2,8 @@
 
 All optimizers train the same problems on the same batches. A hand-designed optimizer runs at every
 learning rate of a grid. Each of its figures is taken at the learning rate that is best for this
-figure on these problems. The learned optimizer runs once, with its default settings.
+figure on these problems. The learned optimizer runs once, with its default settings. A rule that
+keeps an average of the parameters is not told the number of steps, and is evaluated at the average.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def train_curves(
         problems[0].loss,
         vectorize=True,
         weight_decay=weight_decay,
-        total_steps=steps,
+        total_steps=None if rule.averages else steps,
         differentiable=False,
     )
     begin = start(rule, problems, vectorize=True)
@@ -174,6 +175,8 @@ class ComparedOptimizer:
         final_loss_lr: learning rate of the best final loss.
         at_edge: a best learning rate is the first or last of the grid: the grid is too narrow.
         curve: training loss at `mean_loss_lr`, `[seeds, steps]`.
+        checked: steps after which the loss on all data was computed, `[checks]`.
+        full_curve: loss on all data at `final_loss_lr`, `[seeds, checks]`.
         steps_to_reach: inner steps to the learned optimizer's final loss; infinite if it is not
             reached, NaN for the learned optimizer itself.
         diverged: number of diverged runs at `mean_loss_lr`.
@@ -186,6 +189,8 @@ class ComparedOptimizer:
     final_loss_lr: float
     at_edge: bool
     curve: Tensor
+    checked: Tensor
+    full_curve: Tensor
     steps_to_reach: float
     diverged: int
 
@@ -292,6 +297,8 @@ def _result(
         final_loss_lr=float(learning_rates[by_final]),
         at_edge=bool({by_mean, by_final} & edges),
         curve=curves.losses[by_mean, :, :steps],
+        checked=curves.checked[curves.checked <= steps],
+        full_curve=curves.full_losses[by_final][:, curves.checked <= steps],
         steps_to_reach=math.nan if math.isnan(target) else curves.steps_to_reach(target),
         diverged=int(curves.losses[by_mean, :, steps - 1].isinf().sum()),
     )

@@ -146,8 +146,9 @@ def draw_curves(
     names: Mapping[str, str] | None = None,
     across: int = 2,
     panel: tuple[float, float] = (4.6, 3.5),
+    evaluated: bool = False,
 ) -> None:
-    """Draw training loss against inner steps, one panel per task.
+    """Draw the loss against inner steps, one panel per task.
 
     A line is the geometric mean over seeds, the band around it their 10% and 90% quantiles.
 
@@ -158,6 +159,8 @@ def draw_curves(
         names: names of optimizers in the legend, by label; by default every baseline is "tuned".
         across: panels side by side.
         panel: width and height of a panel, in inches.
+        evaluated: draw the loss on all data, at the weights that are to be evaluated, in place of
+            the training loss of each step.
     """
     from matplotlib.figure import Figure
 
@@ -172,11 +175,14 @@ def draw_curves(
         axis.set_visible(False)
     for k, (axis, task) in enumerate(zip(axes.flat, tasks, strict=False)):
         for result, color, style in zip(table[task.name], COLORS, STYLES, strict=False):
-            curve = _smooth(result.curve, max(1, task.steps // 50)).clamp_min(FLOOR)
-            steps = range(1, curve.shape[1] + 1)
+            if evaluated:
+                curve, steps = result.full_curve.clamp_min(FLOOR), result.checked.tolist()
+            else:
+                curve = _smooth(result.curve, max(1, task.steps // 50)).clamp_min(FLOOR)
+                steps = list(range(1, curve.shape[1] + 1))
             middle = curve.log().mean(0).exp()
             low, high = curve.quantile(0.1, dim=0), curve.quantile(0.9, dim=0)
-            thickness = 2.4 if result.label == "learned" else 1.4
+            thickness = 2.4 if result is table[task.name][0] else 1.4
             label = names.get(result.label, f"{result.label}, tuned")
             axis.plot(steps, middle, color=color, linestyle=style, linewidth=thickness, label=label)
             axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
@@ -184,7 +190,7 @@ def draw_curves(
         axis.set_title(task.title, fontsize=11)
         axis.grid(True, which="major", alpha=0.3)
         if k % width == 0:
-            axis.set_ylabel("training loss")
+            axis.set_ylabel("loss on all data" if evaluated else "training loss")
         if k + width >= len(tasks):
             axis.set_xlabel("inner step")
     handles, labels = axes[0][0].get_legend_handles_labels()

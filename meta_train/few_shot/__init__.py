@@ -1,1 +1,1 @@
-"""Few-shot learning: episodes, embeddings that are compared, evaluation, and the table of rows."""
+"""Few-shot learning: methods, episodes, meta-training, evaluation, tables and plots."""

@@ -1,4 +1,4 @@
-"""How well a rule learns from few examples: a score on the query set, step by step."""
+"""Evaluates a rule and an initialisation on few-shot episodes, inner step by inner step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators.implicit import Proximal, anchors_at, split_anchors
-from meta_train.few_shot.heads.task import ScoredEpisodes
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.inner.batches import BatchStream, cast
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, stack, start
@@ -23,21 +23,24 @@ from meta_train.tasks.base import Batch, Loss, Problem, Tensors
 from meta_train.tasks.episodes.base import EpisodeTask
 
 Z = 1.96
-"""Standard errors to each side of a 95% confidence interval."""
+"""Standard errors on each side of a 95% confidence interval."""
 
-MOST = 50
-"""Episodes at once."""
+MAX_CHUNK = 50
+"""Most episodes at once under vmap."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of query sets.
+    """Scores on the query sets of many episodes.
 
     Attributes:
         metric: "accuracy" or "MSE".
-        steps: inner steps after which query sets were judged.
-        values: of each episode, `[steps, episodes]`, on the CPU.
-        diverged: episodes whose inner training diverged; they stand still from there on.
+        steps: inner steps after which the query sets were evaluated.
+        values: score of each episode, `[steps, episodes]`, on the CPU.
+        diverged: number of episodes whose inner training diverged; they stop at that step.
+
+    Example:
+        >>> f"{evaluation.mean(5):.3f} +- {evaluation.interval(5):.3f}"
     """
 
     metric: str
@@ -47,28 +50,30 @@ class Evaluation:
 
     @property
     def episodes(self) -> int:
-        """How many."""
+        """Number of episodes."""
         return self.values.shape[1]
 
     def mean(self, steps: int) -> float:
-        """The mean over episodes after so many steps."""
-        return float(self._row(steps).mean())
+        """Mean over episodes after a number of inner steps."""
+        return float(self._scores(steps).mean())
 
     def interval(self, steps: int) -> float:
-        """Half the 95% confidence interval of the mean, 1.96 std / sqrt(episodes)."""
-        row = self._row(steps)
-        return Z * float(row.std()) / math.sqrt(len(row)) if len(row) > 1 else math.nan
+        """Half the 95% confidence interval of the mean: 1.96 std / sqrt(episodes)."""
+        scores = self._scores(steps)
+        if len(scores) < 2:
+            return math.nan
+        return Z * float(scores.std()) / math.sqrt(len(scores))
 
-    def _row(self, steps: int) -> Tensor:
+    def _scores(self, steps: int) -> Tensor:
         if steps not in self.steps:
-            raise ValueError(f"step {steps} was not judged, only {self.steps}")
+            raise ValueError(f"step {steps} was not evaluated, only {self.steps}")
         return self.values[self.steps.index(steps)].double()
 
 
 def evaluate(
     rule: UpdateRule,
     initialization: Mapping[str, Tensor],
-    task: EpisodeTask | ScoredEpisodes,
+    task: EpisodeTask | EmbeddingEpisodes,
     *,
     steps: Sequence[int] = (0, 1, 5, 10),
     episodes: int = 600,
@@ -80,26 +85,32 @@ def evaluate(
     device: torch.device | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Adapt to many episodes and judge each after every number of steps that is asked for.
+    """Adapt to many episodes, and score each query set after given numbers of inner steps.
 
-    Equal seeds draw equal episodes, whatever is evaluated. Nothing of an outer gradient is kept.
+    Equal seeds draw equal episodes for every rule and initialisation. No outer gradient is kept.
 
     Args:
-        rule: takes the inner steps.
-        initialization: phi by name; parameters that are not here start as the task says.
+        rule: the update rule that takes the inner steps.
+        initialization: initial values by name; other parameters start as the task draws them.
         task: episodes, such as `OmniglotEpisodes(split="test", ...)`.
-        steps: numbers of inner steps, 0 for none.
-        episodes: how many.
-        seed: of episodes, and of what inner training draws.
-        lr: the inner rate; by default the rule's own.
-        total_steps: what a rule is told that reads it; by default the most of `steps`.
-        proximal: hold inner training at the initialisation so strongly (iMAML's lambda).
-        chunk: episodes at once under vmap; by default as many as is fast, at most 50.
-        device: where to compute; by default where the rule is.
-        progress: show a bar.
+        steps: numbers of inner steps; 0 evaluates the initialisation.
+        episodes: number of episodes.
+        seed: seed of episodes and of batches in inner training.
+        lr: inner learning rate; by default the rule's own.
+        total_steps: planned number of steps, for rules that read it; by default the largest of
+            `steps`.
+        proximal: strength of the pull towards the initialisation (iMAML's lambda).
+        chunk: episodes at once under vmap; by default a fast number, at most 50.
+        device: device of inner training; by default the rule's.
+        progress: show a progress bar.
 
     Raises:
         ValueError: a number out of range, or names that the task does not have.
+
+    Example:
+        >>> task = Sine(shots=10, queries=100)
+        >>> scores = evaluate(create_rule("sgd"), {}, task, steps=(0, 10), episodes=100, lr=0.01)
+        >>> scores.mean(10)
     """
     wanted = tuple(sorted(set(steps)))
     if not wanted or wanted[0] < 0:
@@ -108,8 +119,8 @@ def evaluate(
         raise ValueError(f"episodes and chunk must be at least 1, got {episodes} and {chunk}")
     device = rule.device if device is None else device
     if chunk is None:
-        chunk = choose_chunk(rule, task.sample(generator(seed), device), MOST, device)
-    phi = {key: value.detach().to(device) for key, value in initialization.items()}
+        chunk = choose_chunk(rule, task.sample(generator(seed), device), MAX_CHUNK, device)
+    initial = {key: value.detach().to(device) for key, value in initialization.items()}
     loop = InnerLoop(
         rule,
         task.loss,
@@ -120,12 +131,14 @@ def evaluate(
     )
     values, diverged = [], 0
     bar = tqdm(total=episodes, unit="episode", dynamic_ncols=True, disable=not progress)
-    # Losses may draw from torch's global generator, which is left as it was.
+    # Losses may draw from torch's global generator: restore it afterwards.
     with bar, own_randomness(device):
         for first in range(0, episodes, chunk):
             indices = range(first, min(first + chunk, episodes))
             torch.manual_seed(seed + first)
-            scores, alive = _judge_chunk(loop, task, phi, wanted, proximal, seed, indices, device)
+            scores, alive = _evaluate_chunk(
+                loop, task, initial, wanted, proximal, seed, indices, device
+            )
             values.append(scores.cpu())
             diverged += int((~alive).sum())
             bar.update(len(indices))
@@ -145,14 +158,16 @@ def adapt_once(
 ) -> tuple[Problem, dict[int, Tensors]]:
     """Adapt to the episode of a seed, as `evaluate` does.
 
+    Arguments are those of `evaluate`.
+
     Returns:
-        The episode, and all parameters by name after every number of steps asked for.
+        The episode, and all parameters by name after each number of inner steps in `steps`.
     """
     problem = task.sample(generator(seed), rule.device)
-    phi = {key: value.detach().to(rule.device) for key, value in initialization.items()}
-    _check_names(problem, phi)
-    dtype = _dtype_of(phi)
-    fixed = cast({key: phi.get(key, value) for key, value in problem.fixed.items()}, dtype)
+    initial = {key: value.detach().to(rule.device) for key, value in initialization.items()}
+    _check_names(problem, initial)
+    dtype = _dtype_of(initial)
+    fixed = cast({key: initial.get(key, value) for key, value in problem.fixed.items()}, dtype)
     loop = InnerLoop(
         rule,
         _WithFixed(task.loss, fixed),
@@ -161,7 +176,7 @@ def adapt_once(
         differentiable=False,
         total_steps=max(max(steps), 1) if total_steps is None else total_steps,
     )
-    loop, inner = _begin(loop, [_starting_at(problem, phi)], proximal)
+    loop, inner = _begin(loop, [_starting_at(problem, initial)], proximal)
     source = generator(seed, "batches")
     found = {}
     for step in range(max(steps) + 1):
@@ -172,24 +187,24 @@ def adapt_once(
     return problem, found
 
 
-def _judge_chunk(
+def _evaluate_chunk(
     loop: InnerLoop,
-    task: EpisodeTask | ScoredEpisodes,
-    phi: Tensors,
+    task: EpisodeTask | EmbeddingEpisodes,
+    initial: Tensors,
     wanted: Sequence[int],
     proximal: float | None,
     seed: int,
     indices: range,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Scores `[steps, episodes]`, and which episodes are alive at the end."""
+    """Scores `[steps, episodes]`, and the episodes that did not diverge, `[episodes]`."""
     drawn = [task.sample(generator(seed, "episode", index), device) for index in indices]
-    _check_names(drawn[0], phi)
-    # The same for all: it need not be stacked.
-    dtype = _dtype_of(phi)
-    fixed = cast({key: phi.get(key, value) for key, value in drawn[0].fixed.items()}, dtype)
-    _check_shared(drawn, phi)
-    problems = [_starting_at(problem, phi) for problem in drawn]
+    _check_names(drawn[0], initial)
+    dtype = _dtype_of(initial)
+    _check_shared(drawn, initial)
+    # All episodes share the parameters that are not adapted.
+    fixed = cast({key: initial.get(key, value) for key, value in drawn[0].fixed.items()}, dtype)
+    problems = [_starting_at(problem, initial) for problem in drawn]
     loop = replace(loop, loss=_WithFixed(task.loss, fixed))
     loop, inner = _begin(loop, problems, proximal)
     sources = [generator(seed, "batches", index) for index in indices]
@@ -217,7 +232,7 @@ def _begin(
 
 
 def _score(
-    task: EpisodeTask | ScoredEpisodes,
+    task: EpisodeTask | EmbeddingEpisodes,
     loop: InnerLoop,
     fixed: Tensors,
     inner: InnerState,
@@ -225,7 +240,7 @@ def _score(
     query: Batch,
 ) -> Tensor:
     buffers, anchors = split_anchors(inner.buffers)
-    if buffers:  # statistics of the support set at these very weights
+    if buffers:  # Statistics of the support set at the current weights.
         loss = vmap(loop.loss, randomness="different")
         _, buffers = loss(inner.parameters, {**buffers, **anchors}, support)
         buffers, _ = split_anchors(buffers)
@@ -239,7 +254,7 @@ def _score(
 
 @dataclass(frozen=True)
 class _WithFixed:
-    """A loss that reads parameters which inner training leaves as they are."""
+    """A loss with the parameters that inner training does not adapt."""
 
     loss: Loss
     fixed: Tensors
@@ -250,15 +265,15 @@ class _WithFixed:
         return self.loss({**self.fixed, **parameters}, buffers, batch)
 
 
-def _starting_at(problem: Problem, phi: Tensors) -> Problem:
-    parameters = {key: phi.get(key, value) for key, value in problem.parameters.items()}
-    own = cast({"parameters": parameters, "buffers": problem.buffers}, _dtype_of(phi))
+def _starting_at(problem: Problem, initial: Tensors) -> Problem:
+    parameters = {key: initial.get(key, value) for key, value in problem.parameters.items()}
+    own = cast({"parameters": parameters, "buffers": problem.buffers}, _dtype_of(initial))
     return replace(problem, **own, fixed={})
 
 
-def _dtype_of(phi: Tensors) -> torch.dtype | None:
-    """What episodes are cast to; None leaves them as they are."""
-    return next((value.dtype for value in phi.values()), None)
+def _dtype_of(initial: Tensors) -> torch.dtype | None:
+    """Dtype to cast episodes to; None keeps theirs."""
+    return next((value.dtype for value in initial.values()), None)
 
 
 def _query(problem: Problem) -> Batch:
@@ -267,9 +282,9 @@ def _query(problem: Problem) -> Batch:
     return problem.draw_validation(generator("query"))
 
 
-def _check_names(problem: Problem, phi: Tensors) -> None:
+def _check_names(problem: Problem, initial: Tensors) -> None:
     known = {**problem.fixed, **problem.parameters}
-    for name, value in phi.items():
+    for name, value in initial.items():
         if name not in known:
             raise ValueError(f"the task has no parameter {name!r}; it has {', '.join(known)}")
         if known[name].shape != value.shape:
@@ -279,10 +294,9 @@ def _check_names(problem: Problem, phi: Tensors) -> None:
             )
 
 
-def _check_shared(problems: Sequence[Problem], phi: Tensors) -> None:
+def _check_shared(problems: Sequence[Problem], initial: Tensors) -> None:
     for name, value in problems[0].fixed.items():
-        if name not in phi and any(p.fixed[name] is not value for p in problems):
+        if name not in initial and any(p.fixed[name] is not value for p in problems):
             raise ValueError(
-                f"{name!r} is drawn anew for each episode but is not adapted: learn it, or set "
-                'fresh="head"'
+                f'{name!r} is drawn for each episode but not adapted: learn it, or set fresh="head"'
             )

@@ -1,4 +1,4 @@
-"""The picture of few-shot regression: curves before and after steps, and the error by step."""
+"""Draws few-shot regression: curves before and after inner steps, and errors by step."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import torch
 from torch import Tensor
 
 from learned_opt.files import write_atomically
+from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.evaluation import Evaluation, adapt_once
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.table import Recorded
-from meta_train.few_shot.training import Trained, test_task
+from meta_train.few_shot.table import RecordedEvaluation
+from meta_train.few_shot.training import TrainedMethod
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.sine import Sine
 
 CURVE_STEPS = (0, 1, 10)
 STYLES = {0: (":", "#999999"), 1: ("--", "#66a182"), 10: ("-", "#d1495b")}
 COLUMNS = 4
-Scores: TypeAlias = Evaluation | Recorded
-LOUD = 3.0
-"""The curve that is shown has at least this amplitude, if it can: a flat one shows nothing."""
+Scores: TypeAlias = Evaluation | RecordedEvaluation
+MIN_AMPLITUDE = 3.0
+"""Amplitude of the curve to show, where the task has such curves: a flat one shows nothing."""
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """One curve, the points of it that are given, and what a method makes of them."""
+class _Fit:
+    """A target curve, its support points, and the curves of a method by inner steps."""
 
     x: Tensor
     target: Tensor
@@ -39,104 +40,104 @@ class _Shown:
 
 
 def draw_sine(
-    path: Path, rows: Mapping[str, tuple[Trained, Scores]], config: FewShotConfig
+    path: Path, methods: Mapping[str, tuple[TrainedMethod, Scores]], config: FewShotConfig
 ) -> None:
-    """Write the picture.
+    """Draw methods that were trained on sine curves.
 
     Args:
-        path: a PNG file.
-        rows: what was trained on sine curves and how it was judged, by name.
-        config: of the job.
+        path: the PNG file to write.
+        methods: methods and their evaluations by name.
+        config: the job.
     """
-    from matplotlib.figure import Figure  # slow to import, and of use here alone
+    from matplotlib.figure import Figure  # Slow to import, and only used here.
 
-    columns = min(COLUMNS, len(rows))
-    lines = math.ceil(len(rows) / columns)
+    columns = min(COLUMNS, len(methods))
+    lines = math.ceil(len(methods) / columns)
     heights = [1.8 * lines + 0.4, 4.2]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=heights)
     above, below = parts
     grid = above.add_gridspec(lines, columns)
     panels: list[Any] = []
-    for k, (name, (trained, _)) in enumerate(rows.items()):
+    for k, (name, (trained, _)) in enumerate(methods.items()):
         shared = {"sharex": panels[0], "sharey": panels[0]} if panels else {}
         axis = above.add_subplot(grid[k // columns, k % columns], **shared)
         panels.append(axis)
-        _draw_curves(axis, name, _shown(trained, config))
-        axis.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(rows))
+        _draw_curves(axis, name, _fit(trained, config))
+        axis.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(methods))
     panels[0].set_ylim(-6.5, 6.5)
     handles, labels = panels[0].get_legend_handles_labels()
     above.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    _draw_errors(below.subplots(), rows)
+    _draw_errors(below.subplots(), methods)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format="png")
     write_atomically(path, buffer.getvalue())
 
 
-def _shown(trained: Trained, config: FewShotConfig) -> _Shown:
-    task = test_task(trained.row, config)
+def _fit(trained: TrainedMethod, config: FewShotConfig) -> _Fit:
+    task = evaluation_task(trained.method, config)
     assert isinstance(task, Sine)
-    # The same curve and points for all methods.
-    loudness = {seed: task.draw_curve(generator(seed))[0] for seed in range(100)}
-    loud = (seed for seed, amplitude in loudness.items() if amplitude >= LOUD)
-    seed = next(loud, max(loudness, key=lambda seed: loudness[seed]))
+    # All methods show the same curve and points.
+    amplitudes = {seed: task.draw_curve(generator(seed))[0] for seed in range(100)}
+    large = (seed for seed, amplitude in amplitudes.items() if amplitude >= MIN_AMPLITUDE)
+    seed = next(large, max(amplitudes, key=lambda seed: amplitudes[seed]))
     amplitude, phase = task.draw_curve(generator(seed))
-    dtype = next(iter(trained.phi.values())).dtype
+    dtype = next(iter(trained.initialization.values())).dtype
     x = torch.linspace(*task.domain, 200, dtype=dtype).unsqueeze(1)
     problem, states = adapt_once(
         trained.rule,
-        trained.phi,
+        trained.initialization,
         task,
         seed,
         steps=CURVE_STEPS,
-        lr=trained.row.inner_lr,
-        total_steps=max(trained.row.test_steps, 1),
-        proximal=trained.row.proximal,
+        lr=trained.method.inner_lr,
+        total_steps=max(trained.method.test_steps, 1),
+        proximal=trained.method.proximal,
     )
     with torch.no_grad():
         curves = {k: task.predict(own, {}, x).squeeze(1) for k, own in states.items()}
     target = amplitude * torch.sin(x - phase)
-    return _Shown(x.squeeze(1), target.squeeze(1), problem.full(), curves)
+    return _Fit(x.squeeze(1), target.squeeze(1), problem.full(), curves)
 
 
-def _draw_curves(axis: Any, name: str, shown: _Shown) -> None:
-    axis.plot(shown.x, shown.target, color="#2e4057", lw=3, alpha=0.3, label="target")
-    for steps, curve in shown.curves.items():
+def _draw_curves(axis: Any, name: str, fit: _Fit) -> None:
+    axis.plot(fit.x, fit.target, color="#2e4057", lw=3, alpha=0.3, label="target")
+    for steps, curve in fit.curves.items():
         style, color = STYLES[steps]
         label = "before" if steps == 0 else f"{steps} step{'s' if steps > 1 else ''}"
-        axis.plot(shown.x, curve, style, color=color, lw=1.3, label=label)
-    inputs, targets = shown.points
+        axis.plot(fit.x, curve, style, color=color, lw=1.3, label=label)
+    inputs, targets = fit.points
     axis.plot(inputs.flatten(), targets.flatten(), "^", color="#2e4057", ms=4, label="points")
     axis.set_title(name, fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_errors(axis: Any, rows: Mapping[str, tuple[Trained, Scores]]) -> None:
+def _draw_errors(axis: Any, methods: Mapping[str, tuple[TrainedMethod, Scores]]) -> None:
     from matplotlib import colormaps
 
     from meta_train.evaluation.axes import show_losses
 
     strong, pale = range(0, 20, 2), range(1, 20, 2)
     colors = [colormaps["tab20"](k) for k in (*strong, *pale)]
-    for k, (name, (_, evaluation)) in enumerate(rows.items()):
+    for k, (name, (_, evaluation)) in enumerate(methods.items()):
         steps = [step for step in evaluation.steps if step <= CURVE_STEPS[-1]]
         mean = torch.tensor([evaluation.mean(step) for step in steps])
         half = torch.tensor([evaluation.interval(step) for step in steps])
         style = ("-", "--", ":")[k // len(colors)]
         axis.plot(steps, mean, style, color=colors[k % len(colors)], lw=1.4, marker=".", label=name)
-        low = torch.maximum(mean - half, mean / 10)  # zero has no logarithm
+        low = torch.maximum(mean - half, mean / 10)  # Zero has no logarithm.
         axis.fill_between(steps, low, mean + half, color=colors[k % len(colors)], alpha=0.2, lw=0)
-    episodes = next(iter(rows.values()))[1].episodes
-    starts = [evaluation.mean(evaluation.steps[0]) for _, evaluation in rows.values()]
-    if finite := [start for start in starts if math.isfinite(start)]:  # or there is nothing to see
+    episodes = next(iter(methods.values()))[1].episodes
+    starts = [evaluation.mean(evaluation.steps[0]) for _, evaluation in methods.values()]
+    if finite := [start for start in starts if math.isfinite(start)]:
         means = [
             scores.mean(step)
-            for _, scores in rows.values()
+            for _, scores in methods.values()
             for step in scores.steps
             if step <= CURVE_STEPS[-1]
         ]
         lowest = min((mean for mean in means if mean > 0), default=max(finite))
-        show_losses(axis, lowest / 2, 3 * max(finite))  # what is above diverges
+        show_losses(axis, lowest / 2, 3 * max(finite))  # Curves above this limit diverge.
     axis.set_xlabel("inner steps")
     axis.set_ylabel(f"mean squared error, {episodes} tasks")
     axis.spines[["top", "right"]].set_visible(False)

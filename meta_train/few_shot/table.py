@@ -1,4 +1,4 @@
-"""The few-shot table: to read, and as JSON."""
+"""The table of a few-shot job, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from meta_train.few_shot.evaluation import Evaluation
-from meta_train.few_shot.training import Trained
+from meta_train.few_shot.training import TrainedMethod
 
-SHOWN = 4
-"""Columns that fit into 80 characters beside the longest name."""
+MAX_COLUMNS = 4
+"""Columns that fit into 80 characters next to the longest name."""
 
 
-def as_json(trained: Trained, evaluation: Evaluation) -> dict[str, Any]:
-    """Everything that is known of a row."""
+def as_json(trained: TrainedMethod, evaluation: Evaluation) -> dict[str, Any]:
+    """Facts of training and results of testing, as plain data."""
     return {
         **trained.facts,
         "metric": evaluation.metric,
@@ -33,27 +33,27 @@ def as_json(trained: Trained, evaluation: Evaluation) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """An evaluation as `as_json` wrote it.
+class RecordedEvaluation:
+    """An evaluation that `as_json` wrote.
 
     Attributes:
-        facts: of one row.
+        facts: the data of one method.
     """
 
     facts: Mapping[str, Any]
 
     @property
     def episodes(self) -> int:
-        """How many."""
+        """Number of episodes."""
         return int(self.facts["episodes"])
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Inner steps after which query sets were judged."""
+        """Inner steps after which the query sets were evaluated."""
         return tuple(one["steps"] for one in self.facts["results"])
 
     def mean(self, steps: int) -> float:
-        """The mean over episodes after so many steps."""
+        """Mean over episodes after a number of inner steps."""
         return self._number(steps, "mean")
 
     def interval(self, steps: int) -> float:
@@ -69,64 +69,67 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def render(rows: Mapping[str, tuple[Trained, Evaluation]], title: str) -> str:
-    """A table of at most 80 characters' width.
+def render(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], title: str) -> str:
+    """A table of at most 80 characters per line.
 
     Args:
-        rows: by name.
-        title: what the episodes are.
+        methods: methods and their evaluations by name.
+        title: describes the episodes.
     """
-    first = next(iter(rows.values()))[1]
+    first = next(iter(methods.values()))[1]
     lines = ["", title]
-    if len(rows) == 1:
+    if len(methods) == 1:
         lines.append(f"  {'inner steps':>11} {first.metric:>20}")
         for steps in first.steps:
             lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
     else:
-        columns = _columns(rows)
+        columns = _columns(methods)
         heads = "".join(f"{_head(column):>13}" for column in columns)
         lines.append(f"{first.metric + ' after':<27}{heads}")
-        for name, (trained, evaluation) in rows.items():
+        for name, (trained, evaluation) in methods.items():
             cells = [
-                _cell(evaluation, trained.row.test_steps if column is None else column)
+                _cell(evaluation, trained.method.test_steps if column is None else column)
                 for column in columns
             ]
             lines.append(f"{name:<27}" + "".join(f" {cell:>12}" for cell in cells))
-        lines += _beyond(rows, columns)
-    for name, (_, evaluation) in rows.items():
+        lines += _after_own_steps(methods, columns)
+    for name, (_, evaluation) in methods.items():
         if evaluation.diverged:
             lines.append(
-                f"{name}: {evaluation.diverged} of {evaluation.episodes} episodes diverged, and "
-                "stand still since"
+                f"{name}: {evaluation.diverged} of {evaluation.episodes} episodes diverged and "
+                "stopped there"
             )
     scale = "in percent, " if first.metric == "accuracy" else ""
     lines.append(f"{scale}mean and 95% interval over {first.episodes} episodes")
     return "\n".join(lines)
 
 
-def _columns(rows: Mapping[str, tuple[Trained, Evaluation]]) -> list[int | None]:
-    """Numbers of steps; None is each row's own."""
-    every = [set(evaluation.steps) for _, evaluation in rows.values()]
-    judged = sorted(set().union(*every))
-    if len(judged) <= SHOWN:
-        return list(judged)
-    if len(shared := sorted(set.intersection(*every))) > SHOWN:
-        # The first, the last, and some between, early ones rather.
+def _columns(methods: Mapping[str, tuple[TrainedMethod, Evaluation]]) -> list[int | None]:
+    """Numbers of inner steps; None is each method's own."""
+    every = [set(evaluation.steps) for _, evaluation in methods.values()]
+    evaluated = sorted(set().union(*every))
+    if len(evaluated) <= MAX_COLUMNS:
+        return list(evaluated)
+    if len(shared := sorted(set.intersection(*every))) > MAX_COLUMNS:
+        # The first, the last, and two between them, of which one is early.
         return [shared[0], shared[1], shared[len(shared) // 2], shared[-1]]
-    return [*(step for step in (0, 1) if step in judged), None]
+    return [*(step for step in (0, 1) if step in evaluated), None]
 
 
-def _beyond(rows: Mapping[str, tuple[Trained, Evaluation]], columns: list[int | None]) -> list[str]:
-    """What rows reach in as many steps as they are meant for, where no column shows it."""
+def _after_own_steps(
+    methods: Mapping[str, tuple[TrainedMethod, Evaluation]], columns: list[int | None]
+) -> list[str]:
+    """Results after the methods' own steps, where no column shows them."""
     if None in columns:
         return []
     last = columns[-1]
     assert last is not None
-    return [
-        f"{name}, after its {trained.row.test_steps} steps: {_cell(scores, trained.row.test_steps)}"
-        for name, (trained, scores) in rows.items()
-        if trained.row.test_steps > last and trained.row.test_steps in scores.steps
-    ]
+    lines = []
+    for name, (trained, evaluation) in methods.items():
+        own = trained.method.test_steps
+        if own > last and own in evaluation.steps:
+            lines.append(f"{name}, after its {own} steps: {_cell(evaluation, own)}")
+    return lines
 
 
 def _head(column: int | None) -> str:
@@ -145,8 +148,8 @@ def _cell(evaluation: Evaluation, steps: int) -> str:
         text, spread = f"{100 * mean:.1f}", f"+-{100 * interval:.1f}"
     elif mean < 100:
         larger = max(mean, interval if math.isfinite(interval) else 0.0)
-        digits = sum(larger < bound for bound in (10, 100)) + 1  # within 12 characters
+        digits = sum(larger < bound for bound in (10, 100)) + 1  # At most 12 characters.
         text, spread = f"{mean:.{digits}f}", f"+-{interval:.{digits}f}"
     else:
         text, spread = f"{mean:.3g}", ""
-    return text + (spread if math.isfinite(interval) else "")  # one episode has no interval
+    return text + (spread if math.isfinite(interval) else "")  # One episode has no interval.

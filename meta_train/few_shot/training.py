@@ -1,4 +1,4 @@
-"""Train one row of the few-shot table, and judge it."""
+"""Meta-trains a few-shot method, and evaluates it on test episodes."""
 
 from __future__ import annotations
 
@@ -12,99 +12,74 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.base import UpdateRule
+from meta_train.few_shot.episodes import (
+    EvaluationTask,
+    evaluation_task,
+    method_settings,
+    training_task,
+)
 from meta_train.few_shot.evaluation import Evaluation, evaluate
-from meta_train.few_shot.heads.task import ScoredEpisodes
-from meta_train.few_shot.methods.registry import get_row
-from meta_train.few_shot.methods.spec import FewShotMethod
-from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.methods.build import initial_parameters, make_rule, trained_parts
+from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.settings import OUTER_STEPS, FewShotConfig
 from meta_train.few_shot.validation import EpisodeValidator
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.base import Tensors
-from meta_train.tasks.episodes.base import HEAD, EpisodeTask
-from meta_train.tasks.episodes.omniglot import OmniglotClasses
-from meta_train.tasks.episodes.stored_heads import StoredHeads
+from meta_train.tasks.episodes.base import HEAD
 
-OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
-JUDGED_STEPS = tuple(range(11))
+EVALUATED_STEPS = {"sine": tuple(range(11)), "omniglot": (0, 1)}
+"""Inner steps after which query sets are evaluated by default, besides the method's own."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A row that was trained.
+class TrainedMethod:
+    """A few-shot method after meta-training.
 
     Attributes:
-        name: of the row.
-        row: as it is for the data.
-        rule: takes the inner steps.
-        phi: the learned initialisation by name.
+        name: name of the method.
+        method: its settings on the data of the job.
+        rule: the update rule that takes the inner steps.
+        initialization: the learned initialisation by parameter name.
         facts: how training went, for cards and tables.
     """
 
     name: str
-    row: FewShotMethod
+    method: MethodSettings
     rule: UpdateRule
-    phi: Tensors
-    facts: dict[str, Any]
+    initialization: Tensors
+    facts: Mapping[str, Any]
 
 
-def row_of(name: str, config: FewShotConfig) -> FewShotMethod:
-    """The row as it is for the data of a configuration."""
-    row = get_row(name)
-    row = row.on_sine() if config.data == "sine" else row.at(config.ways, config.support)
-    return replace(row, **config.row_settings)
+def train_settings(method: MethodSettings, config: FewShotConfig) -> TrainSettings:
+    """Settings of meta-training: the method's, then the job's `train`, then `outer_steps`.
 
-
-def test_task(
-    row: FewShotMethod, config: FewShotConfig, *, split: str = "test"
-) -> EpisodeTask | ScoredEpisodes:
-    """What the row is tested on, or by split="validation" what it is validated on."""
-    settings = _task_settings(config, testing=True)
-    if config.data == "sine":  # all curves are of one kind: seeds keep them apart
-        return row.sine_task(config.support, **settings)
-    return row.test_task(config.ways, config.support, split=split, **settings)
-
-
-def train_task(
-    row: FewShotMethod, config: FewShotConfig
-) -> EpisodeTask | OmniglotClasses | ScoredEpisodes | StoredHeads:
-    """What the row is trained on."""
-    settings = _task_settings(config, testing=False)
-    if config.data == "sine":
-        return row.sine_train_task(config.support, **settings)
-    return row.train_task(config.ways, config.support, **settings)
-
-
-def _task_settings(config: FewShotConfig, *, testing: bool) -> dict[str, Any]:
-    settings: dict[str, Any] = {"queries": config.query(testing=testing)}
-    if config.data == "omniglot":
-        settings["folder"] = None if config.folder is None else str(config.folder)
-        settings["download"] = config.download
-    return {**settings, **config.task_settings}
-
-
-def train_settings(row: FewShotMethod, config: FewShotConfig) -> TrainSettings:
-    """How the row is meta-trained."""
+    Args:
+        method: see `method_settings`.
+        config: the job.
+    """
     own: dict[str, Any] = {
         "objective": "last",
         "objective_data": "validation",
         "param_rescale_range": 0.0,
-        "estimator": row.estimator,
-        "estimator_settings": dict(row.estimator_settings),
-        "runs": row.meta_batch,
-        "horizons": (row.train_steps,),
-        "second_order": row.second_order,
-        "inner_lr": row.inner_lr,
+        "estimator": method.estimator,
+        "estimator_settings": dict(method.estimator_settings),
+        "runs": method.meta_batch,
+        "horizons": (method.train_steps,),
+        "second_order": method.second_order,
+        "inner_lr": method.inner_lr,
         "outer_steps": OUTER_STEPS[config.data],
         "max_minutes": config.max_minutes,
         "seed": config.seed,
-        **row.outer,
+        **method.outer,
     }
     own["outer_steps"] = max(1, round(config.effort * own["outer_steps"]))
     own.update(config.train)
     if "train_steps" in config.row_settings and "horizons" not in config.train:
-        own["horizons"] = (row.train_steps,)
+        own["horizons"] = (method.train_steps,)
     if config.outer_steps is not None:
         own["outer_steps"] = config.outer_steps
     return TrainSettings(**own)
@@ -118,31 +93,35 @@ def make_trainer(
     begin: Mapping[str, Tensor] | None = None,
     settings: TrainSettings | None = None,
 ) -> MetaTrainer:
-    """The trainer of a row that trains something.
+    """Make the meta-trainer of a method. Nothing is written yet.
 
     Args:
-        name: of the row.
-        config: see there.
-        device: where to train.
-        folder: of the run; None writes nothing.
-        begin: what the learned initialisation begins with, by name, as far as the row has it.
-        settings: of an earlier trainer of the row; by default those of `config`.
+        name: name of the method.
+        config: the job.
+        device: device of training.
+        folder: run folder; None writes nothing.
+        begin: start from these values by parameter name, where the method has the parameter.
+        settings: settings of an earlier trainer of the method; by default made from `config`.
 
     Raises:
-        ValueError: settings that do not go together, nothing in `begin` that fits.
+        ValueError: settings that do not go together, or nothing in `begin` fits.
         OSError: the data is missing.
+
+    Example:
+        >>> trainer = make_trainer("maml", FewShotConfig(), torch.device("cpu"), folder=None)
+        >>> trainer.train()
     """
-    row = row_of(name, config)
-    task = train_task(row, config)
-    learned, adapted = row.start(task, config.seed)
+    method = method_settings(name, config)
+    task = training_task(method, config)
+    learned, adapted = initial_parameters(method, task, config.seed)
     if begin is not None:
         learned = _begin_with(begin, learned)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "rule"))
-        rule = row.make_rule(adapted)
-    settings = train_settings(row, config) if settings is None else settings
+        rule = make_rule(method, adapted)
+    settings = train_settings(method, config) if settings is None else settings
     if "gates_every" not in config.train and not list(rule.parameters()):
-        settings = replace(settings, gates_every=0)  # there are none
+        settings = replace(settings, gates_every=0)  # The rule has no gates.
     return MetaTrainer(
         rule,
         task,
@@ -150,21 +129,21 @@ def make_trainer(
         initialization=learned,
         folder=folder,
         device=device,
-        validate=_validator(row, config, device),
+        validate=_validator(method, config, device),
     )
 
 
 def _validator(
-    row: FewShotMethod, config: FewShotConfig, device: torch.device
+    method: MethodSettings, config: FewShotConfig, device: torch.device
 ) -> EpisodeValidator | None:
     if not config.validate:
         return None
-    task = test_task(row, config, split="validation")
-    return EpisodeValidator(row, task, config.validate, config.seed, device)
+    task = evaluation_task(method, config, split="validation")
+    return EpisodeValidator(method, task, config.validate, config.seed, device)
 
 
 def _begin_with(begin: Mapping[str, Tensor], learned: Tensors) -> Tensors:
-    """Replace what is there under the same name, but for a head of other classes."""
+    """Take the values of `begin`, except a head with another number of classes."""
     begin = {
         key: value
         for key, value in begin.items()
@@ -172,93 +151,103 @@ def _begin_with(begin: Mapping[str, Tensor], learned: Tensors) -> Tensors:
     }
     if not begin.keys() & learned.keys():
         raise ValueError(
-            f"the initialisation to begin with has {', '.join(begin)}, but the row learns "
-            f"{', '.join(learned) or 'none'}"
+            f"the initialisation to begin with has parameters {', '.join(begin)}; the method "
+            f"learns {', '.join(learned) or 'none'}"
         )
     for key, value in learned.items():
         if key in begin and begin[key].shape != value.shape:
             raise ValueError(
                 f"parameter {key!r} is {list(begin[key].shape)} in the initialisation to begin "
-                f"with and {list(value.shape)} in the row's network"
+                f"with and {list(value.shape)} in the method's network"
             )
     return {key: begin.get(key, value).clone() for key, value in learned.items()}
 
 
-def take(name: str, trainer: MetaTrainer, config: FewShotConfig) -> Trained:
-    """What a trainer has learned, for the row to be tested with.
+def trained_method(
+    name: str,
+    trainer: MetaTrainer,
+    config: FewShotConfig,
+    begins_with: Mapping[str, Any] | None = None,
+) -> TrainedMethod:
+    """The result of meta-training.
 
     Args:
-        name: of the row, or of one that uses what the trainer's row has learned.
-        trainer: has trained.
-        config: see there.
+        name: name of the method, or of one that uses the training of the trainer's method.
+        trainer: a trainer that has trained.
+        config: the job.
+        begins_with: facts about the initialisation that training began with, if it had one.
     """
-    row = row_of(name, config)
-    task = test_task(row, config)
-    rule, phi = row.ready(trainer.kept, task)
+    method = method_settings(name, config)
+    task = evaluation_task(method, config)
+    rule, initialization = trained_parts(method, trainer.kept, task)
     settings = trainer.settings
     facts = {
-        "source": row.source,
+        "source": get_method(name).source,
         "outer_steps": trainer.outer_step,
         "minutes": round(trainer.seconds / 60, 2),
         "diverged_runs": trainer.diverged,
         "skipped_steps": trainer.meta_optimizer.skipped,
-        "inner_steps": {"training": list(settings.horizons), "testing": row.test_steps},
-        "inner_lr": row.inner_lr,
-        "episodes_of": _episodes_of(task),
-        "transductive": row.transductive and config.data == "omniglot",
+        "inner_steps": {"training": list(settings.horizons), "testing": method.test_steps},
+        "inner_lr": method.inner_lr,
+        "episodes_of": _episode_settings(task),
+        "transductive": method.transductive and config.data == "omniglot",
         "device": str(trainer.device),
-        "adapted_parameters": _adapted(row, task),
+        "adapted_parameters": _adapted_parameters(method, task),
         "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
         "train": asdict(settings),
-        "validation": _validation(trainer, config),
+        "validation": _validation_facts(trainer, config),
+        "begins_with": begins_with,
     }
-    return Trained(name, row, rule, phi, facts)
+    return TrainedMethod(name, method, rule, initialization, facts)
 
 
-def _validation(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, Any] | None:
-    """What picked the weights that are kept, if anything did."""
+def _validation_facts(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, Any] | None:
     if trainer.validate is None:
         return None
     error = trainer.best_value
     return {"episodes": config.validate, "error": error if math.isfinite(error) else None}
 
 
-def _episodes_of(task: EpisodeTask | ScoredEpisodes) -> dict[str, Any]:
-    """Settings of test episodes and of their network, but for where the data lies."""
-    own = task.task if isinstance(task, ScoredEpisodes) else task
-    return {k: v for k, v in asdict(own).items() if k not in ("folder", "download")}
+def _episode_settings(task: EvaluationTask) -> dict[str, Any]:
+    """Settings of test episodes, except where the data lies."""
+    episodes = task.episodes if isinstance(task, EmbeddingEpisodes) else task
+    return {k: v for k, v in asdict(episodes).items() if k not in ("folder", "download")}
 
 
-def _adapted(row: FewShotMethod, task: EpisodeTask | ScoredEpisodes) -> int:
-    if isinstance(task, ScoredEpisodes):
-        return task.module.solved_parameters
-    return _count(row.start(task)[1])
+def _adapted_parameters(method: MethodSettings, task: EvaluationTask) -> int:
+    if isinstance(task, EmbeddingEpisodes):
+        return task.classifier.solved_parameters
+    _, adapted = initial_parameters(method, task)
+    return sum(value.numel() for value in adapted.values())
 
 
-def _count(tensors: Mapping[str, Tensor]) -> int:
-    return sum(value.numel() for value in tensors.values())
+def evaluate_trained(
+    trained: TrainedMethod, config: FewShotConfig, device: torch.device
+) -> Evaluation:
+    """Evaluate a trained method on test episodes.
 
-
-def judge(trained: Trained, config: FewShotConfig, device: torch.device) -> Evaluation:
-    """Test a row that was trained."""
-    row = trained.row
-    if row.method is not None:
+    Args:
+        trained: the method.
+        config: the job.
+        device: device of inner training.
+    """
+    method = trained.method
+    if method.head is not None:
         steps: tuple[int, ...] = (0,)
     elif config.steps is not None:
         steps = config.steps
     else:
-        every = JUDGED_STEPS if config.data == "sine" else (0, 1)
-        steps = tuple(sorted({*every, row.test_steps}))
+        steps = tuple(sorted({*EVALUATED_STEPS[config.data], method.test_steps}))
     return evaluate(
         trained.rule,
-        trained.phi,
-        test_task(row, config),
+        trained.initialization,
+        evaluation_task(method, config),
         steps=steps,
         episodes=config.episodes,
         seed=derive_seed(config.seed, "test"),
-        lr=row.inner_lr,
-        total_steps=max(row.test_steps, 1),
-        proximal=row.proximal,
+        lr=method.inner_lr,
+        total_steps=max(method.test_steps, 1),
+        proximal=method.proximal,
         device=device,
         progress=config.progress,
     )

@@ -1,4 +1,4 @@
-"""Which weights of a row to keep: how well it does on episodes of validation."""
+"""Validation on episodes, which selects the weights of a method to keep."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 
 from meta_train.evaluation.validator import Validator
 from meta_train.few_shot.evaluation import evaluate
-from meta_train.few_shot.heads.task import ScoredEpisodes
-from meta_train.few_shot.methods.spec import FewShotMethod
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.methods.build import trained_parts
+from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.describe import describe
@@ -17,33 +18,33 @@ from meta_train.tasks.episodes.base import EpisodeTask
 
 
 class EpisodeValidator(Validator):
-    """The mean score after the row's own steps, on the same episodes every time.
+    """Mean error after the method's test steps, on the same episodes in every validation.
 
     Args:
-        row: the method.
-        task: episodes that it is neither trained on nor tested on.
-        episodes: how many of them.
-        seed: of the job; these episodes are drawn from a seed of their own.
-        device: where to compute.
+        method: settings of the method.
+        task: episodes outside training and testing.
+        episodes: number of episodes.
+        seed: seed of the job; validation derives its own from it.
+        device: device of inner training.
     """
 
     def __init__(
         self,
-        row: FewShotMethod,
-        task: EpisodeTask | ScoredEpisodes,
+        method: MethodSettings,
+        task: EpisodeTask | EmbeddingEpisodes,
         episodes: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.row = row
+        self.method = method
         self.task = task
         self.episodes = episodes
         self.seed = derive_seed(seed, "validation")
         self.device = device
 
     def describe(self) -> dict[str, Any]:
-        """What a resumed run must be validated by, too."""
-        steps = {"steps": self.row.test_steps, "lr": self.row.inner_lr}
+        """Facts that must be the same when a run is resumed."""
+        steps = {"steps": self.method.test_steps, "lr": self.method.inner_lr}
         return {"episodes": self.episodes, **steps, "task": describe(self.task)}
 
     def figure(self) -> None:
@@ -54,20 +55,21 @@ class EpisodeValidator(Validator):
         """Validate.
 
         Returns:
-            The share of wrong classes, or the squared error: the less the better.
+            The error rate in classification, the mean squared error on sine curves: lower is
+            better.
         """
-        rule, phi = self.row.ready(meta_parameters, self.task)
-        steps = self.row.test_steps if self.row.method is None else 0
+        rule, initialization = trained_parts(self.method, meta_parameters, self.task)
+        steps = self.method.test_steps if self.method.head is None else 0
         evaluation = evaluate(
             rule,
-            phi,
+            initialization,
             self.task,
             steps=(steps,),
             episodes=self.episodes,
             seed=self.seed,
-            lr=self.row.inner_lr,
+            lr=self.method.inner_lr,
             total_steps=max(steps, 1),
-            proximal=self.row.proximal,
+            proximal=self.method.proximal,
             device=self.device,
         )
         mean = evaluation.mean(steps)

@@ -125,9 +125,21 @@ class InnerLoop(LoopSettings):
         return losses.detach(), {key: gradients[key].detach() for key in inner.parameters}
 
     def evaluate(self, inner: InnerState, batch: Batch) -> Tensor:
-        """Return the loss at a state, 0-dim or `[runs]`, without history."""
+        """Return the loss at a state, 0-dim or `[runs]`, without history.
+
+        A rule that keeps an average of the parameters is evaluated there, as by
+        `LearnedOptimizer.eval()`, unless it was told the number of steps.
+        """
+        parameters = inner.parameters
         with torch.no_grad():
-            losses, _ = self._losses({**inner.fixed, **inner.parameters}, inner.buffers, batch)
+            if self.rule.averages and self.total_steps is None:
+                point = self.rule.evaluation_point
+                point = vmap(point) if self.vectorize else point
+                parameters = {
+                    key: point(value, inner.states[key])[0].to(value.dtype)
+                    for key, value in parameters.items()
+                }
+            losses, _ = self._losses({**inner.fixed, **parameters}, inner.buffers, batch)
         return losses
 
     def _evaluate(

@@ -36,7 +36,7 @@ class Console:
             if choice is None:
                 continue
             how = "together" if choice.vectorize else "one by one"
-            start = f"{member.family}: inner runs train {how}"
+            start = f"{member.name}: inner runs train {how}"
             if start not in self._said:
                 self._said.add(start)
                 self.say(f"{start} ({choice.reason})")

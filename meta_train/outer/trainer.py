@@ -245,7 +245,7 @@ class MetaTrainer:
             gradient_norm=norm,
             learning_rate=self.meta_optimizer.learning_rate(self.outer_step),
             horizon=self.groups.mean_horizon(),
-            families=tuple(member.family for member in self.groups.members),
+            families=tuple(member.name for member in self.groups.members),
             diverged=self.diverged,
             skipped=self.meta_optimizer.skipped,
         )

@@ -1,4 +1,4 @@
-"""What a task is: a distribution of inner problems. It knows nothing of optimizers."""
+"""The contracts of tasks: `Problem`, `Task` and `TaskFamily`. None of them knows an optimizer."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from torch import Tensor
 
 Tensors: TypeAlias = dict[str, Tensor]
 Batch: TypeAlias = Any
-"""A tensor, or tuples and dicts of tensors."""
+"""A tensor, or nested tuples and dicts of tensors."""
 
 Loss: TypeAlias = Callable[[Tensors, Tensors, Batch], tuple[Tensor, Tensors]]
-"""(parameters, buffers, batch) -> (0-dim loss, new buffers): pure, and the same function for all
-problems of a task, so that many of them can run at once under `torch.func.vmap`."""
+"""(parameters, buffers, batch) -> (0-dim loss, new buffers). The function is pure, and all problems
+of a task share it, so that many problems can run at once under `torch.func.vmap`."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One inner problem: where training starts, what it minimises, and its data.
+    """One inner problem: initial parameters, a loss, and data.
+
+    Example:
+        The loss of a problem at its initial parameters, on one batch::
+
+            problem = task.sample(torch.Generator().manual_seed(0), torch.device("cpu"))
+            batch = problem.draw(torch.Generator().manual_seed(1))
+            loss, buffers = problem.loss(problem.parameters, problem.buffers, batch)
 
     Attributes:
         parameters: initial values by name.
-        buffers: initial buffers by name (running statistics and the like).
+        buffers: initial buffers by name, such as running statistics.
         loss: see `Loss`.
-        draw: gives the next batch; all of a problem's batches have one shape.
-        full: all of the problem's data as one batch, or a fixed sample of it, for evaluation.
-        draw_validation: gives a batch of data that inner training does not see, of the shape of
-            `draw`'s; None where all data is trained on.
-        fixed: values by name of parameters that the loss is given too, but that inner training
-            leaves as they are; a learned initialisation may have them.
+        draw: draws the next training batch. All batches of a problem have one shape.
+        full: returns all training data as one batch, or a fixed sample of it, for evaluation.
+        draw_validation: draws a batch that inner training does not see, shaped like `draw`'s. None
+            if inner training sees all data.
+        fixed: frozen parameters by name. The loss reads them and inner training leaves them alone;
+            a learned initialisation may contain them.
     """
 
     parameters: Tensors
@@ -46,48 +53,80 @@ class Problem:
 
 
 class SampledTask(NamedTuple):
-    """One task out of a family.
+    """A task drawn from a family.
 
     Attributes:
-        family: what its losses are logged under.
-        task: where problems come from, which can run together.
+        name: the family's name. Losses are logged under it.
+        task: the task. All its problems can run together.
     """
 
-    family: str
+    name: str
     task: Task
 
 
 class TaskFamily(ABC):
-    """A distribution of tasks; members may differ in tensor shapes and in their loss."""
+    """A distribution of tasks. Two of its tasks may differ in tensor shapes and in their loss.
+
+    Meta-training draws a task for each group of inner runs, and replaces it after a while.
+
+    Example:
+        Linear models with 2 to 9 inputs::
+
+            class LinearModels(TaskFamily):
+                def sample_task(self, generator):
+                    inputs = int(torch.randint(2, 10, (), generator=generator))
+                    return SampledTask("linear-models", make_task(inputs))
+
+                def held_out(self):
+                    return {"20 inputs": make_task(20)}
+    """
 
     @abstractmethod
     def sample_task(self, generator: torch.Generator) -> SampledTask:
-        """Draw a task; equal generators draw tasks with equal problems."""
+        """Draw a task. Equal generators draw tasks with equal problems."""
 
     def validation(self) -> TaskFamily:
-        """The family that picks weights during meta-training: other data, where there is some."""
+        """The family on validation data, used to select weights during meta-training.
+
+        The default is the family itself, for families without a separate validation set.
+        """
         return self
 
     @abstractmethod
     def held_out(self) -> dict[str, Task]:
-        """The tasks to judge by, by title, the family itself first, on data nothing was fitted to.
+        """The tasks of the final evaluation, by title, on test data.
 
-        Further ones may lie outside the family, to see how far what was learned carries.
+        The first one lies inside the family. Others may lie outside, to measure how well the rule
+        generalises.
         """
 
 
 class Task(TaskFamily):
-    """A distribution of problems with the same tensor shapes and the same loss function.
+    """A distribution of problems that share their tensor shapes and their loss function.
 
-    It is a family with one member, itself.
+    A task is also a family that contains only itself. `ModuleTask` makes one of any module, loss
+    and data; subclass `Task` for anything else.
+
+    Example:
+        Minimise |x - target|^2, with a new target `[5]` for each problem::
+
+            class Distance(Task):
+                def sample(self, generator, device):
+                    target = torch.randn(5, generator=generator).to(device)
+                    start = {"x": torch.zeros(5, device=device)}
+                    return Problem(start, {}, self.loss, lambda _: target, lambda: target)
+
+                @staticmethod
+                def loss(parameters, buffers, batch):
+                    return (parameters["x"] - batch).square().sum(), buffers
     """
 
     @abstractmethod
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw a problem, its tensors on `device`; equal generators draw equal problems."""
+        """Draw a problem with its tensors on `device`. Equal generators draw equal problems."""
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
-        """The task itself; nothing is drawn."""
+        """Return the task itself; draws nothing."""
         return SampledTask(family_name(type(self)), self)
 
     def validation(self) -> Task:
@@ -99,6 +138,6 @@ class Task(TaskFamily):
         return {"same family": self}
 
 
-def family_name(of: type[TaskFamily]) -> str:
-    """The class's name as the registry writes names: `DigitsMLP` is "digits-mlp"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", of.__name__).lower()
+def family_name(cls: type[TaskFamily]) -> str:
+    """The class name in the registry's spelling: "digits-mlp" for `DigitsMLP`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()

@@ -1,4 +1,4 @@
-"""Families of small character-level language models."""
+"""The base class of small character-level language models."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from meta_train.tasks.data import LabelledData
 from meta_train.tasks.data.in_memory import InMemoryDataset
 from meta_train.tasks.data.text import VOCABULARY, read_windows
-from meta_train.tasks.draws import check_bounds, draw_int
 from meta_train.tasks.network_family import NetworkFamily
+from meta_train.tasks.sampling import check_range, sample_int
 
 
 @dataclass(frozen=True, kw_only=True)
 class CharFamily(NetworkFamily):
-    """Predict every next character of windows of a text; a row is a window.
+    """Predict each next character in windows of a text. An example is one window.
 
     Attributes:
-        path: a text file in UTF-8; by default Python's own documentation.
-        length: least and most characters of a window.
-        width: least and most hidden units.
+        path: a text file in UTF-8. The default is the text of Python's own documentation.
+        length: range of the characters of a window.
+        width: range of the hidden units.
     """
 
     path: str | None = None
@@ -31,30 +31,30 @@ class CharFamily(NetworkFamily):
     width: Sequence[int] = (16, 32)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, and read the text."""
+        """Check the settings and read the text."""
         super().__post_init__()
-        check_bounds("width", self.width)
-        _, longest = check_bounds("length", self.length)
+        check_range("width", self.width)
+        _, longest = check_range("length", self.length)
         _windows(self.path, self.split, longest)
 
-    def draw_data(self, generator: torch.Generator) -> LabelledData:
-        """Windows of a random length."""
-        return _windows(self.path, self.split, draw_int(generator, self.length))
+    def sample_data(self, generator: torch.Generator) -> LabelledData:
+        """Draw the length of the windows."""
+        return _windows(self.path, self.split, sample_int(generator, self.length))
 
 
 @functools.cache
 def _windows(path: str | None, split: str, length: int) -> LabelledData:
     windows = read_windows(path, split, length)
-    rows = InMemoryDataset(windows[:, :-1], windows[:, 1:], path or "text")
-    return LabelledData("text", rows, VOCABULARY, classes=True)
+    dataset = InMemoryDataset(windows[:, :-1], windows[:, 1:], path or "text")
+    return LabelledData("text", dataset, VOCABULARY, classes=True)
 
 
 class NextSymbol(nn.Module):
-    """Embeds symbols, runs a model over them, and scores every symbol as the next one.
+    """An embedding, a sequence model, and a linear layer that scores the next symbol.
 
     Args:
-        model: `[B, T, width] -> [B, T, width]`, causal.
-        width: of the embedding.
+        model: causal, `[B, T, width] -> [B, T, width]`.
+        width: size of the embedding.
     """
 
     def __init__(self, model: nn.Module, width: int) -> None:
@@ -64,6 +64,6 @@ class NextSymbol(nn.Module):
         self.head = nn.Linear(width, VOCABULARY)
 
     def forward(self, symbols: Tensor) -> Tensor:
-        """Scores `[B, symbols, T]`, as cross-entropy takes them, for symbols `[B, T]`."""
+        """Score symbols `[B, T]`: `[B, VOCABULARY, T]`, the layout of `cross_entropy`."""
         scores: Tensor = self.head(self.model(self.embedding(symbols)))
         return scores.transpose(1, 2)

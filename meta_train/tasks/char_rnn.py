@@ -1,4 +1,4 @@
-"""Small gated recurrent networks that predict the next character (Cho et al. 2014)."""
+"""Small GRUs that predict the next character (Cho et al. 2014)."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from torch import Tensor, nn
 from meta_train.tasks.base import Task
 from meta_train.tasks.char_family import CharFamily, NextSymbol
 from meta_train.tasks.data import LabelledData
-from meta_train.tasks.draws import draw_int
 from meta_train.tasks.networks import rescale
+from meta_train.tasks.sampling import sample_int
 
 
 @dataclass(frozen=True, kw_only=True)
 class CharRNN(CharFamily):
-    """One layer of gated recurrent units."""
+    """Language models with one GRU layer."""
 
-    def draw_network(
+    def sample_network(
         self, data: LabelledData, generator: torch.Generator
     ) -> Callable[[], nn.Module]:
         """Draw the width."""
-        return functools.partial(_make, draw_int(generator, self.width), self.scale_spread)
+        return functools.partial(_make, sample_int(generator, self.width), self.scale_spread)
 
     def held_out(self) -> dict[str, Task]:
-        """The widest network of the family, and one of twice that width."""
+        """The widest network of the family, and one twice as wide."""
         width, length = self.width[1], self.length[1]
         fixed: dict[str, Any] = {"length": (length, length)}
         return {
-            f"GRU {width}, held-out text": self.fixed(width=(width, width), **fixed),
-            f"wider: GRU {2 * width}": self.fixed(width=(2 * width, 2 * width), **fixed),
+            f"GRU {width}, held-out text": self.fixed_task(width=(width, width), **fixed),
+            f"wider: GRU {2 * width}": self.fixed_task(width=(2 * width, 2 * width), **fixed),
         }
 
 
 class GRU(nn.Module):
-    """A layer of gated recurrent units, written out.
+    """A GRU layer written out step by step.
 
-    torch's own is one kernel, which has no second derivatives and no batching rule for `vmap`.
+    `nn.GRU` has no second derivatives and no batching rule for `torch.vmap`.
 
     Args:
-        width: inputs and hidden units.
+        width: size of inputs and hidden state.
     """
 
     def __init__(self, width: int) -> None:
@@ -52,7 +52,7 @@ class GRU(nn.Module):
         self.from_hidden = nn.Linear(width, 3 * width)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`[B, T, width]` from `[B, T, width]`.
+        """Run over the sequence, `[B, T, width] -> [B, T, width]`.
 
         r, z = sigmoid(W x + U h + b);  n = tanh(W x + b + r * (U h + b'));  h <- (1 - z) n + z h
         """

@@ -1,6 +1,6 @@
 """Small causal transformers that predict the next character (Vaswani et al. 2017).
 
-Normalisation comes before attention and perceptron (Xiong et al. 2020).
+Layer normalisation comes first in each block (Xiong et al. 2020).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from meta_train.tasks.base import Task
 from meta_train.tasks.char_family import CharFamily, NextSymbol
 from meta_train.tasks.data import LabelledData
-from meta_train.tasks.draws import check_bounds, draw_int
 from meta_train.tasks.networks import make_mlp, rescale
+from meta_train.tasks.sampling import check_range, sample_int
 
 
 @dataclass(frozen=True, kw_only=True)
 class CharTransformer(CharFamily):
-    """Blocks of attention and perceptron.
+    """Transformer language models.
 
     Attributes:
-        depth: least and most blocks.
-        heads: of attention; widths are rounded down to a multiple of it.
+        depth: range of the number of blocks.
+        heads: attention heads. Widths are rounded down to a multiple of it.
     """
 
     depth: Sequence[int] = (1, 2)
@@ -35,40 +35,40 @@ class CharTransformer(CharFamily):
     def __post_init__(self) -> None:
         """See `CharFamily`."""
         super().__post_init__()
-        check_bounds("depth", self.depth)
+        check_range("depth", self.depth)
         if not 1 <= self.heads <= self.width[0]:
             raise ValueError(f"heads must be from 1 to the width {self.width}, got {self.heads}")
 
-    def draw_network(
+    def sample_network(
         self, data: LabelledData, generator: torch.Generator
     ) -> Callable[[], nn.Module]:
-        """Draw width and depth."""
-        width = draw_int(generator, self.width) // self.heads * self.heads
-        depth = draw_int(generator, self.depth)
+        """Draw the width and the depth."""
+        width = sample_int(generator, self.width) // self.heads * self.heads
+        depth = sample_int(generator, self.depth)
         return functools.partial(_make, width, depth, self.heads, data.shape[0], self.scale_spread)
 
     def held_out(self) -> dict[str, Task]:
-        """The largest network of the family, and one of twice its width."""
+        """The largest network of the family, and one twice as wide."""
         width, length, depth = self.width[1], self.length[1], self.depth[1]
         fixed: dict[str, Any] = {"length": (length, length), "depth": (depth, depth)}
         return {
-            f"transformer {depth} x {width}, held-out text": self.fixed(
+            f"transformer {depth} x {width}, held-out text": self.fixed_task(
                 width=(width, width), **fixed
             ),
-            f"wider: transformer {depth} x {2 * width}": self.fixed(
+            f"wider: transformer {depth} x {2 * width}": self.fixed_task(
                 width=(2 * width, 2 * width), **fixed
             ),
         }
 
 
 class Block(nn.Module):
-    """Causal self-attention, then a perceptron, each added to its input.
+    """Causal self-attention and an MLP, each with a residual connection.
 
-    The softmax is written out: torch's fused attention has no second derivatives.
+    Attention is written out because torch's fused attention has no second derivatives.
 
     Args:
-        width: of inputs and outputs.
-        heads: of attention.
+        width: size of inputs and outputs.
+        heads: attention heads.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -81,7 +81,7 @@ class Block(nn.Module):
         self.mlp = make_mlp((width, 2 * width, width), nn.GELU)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`[B, T, width]` from `[B, T, width]`."""
+        """`[B, T, width] -> [B, T, width]`."""
         hidden = inputs + self.project(self._attend(self.norm_attention(inputs)))
         outputs: Tensor = hidden + self.mlp(self.norm_mlp(hidden))
         return outputs
@@ -98,13 +98,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Learned positions, blocks, and a last normalisation.
+    """Learned position embeddings, blocks, and a final layer normalisation.
 
     Args:
-        width: of inputs and outputs.
-        depth: blocks.
-        heads: of attention.
-        length: symbols of a window.
+        width: size of inputs and outputs.
+        depth: number of blocks.
+        heads: attention heads.
+        length: symbols in a window.
     """
 
     def __init__(self, width: int, depth: int, heads: int, length: int) -> None:
@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`[B, T, width]` from `[B, T, width]`."""
+        """`[B, T, width] -> [B, T, width]`."""
         outputs: Tensor = self.norm(self.blocks(inputs + self.positions))
         return outputs
 

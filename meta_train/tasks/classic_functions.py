@@ -1,7 +1,7 @@
-"""Classic test functions of numerical optimization, of two or more variables.
+"""Classic test functions of numerical optimization, with two or more variables.
 
 Jamil & Yang 2013 (arXiv 1308.4008) list them with their domains. Each is written as a sum of terms
-that cannot be negative, so that it is at least 0 in floating point too, and 0 at its minimum.
+that are at least 0, so that rounding cannot make it negative. The minimum is 0.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import (
     Batch,
     Problem,
@@ -23,7 +24,7 @@ from meta_train.tasks.base import (
     Tensors,
     family_name,
 )
-from meta_train.tasks.draws import check_bounds, check_names, draw_choice, draw_int
+from meta_train.tasks.sampling import check_names, check_range, sample_choice, sample_int
 
 STYBLINSKI_TANG_MINIMUM = -2.903534027771177
 """The lowest root of 4 x^3 - 32 x + 5."""
@@ -42,7 +43,7 @@ def beale(x: Tensor) -> Tensor:
 
 
 def himmelblau(x: Tensor) -> Tensor:
-    """Four minima, all of them 0 (Himmelblau 1972)."""
+    """Four minima, each 0 (Himmelblau 1972)."""
     a, b = x[0], x[1]
     return (a.square() + b - 11).square() + (a + b.square() - 7).square()
 
@@ -60,21 +61,21 @@ def matyas(x: Tensor) -> Tensor:
 
 
 def rastrigin(x: Tensor) -> Tensor:
-    """A bowl with a minimum near every point of whole numbers (Rastrigin 1974)."""
+    """A bowl with a local minimum near every integer point (Rastrigin 1974)."""
     return (x.square() + 10 * (1 - (2 * math.pi * x).cos())).sum()
 
 
 def ackley(x: Tensor) -> Tensor:
-    """Nearly flat far out, with many small minima (Ackley 1987)."""
-    radius = (x.square().mean() + 1e-12).sqrt()  # smooth at 0, where the minimum is
+    """Nearly flat far from the minimum, with many local minima (Ackley 1987)."""
+    radius = (x.square().mean() + 1e-12).sqrt()  # smooth at the minimum, 0
     waves = (2 * math.pi * x).cos().mean()
     return -20 * torch.expm1(-0.2 * radius) - math.e * torch.expm1(waves - 1)
 
 
 def styblinski_tang(x: Tensor) -> Tensor:
-    """Two minima in every coordinate, of which one is the lower (Styblinski & Tang 1990)."""
+    """Two minima in every coordinate, one lower than the other (Styblinski & Tang 1990)."""
     a = STYBLINSKI_TANG_MINIMUM
-    # (x^4 - 16 x^2 + 5 x) / 2 above its minimum, which is a double root, factored.
+    # (x^4 - 16 x^2 + 5 x) / 2 minus its minimum; the double root there is factored out.
     return ((x - a).square() * (x.square() + 2 * a * x + 3 * a**2 - 16) / 2).sum()
 
 
@@ -92,16 +93,16 @@ def zakharov(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of `[n]` with values of at least 0.
+    """A function `[n] -> 0-dim` with minimum 0.
 
     Attributes:
         value: the function.
-        reach: coordinates start in U(-reach, reach).
-        dimensions: n; None for any number from 2 on.
+        start_range: coordinates start in U(-start_range, start_range).
+        dimensions: n; None for any n from 2.
     """
 
     value: Callable[[Tensor], Tensor]
-    reach: float
+    start_range: float
     dimensions: int | None = None
 
 
@@ -120,76 +121,76 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
     }
 )
 
-KEPT_BACK = ("matyas", "griewank", "zakharov")
-"""Functions to judge by: no member of the family has them by default."""
+HELD_OUT_FUNCTIONS = ("matyas", "griewank", "zakharov")
+"""Functions for evaluation only. The family does not draw them by default."""
 
-COMMON = tuple(name for name in FUNCTIONS if name not in KEPT_BACK)
+DEFAULT_FUNCTIONS = tuple(name for name in FUNCTIONS if name not in HELD_OUT_FUNCTIONS)
 
 
 class TestFunction(Task):
-    """One test function, from random starts, moved by a random shift.
+    """One test function, with a random shift and a random start for each problem.
 
     Args:
-        function: one of `FUNCTIONS`.
-        dimensions: of its variable, where the function leaves that open.
+        function: a key of `FUNCTIONS`.
+        dimensions: number of variables, for functions that take any number.
 
     Raises:
         ValueError: an unknown function, or fewer than two dimensions.
     """
 
-    __test__ = False  # for pytest, which collects what is called so
+    __test__ = False  # not a test class: tells pytest not to collect it
 
     def __init__(self, function: str, dimensions: int = 2) -> None:
         check_names("test function", [function], tuple(FUNCTIONS))
-        if dimensions < 2:
-            raise ValueError(f"dimensions must be at least 2, got {dimensions}")
-        self.function = FUNCTIONS[function]
-        self.dimensions = self.function.dimensions or dimensions
+        check_at_least(2, dimensions=dimensions)
+        self.function = function
+        self._function = FUNCTIONS[function]
+        self.dimensions = self._function.dimensions or dimensions
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw a start, and a shift in U(-1, 1), lest a rule learn where minima are."""
+        """Draw a start, and a shift in U(-1, 1) so that a rule cannot learn where minima are."""
         n = self.dimensions
-        start = (2 * torch.rand(n, generator=generator) - 1) * self.function.reach
+        start = (2 * torch.rand(n, generator=generator) - 1) * self._function.start_range
         shift = (2 * torch.rand(n, generator=generator) - 1).to(device)
         parameters = {"x": start.to(device) + shift}
         return Problem(parameters, {}, self.loss, lambda _: shift, lambda: shift)
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The function's value; `batch` is the shift `[n]`."""
-        return self.function.value(parameters["x"] - batch), buffers
+        """The value of the function. The batch is the shift `[n]`."""
+        return self._function.value(parameters["x"] - batch), buffers
 
 
 class TestFunctions(TaskFamily):
-    """Random test functions of random dimension.
+    """Random test functions with a random number of variables.
 
     Args:
-        functions: names of those that members have.
-        dimensions: least and most variables, of functions that leave the number open.
+        functions: names of functions; each task draws one.
+        dimensions: range of the number of variables, for functions that take any number.
 
     Raises:
         ValueError: an unknown function, or numbers out of range.
     """
 
-    __test__ = False  # for pytest, which collects what is called so
+    __test__ = False  # not a test class: tells pytest not to collect it
 
     def __init__(
         self,
         *,
-        functions: Sequence[str] = COMMON,
+        functions: Sequence[str] = DEFAULT_FUNCTIONS,
         dimensions: Sequence[int] = (2, 10),
     ) -> None:
         self.functions = check_names("test function", functions, tuple(FUNCTIONS))
-        self.dimensions = check_bounds("dimensions", dimensions, least=2)
+        self.dimensions = check_range("dimensions", dimensions, least=2)
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
         """Draw a function and a number of variables."""
-        function = draw_choice(generator, self.functions)
-        task = TestFunction(function, draw_int(generator, self.dimensions))
+        function = sample_choice(generator, self.functions)
+        task = TestFunction(function, sample_int(generator, self.dimensions))
         return SampledTask(family_name(type(self)), task)
 
     def held_out(self) -> dict[str, Task]:
-        """A function of the family, from other starts; then functions that it lacks."""
-        others = [name for name in KEPT_BACK if name not in self.functions]
+        """A function of the family, and the functions that the family does not draw."""
+        others = [name for name in HELD_OUT_FUNCTIONS if name not in self.functions]
         first = self.functions[0]
         return {
             f"{first}, 2 variables": TestFunction(first),

@@ -1,27 +1,35 @@
-"""A task's settings as plain data, so that a resumed run can be held to the task it began with."""
+"""Describe a task's settings as plain data, so that resuming can check for the same task."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from meta_train.tasks.base import TaskFamily
 
-WHERE = frozenset({"folder", "download"})
-"""Where data lies, which may change without the data changing."""
+LOCATION_SETTINGS = frozenset({"folder", "download"})
+"""Where data is stored. A resumed run may read the same data from elsewhere."""
 
 
 def describe(family: TaskFamily) -> dict[str, Any]:
-    """The class, and what it was made with, as far as that is numbers, text or other tasks."""
-    if is_dataclass(family):
-        names = [field.name for field in fields(family)]
-    else:
-        names = list(inspect.signature(type(family).__init__).parameters)
-    found = {name: _plain(getattr(family, name, None)) for name in names if name not in WHERE}
-    kept = {name: value for name, value in found.items() if value is not None}
-    return {"family": type(family).__name__, **kept}
+    """The class name and the constructor's settings.
+
+    A setting is included if the object keeps it under the same name and its value is a number, a
+    string, another task, or a list or dict of these. Functions and tensors are left out.
+
+    Example:
+        >>> describe(Quadratic(dimensions=3))
+        {'family': 'Quadratic', 'dimensions': 3}
+    """
+    stored = vars(family)
+    described: dict[str, Any] = {"family": type(family).__name__}
+    for name in inspect.signature(type(family)).parameters:
+        if name in stored and name not in LOCATION_SETTINGS:
+            value = _plain(stored[name])
+            if value is not None:
+                described[name] = value
+    return described
 
 
 def _plain(value: Any) -> Any:
@@ -38,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 def difference(one: Any, other: Any, path: str = "") -> str | None:
-    """The first place where two descriptions differ, in words; None if they do not."""
+    """The first difference between two descriptions, as text: "depth=3, not 4". None if equal."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in [*one, *(key for key in other if key not in one)]:
             found = difference(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))

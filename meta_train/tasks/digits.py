@@ -1,4 +1,4 @@
-"""Small multi-layer perceptrons on handwritten digits: real data that is installed already."""
+"""One small MLP on handwritten digits, which scikit-learn installs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from meta_train.tasks.networks import ACTIVATIONS, make_mlp
 
 
 class DigitsMLP(ModuleTask):
-    """Classify digits with a multi-layer perceptron, 64 pixels to 10 classes.
+    """Classify digits with an MLP of 64 inputs and 10 outputs.
 
     Args:
-        split: which images: "train" (1000), "validation" (400) or "test" (397).
+        split: "train" (1000 images), "validation" (400) or "test" (397).
         hidden: units of each hidden layer.
-        activation: between layers.
-        batch_size: images per step.
+        activation: a key of `meta_train.tasks.networks.ACTIVATIONS`.
+        batch_size: images per inner step.
 
     Raises:
         ValueError: an unknown split or activation, or a size below 1.
@@ -43,6 +43,7 @@ class DigitsMLP(ModuleTask):
         make_module = functools.partial(make_mlp, (64, *hidden, 10), make_activation)
         data = images.flatten(1), labels
         super().__init__(make_module, nn.functional.cross_entropy, data, batch_size)
+        self.split = split
         self.hidden = tuple(hidden)
         self.activation = activation
 
@@ -57,11 +58,11 @@ class DigitsMLP(ModuleTask):
         )
 
     def validation(self) -> Task:
-        """The same networks on the validation images."""
+        """The same network on the validation images."""
         return self._variant("validation")
 
     def held_out(self) -> dict[str, Task]:
-        """The same networks on the test images; then wider ones, and ones with ReLU."""
+        """On the test images: the same network, a wider one, and one with ReLU."""
         wide = tuple(64 for _ in self.hidden)
         return {
             "same family, held-out images": self._variant("test"),

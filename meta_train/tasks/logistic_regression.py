@@ -1,6 +1,6 @@
-"""Linear models on real data: convex problems, badly conditioned where features are correlated.
+"""Linear models on real data: convex problems, ill-conditioned if features are correlated.
 
-Logistic regression (Cox 1958) where targets are classes, least squares where they are numbers.
+Logistic regression (Cox 1958) if targets are classes, least squares if they are numbers.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from meta_train.tasks.networks import make_mlp
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticRegression(DataFamily):
-    """One linear layer; images are flattened."""
+    """One linear layer. Images are flattened."""
 
     data: Sequence[str] = ("digits", "iris", "wine", "breast-cancer", "diabetes")
 
     flat: ClassVar[bool] = True
 
-    def draw_network(
+    def sample_network(
         self, data: LabelledData, generator: torch.Generator
     ) -> Callable[[], nn.Module]:
-        """Nothing is left to draw."""
+        """Return the linear layer; draws nothing."""
         sizes = (*data.shape, data.outputs)
         return functools.partial(make_mlp, sizes, nn.Identity, self.scale_spread)
 
     def held_out(self) -> dict[str, Task]:
         """One task on each data set."""
-        return {f"{name}, linear": self.fixed(data=(name,)) for name in self.data}
+        return {f"{name}, linear": self.fixed_task(data=(name,)) for name in self.data}

@@ -1,4 +1,4 @@
-"""A mixture of families: every draw is a member of one of them."""
+"""A mixture of task families: each draw first picks a family, then draws a task from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from meta_train.tasks.base import SampledTask, Task, TaskFamily
 
 
 class Mixture(TaskFamily):
-    """A weighted mixture of families.
+    """A weighted mixture of task families.
+
+    Example:
+        Three MLPs for every convolutional network::
+
+            Mixture({"mlp": RandomMLP(), "conv": Conv()}, weights=[3, 1])
 
     Args:
-        families: by the name that their losses are logged under.
-        weights: how often each is drawn, in proportion; by default all equally often.
+        families: the families by name. Losses are logged under these names.
+        weights: relative probability of each family; None for equal ones.
 
     Raises:
-        ValueError: no families, or weights that are not one positive number for each.
+        ValueError: no families, or weights that are not one positive number for each family.
     """
 
     def __init__(
@@ -34,19 +39,19 @@ class Mixture(TaskFamily):
         self.weights = chosen
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
-        """Draw a family, then its member, which goes by the family's name here."""
+        """Draw a family, then a task from it. The task gets the family's name in this mixture."""
         weights = torch.tensor(self.weights, dtype=torch.float64)
         index = int(torch.multinomial(weights, 1, generator=generator))
         name = list(self.families)[index]
         return SampledTask(name, self.families[name].sample_task(generator).task)
 
     def validation(self) -> TaskFamily:
-        """The mixture of the families' own."""
+        """The mixture of the validation families, with the same weights."""
         families = {name: family.validation() for name, family in self.families.items()}
         return Mixture(families, self.weights)
 
     def held_out(self) -> dict[str, Task]:
-        """All tasks of all families, each title after its family's name."""
+        """The held-out tasks of all families, titled "family: title"."""
         return {
             f"{name}: {title}": task
             for name, family in self.families.items()

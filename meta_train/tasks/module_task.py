@@ -1,4 +1,4 @@
-"""Any module, loss and data of the user's as a task."""
+"""Any module, loss and data as a task."""
 
 from __future__ import annotations
 
@@ -8,38 +8,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
-from meta_train.tasks.data.in_memory import Data, InMemoryDataset, as_rows
+from meta_train.tasks.data.in_memory import Data, InMemoryDataset, as_dataset
 
 
 class ModuleTask(Task):
-    """Problems that train a module: fresh initial weights and fresh batches for each.
+    """Train a module on data. Each problem starts from new initial weights and draws new batches.
 
-        ModuleTask(lambda: nn.Linear(64, 10), nn.functional.cross_entropy, (images, labels))
+    Example:
+        Meta-train an optimizer for a classifier of one's own::
 
-    Buffers (running statistics) are carried along, parameters that do not require gradients stay as
-    they are, and the module stays in the mode, training or evaluation, in which `make_module`
-    leaves it. Dropout draws from torch's global generator. What `vmap` cannot batch, such as
-    `nn.GRU`, is run after run, though runs go at once (`meta_train.inner.vmap_fallback`).
+            task = ModuleTask(
+                lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
+                nn.functional.cross_entropy,
+                (images, labels),  # [M, 64] and [M]
+                batch_size=64,
+                validation_data=(other_images, other_labels),
+            )
+            rule = MetaTrainer(create_rule("adam-lstm"), task, TrainSettings()).train()
+
+    Buffers, such as running statistics, are updated as in ordinary training. Parameters that do not
+    require gradients stay frozen. The module keeps the mode, training or evaluation, that
+    `make_module` leaves it in. Dropout draws from torch's global generator. Operations that
+    `torch.vmap` cannot batch, such as `nn.GRU`, run once per inner run
+    (`meta_train.inner.vmap_fallback`).
 
     Args:
-        make_module: builds the module with random initial weights. It is called once for each
-            problem, with torch's global generator seeded for that problem.
+        make_module: builds the module with random initial weights. It is called once per problem,
+            after torch's global generator has been seeded for that problem.
         loss: `(module output, targets) -> 0-dim tensor`.
-        data: inputs `[M, ...]` and targets `[M, ...]`; or a map-style data set of such rows, or a
-            loader of such batches, which are read into memory. Inputs that are a tuple or a dict
-            of tensors are the module's positional or keyword arguments.
-        batch_size: rows drawn (with replacement) for a step.
-        validation_data: as `data`: rows that inner training does not see.
-        examples: a problem trains on this many rows of its own; the others are its validation
-            data, unless `validation_data` is given. None trains on all rows.
-        full_rows: the most rows for evaluation on all data.
+        data: a pair of inputs `[M, ...]` and targets `[M, ...]`; or a map-style data set of such
+            pairs, or a loader of such batches, which are read into memory. If the inputs are a
+            tuple or a dict of tensors, the module gets them as positional or keyword arguments.
+        batch_size: examples per inner step, drawn with replacement.
+        validation_data: like `data`; examples that inner training does not see.
+        examples: number of training examples per problem, drawn anew for each. The others become
+            its validation data unless `validation_data` is given. None trains on all of `data`.
+        full_rows: maximal number of examples for evaluation on all data; None for no limit.
 
     Raises:
-        ValueError: inputs and targets differ in length, are empty, hold NaN, or do not fit the
-            module or the loss; a size is out of its range; or the module has nothing to train.
+        ValueError: inputs and targets differ in length, are empty or hold NaN; the module or the
+            loss fails on a batch, or the loss is not a 0-dim tensor; a size is out of range; or the
+            module is no `nn.Module`, is lazy, has sparse gradients, or has nothing to train.
     """
 
     def __init__(
@@ -53,121 +67,162 @@ class ModuleTask(Task):
         examples: int | None = None,
         full_rows: int | None = None,
     ) -> None:
-        self.rows = as_rows(data)
-        self.unseen = (
-            None if validation_data is None else as_rows(validation_data, "validation_data")
+        self.dataset = as_dataset(data)
+        self.validation_dataset = (
+            None if validation_data is None else as_dataset(validation_data, "validation_data")
         )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if examples is not None and not 1 <= examples <= len(self.rows):
+        check_at_least(1, batch_size=batch_size)
+        if full_rows is not None:
+            check_at_least(1, full_rows=full_rows)
+        if examples is not None and not 1 <= examples <= len(self.dataset):
             raise ValueError(
-                f"examples must be from 1 to the {len(self.rows)} rows of data, got {examples}"
+                f"examples must be from 1 to the {len(self.dataset)} rows of data, got {examples}"
             )
-        if full_rows is not None and full_rows < 1:
-            raise ValueError(f"full_rows must be at least 1, got {full_rows}")
+
         self.make_module = make_module
         self.batch_size = batch_size
         self.examples = examples
         self.full_rows = full_rows
         self._loss_of_output = loss
-        self._skeleton = self._seeded(0, make_module)
-        if not any(value.requires_grad for value in self._skeleton.parameters()):
-            name = type(self._skeleton).__name__
-            raise ValueError(f"{name} has no parameter that requires gradients: nothing to train")
-        for name, part in self._skeleton.named_modules():
-            if getattr(part, "sparse", False) is True:
-                raise ValueError(
-                    f"{name or type(part).__name__} has sparse=True: rules take no sparse gradients"
-                )
-        for rows, name in ((self.rows, "data"), (self.unseen, "validation_data")):
-            if rows is not None:
-                self._try(rows, name)
+        self._skeleton = _seeded(0, make_module)
+        _check_module(self._skeleton)
+        self._try_batch(self.dataset, "data")
+        if self.validation_dataset is not None:
+            self._try_batch(self.validation_dataset, "validation_data")
 
     @property
     def inputs(self) -> Any:
         """All inputs, `[M, ...]`."""
-        return self.rows.inputs
+        return self.dataset.inputs
 
     @property
     def targets(self) -> Any:
         """All targets, `[M, ...]`."""
-        return self.rows.targets
+        return self.dataset.targets
 
-    @staticmethod
-    def _seeded(seed: int, call: Callable[[], Any]) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
-            return call()
+    def _try_batch(self, dataset: InMemoryDataset, name: str) -> None:
+        """Run the module and the loss on one batch, so that an error appears here, with its cause.
 
-    def _try(self, rows: InMemoryDataset, name: str) -> None:
-        """Refuse now, by name, what would fail inside the first inner step."""
-        batch = rows.take(torch.arange(self.batch_size) % len(rows))
+        Raises:
+            ValueError: names the part that failed and the shapes that it was given.
+        """
+        inputs, targets = dataset.take(torch.arange(self.batch_size) % len(dataset))
         parameters = dict(self._skeleton.named_parameters())
-        buffers = dict(self._skeleton.named_buffers())
-        try:
-            with torch.no_grad():
-                value = self._seeded(0, lambda: self.loss(parameters, buffers, batch)[0])
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            inputs, targets = pytree.tree_map(lambda t: f"{list(t.shape)} {t.dtype}", batch)
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"module and loss do not take a batch of {name}: inputs {inputs}, "
-                f"targets {targets}: {line}"
-            ) from error
+        buffers = {key: value.clone() for key, value in self._skeleton.named_buffers()}
+        failures = (RuntimeError, ValueError, TypeError, IndexError)
+        with torch.no_grad():
+            try:
+                output = _seeded(0, lambda: self._output(parameters, buffers, inputs))
+            except failures as error:
+                raise ValueError(
+                    f"{type(self._skeleton).__name__} fails on a batch of {name}: inputs "
+                    f"{_shapes(inputs)}: {_first_line(error)}"
+                ) from error
+            try:
+                value = _seeded(0, lambda: self._loss_of_output(output, targets))
+            except failures as error:
+                raise ValueError(
+                    f"the loss fails on a batch of {name}: module output {_shapes(output)}, "
+                    f"targets {_shapes(targets)}: {_first_line(error)}"
+                ) from error
         if not isinstance(value, Tensor) or value.dim() != 0:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the loss must be a 0-dim tensor, on a batch of {name} it is {got}")
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw initial weights (and rows); batches come from the generator `draw` is given."""
+        """Draw initial weights, and the training examples if `examples` is set."""
         seed = int(torch.randint(2**62, (), generator=generator))
-        module = self._seeded(seed, self.make_module)
-        rows = self.rows.on(device)
+        module = _seeded(seed, self.make_module)
+        dataset = self.dataset.on(device)
         seen = unseen = None
         if self.examples is not None:
-            order = torch.randperm(len(rows), generator=generator)
+            order = torch.randperm(len(dataset), generator=generator)
             seen, unseen = order[: self.examples], order[self.examples :]
         draw_validation = None
-        if self.unseen is not None:
-            draw_validation = self._drawer(self.unseen.on(device), None)
+        if self.validation_dataset is not None:
+            draw_validation = self._batches(self.validation_dataset.on(device), None)
         elif unseen is not None and len(unseen):
-            draw_validation = self._drawer(rows, unseen)
+            draw_validation = self._batches(dataset, unseen)
         named = list(module.named_parameters())
         return Problem(
             parameters={k: v.detach().to(device) for k, v in named if v.requires_grad},
             fixed={k: v.detach().to(device) for k, v in named if not v.requires_grad},
             buffers={k: v.detach().to(device) for k, v in module.named_buffers()},
             loss=self.loss,
-            draw=self._drawer(rows, seen),
-            full=lambda: rows.take(self._for_evaluation(seen)),
+            draw=self._batches(dataset, seen),
+            full=lambda: dataset.take(self._for_evaluation(seen)),
             draw_validation=draw_validation,
         )
 
-    def _drawer(
-        self, rows: InMemoryDataset, among: Tensor | None
+    def _batches(
+        self, dataset: InMemoryDataset, among: Tensor | None
     ) -> Callable[[torch.Generator], Batch]:
-        count = len(rows if among is None else among)
+        """A function that draws batches of the examples at the indices `among`; None for all."""
+        count = len(dataset if among is None else among)
 
-        def draw(batches: torch.Generator) -> Batch:
-            index = torch.randint(count, (self.batch_size,), generator=batches)
-            return rows.take(index if among is None else among[index])
+        def draw(generator: torch.Generator) -> Batch:
+            index = torch.randint(count, (self.batch_size,), generator=generator)
+            return dataset.take(index if among is None else among[index])
 
         return draw
 
     def _for_evaluation(self, seen: Tensor | None) -> Tensor | None:
-        count = len(self.rows if seen is None else seen)
+        """Indices of at most `full_rows` training examples, evenly spaced; None for all."""
+        count = len(self.dataset if seen is None else seen)
         if self.full_rows is None or count <= self.full_rows:
             return seen
         spaced = torch.arange(self.full_rows) * count // self.full_rows
         return spaced if seen is None else seen[spaced]
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The loss of the module on `(inputs, targets)`, and its buffers afterwards."""
+        """The loss on a batch `(inputs, targets)`, and the new buffers."""
         inputs, targets = batch
         buffers = {key: value.clone() for key, value in buffers.items()}  # modules write in place
+        output = self._output(parameters, buffers, inputs)
+        return self._loss_of_output(output, targets), buffers
+
+    def _output(self, parameters: Tensors, buffers: Tensors, inputs: Any) -> Any:
         named = inputs if isinstance(inputs, dict) else {}
         positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-        output = functional_call(
+        return functional_call(
             self._skeleton, (parameters, buffers), () if named else positional, named
         )
-        return self._loss_of_output(output, targets), buffers
+
+
+def _seeded(seed: int, call: Callable[[], Any]) -> Any:
+    """Call with torch's global CPU generator seeded, and restore the generator afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        # `torch.manual_seed` would also seed GPU generators, which are not restored.
+        torch.default_generator.manual_seed(seed)
+        return call()
+
+
+def _check_module(module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"make_module must return an nn.Module, got {type(module).__name__}")
+    kind = type(module).__name__
+    for name, value in module.named_parameters():
+        if is_lazy(value):
+            raise ValueError(
+                f"{kind} is lazy: the shape of {name} is unknown. Let make_module call the module "
+                "on one input before returning it, or give the sizes"
+            )
+    if not any(value.requires_grad for value in module.parameters()):
+        raise ValueError(f"{kind} has no parameter that requires gradients: nothing to train")
+    for name, part in module.named_modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.sparse:
+            raise ValueError(f"{name or kind} has sparse=True: rules take no sparse gradients")
+
+
+def _shapes(tree: Any) -> Any:
+    """Shape and dtype in place of each tensor."""
+    return pytree.tree_map(
+        lambda leaf: (
+            f"{list(leaf.shape)} {leaf.dtype}" if isinstance(leaf, Tensor) else type(leaf).__name__
+        ),
+        tree,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

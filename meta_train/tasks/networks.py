@@ -1,4 +1,4 @@
-"""Parts that the networks of several families are made of."""
+"""Building blocks of the families' networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def make_mlp(
     sizes: Sequence[int], make_activation: Callable[[], nn.Module], scale_spread: float = 0.0
 ) -> nn.Module:
-    """A multi-layer perceptron `[*, sizes[0]] -> [*, sizes[-1]]`; see `rescale`."""
+    """Build an MLP `[*, sizes[0]] -> [*, sizes[-1]]`. For `scale_spread` see `rescale`."""
     layers: list[nn.Module] = []
     for k in range(len(sizes) - 1):
         layers += [nn.Linear(sizes[k], sizes[k + 1]), make_activation()]
@@ -28,7 +28,7 @@ def make_mlp(
 
 
 def rescale(module: nn.Module, spread: float) -> nn.Module:
-    """Multiply all initial weights by one factor exp(U(-spread, spread)); biases and gains stay."""
+    """Multiply all weight matrices by one factor exp(U(-spread, spread)); vectors stay."""
     if spread > 0:
         factor = math.exp(spread * (2 * float(torch.rand(())) - 1))
         with torch.no_grad():

@@ -1,36 +1,35 @@
-"""Random quadratics, the first problem of Andrychowicz et al. 2016 (section 3.1)."""
+"""Random quadratics (Andrychowicz et al. 2016, section 3.1)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
 
 
 class Quadratic(Task):
-    """f(theta) = |W theta - y|^2, W and y drawn from a normal distribution for each problem.
+    """f(theta) = |W theta - y|^2, with W and y drawn from a normal distribution for each problem.
 
     Args:
-        dimensions: size of theta, y and W's sides.
-        condition: the ratio of the largest to the smallest eigenvalue of W^T W, which lie evenly
-            in the logarithm between the two, and have the mean of those of a normal W. None
-            leaves W as it is drawn.
+        dimensions: n, for theta `[n]`, y `[n]` and W `[n, n]`.
+        condition: condition number of W^T W. Its eigenvalues are spaced evenly in the logarithm and
+            have the mean that they have for a normal W. None keeps W as it is drawn.
 
     Raises:
         ValueError: fewer than one dimension, or a condition below 1.
     """
 
     def __init__(self, *, dimensions: int = 10, condition: float | None = None) -> None:
-        if dimensions < 1:
-            raise ValueError(f"dimensions must be at least 1, got {dimensions}")
+        check_at_least(1, dimensions=dimensions)
         if condition is not None and not 1 <= condition < float("inf"):
             raise ValueError(f"condition must be at least 1 and finite, got {condition}")
         self.dimensions = dimensions
         self.condition = condition
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw W, y and the initial theta (normal)."""
+        """Draw W, y and the initial theta from a normal distribution."""
         n = self.dimensions
         w = self._conditioned(torch.randn(n, n, generator=generator)).to(device)
         y = torch.randn(n, generator=generator).to(device)
@@ -38,7 +37,7 @@ class Quadratic(Task):
         return Problem({"theta": theta}, {}, self.loss, lambda _: (w, y), lambda: (w, y))
 
     def _conditioned(self, w: Tensor) -> Tensor:
-        """W with its directions as they are, and the singular values that were asked for."""
+        """W with the same singular vectors and the eigenvalues that `condition` asks for."""
         if self.condition is None:
             return w
         n = self.dimensions
@@ -50,6 +49,6 @@ class Quadratic(Task):
 
     @staticmethod
     def loss(parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The squared residual; `batch` is (W, y)."""
+        """The squared residual. The batch is (W, y)."""
         w, y = batch
         return (w @ parameters["theta"] - y).square().sum(), buffers

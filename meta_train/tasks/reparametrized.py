@@ -1,9 +1,9 @@
-"""Any task with its tensors measured in random units: an augmentation against overfitting.
+"""Random rescaling of a task's parameters and loss: an augmentation against overfitting.
 
-A rule that is meta-trained on tensors of one scale learns that scale. Multiplying each tensor's
-parameters by a random factor, and dividing by it inside the loss, leaves the function as it was and
-changes every gradient (Lv et al. 2017, arXiv 1703.03633, section 4; Metz et al. 2022, arXiv
-2211.09760). A random factor on the loss changes all gradients together.
+A rule that is meta-trained on tensors of one scale overfits to that scale. Dividing a tensor by a
+random factor, and multiplying by it again inside the loss, keeps the function and changes its
+gradients (Lv et al. 2017, arXiv 1703.03633, section 4; Metz et al. 2022, arXiv 2211.09760). A
+random factor on the loss changes all gradients together.
 """
 
 from __future__ import annotations
@@ -13,73 +13,87 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_not_negative
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 
-UNIT = "unit of "
-LOSS_UNIT = UNIT
-"""The loss's own: no parameter has an empty name."""
+SCALE = "scale of "
+"""Prefix of the buffers that hold the factors."""
+
+LOSS_SCALE = SCALE
+"""The buffer of the loss's factor: no parameter has an empty name."""
 
 
 class Reparametrized(Task):
-    """Problems of `task`, each tensor in units of exp(U(-spread, spread)).
+    """The problems of `task`, with each parameter tensor and the loss rescaled at random.
+
+    `MetaTrainer` applies it if `TrainSettings.param_rescale_range` or `loss_rescale_range` is
+    positive.
+
+    Example:
+        Each tensor is divided by its own factor between 1/e and e::
+
+            Reparametrized(Quadratic(), param_rescale_range=1.0)
 
     Args:
-        task: where problems come from; it also validates and judges.
-        spread: half-width of the logarithm of a tensor's factor.
-        loss_rescale_range: half-width of the logarithm of the factor of a problem's loss.
+        task: the task to rescale. Validation and evaluation use it as it is.
+        param_rescale_range: each tensor is divided by exp(U(-range, range)).
+        loss_rescale_range: the loss of each problem is multiplied by exp(U(-range, range)).
 
     Raises:
-        ValueError: a negative spread.
+        ValueError: a negative range.
     """
 
-    def __init__(self, task: Task, spread: float, loss_rescale_range: float = 0.0) -> None:
-        for name, value in (("spread", spread), ("loss_rescale_range", loss_rescale_range)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+    def __init__(
+        self, task: Task, param_rescale_range: float, loss_rescale_range: float = 0.0
+    ) -> None:
+        check_not_negative(
+            param_rescale_range=param_rescale_range, loss_rescale_range=loss_rescale_range
+        )
         self.task = task
-        self.spread = spread
+        self.param_rescale_range = param_rescale_range
         self.loss_rescale_range = loss_rescale_range
         # All problems of a task share one loss.
-        self._inner_loss = task.sample(torch.Generator().manual_seed(0), torch.device("cpu")).loss
+        self._task_loss = task.sample(torch.Generator().manual_seed(0), torch.device("cpu")).loss
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
-        """The task itself, by the name of the one inside."""
-        return SampledTask(self.task.sample_task(generator).family, self)
+        """Return this task under the name of the original one."""
+        return self.task.sample_task(generator)._replace(task=self)
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw a problem of `task`, a unit for each tensor, and one for the loss."""
+        """Draw a problem of `task`, then a factor for each tensor, then one for the loss."""
         problem = self.task.sample(generator, device)
-        logs = (2 * torch.rand(len(problem.parameters), generator=generator) - 1) * self.spread
-        units = dict(zip(problem.parameters, logs.exp().to(device), strict=True))
-        buffers = {UNIT + key: unit for key, unit in units.items()}
+        count = len(problem.parameters)
+        logs = (2 * torch.rand(count, generator=generator) - 1) * self.param_rescale_range
+        scales = dict(zip(problem.parameters, logs.exp().to(device), strict=True))
+        buffers = {SCALE + key: scale for key, scale in scales.items()}
         if self.loss_rescale_range > 0:
             log = (2 * torch.rand((), generator=generator) - 1) * self.loss_rescale_range
-            buffers[LOSS_UNIT] = log.exp().to(device)
+            buffers[LOSS_SCALE] = log.exp().to(device)
         return replace(
             problem,
-            parameters={key: value / units[key] for key, value in problem.parameters.items()},
+            parameters={key: value / scales[key] for key, value in problem.parameters.items()},
             buffers={**problem.buffers, **buffers},
             loss=self.loss,
         )
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The loss of `task` at the parameters in its own units; the units ride in the buffers."""
-        units = {key: value for key, value in buffers.items() if key.startswith(UNIT)}
-        own = {key: value for key, value in buffers.items() if key not in units}
-        in_own_units = {
-            # What inner training leaves as it is has no unit.
-            key: value * units[UNIT + key] if UNIT + key in units else value
+        """The rescaled loss of `task` at the original parameters; the factors are buffers."""
+        scales = {key: value for key, value in buffers.items() if key.startswith(SCALE)}
+        own_buffers = {key: value for key, value in buffers.items() if key not in scales}
+        original = {
+            # Frozen parameters are not rescaled.
+            key: value * scales[SCALE + key] if SCALE + key in scales else value
             for key, value in parameters.items()
         }
-        loss, new_buffers = self._inner_loss(in_own_units, own, batch)
-        if LOSS_UNIT in units:
-            loss = loss * units[LOSS_UNIT]
-        return loss, {**new_buffers, **units}
+        loss, new_buffers = self._task_loss(original, own_buffers, batch)
+        if LOSS_SCALE in scales:
+            loss = loss * scales[LOSS_SCALE]
+        return loss, {**new_buffers, **scales}
 
     def validation(self) -> Task:
-        """As `task` says: in its own units."""
+        """The validation task of `task`, not rescaled."""
         return self.task.validation()
 
     def held_out(self) -> dict[str, Task]:
-        """As `task` says: in its own units."""
+        """The held-out tasks of `task`, not rescaled."""
         return self.task.held_out()

@@ -65,7 +65,7 @@ def test_adapt_takes_start_rule_rate_and_steps_from_the_initialisation(tmp_path)
     initialization = initialization_of(make_model(seed=2), rule=create_rule("sgd"), lr=0.2, steps=2)
     adapted = adapt(model, support, loss=mse, initialization=initialization)
     assert same(weights(adapted), weights(manual_sgd(make_model(seed=2), support, 2, 0.2)))
-    # Another rule: its own rate, not that of the initialisation's.
+    # Another rule uses its own learning rate, not the initialisation's.
     adapted = adapt(model, support, rule="sgd", loss=mse, initialization=initialization)
     assert same(weights(adapted), weights(manual_sgd(make_model(seed=2), support, 2, 0.01)))
     kept = adapt(model, support, steps=0, initialization=initialization, keep=["2."])

@@ -1,4 +1,4 @@
-"""What `adapt` says of what it cannot do, or of what has come out wrong."""
+"""Errors of `adapt`: unsupported arguments, and results that are not finite."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_says_what_is_wrong_with_the_outcome():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "gated-lstm"}, "rule 'gated-lstm' has weights to be learned"),
+        ({"rule": "gated-lstm"}, "rule 'gated-lstm' has weights that must be trained"),
         ({"rule": torch.optim.SGD}, "rule must be an UpdateRule, a name or a path"),
         ({"steps": "3"}, "steps must be a whole number of at least 0, got '3'"),
         ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
@@ -46,7 +46,7 @@ def test_says_what_is_wrong_with_the_outcome():
             {"loss": lambda out, y: y.sum(), "proximal": 1.0},
             "the loss does not depend on any parameter",
         ),
-        ({"keep": ["2."]}, "keep says what an initialisation leaves alone"),
+        ({"keep": ["2."]}, "keep names values that an initialisation leaves alone"),
     ],
 )
 def test_names_the_culprit(settings, message):
@@ -62,20 +62,20 @@ def test_parameters_that_the_loss_does_not_read_cannot_be_adapted():
             adapt(model, ((x, True), y), **settings)
     with pytest.warns((DeprecationWarning, FutureWarning)):  # torch 2.14 changed the kind
         scripted = torch.jit.trace(make_model(), x)
-    with pytest.raises(ValueError, match="modules that run in Python, got a ScriptModule"):
+    with pytest.raises(ValueError, match="does not support ScriptModules"):
         adapt(scripted, (x, y), loss=mse)
 
 
 def test_supports_that_would_be_misread_are_refused():
     x, y = make_batch()
-    with pytest.raises(ValueError, match="TensorDataset, which gives single examples"):
+    with pytest.raises(ValueError, match="TensorDataset, which yields single examples"):
         adapt(make_model(), torch.utils.data.TensorDataset(x, y), loss=mse)
     with pytest.raises(ValueError, match="got a list of 3 parts"):
         adapt(make_model(), iter([[x, y, y]]), loss=mse)
-    with pytest.raises(ValueError, match="the cross-entropy of one class is 0"):
+    with pytest.raises(ValueError, match="the cross-entropy of one class is always 0"):
         adapt(nn.Linear(3, 1), (x, y[:, :1]))
     sparse = nn.Embedding(5, 2, sparse=True)
-    with pytest.raises(ValueError, match="the gradient of parameter 'weight' is sparse"):
+    with pytest.raises(ValueError, match="parameter 'weight' has a sparse gradient"):
         adapt(sparse, (torch.arange(5), torch.zeros(5, 2)), loss=mse)
 
 
@@ -105,9 +105,9 @@ def test_regression_is_not_taken_for_classification(head, targets):
     ("targets", "message"),
     [
         ([0, 1] * 4, "takes one tensor of scores and one of targets, got Tensor and list"),
-        (torch.zeros(8, 1, dtype=torch.int64), r"\[8, 1\] of torch.int64, are no classes"),
-        (torch.full((8, 1), 1.0), r"are no classes of the module's output, \[8, 2\]"),
-        (torch.zeros(7, dtype=torch.int64), r"they would be \[8\]; or give a loss"),
+        (torch.zeros(8, 1, dtype=torch.int64), r"\[8, 1\] of torch.int64, do not fit"),
+        (torch.full((8, 1), 1.0), r"do not fit the module's output, \[8, 2\]"),
+        (torch.zeros(7, dtype=torch.int64), r"classes would have shape \[8\]; or give a loss"),
     ],
 )
 def test_targets_that_are_no_classes_are_named(targets, message):
@@ -120,9 +120,9 @@ def test_outputs_that_are_no_scores_are_named():
         def forward(self, x):
             return super().forward(x), x
 
-    with pytest.raises(ValueError, match="got tuple and Tensor: give a loss that takes these"):
+    with pytest.raises(ValueError, match="got tuple and Tensor: give a loss"):
         adapt(Two(3, 2), (torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64)))
-    with pytest.raises(ValueError, match=r"they would be \[\]; or give a loss"):
+    with pytest.raises(ValueError, match=r"classes would have shape \[\]; or give a loss"):
         whole = torch.zeros(8, dtype=torch.int64)
         adapt(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), (torch.zeros(8, 3), whole))
 
@@ -146,7 +146,7 @@ def test_probabilities_of_classes_are_targets():
 
 def test_what_is_no_initialisation_is_named():
     model = make_model()
-    with pytest.raises(ValueError, match="got OrderedDict: of a module there is Initialization.of"):
+    with pytest.raises(ValueError, match="Initialization.of.module. makes one of a module"):
         adapt(model, make_batch(), loss=mse, initialization=model.state_dict())
     with pytest.raises(ValueError, match="rule must be an UpdateRule, .* got 'sgd'"):
         Initialization.of(model, rule="sgd")

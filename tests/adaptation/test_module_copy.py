@@ -1,4 +1,4 @@
-"""`adapt` on modules that keep things, compute anew, are shared: what a plain loop would give."""
+"""`adapt` equals a plain loop on modules that keep activations, recompute or share parts."""
 
 import copy
 import threading
@@ -18,7 +18,7 @@ mse = nn.functional.mse_loss
 
 
 class Keeps(nn.Module):
-    """Keeps an activation, counts in Python, and assigns a buffer anew."""
+    """Keeps an activation, counts in Python, and reassigns a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Keeps(nn.Module):
 
 
 class Recomputes(nn.Module):
-    """Its middle is not stored for the backward pass."""
+    """Uses activation checkpointing."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +148,7 @@ def test_adapts_within_autocast_as_a_plain_loop_does(functional):
 
 
 class Odd(nn.Module):
-    """Much that a copy may go wrong with."""
+    """Attributes that a copy must handle: shared modules, methods, tensors with graphs."""
 
     def __init__(self):
         super().__init__()

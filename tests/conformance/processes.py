@@ -3,9 +3,8 @@
     @on_two_processes
     def test_sum(folder): ...  # runs in both, with torch.distributed set up (gloo)
 
-All such functions of a session share one start of the processes (seconds), at the first of them.
-They run in order; the first that fails is the last that runs, as the processes no longer agree on
-where they are.
+All such functions share one start of the processes, which takes seconds. They run in order; after
+the first failure no other runs, since the processes are no longer in step.
 """
 
 import functools
@@ -42,7 +41,7 @@ def on_two_processes(body):
 
 
 def _run(items, folder):
-    """Run those of the session's tests that need two processes, and keep how they failed."""
+    """Run the collected tests that need two processes, and keep their failures."""
     tests = [(item.module.__name__, item.name) for item in items if item.name in _BODIES]
     for _, name in tests:
         _FAILURES[name] = ["not run: a test before it failed"]
@@ -71,7 +70,7 @@ def _work(rank, tests, folder):
             importlib.import_module(module)
             _BODIES[name](folder / name)
             dist.barrier()
-        except BaseException:  # what pytest.raises raises is no Exception
+        except BaseException:  # pytest.raises fails with a BaseException
             report.write_text(traceback.format_exc())
             os._exit(0)  # the other process fails in its next exchange with this one
         report.write_text("")
@@ -80,7 +79,7 @@ def _work(rank, tests, folder):
 
 def _be_strict_about_warnings():
     warnings.simplefilter("error")
-    # Of torch.distributed.optim, while it is imported; its kind changed in torch 2.14.
+    # From the import of torch.distributed.optim; the kind of warning changed in torch 2.14.
     warnings.filterwarnings("ignore", r"`torch\.jit\.(script|interface)` is deprecated")
-    # Of a checkpoint with no_dist=True, which is what it says.
+    # From a checkpoint with no_dist=True, as intended.
     warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)

@@ -1,4 +1,4 @@
-"""Models on one and two processes, alike but for how they are spread, and how to compare them."""
+"""The same models on one and on two processes, and helpers that compare them."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def make_alone(rule, seed=0):
 
 
 def train(model, optimizer, steps, alone=False):
-    """Each process sees its half of a batch; all give the optimizer the loss of the whole."""
+    """Each process reads its half of a batch; all give the optimizer the whole batch's loss."""
     dtype = next(model.parameters()).dtype
     inputs = torch.linspace(-1, 1.5, 24, dtype=dtype).reshape(8, 3)
     targets = inputs.prod(1, keepdim=True)
@@ -68,7 +68,7 @@ def train(model, optimizer, steps, alone=False):
 
 
 def snapshot(model, optimizer):
-    """The weights and the state, of sharded tensors this process's part."""
+    """The weights and the state; of sharded tensors, the part of this process."""
     parameters = list(model.parameters())
     states = [optimizer.state[parameter] for parameter in parameters]
     return [
@@ -119,7 +119,7 @@ def assert_close(actual, expected, tolerance=1e-6):
 
 
 def refusal(kind, function, *arguments, **settings):
-    """The message with which a call is refused."""
+    """The error message of a call."""
     with pytest.raises(kind) as caught:
         function(*arguments, **settings)
     return str(caught.value)

@@ -97,7 +97,7 @@ def test_40_state_of_another_width_is_refused(rule_name):
     other, _ = make_optimizer(make_rule(rule_name), torch.ones(2))
     with pytest.raises(ValueError, match="rule"):
         other.load_state_dict(saved)
-    saved["param_groups"][0].pop("rule")  # as a checkpoint from before the fingerprint
+    saved["param_groups"][0].pop("rule")  # as in a checkpoint without the rule's digest
     with pytest.raises(ValueError, match="shape"):
         other.load_state_dict(saved)
 

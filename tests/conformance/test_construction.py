@@ -120,7 +120,7 @@ def test_05_a_group_added_in_mid_run_gets_the_defaults_and_leaves_old_state(rule
 @pytest.mark.parametrize("name", list_pretrained())
 def test_06_bundled_rules_need_nothing_but_what_they_read_and_are_shared(name):
     plan = from_pretrained(name).required_context()
-    assert plan <= {"total_steps"}  # what a usual loop can give
+    assert plan <= {"total_steps"}  # the only one that a usual loop can give
     settings = {field: 100 for field in plan}
     first, second = (LearnedOptimizer([parameter()], rule=name, **settings) for _ in range(2))
     assert first.rule is second.rule

@@ -86,7 +86,7 @@ def test_52_fsdp2_resumes_bitwise_from_a_distributed_checkpoint(folder):
 
 @on_two_processes
 def test_52_fsdp2_state_is_gathered_and_spread_again(folder):
-    """Every process, or only the first, has the whole state in hand, and all resume bitwise."""
+    """Every process, or only the first, has the whole state; all resume bitwise."""
     rule = make_rule("adam-lstm")
     unbroken = make_sharded(rule)
     train(*unbroken, 3)
@@ -145,7 +145,7 @@ def test_52_any_placement_steps_its_local_part(folder):
         plain.grad = 3 * plain.detach() - 0.5
         for parameter in spread:
             gradient = plain.grad.clone() / RANKS
-            # As autograd may leave it: each process has a term of the sum.
+            # As autograd may leave it: each process holds one term of the sum.
             mesh = parameter.device_mesh
             unreduced = [Replicate()] * (mesh.ndim - 1) + [Partial()]
             parameter.grad = DTensor.from_local(gradient, mesh, unreduced)
@@ -173,6 +173,9 @@ def test_52_what_cannot_be_stepped_in_parts_is_refused(folder):
     class Whole(UpdateRule):
         def init_tensor_state(self, parameter):
             return {}
+
+        def update(self, gradients, parameters, states, context):
+            return gradients, states
 
     for rule, word in ((Whole(), "Whole"), (make_rule("step-size-lstm"), "StepSizeLSTM")):
         settings = {"rule": rule, "total_steps": 9}

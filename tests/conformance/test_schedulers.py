@@ -64,10 +64,16 @@ def test_46_cycling_the_momentum_is_refused_with_a_reason(rule, scheduler):
         scheduler(optimizer, 0.01, 10)
 
 
-def test_47_frameworks_find_no_train_or_eval_to_call(rule):
-    optimizer, _ = make_optimizer(rule, torch.ones(1))
-    assert not hasattr(optimizer, "train")
-    assert not hasattr(optimizer, "eval")
+def test_47_train_and_eval_leave_alone_what_keeps_no_average(rule):
+    """Trainer and accelerate call both; a planned run ends where it should be evaluated."""
+    optimizer, (parameter,) = make_optimizer(rule, torch.ones(2), total_steps=10)
+    step_with(optimizer, torch.ones(2))
+    before = clones([parameter])
+    optimizer.eval()
+    assert same([parameter.detach()], before)
+    optimizer.train()
+    step_with(optimizer, torch.ones(2))
+    assert not same([parameter.detach()], before)
 
 
 def test_48_a_swapped_step_and_swapped_parameters_are_honoured(rule):

@@ -1,4 +1,4 @@
-"""CONFORMANCE.md, lines 9 to 24: what a step does and leaves alone."""
+"""CONFORMANCE.md, lines 9 to 24: what a step changes and what it leaves alone."""
 
 import copy
 

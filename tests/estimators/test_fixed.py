@@ -212,7 +212,7 @@ def test_units_are_of_what_is_adapted():
     task = Reparametrized(TwoLayers(), 1.0)
     problem = task.sample(torch.Generator().manual_seed(0), CPU)
     own = TwoLayers().sample(torch.Generator().manual_seed(0), CPU)
-    assert set(problem.buffers) == {"unit of head"}
+    assert set(problem.buffers) == {"scale of head"}
     body = {"body": BODY}
     loss, _ = task.loss({**body, **problem.parameters}, problem.buffers, problem.full())
     close(loss, TwoLayers.loss({**body, **own.parameters}, {}, own.full())[0])

@@ -1,4 +1,4 @@
-"""The few-shot table, to read and as JSON."""
+"""The table of a few-shot job, as text and as JSON."""
 
 import json
 import math
@@ -6,64 +6,65 @@ import math
 import pytest
 import torch
 
+from meta_train.few_shot.episodes import method_settings
 from meta_train.few_shot.evaluation import Evaluation
-from meta_train.few_shot.methods.registry import get_row
+from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.table import Recorded, as_json, render
-from meta_train.few_shot.training import Trained, row_of
+from meta_train.few_shot.table import RecordedEvaluation, as_json, render
+from meta_train.few_shot.training import TrainedMethod
 
 
-def judged(metric="accuracy", diverged=0, **rows):
-    """Rows as they come out of testing, by name: the steps at which they were judged."""
+def evaluated(metric="accuracy", diverged=0, **rows):
+    """Evaluated methods by name, at the given steps."""
     return {
         name.replace("_", "-"): (
-            Trained(name, get_row(name.replace("_", "-")), None, {}, {}),
+            TrainedMethod(name, get_method(name.replace("_", "-")).omniglot, None, {}, {}),
             Evaluation(metric, steps, torch.full((len(steps), 4), 0.5), diverged),
         )
         for name, steps in rows.items()
     }
 
 
-def test_steps_that_rows_do_not_share_are_shown_as_each_rows_own():
-    few = render(judged(maml=(3,), prototypical=(0,)), "title").splitlines()
+def test_steps_that_methods_do_not_share_are_shown_as_their_own():
+    few = render(evaluated(maml=(3,), prototypical=(0,)), "title").splitlines()
     assert few[2].split() == ["accuracy", "after", "0", "steps", "3", "steps"]
     assert few[3].split() == ["maml", "-", "50.0+-0.0"]
     assert few[4].split() == ["prototypical", "50.0+-0.0", "-"]
-    many = render(judged(maml=(0, 1, 3), imaml=(0, 1, 16), reptile=(0, 1, 50)), "title")
+    many = render(evaluated(maml=(0, 1, 3), imaml=(0, 1, 16), reptile=(0, 1, 50)), "title")
     lines = many.splitlines()
     assert lines[2].endswith("its steps") and all("-" not in line.split() for line in lines[3:6])
-    # Step 3 was not judged, so nothing is shown for maml's own.
-    other = render(judged(maml=(0, 1, 2, 4, 20), reptile=(0, 50)), "title").splitlines()
+    # Step 3, maml's own, was not evaluated: nothing is shown.
+    other = render(evaluated(maml=(0, 1, 2, 4, 20), reptile=(0, 50)), "title").splitlines()
     assert other[3].split()[-1] == "-" and other[4].split()[-1] == "50.0+-0.0"
 
 
 def test_the_table_says_how_many_episodes_diverged():
-    for rows in (judged(maml=(1,), diverged=3), judged(maml=(1,), anil=(1,), diverged=3)):
-        assert "maml: 3 of 4 episodes diverged, and stand still since" in render(rows, "title")
-    assert "diverged" not in render(judged(maml=(1,)), "title")
+    for rows in (evaluated(maml=(1,), diverged=3), evaluated(maml=(1,), anil=(1,), diverged=3)):
+        assert "maml: 3 of 4 episodes diverged and stopped there" in render(rows, "title")
+    assert "diverged" not in render(evaluated(maml=(1,)), "title")
 
 
-def test_what_was_written_of_an_evaluation_is_read_again():
+def test_a_written_evaluation_is_read_again():
     values = torch.tensor([[0.5, 0.7, 0.9], [0.1, 0.2, float("inf")]])
     evaluation = Evaluation("MSE", (0, 10), values, 1)
-    facts = as_json(Trained("maml", get_row("maml"), None, {}, {}), evaluation)
-    found = Recorded(json.loads(json.dumps(facts, allow_nan=False)))
+    facts = as_json(TrainedMethod("maml", get_method("maml").omniglot, None, {}, {}), evaluation)
+    found = RecordedEvaluation(json.loads(json.dumps(facts, allow_nan=False)))
     assert (found.steps, found.episodes) == ((0, 10), 3)
     assert (found.mean(0), found.interval(0)) == (evaluation.mean(0), evaluation.interval(0))
     assert math.isnan(found.mean(10)) and math.isnan(found.interval(10))
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 9.9995, 30.0, 99.994])
-def test_cells_stand_apart_and_rows_say_what_they_reach_in_their_own_steps(scale):
+def test_cells_stand_apart_and_methods_show_their_own_steps(scale):
     values = scale * torch.tensor([0.1, 0.2, 0.5, 3.0]).expand(12, 4)
-    few, many = (row_of(name, FewShotConfig()) for name in ("maml", "imaml"))
+    few, many = (method_settings(name, FewShotConfig()) for name in ("maml", "imaml"))
     rows = {
         "maml": (
-            Trained("maml", few, None, {}, {}),
+            TrainedMethod("maml", few, None, {}, {}),
             Evaluation("MSE", tuple(range(11)), values[1:], 0),
         ),
         "imaml": (
-            Trained("imaml", many, None, {}, {}),
+            TrainedMethod("imaml", many, None, {}, {}),
             Evaluation("MSE", (*range(11), 25), values, 0),
         ),
     }

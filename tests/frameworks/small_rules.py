@@ -1,4 +1,4 @@
-"""What the framework tests share: small learned rules, and runs that are stopped and resumed."""
+"""Helpers of the framework tests: small learned rules, and snapshots of runs."""
 
 import io
 
@@ -10,6 +10,7 @@ SETTINGS = {
     "adam-lstm": {"hidden_size": 4},
     "lstm": {"hidden_sizes": (4,)},
     "gated-lstm": {"hidden_size": 4, "use_loss": False},
+    "orthogonal-momentum": {},
 }
 
 each_rule = pytest.mark.parametrize("rule_name", SETTINGS)
@@ -20,12 +21,12 @@ def small_rule(name="adam-lstm"):
 
 
 def loss_rule():
-    """A rule that cannot step without the loss."""
+    """A rule that needs the loss."""
     return make_rule("gated-lstm", spread=0.1, hidden_size=4)
 
 
 def snapshot(model, optimizer):
-    """Everything that a resumed run must share with the unbroken one: compare with `same`."""
+    """All values that a resumed run must share with the unbroken one; compare with `same`."""
     return clones(model.state_dict().values()), optimizer.state_dict()
 
 

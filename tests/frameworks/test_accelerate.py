@@ -15,7 +15,7 @@ from learned_opt import LearnedOptimizer
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Its states are singletons: a test may not inherit those of another framework's test."""
+    """Reset the singletons of accelerate, so that tests do not affect each other."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -72,7 +72,7 @@ def test_a_run_resumes_bitwise(rule_name, tmp_path):
 
 
 def test_a_rule_that_reads_the_loss_resumes_bitwise(tmp_path):
-    """The prepared optimizer hands the closure on."""
+    """The prepared optimizer passes the closure on."""
     assert_resumes(tmp_path, 8, loss_rule())
 
 

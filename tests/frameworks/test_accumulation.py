@@ -42,7 +42,7 @@ def assert_resumes(rule):
     resumed.train(3)
     assert steps_taken(resumed.optimizer) == 6
     assert same(*(snapshot(run.model, run.optimizer) for run in (resumed, unbroken)))
-    # Up to the order of a sum, it is the run on whole batches.
+    # Equal to the run on whole batches, up to the order of a sum.
     whole.train(6)
     torch.testing.assert_close(*(run.model.state_dict() for run in (unbroken, whole)))
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from learned_opt import LearnedOptimizer
 
-# Lightning's own: a call that PyTorch deprecates, advice on speed, a new folder for checkpoints.
+# Lightning's own warnings: a deprecated call, advice on speed, a new folder for checkpoints.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
@@ -47,7 +47,7 @@ class Automatic(lightning.LightningModule):
 
 
 class Manual(Automatic):
-    """As Lightning's guide has it, `every` batches to a step, and giving the loss if asked to."""
+    """As in Lightning's guide: a step every `every` batches, with a closure if asked to."""
 
     def __init__(self, rule, give_loss=False, every=1):
         super().__init__(rule)
@@ -75,7 +75,7 @@ class Batches(DataLoader):
 
 
 class ResumableBatches(Batches):
-    """They go on in mid-epoch where they stopped, as Lightning asks of loaders."""
+    """A loader that resumes in mid-epoch, by Lightning's protocol."""
 
     seen = 0
 
@@ -115,7 +115,7 @@ def end(trainer):
 
 
 def assert_resumes(folder, make, steps, make_callbacks=lambda: (), stop=1, **settings):
-    """So many epochs, twice, at once and with a stop between them."""
+    """Train for some epochs, without a stop and with one."""
 
     def run(name, epochs, checkpoint=None):
         callbacks = make_callbacks()
@@ -165,7 +165,7 @@ def test_manual_accumulation_resumes_bitwise(tmp_path):
 
 
 def test_a_stop_in_mid_epoch_resumes_bitwise_if_the_loader_can(tmp_path):
-    """Without a resumable loader Lightning repeats the epoch's data, and warns of it."""
+    """Without a resumable loader Lightning repeats the epoch's data, with a warning."""
 
     def run(name, steps, checkpoint=None):
         folder, keep = tmp_path / name, {"every_n_train_steps": 3, "save_top_k": -1}

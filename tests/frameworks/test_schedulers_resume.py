@@ -1,4 +1,4 @@
-"""Every scheduler of torch.optim: a run stopped in its middle ends where the unbroken one ends."""
+"""Every scheduler of torch.optim: a run that stops and resumes ends like an unbroken one."""
 
 import inspect
 

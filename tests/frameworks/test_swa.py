@@ -1,4 +1,4 @@
-"""Averages of the weights by torch.optim.swa_utils: stopped, resumed, and where they end."""
+"""Averages of weights by torch.optim.swa_utils: stopped, resumed, and their final values."""
 
 import pytest
 import torch

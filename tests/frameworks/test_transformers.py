@@ -21,7 +21,7 @@ from learned_opt import LearnedOptimizer
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """Nothing is fetched; the states of accelerate, singletons, are left to nobody."""
+    """Work offline, and reset the singletons of accelerate."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -93,6 +93,7 @@ def make_trainer(folder, rule, model, passing, callbacks=(), **settings):
         model,
         arguments,
         train_dataset=make_data(isinstance(model, GPT2LMHeadModel)),
+        eval_dataset=make_data(isinstance(model, GPT2LMHeadModel)),
         callbacks=list(callbacks),
         **passing(model, rule),
     )
@@ -119,6 +120,35 @@ def assert_resumes(folder, rule, make=make_gpt2, passing=both, **settings):
 @each_rule
 def test_a_trainer_given_optimizer_and_schedule_resumes_bitwise(rule_name, tmp_path):
     assert_resumes(tmp_path, small_rule(rule_name))
+
+
+class WatchMode(TrainerCallback):
+    """Which weights the Trainer evaluates and saves."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_evaluate(self, args, state, control, optimizer, **kwargs):
+        self.seen.append(("evaluate", optimizer.param_groups[0]["train_mode"]))
+
+    def on_save(self, args, state, control, optimizer, **kwargs):
+        self.seen.append(("save", optimizer.param_groups[0]["train_mode"]))
+
+
+def test_the_trainer_evaluates_and_saves_the_average_and_resumes_bitwise(tmp_path):
+    rule, watch = small_rule("orthogonal-momentum"), WatchMode()
+
+    def trainer(name, *callbacks):
+        settings = {"eval_strategy": "steps", "eval_steps": 3}
+        return make_trainer(tmp_path / name, rule, make_gpt2(), both, callbacks, **settings)
+
+    unbroken = trainer("unbroken", watch)
+    unbroken.train()
+    assert watch.seen[:2] == [("evaluate", False), ("save", False)]
+    trainer("stopped", StopAt(3)).train()
+    resumed = trainer("resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoint-3"))
+    assert same(*(snapshot(run.model, run.optimizer) for run in (resumed, unbroken)))
 
 
 @each_rule

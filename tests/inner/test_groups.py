@@ -74,7 +74,7 @@ def test_groups_of_one_task_differ_in_their_problems():
     groups = make_groups()
     first, second = (runs.inner.parameters["theta"] for runs in groups.runs)
     assert not torch.equal(first, second)
-    assert [member.family for member in groups.members] == ["quadratic"] * 2
+    assert [member.name for member in groups.members] == ["quadratic"] * 2
 
 
 def test_a_single_task_stays():
@@ -133,7 +133,7 @@ def test_a_new_task_begins_at_the_lengths_of_its_time():
 def test_members_are_told_apart_by_their_family():
     groups = make_groups(AnySize(), groups=8)
     for member in groups.members:
-        assert member.family == ("even" if member.task.dimensions % 2 == 0 else "odd")
+        assert member.name == ("even" if member.task.dimensions % 2 == 0 else "odd")
 
 
 def resumed(groups, like):

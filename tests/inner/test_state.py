@@ -24,7 +24,7 @@ def make_inner(count=2):
 def test_it_starts_with_fresh_states_and_no_loss_seen():
     inner = make_inner()
     assert inner.parameters["theta"].shape == (2, 3)
-    assert inner.buffers["unit of theta"].shape == (2,)
+    assert inner.buffers["scale of theta"].shape == (2,)
     assert inner.states["theta"]["h0"].shape == (2, 3, 20)
     assert inner.teacher["theta"].keys() == {"step", "m", "v"}
     assert inner.alive.all()

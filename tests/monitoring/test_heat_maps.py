@@ -1,4 +1,4 @@
-"""Heat maps of tensors that come and go, and change their sizes."""
+"""Heat maps of tensors that appear, disappear and change their sizes."""
 
 import numpy as np
 import torch

@@ -1,6 +1,7 @@
-"""The monitor: what it writes is what the rule says, and training does not notice it."""
+"""The monitor writes the gates of the rule, and does not affect training."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -274,3 +275,13 @@ def test_refuses_other_optimizers_and_unseen_names(tmp_path):
             monitor.attach(torch.optim.Adam(make_model().parameters()))
         with pytest.raises(ValueError, match="observed"):
             monitor.figure(["forget"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("torch.utils.tensorboard", "tensorboard"), ("matplotlib", "matplotlib")]
+)
+def test_a_missing_extra_is_named_before_training(missing, extra, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    message = rf"needs? {extra}, which is not installed: .*'learned-opt\[tensorboard\]'"
+    with pytest.raises(ImportError, match=message):
+        GateMonitor(tmp_path)

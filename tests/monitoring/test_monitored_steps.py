@@ -1,4 +1,4 @@
-"""What the monitor shows of steps that are unlike others: equal names, skipped, compiled."""
+"""The monitor in special steps: equal names, skipped updates, compiled steps."""
 
 import math
 import warnings

@@ -90,7 +90,7 @@ def test_huge_gradients_are_not_mistaken_for_infinite_ones(rule):
 @QUIET
 def test_a_state_that_would_overflow_is_not_kept():
     optimizer, (parameter,) = make_optimizer(create_rule("rmsprop"), torch.ones(2))
-    step_with(optimizer, torch.tensor([1.0, 1e25]))  # its square overflows, and would for good
+    step_with(optimizer, torch.tensor([1.0, 1e25]))  # its square overflows, and stays so
     assert same(parameter, torch.ones(2))
     assert optimizer.skipped_updates == 1
     assert optimizer.state[parameter]["v"].eq(0).all()
@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_skips_all_tensors_of_a_rule_that_reads_it():
 
 
 class _Overflows(CoordinateRule):
-    """Descends by the gradient; where it is above 9, to infinity."""
+    """Gradient descent, but to infinity where the gradient is above 9."""
 
     def coordinate_state(self):
         return {"seen": ()}

@@ -1,4 +1,4 @@
-"""What `LearnedOptimizer` adds to the contract of torch.optim (tests/conformance)."""
+"""`LearnedOptimizer` beyond the contract of torch.optim, which tests/conformance covers."""
 
 import pytest
 import torch
@@ -6,21 +6,21 @@ from conftest import make_model, make_optimizer, make_rule, same, step_with, tra
 from torch import nn
 
 from learned_opt import LearnedOptimizer, UpdateRule
-from learned_opt.optimizer.chunks import pack, slice_up
+from learned_opt.optimizer.updates import batch_by_size, piece_indices
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5), (2, 3, 4), (0, 3), (5, 1)])
 @pytest.mark.parametrize("limit", [1, 2, 4, 7, 100])
 def test_slices_cover_a_tensor_once_within_the_limit(shape, limit):
     seen = torch.zeros(shape)
-    for index in slice_up(shape, limit):
+    for index in piece_indices(shape, limit):
         assert seen[index].numel() <= limit
         seen[index] += 1
     assert (seen == 1).all()
 
 
 def test_packs_keep_the_order_and_the_limit():
-    batches = list(pack("abcdef", [3, 3, 1, 9, 2, 2], 6))
+    batches = list(batch_by_size("abcdef", [3, 3, 1, 9, 2, 2], 6))
     assert batches == [["a", "b"], ["c"], ["d"], ["e", "f"]]
 
 
@@ -78,7 +78,7 @@ def test_state_can_be_made_before_the_first_step(rule):
 
 
 class _NeedsPlan(UpdateRule):
-    """Steps by the part of the run that is left; not coordinate-wise."""
+    """Steps in proportion to the steps left; not coordinate-wise."""
 
     needs = frozenset({"total_steps"})
 

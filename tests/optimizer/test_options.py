@@ -1,4 +1,4 @@
-"""Options of parameter groups and what closures return: followed, or refused by name."""
+"""Options of parameter groups and return values of closures: followed, or refused by name."""
 
 import math
 
@@ -24,9 +24,9 @@ def parameter(*shape):
         ({"lr": torch.tensor([1.0, 2.0])}, "one element"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
         ({"total_steps": 0}, "total_steps must be at least 1"),
-        ({"rule": create_rule("sgd")}, "a parameter group has rule, which is one for all"),
-        ({"rule": "nonsense"}, "a parameter group has rule"),
-        ({"chunk_size": 3}, "a parameter group has chunk_size"),
+        ({"rule": create_rule("sgd")}, "has its own rule, but all groups share one"),
+        ({"rule": "nonsense"}, "a parameter group has its own rule"),
+        ({"chunk_size": 3}, "a parameter group has its own chunk_size"),
     ],
 )
 def test_a_group_that_would_not_be_followed_is_refused(options, message):

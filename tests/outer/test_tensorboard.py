@@ -94,7 +94,7 @@ def test_losses_of_groups_that_share_a_family_are_averaged(tmp_path, mixture):
 
     def count(*arguments, **named):
         for member in trainer.groups.members:
-            counts[member.family] += 1
+            counts[member.name] += 1
         return step(*arguments, **named)
 
     trainer.meta_optimizer.step = count

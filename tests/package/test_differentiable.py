@@ -1,5 +1,8 @@
 """`higher` with learned optimizers, as a user would call it."""
 
+import importlib
+import sys
+
 import higher
 import pytest
 import torch
@@ -58,7 +61,7 @@ def test_a_rule_that_reads_the_loss_is_given_it():
 
 
 def in_both_drivers(rule, *lrs, steps, **options):
-    """Parameters after training a layer a group, by the optimizer itself and by `higher`."""
+    """Parameters after training with a group for each layer, by the optimizer and by `higher`."""
     results = []
     for differentiable in (False, True):
         model = make_model(torch.float64)
@@ -125,7 +128,7 @@ def test_refuses_what_would_be_stepped_wrongly():
     model = torch.nn.Linear(3, 2, dtype=torch.complex64)
     optimizer = LearnedOptimizer(model.parameters())
     with (
-        pytest.raises(ValueError, match="real parameters only"),
+        pytest.raises(ValueError, match="does not support complex parameters"),
         higher.innerloop_ctx(model, optimizer),
     ):
         pass
@@ -137,3 +140,11 @@ def test_refuses_what_would_be_stepped_wrongly():
         higher.innerloop_ctx(model, optimizer) as (fast, diffopt),
     ):
         diffopt.step(fast(x).sum())
+
+
+def test_without_higher_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "higher", None)
+    monkeypatch.delitem(sys.modules, "learned_opt.differentiable")
+    message = r"needs higher, which is not installed: .*'learned-opt\[higher\]'"
+    with pytest.raises(ImportError, match=message):
+        importlib.import_module("learned_opt.differentiable")

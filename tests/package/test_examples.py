@@ -17,15 +17,17 @@ def run(tmp_path, name, *arguments):
     return result.stdout
 
 
-def test_quickstart_beats_adams_default(tmp_path):
-    lines = run(tmp_path, "quickstart.py", "--steps", "60").splitlines()
-    default, _, learned = (float(line.split()[-1]) for line in lines)
-    assert learned < 0.5 * default
+def test_quickstart_beats_adamw_without_a_learning_rate(tmp_path):
+    lines = run(tmp_path, "quickstart.py", "--steps", "200").splitlines()
+    small, large, default, learned = (float(line.split()[-1]) for line in lines)
+    assert default < large < small
+    assert learned < default
 
 
-def test_custom_task_meta_trains_saves_and_uses_a_rule(tmp_path):
+def test_custom_task_meta_trains_saves_and_compares_a_rule(tmp_path):
     out = run(tmp_path, "custom_task.py", "--outer-steps", "3", "--out", "mine")
-    assert "loss after 200 steps" in out
+    rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["learned", "Adam", "RMSprop", "SGD + momentum", "Adam, decayed"]
     assert (tmp_path / "mine" / "weights.safetensors").is_file()
 
 
@@ -45,4 +47,4 @@ def test_gates_draws_its_figure(tmp_path):
 
 @pytest.mark.parametrize("name", ["quickstart.py", "custom_task.py", "few_shot.py"])
 def test_short_examples_stay_short(name):
-    assert len((EXAMPLES / name).read_text().splitlines()) < 40
+    assert len((EXAMPLES / name).read_text().splitlines()) <= 50

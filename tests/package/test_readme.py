@@ -1,93 +1,146 @@
-"""README says what is: its commands are those that CI runs, its numbers those of the card."""
+"""README: short, its lines are those that CI runs, and its numbers were measured."""
 
 import importlib
 import json
 import re
-from pathlib import Path
 
 import pytest
-import torch
+from pages import ROOT, cells, read, rows, snippets
 
-import learned_opt
-from learned_opt import list_pretrained, list_rules, load_card
-from learned_opt.rules import create_rule
-from meta_train import estimators
-from meta_train.estimators import ESTIMATORS
-from meta_train.evaluation.report import FLOOR
-from meta_train.outer import settings
-from meta_train.outer.trainer import MetaTrainer
+from learned_opt import load_card
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-
-
-def test_ci_runs_the_test_line_of_readme():
-    lines = re.findall(r"^python -m pip install .* && python -m pytest$", README, re.M)
-    assert len(lines) == 1
-    assert lines[0] in (ROOT / ".ci" / "run").read_text().splitlines()
-    assert lines[0] in (ROOT / "CONTRIBUTING.md").read_text().splitlines()
-
-
-def test_the_main_job_needs_no_arguments():
-    assert re.search(r"^python -m pip install .* && python -m meta_train$", README, re.M)
-
-
-def test_every_file_that_readme_links_to_is_there():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    anchors = {
-        "#" + heading.lower().replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", README, re.M)
-    }
-    assert len(links) > 5
-    assert [link for link in links if link not in anchors and not (ROOT / link).exists()] == []
-
-
-def test_the_table_is_the_card_of_the_bundled_weights():
-    table = README.split("<!-- table:")[1].split("<!-- end of table -->")[0]
-    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
-    shown = [[cell.strip() for cell in row.split("|")[2:-1]] for row in rows]
-    expected = []
-    for column in load_card("digits-lstm")["columns"].values():
-        patience = max(column["steps"], 2 * column["steps"] if column["steps"] == 100 else 0)
-        for figure in ("mean_loss", "final_loss"):
-            values = [row[figure] for row in column["rows"]]
-            cells = [
-                f"< {FLOOR:g}" if row[figure] < FLOOR
-                else f"{row[figure]:.2g} ± {row[figure + '_std']:.1g}"
-                for row in column["rows"]
-            ]  # fmt: skip
-            cells[values.index(min(values))] = f"**{cells[values.index(min(values))]}**"
-            expected.append(cells)
-        steps = [row["steps_to_reach_learned"] for row in column["rows"][1:]]
-        expected.append(
-            [str(column["steps"]), *(f"{s:.0f}" if s else f"> {patience}" for s in steps)]
-        )
-    assert shown == expected
+README = read("README.md")
+HELD_OUT = "| final training loss |"
 
 
 def measured(name):
     return json.loads((ROOT / "docs" / "measured" / f"{name}.json").read_text())
 
 
-def rows_below(heading, text=README):
-    """The cells of the table that begins with this heading."""
-    body = text.split(heading, 1)[1].split("\n\n", 1)[0]
-    rows = [line for line in body.splitlines() if line.startswith("| ")]
-    return [[cell.strip(" *") for cell in row.split("|")[1:-1]] for row in rows[1:]]
+def table_below(heading, text):
+    """The rows of the table whose first row begins like this."""
+    return rows(heading + text.split(heading, 1)[1].split("\n\n", 1)[0].split("<!--")[0])
 
 
-@pytest.mark.parametrize("where", ["README.md", "learned_opt/pretrained/step-size-lstm.md"])
-def test_the_held_out_table_is_what_was_measured(where):
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_ci_runs_the_test_line_of_readme():
+    lines = re.findall(r"^python -m pip install .* && python -m pytest$", README, re.M)
+    assert len(lines) == 1
+    assert lines[0] in read(".ci/run").splitlines()
+    assert lines[0] in read("CONTRIBUTING.md").splitlines()
+
+
+def test_the_main_job_needs_no_arguments():
+    line = 'python -m pip install -c constraints.txt ".[meta]" && python -m meta_train'
+    assert line in README.splitlines()
+
+
+def test_the_first_snippet_sets_nothing():
+    assert "LearnedOptimizer(model.parameters())\n" in snippets(README)[0]
+
+
+def held_out(*optimizers):
+    """Final losses on the held-out tasks by title, for these optimizers."""
+    found = {}
+    for column in measured("held_out")["columns"].values():
+        by_name = {row["optimizer"]: row for row in column["rows"]}
+        found[column["title"]] = [by_name[name] for name in optimizers]
+    return found
+
+
+LEARNED = ("step-size-lstm", "AdamW 1e-3", "AdamW tuned", "untrained step-size-lstm")
+SHOWN = ("orthogonal-momentum", "AdamW 1e-3", "AdamW tuned", LEARNED[0], LEARNED[3])
+
+
+@pytest.mark.parametrize(
+    ("page", "optimizers"),
+    [
+        ("README.md", SHOWN),
+        ("docs/measured.md", SHOWN),
+        ("learned_opt/pretrained/step-size-lstm.md", LEARNED),
+    ],
+)
+def test_the_held_out_table_is_what_was_measured(page, optimizers):
     expected = [
-        [column["title"]]
-        + [f"{row['final_loss']:.3g} ± {row['final_loss_std']:.1g}" for row in column["rows"]]
-        for column in measured("held_out")["columns"].values()
+        [title, *(f"{row['final_loss']:.3g} ± {row['final_loss_std']:.1g}" for row in found)]
+        for title, found in held_out(*optimizers).items()
     ]
-    assert rows_below("| final training loss |", (ROOT / where).read_text()) == expected
+    assert table_below(HELD_OUT, read(page)) == expected
 
 
 def test_the_card_in_the_weights_holds_what_was_measured():
-    assert load_card("step-size-lstm")["columns"] == measured("held_out")["columns"]
+    found = held_out(*LEARNED)
+    for column in load_card("step-size-lstm")["columns"].values():
+        for shown, row in zip(column["rows"], found[column["title"]], strict=True):
+            assert {**shown, "optimizer": row["optimizer"]} == row
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_what_is_said_of_the_default_is_what_was_measured(page):
+    found = held_out("orthogonal-momentum", "AdamW tuned")
+    ratios = {t: own["final_loss"] / tuned["final_loss"] for t, (own, tuned) in found.items()}
+    far = ratios.pop("SiLU MLP, digits")
+    lower = sorted(f"{1 - ratio:.0%}" for ratio in ratios.values())
+    assert len(ratios) == 6 and far < 1e-3
+    assert (lower[-1], min(ratios.values()), max(ratios.values())) == (
+        "4%",
+        pytest.approx(0.81, abs=0.005),
+        pytest.approx(0.96, abs=0.005),
+    )
+    assert "by 4% to 19%" in read(page)
+    assert not any(own["diverged_runs"] for own, _ in found.values())
+
+
+def test_the_gaps_of_the_learned_rule_are_what_was_measured():
+    losses = {
+        title: [row["final_loss"] for row in rows] for title, rows in held_out(*LEARNED).items()
+    }
+    long = losses.pop("ReLU MLP, 2000 steps")
+    gaps = {title: own / tuned - 1 for title, (own, _, tuned, _) in losses.items()}
+    others = [gap for title, gap in gaps.items() if title != "SiLU MLP, digits"]
+    text = read("docs/measured.md")
+    assert f"{sum(gaps.values()) / 6:+.2f}" == "-0.14" and "-0.14" in text
+    assert f"{sum(others) / 5:+.2f}" == "+0.01" and "+0.01" in text
+    assert f"{gaps['autoencoder, photos']:.0%}" == "11%" and "11%" in text
+    assert f"{long[0] / long[2] - 1:.0%}" == "2%" and "2%" in text
+    assert all(own < default for own, default, _, _ in losses.values())
+    conv = losses["conv net, photos"]
+    assert conv[3] < conv[0]
+    assert not any(rows[0]["diverged_runs"] for rows in held_out(*LEARNED).values())
+
+
+def test_the_digits_table_is_the_card_of_the_bundled_weights():
+    shown = table_below("| training loss, and steps |", read("docs/measured.md"))
+    expected = []
+    for column in load_card("digits-lstm")["columns"].values():
+        patience = 200 if column["steps"] == 100 else column["steps"]
+        for figure in ("mean_loss", "final_loss"):
+            expected.append(
+                [
+                    "< 2e-07"
+                    if row[figure] < 2e-7
+                    else f"{row[figure]:.2g} ± {row[figure + '_std']:.1g}"
+                    for row in column["rows"]
+                ]
+            )
+        steps = [row["steps_to_reach_learned"] for row in column["rows"][1:]]
+        expected.append(
+            [str(column["steps"]), *(f"{s:.0f}" if s else f"> {patience}" for s in steps)]
+        )
+    assert [row[1:] for row in shown] == expected
+
+
+def test_the_cost_that_readme_gives_is_that_of_the_table():
+    table = read("docs/choose.md").split("## What a step costs")[1]
+    line = next(line for line in table.splitlines() if line.startswith("| `orthogonal-momentum`"))
+    small, middle, large = cells(line)[1:4]
+    said = (
+        f"{small} times fused AdamW at 1e5 parameters, {middle} times at 1e6 and {large} times at"
+    )
+    assert said in README
 
 
 def test_the_memory_table_is_what_was_measured():
@@ -96,10 +149,11 @@ def test_the_memory_table_is_what_was_measured():
         cell = f"{row['mib']:.0f}"
         if row.get("seconds"):
             cell += f" ({1000 * row['seconds'] / row['steps']:.0f})"
-        expected.setdefault(f"{row['steps']:,} steps", {})[row["mode"]] = cell
-    modes = ("plain", "checkpointing", "truncated", "pes")
-    lines = [[steps, *(cells.get(m, "-") for m in modes)] for steps, cells in expected.items()]
-    assert rows_below("| peak, MiB (ms a step), at |") == lines
+        expected.setdefault(f"{row['steps']:,} steps", []).append(cell)
+    shown = table_below("| peak, MiB (ms a step), at |", read("docs/estimators.md"))
+    assert [[steps, *[cell for cell in row if cell != "-"]] for steps, *row in shown] == [
+        [steps, *row] for steps, row in expected.items()
+    ]
 
 
 def test_the_meta_gradient_table_is_what_was_measured():
@@ -107,7 +161,8 @@ def test_the_meta_gradient_table_is_what_was_measured():
         [row["library"], f"{row['ms']:.3g}", f"{row['x_higher']:.2f}", f"{row['peak_mib']:.3g}"]
         for row in measured("meta_gradient")["rows"]
     ]
-    assert [row[1:] for row in rows_below("| case | library |")] == expected
+    shown = table_below("| case | library |", read("docs/measured.md"))
+    assert [row[1:] for row in shown] == expected
 
 
 @pytest.mark.parametrize(
@@ -115,9 +170,10 @@ def test_the_meta_gradient_table_is_what_was_measured():
 )
 def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
+    tables = importlib.import_module(program).tables
     found = measured(name)
-    expected = importlib.import_module(program).document(found.get("cells", found))
-    assert (ROOT / "docs" / f"{name}.md").read_text() == expected
+    shown = importlib.import_module("documents").find_tables(read(f"docs/{name}.md"))
+    assert shown == tables(found.get("cells", found))
 
 
 def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
@@ -132,81 +188,18 @@ def test_seeds_are_shown_with_their_spread_and_counted(monkeypatch):
         "maml-further": {"1": curves(1.0, 8.0), "0": curves(2.0, 8.0)},
         "learned-gated-lstm": {"0": curves(0.5, 7.0), "1": curves(1.5, 7.0)},
     }
-    lines = list(table.seed_tables({"10": rows}))
-    assert lines[0] == "From 10 points, 2 seeds:\n"
+    lines = table.seeds_table(rows).splitlines()
     spread = "| 2.000 ± 1.414 | 1.500 ± 0.707 | 1.000 ± 0.707 | 2 of 2 | 1 of 2 | 2 of 2 |"
-    assert [line.split(" ", 2)[2] for line in lines[3:-1]] == [spread] * 10
+    assert [line.split(" ", 2)[2] for line in lines[2:]] == [spread] * 10
 
 
-def test_the_sine_table_is_what_was_measured():
-    rows = measured("sine")["10"]
-    shown = rows_below("| mean squared error after |")
-    assert len(shown) >= 3
-    for name, *cells in shown:
-        found = {one["steps"]: one for one in rows[name.strip("`")]["results"]}
-        means = [found[step]["mean"] for step in (0, 1, 2, 5, 10)]
-        halves = [found[step]["interval"] for step in (0, 1, 2, 5, 10)]
-        expected = [f"{mean:.2f} ± {half:.2f}" for mean, half in zip(means, halves, strict=True)]
-        assert cells == expected
-
-
-@pytest.mark.parametrize("points", ["10", "5"])
-def test_the_learned_rule_is_below_fixed_steps_as_readme_says(points):
-    rows = measured("sine")[points]
-    learned, *fixed = (
-        {one["steps"]: one["mean"] for one in rows[name]["results"]}
-        for name in ("learned-gated-lstm", "maml", "maml-further")
-    )
-    assert all(learned[step] < other[step] for other in fixed for step in range(1, 11))
-
-
-def test_what_readme_says_of_pairs_was_measured():
-    paired, text = measured("sine")["paired"], " ".join(README.split())
-
-    def said(points, other):
-        shares = [row["lower"] for row in paired[points][other]]
-        return f"{min(shares):.0%} to {max(shares):.0%}"
-
-    assert f"below MAML's on {said('10', 'maml')} of them" in text
-    assert f"(from 5 points {said('5', 'maml')})" in text
-    assert f"from 5 points it is below the control's on {said('5', 'maml-further')}." in text
-    first, *_, last = paired["10"]["maml-further"]
-    lead = (
-        f"from {first['lower']:.0%} of the curves after one step to {last['lower']:.0%} after ten"
-    )
-    assert lead in text
-    assert f"lower by {last['difference']:.3f} ± {last['interval']:.3f};" in text
-    for others in paired.values():
-        assert all(row["median"] < row["other_median"] for rows in others.values() for row in rows)
-        assert all(row["difference"] > row["interval"] for row in others["maml-further"])
-
-
-def test_what_readme_says_of_seeds_was_measured(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
-    table = importlib.import_module("sine_table")
-    rows, text = measured("sine")["seeds"]["10"], " ".join(README.split())
-    count = len(rows["maml"])
-
-    def seeds_below(kind, others):
-        errors = (table.of_seeds(rows, kind, step) for step in range(1, 11))
-        return [table.seeds_below(one, others) for one in errors]
-
-    assert f"Over {count} seeds of meta-training" in text
-    assert set(seeds_below("mean", table.FIXED)) == {count}
-    assert set(seeds_below("median", ("maml",))) == {count}
-    least = min(seeds_below("median", table.FIXED))
-    assert f"below the control's in at least {least} of the {count}" in text
-
-
-def test_what_readme_says_of_learned_rates_was_measured():
-    rows = measured("sine")["10"]
-    names = ("learned-gated-lstm", "meta-sgd", "layer-step-rates")
-    gates, single, stepwise = (
-        {one["steps"]: one["mean"] for one in rows[name]["results"]} for name in names
-    )
-    assert single[1] < gates[1] and all(stepwise[step] < gates[step] for step in (4, 5, 6))
-    assert single[10] is None or single[10] > 10
-    assert stepwise[10] is None or stepwise[10] > gates[10]
+def test_the_control_of_the_few_shot_table_took_as_many_outer_steps():
+    cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
+    places = [place[1:] for place in cells if place[0] == "maml-further"]
+    assert places
+    for place in places:
+        pair = [cells[name, *place] for name in ("maml-further", "learned-gated-lstm")]
+        assert pair[0]["outer_steps"] == pair[1]["outer_steps"], place
 
 
 def test_the_picture_is_of_the_outer_steps_that_readme_says():
@@ -219,77 +212,82 @@ def test_the_picture_is_of_the_outer_steps_that_readme_says():
     assert all(steps[name] == 3000 for name in others) and steps["meta-sgd"] == 21_000
 
 
-def test_the_control_of_the_few_shot_table_took_as_many_outer_steps():
-    cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
-    places = [place[1:] for place in cells if place[0] == "maml-further"]
-    assert places
-    for place in places:
-        pair = [cells[name, *place] for name in ("maml-further", "learned-gated-lstm")]
-        assert pair[0]["outer_steps"] == pair[1]["outer_steps"], place
+GUIDE = " ".join(read("docs/initialisations.md").split())
 
 
-def test_what_readme_says_of_omniglot_was_measured():
-    cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
-    text = " ".join(README.split())
-    for name, said in (
-        ("maml", "MAML has"),
-        ("fomaml", "first-order MAML"),
-        ("prototypical", "prototypical networks"),
-    ):
-        cell = cells[name, 5, 1]
-        figure = f"{100 * cell['accuracy']:.1f} ± {100 * cell['interval']:.1f}%"
-        assert f"{said} {figure} after {cell['minutes']:.0f} minutes" in text
-    learned = [cell for (name, *at), cell in cells.items() if at == [5, 1] and "lstm" in name]
-    assert all(cell["accuracy"] <= cells["maml", 5, 1]["accuracy"] for cell in learned)
+def test_the_sine_table_is_what_was_measured():
+    results = measured("sine")["10"]
+    shown = table_below("| mean squared error after |", read("docs/initialisations.md"))
+    assert len(shown) == 3
+    for name, *figures in shown:
+        found = {one["steps"]: one for one in results[name.strip("`")]["results"]}
+        expected = [found[step] for step in (0, 1, 2, 5, 10)]
+        assert figures == [f"{one['mean']:.2f} ± {one['interval']:.2f}" for one in expected]
 
 
-@pytest.mark.parametrize("name", list_rules())
-def test_the_state_table_is_true(name):
-    rule = create_rule(name)
-    parameter = torch.zeros(8, 4)
-    state = rule.init_state(parameter)
-    held = sum(value.nbytes for value in state.values() if value.shape[:2] == (8, 4)) // 32
-    assert re.search(rf"^\| `{name}` \|.*\| {held} \|$", README, re.M), (name, held)
+@pytest.mark.parametrize("points", ["10", "5"])
+def test_learned_gates_are_below_fixed_steps(points):
+    results = measured("sine")[points]
+    learned, *fixed = (
+        {one["steps"]: one["mean"] for one in results[name]["results"]}
+        for name in ("learned-gated-lstm", "maml", "maml-further")
+    )
+    assert all(learned[step] < other[step] for other in fixed for step in range(1, 11))
 
 
-def test_the_python_in_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", README, re.S):
-        exec(block, names)
-        if "optimizer" in names:
-            names["model"](torch.ones(2, 64)).sum().backward()
-            names["optimizer"].step()
-    assert isinstance(names["rule"], learned_opt.UpdateRule)
-    assert (tmp_path / "runs" / "gates").is_dir()
+def test_shares_of_curves_are_what_was_measured():
+    paired = measured("sine")["paired"]
+
+    def shares(points, other):
+        found = [row["lower"] for row in paired[points][other]]
+        return f"{min(found):.0%} to {max(found):.0%}"
+
+    for figure in (shares("10", "maml"), shares("5", "maml"), shares("5", "maml-further")):
+        assert figure in GUIDE
+    first, *_, last = paired["10"]["maml-further"]
+    for figure in (f"{first['lower']:.0%} of the curves", f"{last['lower']:.0%} after ten"):
+        assert figure in GUIDE
+    assert f"{last['difference']:.3f} ± {last['interval']:.3f}" in GUIDE
+    for others in paired.values():
+        assert all(row["median"] < row["other_median"] for one in others.values() for row in one)
+        assert all(row["difference"] > row["interval"] for row in others["maml-further"])
 
 
-def test_the_python_in_contributing_trains(monkeypatch):
-    names: dict = {"__name__": "contributing"}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S):
-        exec(block, names)
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.tensor([3.0, -0.1])
-    learned_opt.LearnedOptimizer([parameter], rule=names["SignSGD"](), lr=0.5).step()
-    assert parameter.tolist() == [-0.5, 0.5]
+def test_counts_of_seeds_are_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
+    table = importlib.import_module("sine_table")
+    results = measured("sine")["seeds"]["10"]
+    count = len(results["maml"])
 
-    monkeypatch.setattr(estimators, "ESTIMATORS", {**ESTIMATORS, "half": names["HalfStep"]})
-    monkeypatch.setattr(settings, "ESTIMATORS", estimators.ESTIMATORS)
-    norms = []
-    for estimator in ("full", "half"):
-        torch.manual_seed(0)
-        trainer = MetaTrainer(
-            create_rule("adam-lstm", hidden_size=3),
-            names["Bowl"](),
-            settings.TrainSettings(estimator=estimator, horizons=(3,), runs=2),
-            device="cpu",
-        )
-        norms.append(trainer.take_outer_step().gradient_norm)
-    assert norms[0] == pytest.approx(2 * norms[1])
+    def seeds_below(kind, others):
+        errors = (table.of_seeds(results, kind, step) for step in range(1, 11))
+        return [table.seeds_below(one, others) for one in errors]
+
+    assert f"{count} seeds" in GUIDE
+    assert set(seeds_below("mean", table.FIXED)) == {count}
+    assert set(seeds_below("median", ("maml",))) == {count}
+    least = min(seeds_below("median", table.FIXED))
+    assert f"at least {least} of the {count}" in GUIDE
 
 
-@pytest.mark.parametrize("name", list_pretrained())
-def test_every_bundled_rule_has_a_card_to_read(name):
-    text = (ROOT / "learned_opt" / "pretrained" / f"{name}.md").read_text()
-    for heading in ("## Trained on", "## How well", "## Where not to use it"):
-        assert heading in text
+def test_learned_learning_rates_are_lower_where_they_were_trained():
+    results = measured("sine")["10"]
+    names = ("learned-gated-lstm", "meta-sgd", "layer-step-rates")
+    gates, single, stepwise = (
+        {one["steps"]: one["mean"] for one in results[name]["results"]} for name in names
+    )
+    assert single[1] < gates[1] and all(stepwise[step] < gates[step] for step in (4, 5, 6))
+    assert single[10] is None or single[10] > 10
+    assert stepwise[10] is None or stepwise[10] > gates[10]
+
+
+def test_the_omniglot_table_is_what_was_measured():
+    found = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
+    shown = table_below("| method | accuracy, % |", read("docs/initialisations.md"))
+    expected = [
+        [f"{100 * cell['accuracy']:.1f} ± {100 * cell['interval']:.1f}", f"{cell['minutes']:.0f}"]
+        for cell in (found[name, 5, 1] for name in ("maml", "fomaml", "prototypical"))
+    ]
+    assert [row[1:] for row in shown] == expected
+    learned = [cell for (name, *at), cell in found.items() if at == [5, 1] and "lstm" in name]
+    assert all(cell["accuracy"] <= found["maml", 5, 1]["accuracy"] for cell in learned)

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from learned_opt import (
     save_rule,
 )
 from learned_opt.rules import Context
+from learned_opt.rules.sgd import SGD
 from learned_opt.weights import rule_digest
 
 CONTEXT = Context(loss=torch.tensor(1.0), total_steps=torch.tensor(9.0))
@@ -47,6 +49,15 @@ def test_a_rule_survives_the_round_trip_bitwise(rule_name, settings, dtype, path
     assert same(dict(loaded.state_dict()), dict(rule.state_dict()))
     assert loaded.dtype == dtype or not list(rule.parameters())
     assert rule_digest(loaded) == rule_digest(rule)
+
+
+def test_every_bundled_file_is_listed_with_a_description():
+    folder = Path(learned_opt.weights.__file__).parent / "pretrained"
+    assert sorted(path.stem for path in folder.glob("*.safetensors")) == list_pretrained()
+    assert list_pretrained("*size*") == ["step-size-lstm"]
+    assert dict(list_pretrained(with_description=True)).keys() == set(list_pretrained())
+    for name, description in list_pretrained(with_description=True):
+        assert description.startswith(load_card(name)["rule"])
 
 
 def test_digests_tell_rules_settings_and_weights_apart():
@@ -225,7 +236,7 @@ def test_other_users_may_read_what_was_saved(path):
 
 
 def test_a_rule_that_nobody_could_load_is_not_saved(path):
-    class Mine(UpdateRule):
+    class Mine(SGD):
         pass
 
     with pytest.raises(ValueError, match="Mine.*not registered"):

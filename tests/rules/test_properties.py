@@ -1,4 +1,4 @@
-"""Whatever parameters, gradients and options: no step fails, and a resumed run is the unbroken one.
+"""For any parameters, gradients and options: no step fails, and a resumed run equals a whole one.
 
 Hypothesis draws the cases, always the same ones.
 """
@@ -35,7 +35,7 @@ moderately = settings(max_examples=25, deadline=None, derandomize=True, database
 
 @st.composite
 def runs(draw):
-    """Parameters in groups, options, and for every step what becomes of every parameter."""
+    """Parameters in groups, options, and the kind of every gradient in every step."""
     count = draw(st.integers(1, 4))
     tensors = [
         {
@@ -81,7 +81,7 @@ def make_gradient(kind, parameter, random):
 
 
 class Run:
-    """A training run as drawn; a run of the same case can go on from its checkpoint."""
+    """A training run; another run of the same case can resume from its checkpoint."""
 
     def __init__(self, rule, case):
         self.case = case
@@ -140,7 +140,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bitwise(name, case):
     unbroken = Run(rule, case)
     for index in range(case["saved_after"]):
         unbroken.step(index)
-    resumed = Run(rule, {**case, "lrs": [0.25, 0.25]})  # the checkpoint brings the rates
+    resumed = Run(rule, {**case, "lrs": [0.25, 0.25]})  # the checkpoint holds the learning rates
     resumed.resume(unbroken.checkpoint())
     assert same(resumed.everything(), unbroken.everything())
     for index in range(case["saved_after"], len(case["kinds"])):

@@ -83,7 +83,7 @@ def expected(step_of):
 
 
 def reader(cell, use_loss):
-    """What the gates read, from a gradient-like number and the loss."""
+    """Inputs of the gates, from a gradient (or memory) and the loss."""
     lstm = Cell(cell) if cell is not None else lambda x: x
 
     def read(value, loss):
@@ -189,7 +189,7 @@ class SteeredTensor:
         self.first_rms = rms(parameter)
 
     def look(self, g, loss, total_steps):
-        """The features in the order in which the class lists them, but for the mean cosine."""
+        """The features in the order of `FEATURES`, without the mean cosine."""
         self.t += 1
         t, self.g, self.last = self.t, g, self.m9 / np.sqrt(self.v + 1e-24)
         cosines = [cosine(g, before) for before in (self.m9, self.m99, self.last)]

@@ -62,7 +62,7 @@ def test_hand_designed_rules_equal_torch_optim(case, dtype, rtol, atol):
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
 def test_a_gradient_whose_square_overflows_does_what_it_does_in_torch(name):
-    """The rule itself, that is: `LearnedOptimizer` skips such an update (test_guard)."""
+    """Of the rule itself; `LearnedOptimizer` skips such an update (test_finite_guard)."""
     reference = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[name]
     theirs = torch.nn.Parameter(torch.ones(1))
     optimizer, rule, ours = reference([theirs], lr=0.1), make_rule(name), torch.ones(1)
@@ -75,7 +75,7 @@ def test_a_gradient_whose_square_overflows_does_what_it_does_in_torch(name):
 
 
 def inputs_of(rule, shape=(3, 2), seed=0):
-    """Away from kinks: a gradient, a parameter and a state in mid-run."""
+    """A gradient, a parameter and a state in mid-run, away from kinks."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*sizes):
@@ -98,6 +98,14 @@ def small(name):
 
 
 CONTEXT = Context(loss=torch.tensor(0.7), total_steps=torch.tensor(20.0))
+
+
+def test_rules_are_listed_by_pattern_and_with_descriptions():
+    assert list_rules("*gated*") == ["gated-lstm", "momentum-gated-lstm"]
+    assert list_rules("none") == []
+    rows = list_rules(with_description=True)
+    assert [name for name, _ in rows] == list_rules()
+    assert all(description and "\n" not in description for _, description in rows)
 
 
 @pytest.mark.parametrize("name", list_rules())

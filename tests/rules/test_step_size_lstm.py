@@ -1,4 +1,4 @@
-"""The step-size LSTM: what it promises beside its equations (test_rule_equations)."""
+"""Properties of the step-size LSTM; test_rule_equations has its equations."""
 
 import math
 
@@ -11,13 +11,12 @@ from torch.func import functional_call, vmap
 from learned_opt import LearnedOptimizer
 from learned_opt.monitoring.monitor import GateMonitor
 from learned_opt.rules import Context, tensor_directions
-from learned_opt.rules.step_size_lstm import FEATURES, StepSizeLSTM
+from learned_opt.rules.step_size_features import FEATURES
+from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 SHAPES = [(4, 3), (5,), (), (0, 2)]
 TOTAL = torch.tensor(20.0)
-MEAN_COSINE = [name for name, _, _ in FEATURES].index(
-    "mean over tensors of the cosine of gradient and m9"
-)
+MEAN_COSINE = list(FEATURES).index("mean_cosine")
 
 
 def draw(seed, shapes=SHAPES, dtype=torch.float64):
@@ -111,6 +110,22 @@ def test_the_loss_is_read_where_it_is_given():
     optimizer, _ = make_optimizer(trained(torch.float32), torch.ones(3))
     optimizer.param_groups[0]["params"][0].grad = torch.ones(3)
     optimizer.step()  # no closure: no error
+
+
+def test_a_gradient_in_few_coordinates_steps_no_further_than_its_floor_allows():
+    """One coordinate of 10,000 has a gradient: its direction is divided by 0.03, not by 0.01."""
+    gradient = torch.zeros(10_000).double()
+    gradient[7] = 5.0
+    parameter = torch.ones(10_000).double()
+    rule = untrained()
+    context = Context(total_steps=torch.tensor(20.0))
+    (delta,), _ = rule([gradient], [parameter], [rule.init_state(parameter)], context)
+    assert rms(delta).item() == pytest.approx(0.01 / 0.03, rel=1e-6)
+    assert delta[7].item() == pytest.approx(-1 / 0.03, rel=1e-6)
+    rule.head.bias.data[2] = -2.0  # without Adam's direction, with the slow one and the gradient
+    rule.head.bias.data[3], rule.head.bias.data[5] = 1.0, 1.0
+    (delta,), _ = rule([gradient], [parameter], [rule.init_state(parameter)], context)
+    assert delta[7].item() == pytest.approx(-1 / 0.03, rel=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 7])

@@ -1,4 +1,4 @@
-"""What a run that is resumed is held to."""
+"""Descriptions of tasks, which a resumed run compares."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_train.few_shot.heads.task import ScoredEpisodes
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.tasks import ModuleTask, create_mixture, create_task, list_tasks
 from meta_train.tasks.describe import describe, difference
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
@@ -31,14 +31,14 @@ def test_settings_are_told_apart_and_where_data_lies_is_not():
 def test_tasks_within_tasks_are_described():
     stored = describe(StoredHeads(Sine(shots=3, fresh="nothing"), 7))
     assert stored["tasks"] == 7 and stored["episodes"]["shots"] == 3
-    scored = describe(ScoredEpisodes(OmniglotEpisodes(ways=3, hidden=4), "r2d2"))
-    assert scored["method"] == "r2d2" and scored["task"]["ways"] == 3
+    scored = describe(EmbeddingEpisodes(OmniglotEpisodes(ways=3, hidden=4), "r2d2"))
+    assert scored["head"] == "r2d2" and scored["episodes"]["ways"] == 3
     mixture = describe(create_mixture(families={"quadratic": {"dimensions": 3}, "sine": {}}))
     assert mixture["families"]["quadratic"]["dimensions"] == 3
     assert mixture["families"]["sine"]["family"] == "Sine"
 
 
-def test_what_has_no_words_is_left_out():
+def test_functions_and_tensors_are_left_out():
     data = torch.zeros(4, 2), torch.zeros(4, 1)
     task = ModuleTask(lambda: nn.Linear(2, 1), nn.functional.mse_loss, data, batch_size=2)
     assert describe(task) == {"family": "ModuleTask", "batch_size": 2}

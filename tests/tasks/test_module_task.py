@@ -1,4 +1,4 @@
-"""Modules, losses and data of the user's own."""
+"""`ModuleTask`: any module, loss and data."""
 
 import math
 
@@ -34,7 +34,7 @@ def row_set(inputs):
     return {tuple(row) for row in inputs.tolist()}
 
 
-def test_a_module_and_data_of_the_users_own_make_a_task():
+def test_a_module_a_loss_and_data_make_a_task():
     task = regression()
     problem = sample(task)
     x, y = problem.draw(generator("batch"))
@@ -42,7 +42,7 @@ def test_a_module_and_data_of_the_users_own_make_a_task():
     loss, _ = problem.loss(problem.parameters, {}, (x, y))
     expected = nn.functional.linear(x, problem.parameters["weight"], problem.parameters["bias"])
     torch.testing.assert_close(loss, nn.functional.mse_loss(expected, y))
-    assert task.sample_task(generator(0)).family == "module-task"
+    assert task.sample_task(generator(0)).name == "module-task"
     assert problem.draw_validation is None
 
 
@@ -72,12 +72,12 @@ def test_data_too_large_to_hold_is_refused(monkeypatch):
             while True:
                 yield torch.zeros(100), torch.zeros(1)
 
-    monkeypatch.setattr(in_memory, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(in_memory, "MAX_DATASET_BYTES", 10_000)
     with pytest.raises(ValueError, match="GiB.*Subset"):
         ModuleTask(lambda: nn.Linear(100, 1), nn.functional.mse_loss, DataLoader(Endless()))
 
 
-def test_examples_are_a_problems_own_and_the_others_are_its_validation_data():
+def test_each_problem_draws_its_examples_and_validates_on_the_others():
     task = regression(examples=8)
     seen = []
     for seed in range(2):
@@ -91,7 +91,7 @@ def test_examples_are_a_problems_own_and_the_others_are_its_validation_data():
     assert seen[0] != seen[1]
 
 
-def test_validation_data_of_the_users_own_are_drawn():
+def test_validation_data_is_drawn_from():
     other = torch.full((5, 3), 7.0), torch.zeros(5, 2)
     problem = sample(regression(validation_data=other))
     x, y = problem.draw_validation(generator("batch"))
@@ -100,7 +100,7 @@ def test_validation_data_of_the_users_own_are_drawn():
 
 
 @pytest.mark.parametrize("examples", [None, 9])
-def test_full_is_a_fixed_sample_of_a_problems_rows(examples):
+def test_full_is_a_fixed_sample_of_the_training_examples(examples):
     task = regression(full_rows=5, examples=examples)
     problem = sample(task)
     everything = row_set(sample(regression(examples=examples)).full()[0])
@@ -119,7 +119,7 @@ class TwoInputs(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["tuple", "dict"])
-def test_several_inputs_are_the_modules_arguments(form):
+def test_several_inputs_become_arguments_of_the_module(form):
     left, right, targets = torch.randn(6, 3), torch.randn(6, 3), torch.randn(6, 1)
     inputs = (left, right) if form == "tuple" else {"right": right, "left": left}
     task = ModuleTask(TwoInputs, nn.functional.mse_loss, (inputs, targets), 4)
@@ -138,7 +138,7 @@ def noisy_module():
 def test_buffers_and_dropout_work_in_many_runs_at_once():
     data = torch.randn(40, 3), torch.randn(40, 2)
     task = ModuleTask(noisy_module, nn.functional.mse_loss, data, 20)
-    problem = sample(task)  # the same one thrice: what differs is dropout
+    problem = sample(task)  # the same problem three times: only dropout differs
     rule, batch = create_rule("adam"), problem.draw(generator("batch"))
     loop = InnerLoop(rule, problem.loss, vectorize=True)
     inner = start(rule, [problem] * 3, vectorize=True)
@@ -186,13 +186,16 @@ def broken(part):
     [
         (broken(0), "inputs of data hold NaN or infinity in 1 of 5 rows, first in row 3"),
         (broken(1), "targets of data hold NaN or infinity in 1 of 5 rows, first in row 3"),
-        ((torch.zeros(5, 4), torch.zeros(5, 2)), r"batch of data: inputs \[4, 4\] torch.float32"),
+        (
+            (torch.zeros(5, 4), torch.zeros(5, 2)),
+            r"^Linear fails on a batch of data: inputs \[4, 4\] torch.float32: mat1 and mat2",
+        ),
         (([1.0], [2.0]), "inputs of data must be tensors with a row per example, got float"),
-        ((torch.zeros(5, 3),), r"data must be pairs \(inputs, targets\), got 1 things"),
+        ((torch.zeros(5, 3),), r"data must be pairs \(inputs, targets\), got 1 items"),
         (torch.zeros(5, 3), "data must be pairs .* got Tensor"),
         (({"a": torch.zeros(4), "b": torch.zeros(5)}, torch.zeros(4)), r"in length: \[4, 5\]"),
         (Ragged(), "items of data do not fit together"),
-        (TensorDataset(torch.zeros(5, 3)), "got 1 things"),
+        (TensorDataset(torch.zeros(5, 3)), "got 1 items"),
     ],
 )
 def test_wrong_data_is_named_in_one_line(data, message):
@@ -206,6 +209,19 @@ def test_wrong_validation_data_is_named():
         regression(validation_data=(torch.zeros(3, 5), torch.zeros(3, 2)))
 
 
+def test_a_failing_loss_is_told_from_a_failing_module():
+    def classify(targets):
+        ModuleTask(
+            lambda: nn.Linear(3, 2), nn.functional.cross_entropy, (torch.zeros(5, 3), targets)
+        )
+
+    message = r"^the loss fails on a batch of data: module output \[128, 2\] torch.float32, targets"
+    with pytest.raises(ValueError, match=message):
+        classify(torch.full((5,), 7))
+    with pytest.raises(ValueError, match=r"targets \[128, 1\] torch.int64"):
+        classify(torch.zeros(5, 1, dtype=torch.int64))
+
+
 def test_a_loss_must_be_one_number():
     def per_row(output, target):
         return (output - target).square().mean(1)
@@ -214,13 +230,20 @@ def test_a_loss_must_be_one_number():
         ModuleTask(lambda: nn.Linear(3, 2), per_row, (torch.zeros(5, 3), torch.zeros(5, 2)), 4)
 
 
+def test_defaults():
+    task = ModuleTask(
+        lambda: nn.Linear(3, 2), nn.functional.mse_loss, (torch.zeros(5, 3), torch.zeros(5, 2))
+    )
+    assert (task.batch_size, task.examples, task.full_rows) == (128, None, None)
+
+
 @pytest.mark.parametrize("wrong", [{"examples": 0}, {"examples": 13}, {"full_rows": 0}])
 def test_sizes_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         regression(**wrong)
 
 
-def test_frozen_parameters_stay_as_they_are():
+def test_frozen_parameters_do_not_change():
     def make():
         net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
         net[0].requires_grad_(False)
@@ -249,6 +272,8 @@ def test_frozen_parameters_stay_as_they_are():
         (lambda: nn.Linear(3, 2).requires_grad_(False), "Linear has no parameter that requires"),
         (nn.Tanh, "Tanh has no parameter"),
         (lambda: nn.Sequential(nn.Embedding(9, 2, sparse=True)), "0 has sparse=True"),
+        (lambda: torch.zeros(3), "make_module must return an nn.Module, got Tensor"),
+        (lambda: nn.LazyLinear(2), "LazyLinear is lazy: the shape of weight is unknown"),
     ],
 )
 def test_modules_that_cannot_be_trained_are_refused(make, message):

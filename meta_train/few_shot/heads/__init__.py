@@ -1,1 +1,1 @@
-"""Classifiers on top of an embedding: compared by distance, or solved in closed form."""
+"""Classifiers on a learned embedding: by distance, or solved in closed form."""

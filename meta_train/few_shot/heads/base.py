@@ -1,4 +1,4 @@
-"""What all methods share that read a whole episode at once, and take no inner step."""
+"""The base of classifiers that read a whole episode at once and take no inner step."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from torch import Tensor, nn
 from meta_train.tasks.episodes.networks import FewShotNetwork
 from meta_train.tasks.episodes.sampler import Episode
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
-class EpisodeMethod(nn.Module):
-    """Embeds support and query images, and scores each query image for each class.
 
-    The body's parameters have the names that they have in the network ("body.0.weight"), so that
-    one initialisation serves all methods. Pure and free of branches that depend on numbers: goes
-    through `torch.func.vmap` over episodes.
+class EpisodeClassifier(nn.Module):
+    """An embedding and a head that classify the query images from the support images.
 
-    Where statistics of the batch normalise, they are those of support and query images together,
-    as in the training of Snell et al.'s code (its test takes running averages); with
-    batch_norm="support", in evaluation mode, those of the support images alone.
+    Parameters of the body have the names of the few-shot network ("body.0.weight"), so one
+    initialisation fits all methods. The code is pure and has no branch that depends on values: it
+    runs under `torch.func.vmap` over episodes.
+
+    With batch_norm="batch", support and query images are normalised together, as in the training
+    code of Snell et al. (which tests with running averages). With batch_norm="support" and in
+    evaluation mode, the support set alone gives the statistics.
 
     Args:
-        network: its body embeds.
-        features: of the body.
-        ways: classes of an episode.
+        network: its body is the embedding.
+        ways: classes per episode (N).
     """
 
     mixes_queries: ClassVar[bool] = False
-    """Whether a query image's scores depend on the others, whatever normalises the embedding."""
+    """Whether the head itself makes the scores of a query image depend on other query images."""
 
     def __init__(self, network: FewShotNetwork, *, ways: int) -> None:
         super().__init__()
@@ -40,18 +41,22 @@ class EpisodeMethod(nn.Module):
 
     @property
     def solved_parameters(self) -> int:
-        """How many weights are found anew for each episode."""
+        """Number of weights that are solved for in each episode."""
         return 0
 
     def forward(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """The loss, 0-dim, and the scores `[queries, ways]`, of an episode."""
+        """Classify the query images of an episode.
+
+        Returns:
+            The loss, 0-dim, and the scores, `[queries, ways]`.
+        """
         support, query = self.embed(episode.support_x, episode.query_x)
         scores = self.scores(support, episode.support_y, query)
         return self.loss(scores, episode.query_y), scores
 
     def embed(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed support and query images."""
-        if self.training or not _keeps_statistics(self.body):
+        """Embed support images `[support, 1, H, W]` and query images `[queries, 1, H, W]`."""
+        if self.training or not _tracks_statistics(self.body):
             both: Tensor = self.body(torch.cat([support, query]))
             return both[: len(support)], both[len(support) :]
         self.body.train()
@@ -63,7 +68,7 @@ class EpisodeMethod(nn.Module):
 
     @abstractmethod
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """Score every query image for every class; the highest wins.
+        """Score each query image for each class; the highest score wins.
 
         Args:
             support: embedded support images, `[support, ...]`.
@@ -75,7 +80,7 @@ class EpisodeMethod(nn.Module):
         """
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the scores `[queries, ways]`: the cross-entropy, unless a method says."""
+        """Cross-entropy of the scores `[queries, ways]`; heads may define another loss."""
         return nn.functional.cross_entropy(scores, labels)
 
     def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
@@ -83,5 +88,6 @@ class EpisodeMethod(nn.Module):
         return nn.functional.one_hot(labels, self.ways).to(like)
 
 
-def _keeps_statistics(body: nn.Module) -> bool:
-    return any(getattr(module, "track_running_stats", False) for module in body.modules())
+def _tracks_statistics(body: nn.Module) -> bool:
+    norms = (module for module in body.modules() if isinstance(module, NORMS))
+    return any(norm.track_running_stats for norm in norms)

@@ -1,24 +1,24 @@
-"""Heads that are solved for in closed form, or exactly, and differentiated through the solution."""
+"""Heads that are solved exactly in each episode and differentiated through the solution."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from meta_train.few_shot.heads.base import EpisodeMethod
+from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.tasks.episodes.networks import FewShotNetwork
 
 
 def ridge(features: Tensor, targets: Tensor, strength: Tensor) -> Tensor:
-    """W that makes |X W - Y|^2 + strength |W|^2 smallest, by Woodbury's identity.
+    """Ridge regression: the W that minimises |X W - Y|^2 + strength |W|^2.
 
-    W = X^T (X X^T + strength I)^-1 Y: the matrix has the size of the support set, not of the
-    features (Bertinetto et al. 2019, arXiv 1805.08136, eq. 3 and 4).
+    By Woodbury's identity W = X^T (X X^T + strength I)^-1 Y: the matrix to invert is `[M, M]`, not
+    `[F, F]` (Bertinetto et al. 2019, arXiv 1805.08136, eq. 3 and 4).
 
     Args:
         features: X, `[M, F]`.
         targets: Y, `[M, N]`.
-        strength: positive, 0-dim.
+        strength: 0-dim, positive.
 
     Returns:
         `[F, N]`.
@@ -29,15 +29,15 @@ def ridge(features: Tensor, targets: Tensor, strength: Tensor) -> Tensor:
     return features.T @ solved
 
 
-class RidgeHead(EpisodeMethod):
+class RidgeHead(EpisodeClassifier):
     """R2D2: ridge regression to one-hot classes (Bertinetto et al. 2019, arXiv 1805.08136).
 
-    Scores are `scale * x W + bias` with learned scale and bias (eq. 5) and learned strength, which
-    is kept positive as an exponential.
+    Scores are `scale * x W + bias`, with learned scale and bias (eq. 5). The strength is learned as
+    the exponential of a parameter, so it stays positive.
 
     Args:
-        network: its body embeds.
-        ways: classes of an episode.
+        network: its body is the embedding.
+        ways: classes per episode (N).
         strength: initial strength of the ridge.
         scale: initial scale.
     """
@@ -54,25 +54,25 @@ class RidgeHead(EpisodeMethod):
 
     @property
     def solved_parameters(self) -> int:
-        """W, `[features, ways]`."""
+        """Entries of W, `[features, ways]`."""
         return self.features * self.ways
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`."""
+        """See `EpisodeClassifier`."""
         weights = ridge(support, self.one_hot(labels, support), self.log_strength.exp())
         return self.scale * (query @ weights) + self.bias
 
 
-class SVMHead(EpisodeMethod):
+class SVMHead(EpisodeClassifier):
     """MetaOptNet-SVM: a multi-class SVM on the support set (Lee et al. 2019, arXiv 1904.03758).
 
-    The dual of Crammer & Singer 2001 (eq. 11), with 1 added to the diagonal of the kernel as in the
-    released code, and a learned scale of the scores (eq. 12).
+    Solves the dual of Crammer & Singer 2001 (eq. 11). The kernel has 1 added to its diagonal, as in
+    the released code, and the scale of the scores is learned (eq. 12).
 
     Args:
-        network: its body embeds.
-        ways: classes of an episode.
-        c: bound of the dual variables (C).
+        network: its body is the embedding.
+        ways: classes per episode (N).
+        c: upper bound of the dual variables (C).
         iterations: see `svm_dual`.
         scale: initial scale.
     """
@@ -95,11 +95,11 @@ class SVMHead(EpisodeMethod):
 
     @property
     def solved_parameters(self) -> int:
-        """W, `[features, ways]`."""
+        """Entries of W, `[features, ways]`."""
         return self.features * self.ways
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`."""
+        """See `EpisodeClassifier`."""
         eye = torch.eye(len(support), dtype=support.dtype, device=support.device)
         kernel = support @ support.T + eye
         alpha = svm_dual(kernel, self.one_hot(labels, support), self.c, self.iterations)
@@ -107,20 +107,20 @@ class SVMHead(EpisodeMethod):
 
 
 def svm_dual(kernel: Tensor, members: Tensor, c: float, iterations: int = 200) -> Tensor:
-    """The dual variables of the multi-class SVM, differentiable by the kernel.
+    """Dual variables of the multi-class SVM, differentiable with respect to the kernel.
 
-    Minimises tr(A^T K A) / 2 - <Y, A> subject to A <= c Y, and every row of A sums to 0. With
-    B = c Y - A, rows of B lie in a simplex of size c: accelerated projected gradient (Beck &
-    Teboulle 2009, with the restarts of O'Donoghue & Candes 2015) finds where B is zero, and the
-    derivative is that of the linear equations that hold for the rest (the implicit function
-    theorem; Amos & Kolter 2017, arXiv 1703.00443, do the same for any quadratic program).
+    Minimises tr(A^T K A) / 2 - <Y, A> subject to A <= c Y, where each row of A sums to 0. With
+    B = c Y - A, the rows of B lie in a simplex of size c. Accelerated projected gradient descent
+    (Beck & Teboulle 2009, restarts of O'Donoghue & Candes 2015) finds the zeros of B. The other
+    entries solve linear equations, which give the derivative by the implicit function theorem
+    (Amos & Kolter 2017, arXiv 1703.00443, do this for any quadratic program).
 
     Args:
         kernel: K, `[M, M]`, positive definite.
         members: Y, one-hot, `[M, N]`.
         c: positive.
-        iterations: of the projected gradient; it converges linearly, the faster the smaller the
-            kernel's condition.
+        iterations: steps of projected gradient descent. It converges linearly, and faster for a
+            smaller condition number of the kernel.
 
     Returns:
         A, `[M, N]`.
@@ -128,18 +128,18 @@ def svm_dual(kernel: Tensor, members: Tensor, c: float, iterations: int = 200) -
     with torch.no_grad():
         solution = _projected_gradient(kernel.detach(), members, c, iterations)
     exact = _on_support(kernel, members, c, solution > 1e-6 * c)
-    # The value of the one, which is feasible in any case, with the derivative of the other.
+    # The value is `solution`, which is always feasible; the derivative is that of `exact`.
     return c * members - (solution + exact - exact.detach())
 
 
 def _projected_gradient(kernel: Tensor, members: Tensor, c: float, iterations: int) -> Tensor:
-    """B; every operation is the same whatever the numbers, for vmap."""
-    rate = 1 / torch.linalg.eigvalsh(kernel)[-1]
+    """B, `[M, N]`. No operation depends on values, so it runs under vmap."""
+    step = 1 / torch.linalg.eigvalsh(kernel)[-1]
     point = ahead = project(c * (1 - members), c)
     speed = torch.ones((), dtype=kernel.dtype, device=kernel.device)
     for _ in range(iterations):
         gradient = members - kernel @ (c * members - ahead)
-        new = project(ahead - rate * gradient, c)
+        new = project(ahead - step * gradient, c)
         restart = ((ahead - new) * (new - point)).sum() > 0
         faster = (1 + (1 + 4 * speed.square()).sqrt()) / 2
         momentum = torch.where(restart, 0.0, (speed - 1) / faster)
@@ -150,21 +150,21 @@ def _projected_gradient(kernel: Tensor, members: Tensor, c: float, iterations: i
 
 
 def project(rows: Tensor, size: float) -> Tensor:
-    """The nearest points of the simplex {b >= 0, sum b = size}, row by row `[M, N]`.
+    """Project each row of `[M, N]` onto the simplex {b >= 0, sum b = size}.
 
-    By sorting (Held et al. 1974; Duchi et al. 2008, figure 1).
+    Sorts each row (Held et al. 1974; Duchi et al. 2008, figure 1).
     """
     ordered = rows.sort(-1, descending=True).values
     count = torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
     levels = (ordered.cumsum(-1) - size) / count
-    # The level of the largest prefix that stays above it; those levels rise, then fall.
+    # Levels rise, then fall: the largest one belongs to the entries that stay positive.
     return (rows - levels.amax(-1, keepdim=True)).clamp_min(0)
 
 
 def _on_support(kernel: Tensor, members: Tensor, c: float, free: Tensor) -> Tensor:
-    """B from the equations that hold at the solution, given where it is not zero.
+    """B from the equations of the optimum, given its nonzero entries.
 
-    K B - nu 1^T = c K Y - Y where B is free, B = 0 elsewhere, and rows of B sum to c.
+    K B - nu 1^T = c K Y - Y where B is free, B = 0 elsewhere, and each row of B sums to c.
     """
     m, n = members.shape
     mask = free.to(kernel)

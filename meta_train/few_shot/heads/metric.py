@@ -1,4 +1,4 @@
-"""Methods that compare a query image with the support images: baselines of the few-shot table."""
+"""Heads that compare the query images with the support images."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from meta_train.few_shot.heads.base import EpisodeMethod
+from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.tasks.episodes.networks import FewShotNetwork, MeanPool
 
 
 def squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """`[M, F]` and `[N, F]` to `[M, N]`."""
-    # Not `cdist`, whose root has no derivative at 0.
+    """Squared Euclidean distances of `[M, F]` and `[N, F]`: `[M, N]`."""
+    # `cdist` takes a square root, which has no derivative at 0.
     return (left.unsqueeze(1) - right.unsqueeze(0)).square().sum(-1)
 
 
-class Prototypical(EpisodeMethod):
-    """Score: minus the squared distance to the class's mean (Snell et al. 2017, arXiv 1703.05175).
+class Prototypical(EpisodeClassifier):
+    """Prototypical networks (Snell et al. 2017, arXiv 1703.05175, eq. 1 and 2).
 
-    Equations 1 and 2, Euclidean.
+    The score of a class is minus the squared Euclidean distance to its mean embedding.
     """
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`."""
+        """See `EpisodeClassifier`."""
         return -squared_distances(query, self.prototypes(support, labels))
 
     def prototypes(self, support: Tensor, labels: Tensor) -> Tensor:
@@ -32,45 +32,46 @@ class Prototypical(EpisodeMethod):
         return members.T @ support / members.sum(0).unsqueeze(1)
 
 
-class Matching(EpisodeMethod):
-    """Attention over the support images by cosine (Vinyals et al. 2016, arXiv 1606.04080, eq. 1).
+class Matching(EpisodeClassifier):
+    """Matching networks (Vinyals et al. 2016, arXiv 1606.04080, eq. 1).
 
-    Scores are logarithms of the attention that a class's images get, so that the cross-entropy is
-    the paper's loss. Without full context embeddings (section 2.1.2): images are embedded each by
-    itself.
+    Attention over the support images is a softmax of cosines. The score of a class is the logarithm
+    of the attention on its images, so the cross-entropy is the paper's loss. Each image is embedded
+    by itself, without the full context embeddings of section 2.1.2.
     """
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`."""
+        """See `EpisodeClassifier`."""
         attention = (normalize(query, dim=-1) @ normalize(support, dim=-1).T).softmax(-1)
         return (attention @ self.one_hot(labels, support)).log()
 
 
-class Relation(EpisodeMethod):
-    """A network compares the last maps of query and class (Sung et al. 2018, arXiv 1711.06025).
+class Relation(EpisodeClassifier):
+    """Relation networks (Sung et al. 2018, arXiv 1711.06025, eq. 1 and 2).
 
-    Equations 1 and 2: maps of a class's support images are summed, joined with the query's, and two
-    convolutions and two linear layers give a relation in [0, 1], which is to be 1 or 0 (squared
-    error). The paper's embedding keeps larger maps; here it is that of all other methods, whose
-    last map is 2 x 2, so that the relation's convolutions do not pool.
+    The feature maps of a class's support images are summed and concatenated with those of the query
+    image. Two convolutions and two linear layers give a relation in [0, 1], which squared error
+    trains towards 1 for the right class and 0 for others. The paper's embedding has larger maps.
+    Here the embedding is that of the other methods: its last maps are 2 x 2, so the convolutions of
+    the relation do not pool.
 
     Args:
-        network: its body must end in maps.
-        ways: classes of an episode.
-        units: of the hidden linear layer.
+        network: its body must be convolutional.
+        ways: classes per episode (N).
+        units: units of the hidden linear layer.
 
     Raises:
         ValueError: the body has no maps.
     """
 
-    mixes_queries = True  # its own layers normalise all pairs together
+    mixes_queries = True  # Its batch normalisation sees all pairs.
 
     def __init__(self, network: FewShotNetwork, *, ways: int, units: int = 8) -> None:
         super().__init__(network, ways=ways)
         layers = list(network.body.children())
         if not any(isinstance(layer, nn.Conv2d) for layer in layers):
             raise ValueError("relation networks compare maps: they need architecture conv4")
-        self.body = nn.Sequential(*layers[:-1])  # without the pool; names stay
+        self.body = nn.Sequential(*layers[:-1])  # Without the pooling; parameter names stay.
         pooled = isinstance(layers[-1], MeanPool)
         channels = self.features if pooled else self.features // 4
         blocks: list[nn.Module] = []
@@ -90,7 +91,7 @@ class Relation(EpisodeMethod):
         )
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`; relations in [0, 1]."""
+        """Relations in [0, 1]; see `EpisodeClassifier`."""
         members = self.one_hot(labels, support)
         classes = (members.T @ support.flatten(1)).unflatten(1, support.shape[1:])
         pairs = torch.cat(
@@ -104,34 +105,35 @@ class Relation(EpisodeMethod):
         return relations.reshape(len(query), self.ways)
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The squared error of the relations."""
+        """Squared error of the relations."""
         return nn.functional.mse_loss(scores, self.one_hot(labels, scores))
 
 
-class Siamese(EpisodeMethod):
-    """Are two images of one class? (Koch et al. 2015, "Siamese neural networks").
+class Siamese(EpisodeClassifier):
+    """Siamese networks (Koch et al. 2015, "Siamese neural networks").
 
-    p = sigmoid(sum_j w_j |a_j - b_j| + bias), trained on all pairs of a query and a support image;
-    pairs of one class weigh as much as all others together. A class's score is the mean of its
-    images' (the paper has one image of each).
+    The probability that two images have the same class is
+    p = sigmoid(sum_j w_j |a_j - b_j| + bias). It is trained on all pairs of a query and a support
+    image; pairs of one class weigh as much as all other pairs together. The score of a class is the
+    mean over its support images (the paper has one image per class).
     """
 
     def __init__(self, network: FewShotNetwork, *, ways: int) -> None:
         super().__init__(network, ways=ways)
         self.compare = nn.Linear(self.features, 1)
         with torch.no_grad():
-            # Alike until told otherwise: the nearer, the likelier of one class.
+            # Starts as a distance: nearer images are more likely to share a class.
             self.compare.weight.fill_(-1 / self.features)
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`; log-odds."""
+        """Log-odds; see `EpisodeClassifier`."""
         distances = (query.unsqueeze(1) - support.unsqueeze(0)).abs()
         odds: Tensor = self.compare(distances).squeeze(-1)
         members = self.one_hot(labels, support)
         return odds @ members / members.sum(0)
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy of "one class or not"; with several shots, of their mean log-odds."""
+        """Binary cross-entropy of "same class"; with several shots, of the mean log-odds."""
         return nn.functional.binary_cross_entropy_with_logits(
             scores,
             self.one_hot(labels, scores),
@@ -139,11 +141,11 @@ class Siamese(EpisodeMethod):
         )
 
 
-class NearestNeighbour(EpisodeMethod):
-    """Score: the largest cosine with a class's support images. Has nothing of its own to train."""
+class NearestNeighbour(EpisodeClassifier):
+    """Nearest neighbour: the largest cosine with a support image of the class; nothing to train."""
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """See `EpisodeMethod`."""
+        """See `EpisodeClassifier`."""
         cosines = normalize(query, dim=-1) @ normalize(support, dim=-1).T
         others = self.one_hot(labels, support).T == 0
         return cosines.unsqueeze(1).masked_fill(others, -2.0).amax(-1)

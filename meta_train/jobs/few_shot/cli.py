@@ -1,4 +1,4 @@
-"""The command line of few-shot learning: `python -m meta_train few-shot`."""
+"""The command line of the few-shot job: `python -m meta_train few-shot`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from argparse import RawDescriptionHelpFormatter
 
 from jsonargparse import DefaultHelpFormatter
 
-from meta_train.few_shot.methods.registry import ROWS
-from meta_train.few_shot.settings import ALL, FewShotConfig
+from meta_train.few_shot.methods.registry import METHODS
+from meta_train.few_shot.settings import (
+    ALL,
+    EpisodeConfig,
+    EvaluationConfig,
+    FewShotConfig,
+    MetaTrainingConfig,
+    RunConfig,
+)
 from meta_train.jobs.command import OneLineParser, exit_status, read_config
 from meta_train.jobs.few_shot.job import run
 from meta_train.runtime.signals import Interrupted, TrainingStalled
@@ -19,23 +26,26 @@ PROGRAM = "python -m meta_train few-shot"
 
 
 class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the list of rows a list."""
+    """Keeps the line breaks of the list of methods."""
 
 
 def description() -> str:
-    """What the command does, and every row by name."""
+    """Says what the command does, and lists the methods."""
     lines = [
-        "Train a few-shot method and test it on episodes that it has not seen. Without",
-        "arguments: MAML on sine curves. --row all --data sine draws all rows in one",
-        "picture, sine.png. By default rows train for a short while, far from",
+        "Meta-train a few-shot method and test it on new episodes. Without arguments:",
+        "MAML on sine curves. --row all trains all methods that fit the data; on sine",
+        "curves it draws them in one picture, sine.png. Defaults train briefly, far from",
         "convergence; --effort 10 takes ten times the outer steps.",
         "",
-        f"rows (--row NAME, or --row {ALL} for all that fit; those with * fit sine curves):",
+        f"methods (--row NAME, or --row {ALL}); those with * fit sine curves:",
     ]
-    for name, row in ROWS.items():
-        mark = "*" if row.sine is not None else " "
+    for name, method in METHODS.items():
+        mark = "*" if method.sine is not None else " "
         lines += textwrap.wrap(
-            f"{mark} {name:<27} {row.source}", 80, initial_indent="  ", subsequent_indent=" " * 32
+            f"{mark} {name:<27} {method.source}",
+            80,
+            initial_indent="  ",
+            subsequent_indent=" " * 32,
         )
     return "\n".join(lines)
 
@@ -48,13 +58,17 @@ def build_parser() -> OneLineParser:
         description=description(),
         formatter_class=_Formatter,
     )
-    parser.add_argument("--config", action="config", help="a YAML file of settings")
-    parser.add_class_arguments(FewShotConfig, as_group=True)
+    parser.add_argument("--config", action="config", help="YAML file of settings")
+    for part in (MetaTrainingConfig, EpisodeConfig, EvaluationConfig, RunConfig):
+        parser.add_class_arguments(part, as_group=True)
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line.
+
+    Args:
+        arguments: the arguments after `few-shot`.
 
     Returns:
         The exit status, as of `meta_train.jobs.cli.main`.
@@ -67,8 +81,8 @@ def main(arguments: list[str]) -> int:
         run(config, write_config)
     except (Interrupted, KeyboardInterrupt, TrainingStalled, ValueError, OSError) as error:
         status, text = exit_status(error, PROGRAM)
-        if isinstance(error, KeyboardInterrupt):  # with something to go on with, it is Interrupted
-            text = "\nstopped at once, before there was anything to go on with"
+        if isinstance(error, KeyboardInterrupt):  # After the first checkpoint it is Interrupted.
+            text = "\nstopped before the first checkpoint: there is nothing to resume"
         print(text, file=sys.stderr)
         return status
     return 0

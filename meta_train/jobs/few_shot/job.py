@@ -1,4 +1,4 @@
-"""The few-shot job: train rows, test them on episodes, leave a run folder."""
+"""The few-shot job: trains methods, tests them on episodes, and writes a run folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
-from meta_train.few_shot.training import Trained, judge, take
-from meta_train.jobs.few_shot.folders import CONFIG, TABLE, job_folder, resume_arguments, row_folder
-from meta_train.jobs.few_shot.runner import Trainers, read_json, say
+from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
+from meta_train.jobs.few_shot.folders import (
+    CONFIG,
+    TABLE,
+    job_folder,
+    method_folder,
+    resume_arguments,
+)
+from meta_train.jobs.few_shot.runner import MethodRunner, read_json, say
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.signals import Interrupted, TrainingStalled
@@ -29,20 +35,20 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     """Run the job.
 
     Args:
-        config: see `FewShotConfig`.
-        write_config: is given a path to record the configuration at.
+        config: settings of the job.
+        write_config: writes the configuration to a path.
 
     Returns:
-        The run folder: config.yaml, table.json and, of each row, initialization.safetensors,
-        checkpoints/ and tensorboard/; of sine curves a picture, sine.png. Where there are several
-        rows, each has a folder of its own, and in a row's folder is that of the one it begins with.
+        The run folder. It holds config.yaml, table.json and, for sine curves, sine.png. Each method
+        has initialization.safetensors, checkpoints/ and tensorboard/, in a subfolder if there are
+        several methods. A method that begins with another one holds that one's folder.
 
     Raises:
-        ValueError: settings that do not go together, a damaged checkpoint.
-        OSError: the data is missing, the folder holds a run and `resume` was not asked for.
-        Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
-        TrainingStalled: too many outer steps of a method were skipped in a row; its checkpoint is
-            written, and the other methods have been trained and tested.
+        ValueError: settings that do not go together, or a damaged checkpoint.
+        OSError: the data is missing, or the folder holds a run and `resume` is false.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
+        TrainingStalled: too many outer steps of a method were skipped in a row. Its checkpoint is
+            written, and the other methods are trained and tested.
     """
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -52,11 +58,11 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     except KeyboardInterrupt:
         if not any(map(list_checkpoints, folder.glob("**/checkpoints"))):
             raise
-        stopped = f"stopped at once; go on with {resume_arguments(folder)}"
-        raise Interrupted(stopped) from None
+        message = f"stopped at once; resume with {resume_arguments(folder)}"
+        raise Interrupted(message) from None
     finally:
         if config.out is None:
-            with suppress(OSError):  # what is refused leaves no empty folder behind
+            with suppress(OSError):  # A refused job leaves no empty folder.
                 folder.rmdir()
 
 
@@ -67,31 +73,31 @@ def _run(
     folder: Path,
 ) -> Path:
     began = time.monotonic()
-    several = len(config.rows) > 1
-    done: dict[str, tuple[Trained, Evaluation]] = {}
+    several = len(config.methods) > 1
+    done: dict[str, tuple[TrainedMethod, Evaluation]] = {}
     kept = config.resume and (folder / TABLE).exists()
     table = read_json(folder / TABLE, "rows") if kept else {}
-    trainers = Trainers(config, device, folder, lambda: write_config(folder / CONFIG))
-    for name in config.rows:  # before hours of training, not after
+    runner = MethodRunner(config, device, folder, lambda: write_config(folder / CONFIG))
+    for name in config.methods:  # Before hours of training, not after.
         try:
-            trainers.check(name, row_folder(config, folder, name))
+            runner.check(name, method_folder(config, folder, name))
         except ValueError as error:
-            raise ValueError(f"row {name}: {error}" if several else str(error)) from error
+            raise ValueError(f"method {name}: {error}" if several else str(error)) from error
     failed: dict[str, TrainingStalled] = {}
-    for name in config.rows:
-        own = row_folder(config, folder, name)
+    for name in config.methods:
+        own_folder = method_folder(config, folder, name)
         try:
-            trained = take(name, trainers.trained(name, own), config)
-        except TrainingStalled as stop:  # which says nothing of other rows
-            failed[name] = stop
+            trainer = runner.train(name, own_folder)
+        except TrainingStalled as stall:  # The other methods go on.
+            failed[name] = stall
             if several:
-                say(f"{name}: {stop}")
+                say(f"{name}: {stall}")
             continue
-        trained.facts["begins_with"] = trainers.beginning(name)
-        evaluation = judge(trained, config, device)
+        trained = trained_method(name, trainer, config, runner.begun_with(name))
+        evaluation = evaluate_trained(trained, config, device)
         done[name] = trained, evaluation
-        _leave(config, trained, evaluation, own)
-        # After each row, so that an interrupted job leaves what it has.
+        _save_initialization(config, trained, evaluation, own_folder)
+        # After each method: an interrupted job keeps the results that it has.
         table[name] = as_json(trained, evaluation)
         report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})
         if several:
@@ -101,31 +107,33 @@ def _run(
     if done:
         print(render(done, _title(config)))
     if failed:
-        rows = f"{', '.join(failed)}: " if several else ""
-        raise TrainingStalled(f"{rows}{list(failed.values())[-1]}")
-    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all; left in {folder}/")
+        names = f"{', '.join(failed)}: " if several else ""
+        raise TrainingStalled(f"{names}{list(failed.values())[-1]}")
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes; results in {folder}/")
     return folder
 
 
-def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)  # a row that uses another's has trained none of its own
-    row = trained.row
+def _save_initialization(
+    config: FewShotConfig, trained: TrainedMethod, evaluation: Evaluation, folder: Path
+) -> None:
+    folder.mkdir(exist_ok=True)  # A method that uses another's training has no folder yet.
+    method = trained.method
     card = {
         "row": trained.name,
         "data": config.data,
         "ways": config.ways if config.data == "omniglot" else None,
-        "shots": config.support,
+        "shots": config.support_shots,
         **as_json(trained, evaluation),
         "torch": torch.__version__,
     }
     save_initialization(
         Initialization(
-            parameters={key: value.cpu() for key, value in trained.phi.items()},
+            parameters={key: value.cpu() for key, value in trained.initialization.items()},
             rule=trained.rule.cpu(),
-            lr=row.inner_lr,
-            steps=row.test_steps,
-            only=(HEAD,) if row.adapted == "head" else None,
-            proximal=row.proximal,
+            lr=method.inner_lr,
+            steps=method.test_steps,
+            only=(HEAD,) if method.adapted == "head" else None,
+            proximal=method.proximal,
             card=card,
         ),
         folder / "initialization.safetensors",
@@ -134,8 +142,8 @@ def _leave(config: FewShotConfig, trained: Trained, evaluation: Evaluation, fold
 
 def _title(config: FewShotConfig) -> str:
     if config.data == "sine":
-        return f"sine curves from {config.support} points"
-    return f"Omniglot, {config.ways}-way {config.support}-shot"
+        return f"sine curves from {config.support_shots} points"
+    return f"Omniglot, {config.ways}-way {config.support_shots}-shot"
 
 
 def _plain(config: FewShotConfig) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The rows of a few-shot job in training: what each one needs comes first, and nothing twice."""
+"""Trains the methods of a few-shot job, after the methods that they need, each once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from tqdm import tqdm
 
 from learned_opt.adaptation.initialization import load_initialization
 from learned_opt.files import write_atomically
-from meta_train.few_shot.methods.spec import FewShotMethod
+from meta_train.few_shot.episodes import (
+    TrainingTask,
+    evaluation_task,
+    method_settings,
+    training_task,
+)
+from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import make_trainer, row_of, take, test_task, train_task
-from meta_train.jobs.few_shot.folders import BEGIN, resume_arguments, row_folder
+from meta_train.few_shot.training import make_trainer, trained_method
+from meta_train.jobs.few_shot.folders import BEGIN, method_folder, resume_arguments
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
@@ -25,21 +31,21 @@ from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.base import Tensors
 
 
-class Trainers:
-    """Trains the rows of a job, and those that they need, each of them once.
+class MethodRunner:
+    """Trains the methods of a job and those that they need, each once.
 
     Args:
-        config: of the job.
-        device: where to train.
-        folder: of the job.
-        write_config: records the configuration, once there is a folder.
+        config: settings of the job.
+        device: device of training.
+        folder: run folder of the job.
+        write_config: writes the configuration; called when the first folder exists.
 
     Attributes:
-        trainers: that have trained, by row.
-        settings: of meta-training, by row that was checked: what fits a budget of memory is
-            predicted only once.
-        failed: why rows have stopped that have not.
-        beginnings: where the initialisation of a row began, if it was with another's.
+        trainers: trainers that have trained, by method.
+        settings: settings of meta-training by checked method, so that a memory budget is resolved
+            once.
+        failed: errors of methods that stalled.
+        beginnings: facts about the initialisation that a method began with, by method.
     """
 
     def __init__(
@@ -59,89 +65,97 @@ class Trainers:
         self.beginnings: dict[str, dict[str, Any]] = {}
 
     def check(self, name: str, folder: Path, config: FewShotConfig | None = None) -> None:
-        """Refuse what a row, or one that it needs, cannot be trained or tested with.
+        """Refuse a method that cannot be trained or tested, or that needs such a method.
 
-        Nothing is written. Arguments are those of `trained`.
+        Nothing is written. Arguments are those of `train`.
 
         Raises:
             ValueError: settings that do not go together.
             OSError: the data is missing.
         """
         config = self.config if config is None else config
-        row = row_of(name, config)
+        method = method_settings(name, config)
         for split in ("test", "validation") if config.validate else ("test",):
-            test_task(row, config, split=split).sample(generator("a look"), self.device)
-        needed = row.begins_with if config.begin is None else None
-        if row.trained_on == "nothing":
-            needed, config = row.uses, config.of_used()
+            self._try_sample(evaluation_task(method, config, split=split))
+        needed = method.begins_with if config.begin is None else None
+        if method.trained_on == "nothing":
+            needed, config = method.uses, config.for_used_method()
         else:
-            train_task(row, config).sample(generator("a look"), self.device)
+            self._try_sample(training_task(method, config))
             begin = None
-            if config.begin is not None and not _begun(folder, config):
+            if config.begin is not None and not _has_begun(folder, config):
                 begin = load_initialization(config.begin).parameters
             trainer = make_trainer(name, config, self.device, None, begin)
             self.settings[name] = trainer.settings
-            config = config.of_beginning()
-        if needed is not None and needed not in self.config.rows:
+            config = config.for_first_method()
+        if needed is not None and needed not in self.config.methods:
             self.check(needed, folder / needed, config)
 
-    def beginning(self, name: str) -> dict[str, Any] | None:
-        """What a row's training, or that of the one that it uses, has begun with."""
-        used = row_of(name, self.config).uses or name
+    def _try_sample(self, task: TrainingTask) -> None:
+        task.sample(generator("a look"), self.device)
+
+    def begun_with(self, name: str) -> dict[str, Any] | None:
+        """Facts about the initialisation that the training behind a method began with."""
+        used = method_settings(name, self.config).uses or name
         return self.beginnings.get(name) or self.beginnings.get(used)
 
-    def trained(self, name: str, folder: Path, config: FewShotConfig | None = None) -> MetaTrainer:
-        """The trainer of a row, or of the row that it uses, which has trained.
+    def train(self, name: str, folder: Path, config: FewShotConfig | None = None) -> MetaTrainer:
+        """Train a method, or the method whose training it uses.
 
         Args:
-            name: of the row.
-            folder: of the row's run. A row that it needs trains in a folder within.
-            config: of the row; by default the job's.
+            name: name of the method.
+            folder: run folder of the method. A method that it needs trains in a subfolder.
+            config: settings of its training; by default the job's.
+
+        Returns:
+            The trainer, which has trained.
 
         Raises:
             ValueError: a damaged checkpoint, or a resumed run that began with something else.
             OSError: the folder cannot be written.
-            Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
-            TrainingStalled: the method, or one that it needs, stalled; its checkpoint is written.
+            Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
+            TrainingStalled: the method, or one that it needs, stalled; a checkpoint is written.
         """
         config = self.config if config is None else config
-        if name in self.failed:  # once is enough, though several rows may need it
+        if name in self.failed:  # Several methods may need it: it is tried once.
             raise self.failed[name]
         if name not in self.trainers:
-            row = row_of(name, config)
-            if row.trained_on == "nothing":
-                assert row.uses is not None
-                self.trainers[name] = self._other(row.uses, folder, config.of_used())
+            method = method_settings(name, config)
+            if method.trained_on == "nothing":
+                assert method.uses is not None
+                used = config.for_used_method()
+                self.trainers[name] = self._train_needed(method.uses, folder, used)
             else:
-                begin = self._begin(name, row, folder, config)
+                begin = self._initialization(name, method, folder, config)
                 self.trainers[name] = self._train(name, folder, config, begin)
         return self.trainers[name]
 
-    def _other(self, name: str, folder: Path, config: FewShotConfig) -> MetaTrainer:
-        """A row that another one needs: the job's own, if it is among its rows."""
-        if name in self.config.rows:
-            return self.trained(name, row_folder(self.config, self.folder, name))
-        return self.trained(name, folder / name, config)
+    def _train_needed(self, name: str, folder: Path, config: FewShotConfig) -> MetaTrainer:
+        """Train a method that another one needs; the job's own if the job has it."""
+        if name in self.config.methods:
+            return self.train(name, method_folder(self.config, self.folder, name))
+        return self.train(name, folder / name, config)
 
-    def _begin(
-        self, name: str, row: FewShotMethod, folder: Path, config: FewShotConfig
+    def _initialization(
+        self, name: str, method: MethodSettings, folder: Path, config: FewShotConfig
     ) -> Tensors | None:
-        if _begun(folder, config):
-            self._began(name, folder, config)
-            return None  # it is in the checkpoint
+        """Values that training begins with; None for the method's own or a checkpoint."""
+        if _has_begun(folder, config):
+            self._read_beginning(name, folder, config)
+            return None
         if config.begin is not None:
             self.beginnings[name] = {"file": str(config.begin)}
             return dict(load_initialization(config.begin).parameters)
-        if row.begins_with is None:
+        if method.begins_with is None:
             return None
-        config = config.of_beginning()
-        trainer = self._other(row.begins_with, folder, config)
+        config = config.for_first_method()
+        trainer = self._train_needed(method.begins_with, folder, config)
         minutes = round(trainer.seconds / 60, 2)
-        self.beginnings[name] = {"row": row.begins_with, "minutes": minutes}
-        return take(row.begins_with, trainer, config).phi
+        self.beginnings[name] = {"row": method.begins_with, "minutes": minutes}
+        return trained_method(method.begins_with, trainer, config).initialization
 
-    def _began(self, name: str, folder: Path, config: FewShotConfig) -> None:
-        """Note what a run that is resumed has begun with."""
+    def _read_beginning(self, name: str, folder: Path, config: FewShotConfig) -> None:
+        """Read what a resumed run began with, and refuse another `begin`."""
         if (folder / BEGIN).exists():
             self.beginnings[name] = read_json(folder / BEGIN)
         if config.begin is None:
@@ -150,18 +164,17 @@ class Trainers:
         if file is None or Path(file).resolve() != config.begin.resolve():
             began = f"with {file}" if file is not None else "without --begin"
             raise ValueError(
-                f"the run in {folder} began {began}, and goes on from its checkpoint: resume it "
-                f"without --begin {config.begin}, or begin another one"
+                f"the run in {folder} began {began} and continues from its checkpoint: resume it "
+                f"without --begin {config.begin}, or start a new run"
             )
 
     def _train(
         self, name: str, folder: Path, config: FewShotConfig, begin: Tensors | None
     ) -> MetaTrainer:
-        # Before there is a folder: whatever is refused leaves none behind.
+        # Made before the folder: a refused method leaves none.
         settings = self.settings.get(name)
-        trainer = make_trainer(name, config, self.device, None, begin, settings)
+        trainer = make_trainer(name, config, self.device, folder, begin, settings)
         folder.mkdir(parents=True, exist_ok=True)
-        trainer.folder = folder
         if config.resume:
             trainer.resume()
         if not self.trainers:
@@ -175,36 +188,40 @@ class Trainers:
         try:
             trainer.train(progress=config.progress)
         except (Interrupted, TrainingStalled) as stop:
-            told = type(stop)(f"{stop}; go on with {resume_arguments(self.folder)}")
-            if isinstance(told, TrainingStalled):
-                self.failed[name] = told
-            raise told from None
+            error = type(stop)(f"{stop}; resume with {resume_arguments(self.folder)}")
+            if isinstance(error, TrainingStalled):
+                self.failed[name] = error
+            raise error from None
         say(
-            f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} min, "
+            f"{name}: {trainer.outer_step} outer steps, {trainer.seconds / 60:.1f} minutes, "
             f"{trainer.diverged} diverged runs, {trainer.meta_optimizer.skipped} skipped steps"
         )
         if config.validate and trainer.outer_step <= trainer.settings.validate_every:
             say(
-                f"{name}: validated only once, at the end, so that nothing was picked: "
+                f"{name}: validated only once, at the end, so nothing was selected: "
                 f"train.validate_every is {trainer.settings.validate_every}"
             )
         return trainer
 
 
-def _begun(folder: Path, config: FewShotConfig) -> bool:
-    """Whether a run goes on that has a checkpoint."""
+def _has_begun(folder: Path, config: FewShotConfig) -> bool:
+    """Whether the job resumes a run that has a checkpoint."""
     return config.resume and bool(list_checkpoints(folder / "checkpoints"))
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """What a file of the job holds, under these keys."""
+    """Read an object from a JSON file of the job, below the given keys.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         found = json.loads(path.read_text())
         for key in keys:
             found = found[key]
         return dict(found)
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is damaged: delete it, and go on without it") from None
+        raise ValueError(f"{path} is damaged: delete it and resume without it") from None
 
 
 def say(text: str) -> None:

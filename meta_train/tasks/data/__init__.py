@@ -1,6 +1,6 @@
 """Data sets by name, each in three disjoint splits: "train", "validation" and "test".
 
-A new one is a loader in a file beside this one and one row here.
+A new one is a reader in this folder and one row in `IMAGES` or `DATA`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from meta_train.tasks.data.photos import read_photos
 from meta_train.tasks.data.tables import TABLES, read_table
 
 SPLITS = ("train", "validation", "test")
-"""Meta-training, model selection, held out."""
+"""For meta-training, model selection and evaluation."""
 
 Arrays = tuple[Tensor, Tensor]
 Reader = Callable[[str | None, bool], dict[str, Arrays]]
-"""(folder, download) -> inputs `[M, ...]` and targets `[M]` of each split."""
+"""(folder, download) -> inputs `[M, ...]` and targets `[M]` by split."""
 
 
 def _installed(read: Callable[[], dict[str, Arrays]]) -> Reader:
@@ -44,7 +44,7 @@ IMAGES: Mapping[str, Reader] = MappingProxyType(
         **{name: _from_files(name) for name in IMAGE_FILES},
     }
 )
-"""Readers of images, `[M, channels, height, width]`, by name."""
+"""Readers of images `[M, channels, height, width]`, by name."""
 
 DATA: Mapping[str, Reader] = MappingProxyType(
     {**IMAGES, **{name: _installed(functools.partial(read_table, name)) for name in TABLES}}
@@ -57,27 +57,27 @@ class LabelledData:
     """One split of a data set.
 
     Attributes:
-        name: of the data set.
-        rows: inputs `[M, ...]` of mean 0 and variance 1 over "train" (per feature in a table, over
-            all pixels in images); targets `[M]`, classes, or `[M, 1]`, numbers of mean 0 and
-            variance 1 over "train".
-        outputs: how many numbers a model must give: the number of classes, or 1.
+        name: the data set's name.
+        dataset: inputs `[M, ...]` and targets: classes `[M]` or numbers `[M, 1]`. Inputs and
+            numeric targets have mean 0 and variance 1 over "train": tables per feature, images over
+            all pixels.
+        outputs: number of model outputs: the number of classes, or 1 for numeric targets.
         classes: whether targets are classes.
     """
 
     name: str
-    rows: InMemoryDataset
+    dataset: InMemoryDataset
     outputs: int
     classes: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
-        return tuple(self.rows.inputs.shape[1:])
+        """Shape of one input."""
+        return tuple(self.dataset.inputs.shape[1:])
 
     @property
     def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What a model's outputs are judged by: cross-entropy, or the mean squared error."""
+        """Cross-entropy for classes, mean squared error for numbers."""
         return nn.functional.cross_entropy if self.classes else nn.functional.mse_loss
 
 
@@ -89,15 +89,19 @@ def load_data(
     download: bool = False,
     flat: bool = False,
 ) -> LabelledData:
-    """Read a split of a data set; the second time, the very same tensors.
+    """Read a split of a data set. Reading it again returns the same tensors, not a copy.
+
+    Example:
+        >>> load_data("digits", "train").dataset.inputs.shape
+        torch.Size([1000, 1, 8, 8])
 
     Args:
-        name: one of `DATA`.
+        name: a key of `DATA`.
         split: one of `SPLITS`.
-        folder: where files are, for data sets that are read from files; by default what the
-            environment variable LEARNED_OPT_DATA says.
-        download: let torchvision fetch files that are missing.
-        flat: one axis for all of an input.
+        folder: the folder of data sets that are read from files. The default is the environment
+            variable LEARNED_OPT_DATA.
+        download: download missing files with torchvision.
+        flat: flatten inputs to `[M, features]`.
 
     Raises:
         ValueError: an unknown name or split, or missing or damaged files.
@@ -105,19 +109,19 @@ def load_data(
     return _load(name, split, folder, download, flat)
 
 
-@functools.cache  # under one form of call, as other forms would be kept apart
+@functools.cache  # positional only: the cache would keep keyword calls apart
 def _load(name: str, split: str, folder: str | None, download: bool, flat: bool) -> LabelledData:
     look_up("data", name, DATA)
     look_up("split", split, dict.fromkeys(SPLITS))
     if flat:
         whole = _load(name, split, folder, download, False)
-        rows = InMemoryDataset(whole.rows.inputs.flatten(1), whole.rows.targets, name)
-        return LabelledData(name, rows, whole.outputs, whole.classes)
+        dataset = InMemoryDataset(whole.dataset.inputs.flatten(1), whole.dataset.targets, name)
+        return LabelledData(name, dataset, whole.outputs, whole.classes)
     splits = DATA[name](folder, download)
     inputs, targets = splits[split]
     classes = not targets.is_floating_point()
     train, train_targets = splits["train"]
-    # An image's pixels share one scale; the columns of a table have each their own.
+    # All pixels share one scale; each column of a table has its own.
     axes = list(range(train.dim())) if train.dim() > 2 else [0]
     inputs = _standardise(inputs, train, axes)
     if classes:

@@ -1,4 +1,4 @@
-"""Official files of data sets: where they may lie, and whether they are whole."""
+"""Find the official files of data sets and check that they are complete."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER_VARIABLE = "LEARNED_OPT_DATA"
-"""The environment variable that says where files are."""
+"""The environment variable that names the default folder."""
 
 
 def data_folder(folder: str | None, what: str) -> Path:
-    """The folder to read from: the one given, or what the environment variable says.
+    """The folder to read from: the given one, else that of the environment variable.
 
     Raises:
-        ValueError: neither is there, or it is no folder.
+        ValueError: neither is set, or it is not a folder.
     """
     chosen = folder or os.environ.get(FOLDER_VARIABLE)
     if not chosen:
         raise ValueError(f"{what} is read from files: give folder, or set {FOLDER_VARIABLE}")
-    path = Path(os.path.expanduser(chosen))  # a shell leaves the ~ of --folder=~/data alone
+    path = Path(os.path.expanduser(chosen))  # a shell does not expand the ~ in --folder=~/data
     if path.is_file():
-        raise ValueError(f"{what}: {path} is a file: give the folder that it is in")
+        raise ValueError(f"{what}: {path} is a file: give the folder that contains it")
     if not path.is_dir():
         raise ValueError(f"{what}: there is no folder {path}")
     return path
 
 
 def find(folder: Path, places: Sequence[str], names: Sequence[str]) -> Path | None:
-    """The first of `names` that is in one of `places` of `folder`; None where there is none."""
+    """The first of `names` found in one of the subfolders `places` of `folder`, or None."""
     paths = (folder / place / name for name in names for place in places)
     return next((path for path in paths if path.exists()), None)
 
 
 def missing(what: str, names: Sequence[str], folder: Path, page: str) -> FileNotFoundError:
-    """What to raise where `find` found nothing."""
+    """The error for a file that `find` did not find."""
     return FileNotFoundError(
         f"{what}: there is no {' or '.join(names)} in {folder}; it is published at {page}"
     )
 
 
 def check(path: Path, content: bytes, md5: str | None, page: str) -> None:
-    """Hold a file's content to its published checksum; None is not checked.
+    """Compare a file's content with its published md5; None skips the check.
 
     Raises:
-        ValueError: the checksum is another.
+        ValueError: the checksums differ.
     """
     actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 is not None and actual != md5:
@@ -57,17 +57,17 @@ def check(path: Path, content: bytes, md5: str | None, page: str) -> None:
 
 
 def damaged(path: Path, why: object, page: str) -> ValueError:
-    """What to raise for a file whose content does not make sense."""
+    """The error for a file with invalid content."""
     line = (str(why).splitlines() or [type(why).__name__])[0]
     return ValueError(f"{path} is damaged: {line}; the official file is published at {page}")
 
 
 def fetch(data_set: str, folder: Path, splits: Sequence[dict[str, bool]]) -> None:
-    """Let torchvision fetch a data set into `folder`.
+    """Download a data set into `folder` with torchvision.
 
     Args:
-        data_set: the name of torchvision's class.
-        folder: where to.
+        data_set: name of torchvision's class.
+        folder: the folder to write to.
         splits: the class's arguments for each part.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Handwritten digits, which are installed already: scikit-learn's `load_digits`.
+"""Handwritten digits: scikit-learn's `load_digits`, installed with it.
 
 1797 grey images of 8 x 8 pixels (Alpaydin & Kaynak 1998, UCI).
 """
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 SPLITS = {"train": (0, 1000), "validation": (1000, 1400), "test": (1400, 1797)}
-"""Disjoint images: meta-training, model selection, held out."""
+"""First and last image of each split, after shuffling."""
 
 
 @functools.cache
 def read_digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """By split: images `[M, 1, 8, 8]` in [0, 1] and labels `[M]`, in one fixed random order."""
+    """Images `[M, 1, 8, 8]` in [0, 1] and labels `[M]` by split, shuffled with a fixed seed."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

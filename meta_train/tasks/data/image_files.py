@@ -1,8 +1,8 @@
 """MNIST, Fashion-MNIST and CIFAR-10 from their official files.
 
 MNIST: LeCun et al. 1998. Fashion-MNIST: Xiao et al. 2017 (arXiv 1708.07747). CIFAR-10: Krizhevsky
-2009. Archives are held to the checksums that their publishers give; of what was unpacked from them
-the structure is checked.
+2009. Archives must have their published checksums. Unpacked files are checked by their
+structure.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ PAGES = {
 }
 
 VALIDATION_SHARE = 1 / 6
-"""Of the official training images, the last ones that "validation" has."""
+"""Fraction of the official training images, the last ones, that become "validation"."""
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """How a data set is read.
+    """How to read a data set.
 
     Attributes:
-        torchvision: the class that downloads it.
-        places: folders inside the data folder where files may be, its own first: MNIST and
-            Fashion-MNIST call their files the same.
+        torchvision: name of torchvision's class, which downloads it.
+        places: subfolders of the data folder to search. The data set's own folder comes first,
+            because MNIST and Fashion-MNIST have the same file names.
         read: (name, folder, places, train) -> images `[M, C, H, W]` and labels `[M]`, uint8.
     """
 
@@ -71,17 +71,18 @@ class ImageFiles:
 def read_images(
     name: str, folder: str | None = None, *, download: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """By split: images `[M, channels, height, width]`, uint8, and labels `[M]`.
+    """Read images `[M, channels, height, width]`, uint8, and labels `[M]` by split.
 
-    "train" and "validation" are parts of the official training images, "test" is the official one.
+    "train" and "validation" are parts of the official training images; "test" is the official test
+    set.
 
     Args:
-        name: one of `IMAGE_FILES`.
-        folder: where the files are; by default what the environment variable LEARNED_OPT_DATA says.
-        download: let torchvision fetch the files where they are missing.
+        name: a key of `IMAGE_FILES`.
+        folder: the folder of the files. The default is the environment variable LEARNED_OPT_DATA.
+        download: download missing files with torchvision.
 
     Raises:
-        FileNotFoundError: a file is missing; says which, and where it is published.
+        FileNotFoundError: a file is missing; the message says where it is published.
         ValueError: a file is damaged, or there is no folder.
     """
     source = look_up("data", name, IMAGE_FILES)
@@ -120,7 +121,7 @@ def _read_mnist(name: str, folder: Path, places: Sequence[str], train: bool) -> 
 def _read_idx(
     name: str, stem: str, axes: int, folder: Path, places: Sequence[str]
 ) -> tuple[np.ndarray, Path]:
-    """An array of bytes: 0, 0, 8 (unsigned byte), axes; sizes, big-endian; the values."""
+    """Read an IDX file: bytes 0, 0, 8 (unsigned byte), number of axes; sizes; values."""
     names = (f"{stem}.gz", stem)
     path = find(folder, places, names)
     if path is None:
@@ -137,7 +138,7 @@ def _read_idx(
         raise damaged(path, f"it starts with {content[:4].hex()}, not 000008{axes:02}", PAGES[name])
     shape = np.frombuffer(content[4:header], ">u4").astype(int)
     if len(content) - header != shape.prod():
-        why = f"{len(content) - header} values where {' x '.join(map(str, shape))} are announced"
+        why = f"{len(content) - header} values, but the header says {' x '.join(map(str, shape))}"
         raise damaged(path, why, PAGES[name])
     return np.frombuffer(content[header:], np.uint8).reshape(shape).copy(), path
 
@@ -146,7 +147,7 @@ CIFAR_FORMS = {
     "cifar-10-binary.tar.gz": "cifar-10-batches-bin",
     "cifar-10-python.tar.gz": "cifar-10-batches-py",
 }
-"""Archives, and the folders in them."""
+"""Archives and the folders inside them."""
 
 
 def _read_cifar(name: str, folder: Path, places: Sequence[str], train: bool) -> Arrays:
@@ -170,7 +171,7 @@ def _read_cifar(name: str, folder: Path, places: Sequence[str], train: bool) -> 
 
 
 def _cifar_contents(name: str, path: Path, files: Sequence[str]) -> list[tuple[Path, bytes]]:
-    """The files of an archive, or of the folder that was unpacked from it, with their paths."""
+    """Paths and contents of files in an archive or in the folder that was unpacked from it."""
     if path.is_dir():
         for file in files:
             if not (path / file).is_file():
@@ -191,7 +192,7 @@ def _cifar_contents(name: str, path: Path, files: Sequence[str]) -> list[tuple[P
 
 
 def _parse_binary_batch(content: bytes) -> Arrays:
-    """Per image a label, then 1024 values each of red, green and blue."""
+    """Parse images stored as a label, then 1024 red, 1024 green and 1024 blue values."""
     size = 1 + 3 * 32 * 32
     if not content or len(content) % size:
         raise ValueError(f"{len(content)} bytes are not a number of images of {size}")
@@ -210,4 +211,4 @@ IMAGE_FILES: dict[str, ImageFiles] = {
     ),
     "cifar-10": ImageFiles("CIFAR10", (".", "cifar-10", "CIFAR10"), _read_cifar),
 }
-"""By name."""
+"""Data sets by name."""

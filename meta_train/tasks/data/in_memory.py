@@ -1,9 +1,10 @@
-"""Examples as rows of tensors, checked once: what `ModuleTask` draws batches from."""
+"""Data in memory, checked once. `ModuleTask` draws its batches from it."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, TypeAlias
 
 import torch
@@ -11,17 +12,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset
 
-MAX_BYTES = 4 * 2**30
-"""More than this of a data set or a loader is refused: it is read into memory whole."""
+MAX_DATASET_BYTES = 4 * 2**30
+"""Largest data set or loader that is read into memory, in bytes (4 GiB)."""
 
 
 class InMemoryDataset:
-    """Inputs and targets, row by row.
+    """Inputs and targets, one row per example.
 
     Args:
         inputs: `[M, ...]`, or a tuple or dict of such tensors.
         targets: `[M, ...]`, or a tuple or dict of such tensors.
-        name: what messages call the data.
+        name: name of the data in error messages.
 
     Raises:
         ValueError: lengths differ, there are no rows, or a value is NaN or infinite.
@@ -35,58 +36,66 @@ class InMemoryDataset:
                 f"{sizes[1]} targets"
             )
         for part, tree in _parts(inputs, targets):
-            _refuse_what_is_not_finite(tree, part, name)
+            _check_finite(tree, part, name)
         self.inputs = inputs
         self.targets = targets
         self._on_device: dict[torch.device, InMemoryDataset] = {}
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of examples, M."""
         return len(pytree.tree_leaves(self.inputs)[0])
 
     def on(self, device: torch.device) -> InMemoryDataset:
-        """The same rows on a device; copied there once."""
+        """The data on a device. It is copied there once."""
         if device not in self._on_device:
-            inputs, targets = pytree.tree_map(lambda t: t.to(device), (self.inputs, self.targets))
-            self._on_device[device] = _unchecked(inputs, targets)
+            moved = copy.copy(self)  # not checked again
+            moved.inputs, moved.targets = pytree.tree_map(
+                lambda t: t.to(device), (self.inputs, self.targets)
+            )
+            moved._on_device = {}
+            self._on_device[device] = moved
         return self._on_device[device]
 
     def take(self, index: Tensor | None) -> tuple[Any, Any]:
-        """Inputs and targets at `index` `[n]`; all of them for None."""
+        """Inputs and targets at the indices `[n]`; all of them for None."""
         if index is None:
             return self.inputs, self.targets
         taken = pytree.tree_map(lambda t: t[index.to(t.device)], (self.inputs, self.targets))
         return taken[0], taken[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickle writes: not the copies on devices."""
+        """Leave copies on other devices out of a pickle."""
         return {**self.__dict__, "_on_device": {}}
 
 
 Data: TypeAlias = InMemoryDataset | Sequence[Any] | Dataset[Any] | DataLoader[Any]
-"""Rows; a pair (inputs, targets); a map-style data set of such pairs; a loader of such batches."""
+"""One of: a data set in memory; a pair (inputs, targets); a map-style data set of such pairs; a
+loader of such batches."""
 
 
-def as_rows(data: Data, name: str = "data") -> InMemoryDataset:
+def as_dataset(data: Data, name: str = "data") -> InMemoryDataset:
     """Read data into memory and check it.
 
     Args:
-        data: see `Data`. A loader is gone through once, under a seed of its own.
-        name: what messages call the data.
+        data: see `Data`. A loader is read once, with a fixed seed.
+        name: name of the data in error messages.
 
     Raises:
-        ValueError: not pairs, too much to hold in memory, or see `InMemoryDataset`.
+        ValueError: the items are not pairs, or exceed `MAX_DATASET_BYTES`; or see
+            `InMemoryDataset`.
     """
     if isinstance(data, InMemoryDataset):
         return data
     if isinstance(data, DataLoader):
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # the order of rows is no part of the task
+            torch.default_generator.manual_seed(
+                0
+            )  # a shuffling loader gives the same task every time
             return InMemoryDataset(*_joined(data, name, torch.cat), name)
     if isinstance(data, Dataset):
-        if not hasattr(data, "__len__"):
+        if not isinstance(data, Sized):
             raise ValueError(f"{name} must be a data set with a length, got {type(data).__name__}")
-        # By index: the iteration of a data set need not end.
+        # By index: iterating over a data set need not end.
         items = (data[k] for k in range(len(data)))
         return InMemoryDataset(*_joined(items, name, _stack), name)
     return InMemoryDataset(*_pair(data, name), name)
@@ -94,12 +103,6 @@ def as_rows(data: Data, name: str = "data") -> InMemoryDataset:
 
 def _parts(inputs: Any, targets: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("inputs", inputs), ("targets", targets)
-
-
-def _unchecked(inputs: Any, targets: Any) -> InMemoryDataset:
-    rows = InMemoryDataset.__new__(InMemoryDataset)
-    rows.inputs, rows.targets, rows._on_device = inputs, targets, {}
-    return rows
 
 
 def _length(tree: Any, part: str, name: str) -> int:
@@ -114,10 +117,10 @@ def _length(tree: Any, part: str, name: str) -> int:
     return sizes.pop()
 
 
-def _refuse_what_is_not_finite(tree: Any, part: str, name: str) -> None:
+def _check_finite(tree: Any, part: str, name: str) -> None:
     for leaf in pytree.tree_leaves(tree):
         if leaf.is_floating_point():
-            # The sum is not finite if a value is not, and it needs no memory.
+            # The sum is not finite if any value is not. It needs no extra memory.
             if math.isfinite(float(leaf.sum(dtype=torch.float64))):
                 continue
             bad = (~leaf.isfinite()).flatten(1).any(1) if leaf.dim() > 1 else ~leaf.isfinite()
@@ -129,7 +132,7 @@ def _refuse_what_is_not_finite(tree: Any, part: str, name: str) -> None:
 
 def _pair(item: Any, name: str) -> tuple[Any, Any]:
     if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 2:
-        got = f"{len(item)} things" if isinstance(item, (tuple, list)) else type(item).__name__
+        got = f"{len(item)} items" if isinstance(item, (tuple, list)) else type(item).__name__
         raise ValueError(f"{name} must be pairs (inputs, targets), got {got}")
     return item[0], item[1]
 
@@ -143,10 +146,10 @@ def _joined(items: Iterable[Any], name: str, join: Any) -> tuple[Any, Any]:
     for item in items:
         kept.append(_pair(item, name))
         held += sum(torch.as_tensor(x).nbytes for x in pytree.tree_leaves(kept[-1]))
-        if held > MAX_BYTES:
+        if held > MAX_DATASET_BYTES:
             raise ValueError(
-                f"{name} holds more than {MAX_BYTES / 2**30:g} GiB, and is read into memory whole: "
-                "give a part of it (torch.utils.data.Subset)"
+                f"{name} exceeds {MAX_DATASET_BYTES / 2**30:g} GiB, the most that is read into "
+                "memory: give a part of it (torch.utils.data.Subset)"
             )
     if not kept:
         return torch.empty(0), torch.empty(0)

@@ -22,7 +22,7 @@ PAGE = "github.com/brendenlake/omniglot"
 PLACES = (".", "omniglot", "omniglot-py", "omniglot/python", "python")
 DRAWINGS = 20
 PIXELS = 105
-"""Of a drawing's side, as published."""
+"""Side of a published drawing in pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Part:
     """One of the two published sets of alphabets.
 
     Attributes:
-        alphabets: how many.
-        characters: of all alphabets together.
-        md5: of the official archive.
+        alphabets: number of alphabets.
+        characters: number of characters in all alphabets.
+        md5: checksum of the official archive.
     """
 
     alphabets: int
@@ -51,9 +51,9 @@ class Omniglot:
     """Drawings of characters.
 
     Attributes:
-        images: `[characters, 20, size, size]`, uint8: ink is 255, paper 0.
-        alphabets: each character's alphabet, `characters` names.
-        characters: each character's name in its alphabet, as in "character01".
+        images: `[characters, 20, size, size]`, uint8; ink is 255, paper 0.
+        alphabets: the alphabet of each character.
+        characters: the name of each character in its alphabet, such as "character01".
     """
 
     images: np.ndarray
@@ -69,21 +69,22 @@ def read_omniglot(
     download: bool = False,
     progress: bool = True,
 ) -> Omniglot:
-    """Read one of the two sets, in the order of alphabets' and characters' names.
+    """Read one of the two sets, sorted by alphabet and character.
 
-    The archive `images_<part>.zip`, or the folder that was unpacked from it, is read once; the
-    array is then kept in the user's cache folder (XDG_CACHE_HOME, by default ~/.cache).
+    Reads the archive `images_<part>.zip`, or the folder unpacked from it, and caches the array in
+    the user's cache folder (XDG_CACHE_HOME, by default ~/.cache).
 
     Args:
         part: "background" (30 alphabets) or "evaluation" (20 others).
-        folder: where the files are; by default what the environment variable LEARNED_OPT_DATA says.
-        size: pixels of a drawing's side; 105 is the original, others are means over areas.
-        download: let torchvision fetch what is missing.
-        progress: show a progress bar at the first reading.
+        folder: the folder of the files. The default is the environment variable LEARNED_OPT_DATA.
+        size: side of a drawing in pixels. Below the original 105, drawings are averaged over areas.
+        download: download missing files with torchvision.
+        progress: show a progress bar during the first reading.
 
     Raises:
-        FileNotFoundError: there are no such files; says which, and where they are published.
-        ValueError: files are damaged or incomplete, or an unknown part or a size out of range.
+        FileNotFoundError: a file is missing; the message says where it is published.
+        ValueError: a file is damaged or incomplete, the part is unknown, or the size is out of
+            range.
     """
     expected = look_up("part of Omniglot", part, PARTS)
     if not 1 <= size <= PIXELS:
@@ -93,13 +94,13 @@ def read_omniglot(
         with _opened(path) as drawings:
             return _cached(part, size, path, expected, drawings, progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        # A RuntimeError: the archive is encrypted.
+        # zipfile raises RuntimeError for an encrypted archive.
         raise _damaged(path, error, expected) from error
 
 
 @dataclass(frozen=True)
 class _Drawings:
-    """Where drawings are: names `alphabet/character/drawing.png`, and what tells two apart."""
+    """Open drawings by name, `alphabet/character/drawing.png`, with a fingerprint of each."""
 
     marks: Mapping[str, int | tuple[int, int]]
     read: Callable[[str], bytes]
@@ -145,7 +146,7 @@ def _locate(part: str, folder: str | None, download: bool) -> Path:
         path = find(where, PLACES, names)
     if path is None:
         raise missing("Omniglot", names, where, PAGE)
-    # Some programs unpack an archive into a folder of its own name.
+    # Some programs unpack an archive into a folder named like it.
     return path / stem if (path / stem).is_dir() else path
 
 
@@ -157,7 +158,7 @@ def _damaged(path: Path, why: object, expected: Part) -> ValueError:
 
 
 def _check_complete(path: Path, names: Iterable[str], expected: Part) -> dict[str, list[str]]:
-    """Drawings by character, in order. Zipped anew an archive is as good: its content counts."""
+    """Sorted drawings by character. Only the content counts: the archive may be zipped again."""
     by_character: dict[str, list[str]] = {}
     for name in sorted(names):
         by_character.setdefault(name.rpartition("/")[0], []).append(name)
@@ -181,8 +182,8 @@ def _cached(
     key = hashlib.sha256(content).hexdigest()[:16]
     try:
         cache = cache_folder() / f"omniglot-{part}-{size}-{key}.npz"
-    except RuntimeError as error:  # whoever runs this has no home folder
-        warnings.warn(f"Omniglot will be read anew next time: {error}", stacklevel=2)
+    except RuntimeError as error:  # the user has no home folder
+        warnings.warn(f"Omniglot is not cached: {error}", stacklevel=2)
         cache = None
     shape = (len(by_character), DRAWINGS, size, size)
     images = None if cache is None else _read_cache(cache, shape)
@@ -194,7 +195,7 @@ def _cached(
             desc=f"reading Omniglot, {part}",
             unit="image",
             dynamic_ncols=True,
-            disable=None if progress else True,  # None: where nobody watches
+            disable=None if progress else True,  # None disables it outside a terminal
         ) as bar:
             images = np.empty(shape, np.uint8)
             for row, names in enumerate(by_character.values()):
@@ -212,8 +213,8 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
 
     try:
         image = Image.open(io.BytesIO(content)).convert("L")
-    except (OSError, SyntaxError) as error:  # either may be Pillow's word for a broken PNG
-        # Pillow's own word for content that it does not know names an object in memory.
+    except (OSError, SyntaxError) as error:  # Pillow raises either for a broken PNG
+        # Pillow's message for unknown content contains a memory address.
         why = "no image" if isinstance(error, UnidentifiedImageError) else error
         raise _damaged(path, f"{name} is no drawing ({why})", expected) from error
     if image.size != (PIXELS, PIXELS):
@@ -224,7 +225,7 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
 
 
 def cache_folder() -> Path:
-    """Where what was read once is kept."""
+    """The folder of cached arrays."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "learned-opt"
 
@@ -234,7 +235,7 @@ def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             images: np.ndarray = arrays["images"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # not there yet, or damaged: it is made anew
+        return None  # missing or damaged: read the drawings again
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
@@ -245,4 +246,4 @@ def _write_cache(path: Path, images: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        warnings.warn(f"Omniglot will be read anew next time: {error}", stacklevel=2)
+        warnings.warn(f"Omniglot is not cached: {error}", stacklevel=2)

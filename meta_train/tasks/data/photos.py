@@ -1,8 +1,8 @@
-"""Patches of two real photographs, which are installed already: scikit-learn's sample images.
+"""Patches of two photographs: scikit-learn's `load_sample_images`, installed with it.
 
-`load_sample_images` has china.jpg and flower.jpg, 427 x 640 pixels in colour. A patch of 8 x 8
-pixels is to be told by where in the photograph it comes from: one of 4 x 4 regions. Unlike digits
-this is hard: sky looks alike in several regions, and small networks stay far from a loss of zero.
+The photographs are china.jpg and flower.jpg, 427 x 640 pixels in colour. The task is to tell which
+of 4 x 4 regions of the photograph a patch of 8 x 8 pixels comes from. It is harder than digits: sky
+looks alike in several regions, and small networks stay far from a loss of zero.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 SIZE = 8
-"""Pixels of a patch's side."""
+"""Side of a patch in pixels."""
 
 BLOCK = 24
-"""Patches of one block may overlap; all of a block's patches are of one split."""
+"""Side of a block in pixels. Patches of a block may overlap and belong to one split."""
 
 STRIDE = 4
 GRID = 4
@@ -25,10 +25,10 @@ TRAIN_SHARE = 0.8
 
 @functools.cache
 def read_photos(*, colour: bool) -> dict[str, tuple[Tensor, Tensor]]:
-    """By split: patches `[M, 1 or 3, 8, 8]` and their regions `[M]`, in 0 ... 15.
+    """Patches `[M, 1 or 3, 8, 8]` and their regions `[M]`, 0 to 15, by split.
 
-    "train" and "validation" are from china.jpg and share no pixel, "test" is from flower.jpg. Each
-    photograph's pixels have mean 0 and variance 1.
+    "train" and "validation" come from china.jpg and share no pixel; "test" comes from flower.jpg.
+    The pixels of each photograph have mean 0 and variance 1.
     """
     from sklearn.datasets import load_sample_images
 
@@ -44,12 +44,12 @@ def read_photos(*, colour: bool) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _standardised(photo: Tensor) -> Tensor:
-    # Each by itself: the flower is much darker than the sky over China.
+    # Per photograph, because flower.jpg is much darker than china.jpg.
     return (photo.float() - photo.float().mean()) / photo.float().std()
 
 
 def _patches(photo: Tensor, blocks: Tensor, colour: bool) -> tuple[Tensor, Tensor]:
-    """Patches of the blocks that are chosen, `[rows, columns]` of bool."""
+    """Patches of the blocks that a boolean mask `[rows, columns]` selects, and their regions."""
     pixels = photo.permute(2, 0, 1) if colour else photo.mean(2)[None]
     height, width = photo.shape[:2]
     offsets = range(0, BLOCK - SIZE + 1, STRIDE)

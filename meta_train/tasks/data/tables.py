@@ -1,7 +1,7 @@
-"""Small tables of numbers, which are installed already: scikit-learn's toy data sets.
+"""Small tables: scikit-learn's toy data sets, installed with it.
 
-Iris (Fisher 1936), wine (Forina et al. 1991) and breast cancer (Wolberg et al. 1995) are to be
-classified; the progression of diabetes (Efron et al. 2004) is a number.
+Iris (Fisher 1936), wine (Forina et al. 1991) and breast cancer (Wolberg et al. 1995) have classes
+as targets; diabetes (Efron et al. 2004) has numbers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TABLES = {
 """scikit-learn's loaders by name."""
 
 SHARES = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
-"""Disjoint rows, as shares of all."""
+"""First and last row of each split, as fractions of all rows."""
 
 
 @functools.cache
 def read_table(name: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """By split: features `[M, F]`, targets `[M]` (classes, or numbers); in a fixed random order."""
+    """Features `[M, F]` and targets `[M]` by split, shuffled with a fixed seed."""
     from sklearn import datasets
 
     features, targets = getattr(datasets, TABLES[name])(return_X_y=True)

@@ -1,7 +1,7 @@
 """Plain text as windows of symbols.
 
-Without a file it is what every Python has: the language reference, which `pydoc` shows topic by
-topic (about 460,000 characters; other versions of Python have other ones).
+The default text is the language reference that comes with Python for `pydoc`: about 460,000
+characters, which differ between versions of Python.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from torch import Tensor
 from learned_opt.registry import look_up
 
 SYMBOLS = "\n" + "".join(chr(code) for code in range(32, 127))
-"""Printable ASCII; what comes after all of them stands for every other character."""
+"""Printable ASCII. One more symbol stands for every other character."""
 
 VOCABULARY = len(SYMBOLS) + 1
 
 SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-"""Disjoint contiguous parts, as shares of the text."""
+"""First and last character of each split, as fractions of the text."""
 
 
 @functools.cache
 def read_windows(path: str | None, split: str, length: int) -> Tensor:
-    """Symbols `[M, length + 1]` of a part of a text, window after window.
+    """Cut a split of a text into windows of symbols, `[M, length + 1]`.
+
+    The last symbol of a window is the first one of the next, so that every symbol is predicted
+    once.
 
     Args:
-        path: a text file in UTF-8; None is Python's own documentation.
+        path: a text file in UTF-8; None for Python's own documentation.
         split: "train", "validation" or "test".
-        length: symbols to be predicted in a window; a window's last symbol is the first of the
-            next, for every symbol to be predicted once.
+        length: symbols to predict in a window.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown split, or a file that is not UTF-8 or too short (or empty).
+        ValueError: an unknown split, or a file that is not UTF-8, is empty or is too short.
     """
     first, last = look_up("split", split, SHARES)
     text = _encoded(path)

@@ -1,4 +1,4 @@
-"""What few-shot tasks share: an episode is a problem with a support set and a query set."""
+"""The base class of few-shot tasks: an episode is a problem with a support and a query set."""
 
 from __future__ import annotations
 
@@ -14,30 +14,37 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
 
 ADAPTED = ("all", "head")
 FRESH = ("nothing", "head", "all")
 HEAD = "head."
-"""Parameters of this prefix are the head, in every network of episodes."""
+"""Prefix of the head's parameters, in every network of this folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeTask(Task):
-    """Episodes: inner training sees the support set, the query set judges it.
+    """Episodes: inner training sees the support set, and the query set evaluates it.
 
-    Drawing one is cheap, as dozens are drawn for each outer step: no module is built, and what is
-    not drawn anew is shared.
+    Drawing an episode is cheap, because each outer step draws dozens: no module is built, and
+    parameters that are not drawn are shared.
+
+    Example:
+        ::
+
+            problem = Sine(shots=5).sample(torch.Generator().manual_seed(0), torch.device("cpu"))
+            support = problem.full()  # inputs [5, 1] and targets [5, 1]
+            query = problem.draw_validation(torch.Generator())
 
     Attributes:
-        shots: support examples (of a class).
-        queries: query examples (of a class).
-        adapted: "all" parameters, or those of the "head" only, the rest being `Problem.fixed`
-            (ANIL: Raghu et al. 2019, arXiv 1909.09157).
-        fresh: which parameters are drawn anew for each episode: "nothing", the "head", or "all". A
-            learned initialisation takes the place of those that it has.
-        inner_batch: each step trains on so many examples of the support set, drawn without
-            repetition; None trains on all of it.
+        shots: support examples, per class in a classification task.
+        queries: query examples, per class in a classification task.
+        adapted: parameters that inner training changes: "all", or those of the "head" (ANIL: Raghu
+            et al. 2019, arXiv 1909.09157); the others are then in `Problem.fixed`.
+        fresh: parameters that are drawn for each episode: "nothing", the "head", or "all". A
+            learned initialisation replaces them.
+        inner_batch: support examples per inner step, drawn without replacement; None for all.
     """
 
     shots: int
@@ -47,19 +54,17 @@ class EpisodeTask(Task):
     inner_batch: int | None = None
 
     metric: ClassVar[str]
-    """What `score` is: "accuracy" or "MSE"."""
+    """Name of the metric that `score` returns: "accuracy" or "MSE"."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the settings.
 
         Raises:
             ValueError: names the setting and the value.
         """
         look_up("choice of adapted parameters", self.adapted, dict.fromkeys(ADAPTED))
         look_up("choice of fresh parameters", self.fresh, dict.fromkeys(FRESH))
-        for name in ("shots", "queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, shots=self.shots, queries=self.queries)
         if self.inner_batch is not None and not 1 <= self.inner_batch <= self.support_size:
             raise ValueError(
                 f"inner_batch must be from 1 to the {self.support_size} support examples, got "
@@ -73,11 +78,16 @@ class EpisodeTask(Task):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Make the network, its initial weights from torch's global generator."""
+        """Build the network. Its initial weights come from torch's global generator."""
 
     @abstractmethod
     def draw_parameters(self, generator: torch.Generator, *, head_only: bool) -> Tensors:
-        """Draw initial parameters by name, on the CPU."""
+        """Draw initial parameters by name, on the CPU.
+
+        Args:
+            generator: the source of randomness.
+            head_only: draw only the head's parameters.
+        """
 
     @abstractmethod
     def draw_episode(
@@ -86,32 +96,33 @@ class EpisodeTask(Task):
         device: torch.device,
         identity: torch.Generator | None = None,
     ) -> tuple[Batch, Batch]:
-        """Draw the support and the query set, each inputs and targets.
+        """Draw the support set and the query set, each (inputs, targets).
 
         Args:
-            generator: of everything.
-            device: of the tensors.
-            identity: of what makes the task (its classes, its curve), in place of it.
+            generator: the source of randomness.
+            device: the device of the tensors.
+            identity: draws the classes or the curve instead of `generator`. Equal ones give the
+                same few-shot task with other examples.
         """
 
     @abstractmethod
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of the network's outputs, 0-dim."""
+        """The loss of the network's outputs, a 0-dim tensor."""
 
     @abstractmethod
     def score_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The metric of the network's outputs, 0-dim."""
+        """The metric of the network's outputs, a 0-dim tensor."""
 
     @cached_property
     def network(self) -> nn.Module:
-        """The skeleton that parameters are put into, in training mode."""
+        """The module that `functional_call` runs with given parameters, in training mode."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             return self.build()
 
     @cached_property
-    def judged_network(self) -> nn.Module:
-        """The same in evaluation mode."""
+    def eval_network(self) -> nn.Module:
+        """The same module in evaluation mode."""
         return copy.deepcopy(self.network).eval()
 
     @cached_property
@@ -119,9 +130,14 @@ class EpisodeTask(Task):
         return {}
 
     def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:
-        """Where a learned initialisation starts; of seed 0, where problems start too.
+        """Initial values for a learned initialisation, by name.
 
-        (Those whose parameters are not drawn anew.)
+        With seed 0 they are also the initial parameters of problems, except those that `fresh`
+        draws for each episode.
+
+        Args:
+            device: the device of the tensors; None for the CPU.
+            seed: random seed of the values.
         """
         device = device or torch.device("cpu")
         shared = dict(self._template(device)[0])
@@ -145,8 +161,8 @@ class EpisodeTask(Task):
         return self._shared[device]
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw an episode, and the parameters that are fresh."""
-        # First, so that the episode is the same whichever parameters are fresh.
+        """Draw an episode, then the fresh parameters."""
+        # In this order the episode does not depend on `fresh`.
         support, query = self.draw_episode(generator, device)
         shared, buffers = self._template(device)
         parameters = dict(shared)
@@ -168,7 +184,7 @@ class EpisodeTask(Task):
         )
 
     def drawer(self, support: Batch) -> Callable[[torch.Generator], Batch]:
-        """How to draw the batches of inner training out of a support set."""
+        """A function that draws the batches of inner training from a support set."""
         size = self.inner_batch
         if size is None:
             return lambda _: support
@@ -181,22 +197,22 @@ class EpisodeTask(Task):
         return draw
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The loss on `(inputs, targets)`, and the buffers afterwards."""
+        """The loss on a batch `(inputs, targets)`, and the new buffers."""
         inputs, targets = batch
         buffers = {key: value.clone() for key, value in buffers.items()}  # modules write in place
         outputs = functional_call(self.network, (parameters, buffers), (inputs,))
         return self.loss_of(outputs, targets), buffers
 
     def predict(self, parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
-        """The outputs of the adapted network, in evaluation mode."""
-        outputs: Tensor = functional_call(self.judged_network, (parameters, buffers), (inputs,))
+        """The outputs of the network with these parameters, in evaluation mode."""
+        outputs: Tensor = functional_call(self.eval_network, (parameters, buffers), (inputs,))
         return outputs
 
     def score(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
-        """The metric on `(inputs, targets)`, 0-dim."""
+        """The metric on a batch `(inputs, targets)`, a 0-dim tensor."""
         inputs, targets = batch
         return self.score_of(self.predict(parameters, buffers, inputs), targets)
 
     def with_settings(self, **settings: object) -> Self:
-        """The same task but for some settings: more queries for testing, say."""
+        """A copy of the task with other settings, such as more queries for testing."""
         return replace(self, **settings)  # type: ignore[arg-type]

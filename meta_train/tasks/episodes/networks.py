@@ -1,4 +1,4 @@
-"""The networks that few-shot learning is compared with: a body that embeds, a head that decides."""
+"""The standard networks of few-shot classification: a body that embeds and a linear head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least
 
 DENSE_SIZES = (256, 128, 64, 64)
 BATCH_NORMS = ("batch", "support")
@@ -15,12 +16,12 @@ POOLS = ("mean", "flatten")
 
 
 class FewShotNetwork(nn.Module):
-    """`[images, 1, 28, 28] -> [images, outputs]`.
+    """A body and a linear head, `[images, 1, 28, 28] -> [images, outputs]`.
 
     Args:
         body: `[images, 1, 28, 28] -> [images, features]`.
-        features: of the body.
-        outputs: of the head.
+        features: number of features of the body.
+        outputs: number of outputs of the head.
     """
 
     def __init__(self, body: nn.Module, features: int, outputs: int) -> None:
@@ -29,21 +30,21 @@ class FewShotNetwork(nn.Module):
         self.head = nn.Linear(features, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give a score to each output."""
+        """Score each output."""
         scores: Tensor = self.head(self.body(images))
         return scores
 
 
 class MeanPool(nn.Module):
-    """`[images, channels, H, W] -> [images, channels]`."""
+    """Mean over height and width, `[images, channels, H, W] -> [images, channels]`."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Take the mean over places."""
+        """Take the mean."""
         return maps.mean((2, 3))
 
 
 class LastBatchNorm1d(nn.BatchNorm1d):
-    """Batch normalisation that in evaluation repeats what it did to the last batch in training."""
+    """Batch normalisation that evaluates with the statistics of the last training batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`[images, features] -> [images, features]`."""
@@ -51,7 +52,7 @@ class LastBatchNorm1d(nn.BatchNorm1d):
 
 
 class LastBatchNorm2d(nn.BatchNorm2d):
-    """The same for maps."""
+    """The same for feature maps."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`[images, features, H, W] -> [images, features, H, W]`."""
@@ -62,7 +63,7 @@ def _by_last_batch(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None
     if norm.training:
-        # torch's own would keep the unbiased variance, but normalise by the biased one.
+        # torch would store the unbiased variance, but normalises with the biased one.
         places = [dim for dim in range(x.dim()) if dim != 1]
         seen = torch.var_mean(x.detach(), places, correction=0)
         variance.copy_(seen[0])
@@ -74,18 +75,18 @@ def _by_last_batch(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def conv4(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
-    """Four blocks of convolution 3 x 3 of stride 2, batch normalisation and ReLU.
+    """Four blocks of 3 x 3 convolution with stride 2, batch normalisation and ReLU.
 
-    28 x 28 becomes 2 x 2, of which the mean is taken: 64 features where `hidden` is 64, as in the
-    code that Finn et al. 2017 (arXiv 1703.03400) released for Omniglot.
+    The blocks reduce 28 x 28 pixels to 2 x 2, as in the code that Finn et al. 2017 (arXiv
+    1703.03400) released for Omniglot.
 
     Args:
         hidden: channels.
-        pool: "mean" or "flatten" (four times the features).
+        pool: "mean" over the 2 x 2 map (`hidden` features) or "flatten" (four times as many).
         batch_norm: "batch" or "support"; see `make_network`.
 
     Returns:
-        The body, and the number of its features.
+        The body and its number of features.
     """
     layers: list[nn.Module] = []
     for inputs in (1, hidden, hidden, hidden):
@@ -104,8 +105,8 @@ def conv4(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
 def dense(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
     """Four layers of 256, 128, 64 and 64 units, each with batch normalisation and ReLU.
 
-    The network without convolutions of Finn et al. 2017, section 5.2. `hidden` and `pool` say
-    nothing to it.
+    The network without convolutions of Finn et al. 2017, section 5.2. It ignores `hidden` and
+    `pool`.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     inputs = 28 * 28
@@ -134,16 +135,15 @@ def make_network(
 
     Args:
         name: "conv4" or "dense".
-        outputs: of the head.
+        outputs: number of outputs of the head.
         hidden: channels of conv4.
-        pool: "mean" or "flatten", of conv4's 2 x 2 last map.
-        batch_norm: "batch" normalises whatever comes by its own statistics, in training and in
-            testing: transductive, a query image's class then depends on the other query images.
-            "support" does so in training mode, keeps the statistics of the last batch, and takes
-            those in evaluation mode: query images are normalised as the support set was, and
-            nothing leaks from one episode into the next. (The running averages of Ravi &
-            Larochelle 2017, which they begin anew with every episode; here of the last step only,
-            as those of earlier ones are of other weights.)
+        pool: "mean" or "flatten" of the last 2 x 2 map of conv4.
+        batch_norm: "batch" always normalises with the statistics of the current batch. Testing is
+            then transductive: the prediction for a query image depends on the other query images.
+            "support" stores the statistics of the last training batch and evaluates with them, so
+            that query images are normalised like the support set and episodes stay independent.
+            (Ravi & Larochelle 2017 average over the steps of an episode. Here the last step counts
+            alone, because earlier statistics belong to earlier weights.)
 
     Raises:
         ValueError: an unknown name, or hidden < 1.
@@ -151,7 +151,6 @@ def make_network(
     make = look_up("network", name, BODIES)
     look_up("pool", pool, dict.fromkeys(POOLS))
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
-    if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, got {hidden}")
+    check_at_least(1, hidden=hidden)
     body, features = make(hidden, pool, batch_norm)
     return FewShotNetwork(body, features, outputs)

@@ -1,4 +1,4 @@
-"""Few-shot classification of Omniglot's characters, and the classification of all at once."""
+"""Omniglot: few-shot classification, and ordinary classification of all characters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.registry import look_up
+from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.data.omniglot import read_omniglot
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
@@ -20,7 +21,7 @@ from meta_train.tasks.episodes.sampler import EpisodeSampler, rotated
 from meta_train.tasks.episodes.splits import SPLIT_BY, SPLITS, split_characters
 
 PARTS = {"background": ("background",), "all": ("background", "evaluation")}
-"""What of the published data is read: the 30 background alphabets, or all 50."""
+"""Published sets to read: the 30 background alphabets, or all 50 alphabets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class _OmniglotSettings:
         )
 
     def images(self) -> Tensor:
-        """`[classes, 20, 28, 28]`, uint8; classes by rotation where they count."""
+        """Images of the split, `[classes, 20, 28, 28]`, uint8, with rotated classes if set."""
         return read_split(
             self.folder, self.part, self.split, self.split_by, self.rotations, self.download
         )
@@ -60,21 +61,28 @@ class _OmniglotSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
-    """N-way K-shot episodes of characters; the loss is the cross-entropy.
+    """N-way K-shot episodes of characters. The loss is the cross-entropy.
+
+    The files are read when the first episode is drawn.
+
+    Example:
+        The papers' protocol, 5-way 1-shot::
+
+            OmniglotEpisodes(ways=5, shots=1, part="all", split_by="character", folder="data")
 
     Attributes:
-        ways: classes of an episode.
-        shots: support images of a class.
-        queries: query images of a class.
-        folder: where the archives are; see `meta_train.tasks.data.omniglot.read_omniglot`.
+        ways: classes per episode.
+        shots: support images per class.
+        queries: query images per class.
+        folder: the folder of the archives; see `meta_train.tasks.data.omniglot.read_omniglot`.
         part: "background", or "all" for the papers' protocol.
         split: "train", "validation" or "test".
         split_by: "alphabet" or "character"; see `meta_train.tasks.episodes.splits`.
-        rotations: characters turned by 90, 180 and 270 degrees are classes of their own.
-        download: let torchvision fetch what is missing.
-        architecture: "conv4" or "dense".
+        rotations: add characters rotated by 90, 180 and 270 degrees as classes of their own.
+        download: download missing files with torchvision.
+        architecture: "conv4" or "dense"; see `meta_train.tasks.episodes.networks.make_network`.
         hidden: channels of conv4.
-        pool: see `meta_train.tasks.episodes.networks`.
+        pool: "mean" or "flatten"; see there.
         batch_norm: "batch" (transductive) or "support"; see there.
     """
 
@@ -86,8 +94,7 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
 
     def __post_init__(self) -> None:
         """See `EpisodeTask`."""
-        if self.ways < 2:
-            raise ValueError(f"ways must be at least 2, got {self.ways}")
+        check_at_least(2, ways=self.ways)
         super().__post_init__()
         self.check_names()
 
@@ -98,13 +105,13 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
 
     @cached_property
     def sampler(self) -> EpisodeSampler:
-        """Where episodes come from; the data is read when the first one is drawn."""
+        """The sampler of episodes. Its first use reads the data."""
         return EpisodeSampler(
             self.images(),
             ways=self.ways,
             shots=self.shots,
             queries=self.queries,
-            rotations=False,  # they are classes already
+            rotations=False,  # `images` has added them
         )
 
     def build(self) -> nn.Module:
@@ -112,10 +119,10 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
         return self.make_network(self.ways)
 
     def draw_parameters(self, generator: torch.Generator, *, head_only: bool) -> Tensors:
-        """What the layers' own initialisation draws."""
+        """Draw parameters with the default initialisation of their layers."""
         if not head_only:
             return _built(self.build, generator)
-        # A linear layer's own distribution, without building one.
+        # The default distribution of nn.Linear, without building a layer.
         drawn = {}
         for name, value in self.network.named_parameters():
             if name.startswith(HEAD):
@@ -129,7 +136,7 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
         device: torch.device,
         identity: torch.Generator | None = None,
     ) -> tuple[Batch, Batch]:
-        """Draw classes and images of them."""
+        """Draw classes, and images of each."""
         episode = self.sampler.draw(generator, device, identity)
         return (episode.support_x, episode.support_y), (episode.query_x, episode.query_y)
 
@@ -138,7 +145,7 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
         return nn.functional.cross_entropy(outputs, targets)
 
     def score_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The share of images whose class scores highest."""
+        """The accuracy: the fraction of images whose class scores highest."""
         return (outputs.argmax(-1) == targets).float().mean()
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
@@ -146,55 +153,57 @@ class OmniglotEpisodes(_OmniglotSettings, EpisodeTask):
         return SampledTask("omniglot", self)
 
     def validation(self) -> OmniglotEpisodes:
-        """Other characters."""
+        """The validation characters."""
         return replace(self, split="validation")
 
     def held_out(self) -> dict[str, Task]:
-        """Characters that nothing was fitted to."""
+        """The test characters."""
         return {"same family": replace(self, split="test")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OmniglotClasses(_OmniglotSettings, Task):
-    """All characters of a split as the classes of one problem: ordinary supervised training.
+    """Ordinary supervised training: all characters of a split are the classes of one problem.
 
-    What fine-tuning and nearest neighbour start from. Parameters have the names of those of
-    `OmniglotEpisodes`; only the head has as many outputs as there are characters.
+    Fine-tuning and nearest neighbour start from its result. Parameters have the same names as in
+    `OmniglotEpisodes`; the head has one output per character.
 
     Attributes:
-        batch_size: images of a batch, drawn with repetition.
+        batch_size: images per batch, drawn with replacement.
     """
 
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the settings.
 
         Raises:
             ValueError: names the setting and the value.
         """
         if self.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 to normalise, got {self.batch_size}")
+            raise ValueError(
+                f"batch_size must be at least 2 for batch normalisation, got {self.batch_size}"
+            )
         self.check_names()
 
     @cached_property
     def sampler(self) -> EpisodeSampler:
-        """Where images come from."""
+        """The sampler of images. Its first use reads the data."""
         return EpisodeSampler(self.images(), ways=1, shots=1, queries=1, rotations=False)
 
     @cached_property
     def network(self) -> nn.Module:
-        """The skeleton that parameters are put into."""
+        """The module that `functional_call` runs with given parameters."""
         return self.make_network(len(self.sampler.images))
 
     def template(self, *, seed: int = 0) -> Tensors:
-        """Initial parameters."""
+        """Initial parameters, for a random seed."""
         return _built(
             lambda: self.make_network(len(self.sampler.images)), torch.Generator().manual_seed(seed)
         )
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw initial parameters; batches are for training and, others of them, for judging."""
+        """Draw initial parameters. Validation batches come from the same characters."""
         drawn = _built(lambda: self.make_network(len(self.sampler.images)), generator)
 
         def draw(batches: torch.Generator) -> Batch:
@@ -210,7 +219,7 @@ class OmniglotClasses(_OmniglotSettings, Task):
         )
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The cross-entropy on `(images, classes)`, and the buffers afterwards."""
+        """The cross-entropy on a batch `(images, classes)`, and the new buffers."""
         inputs, targets = batch
         buffers = {key: value.clone() for key, value in buffers.items()}
         outputs = torch.func.functional_call(self.network, (parameters, buffers), (inputs,))
@@ -218,7 +227,7 @@ class OmniglotClasses(_OmniglotSettings, Task):
 
 
 def _built(build: Any, generator: torch.Generator) -> Tensors:
-    """Parameters of a new module whose weights depend on `generator` alone."""
+    """Parameters of a new module. The weights depend only on `generator`."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -230,7 +239,7 @@ def _built(build: Any, generator: torch.Generator) -> Tensors:
 def read_split(
     folder: str | None, part: str, split: str, split_by: str, rotations: bool, download: bool
 ) -> Tensor:
-    """The images of a split, `[classes, 20, 28, 28]`, uint8; see `OmniglotEpisodes`."""
+    """Read the images of a split, `[classes, 20, 28, 28]`, uint8; see `OmniglotEpisodes`."""
     parts = [read_omniglot(name, folder, download=download) for name in PARTS[part]]
     alphabets = [name for read in parts for name in read.alphabets]
     characters = [name for read in parts for name in read.characters]

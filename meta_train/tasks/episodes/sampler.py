@@ -1,4 +1,4 @@
-"""N-way K-shot episodes out of an array of images (Vinyals et al. 2016, arXiv 1606.04080)."""
+"""N-way K-shot episodes from an array of images (Vinyals et al. 2016, arXiv 1606.04080)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class Episode(NamedTuple):
-    """A little classification problem. Rows come class by class.
+    """A few-shot classification problem, sorted by class.
 
     Attributes:
-        support_x: `[ways * shots, 1, H, W]`, in [0, 1].
-        support_y: `[ways * shots]`, in 0 ... ways - 1.
-        query_x: `[ways * queries, 1, H, W]`.
-        query_y: `[ways * queries]`.
+        support_x: images `[ways * shots, 1, H, W]`, values from 0 to 1.
+        support_y: classes `[ways * shots]`, 0 to ways - 1.
+        query_x: images `[ways * queries, 1, H, W]`.
+        query_y: classes `[ways * queries]`.
     """
 
     support_x: Tensor
@@ -25,18 +25,24 @@ class Episode(NamedTuple):
 
 
 class EpisodeSampler:
-    """Draws episodes: classes without repetition, and of each class images without repetition.
+    """Draws episodes: classes without replacement, and images of each class without replacement.
+
+    Example:
+        ::
+
+            sampler = EpisodeSampler(images, ways=5, shots=1, queries=15)
+            episode = sampler.draw(torch.Generator().manual_seed(0), torch.device("cpu"))
 
     Args:
         images: `[classes, per_class, H, W]`, uint8.
-        ways: classes of an episode (N).
-        shots: support images of a class (K).
-        queries: query images of a class.
-        rotations: a class turned by 90, 180 or 270 degrees is a class of its own (Santoro et al.
-            2016, arXiv 1605.06065), so that there are four times as many.
+        ways: classes per episode (N).
+        shots: support images per class (K).
+        queries: query images per class.
+        rotations: add each class rotated by 90, 180 and 270 degrees as three more classes (Santoro
+            et al. 2016, arXiv 1605.06065).
 
     Raises:
-        ValueError: more classes, or more images of a class, than there are; or none.
+        ValueError: a number below 1, or more classes or images per class than `images` has.
     """
 
     def __init__(
@@ -66,13 +72,13 @@ class EpisodeSampler:
         device: torch.device,
         identity: torch.Generator | None = None,
     ) -> Episode:
-        """Draw an episode; equal generators draw equal ones.
+        """Draw an episode. Equal generators draw equal episodes.
 
         Args:
-            generator: of everything.
-            device: of the images.
-            identity: of the classes and their order, in place of it: two episodes of one identity
-                are the same task from other images.
+            generator: the source of randomness.
+            device: the device of the images.
+            identity: draws the classes and their order instead of `generator`. Equal ones give the
+                same few-shot task with other images.
         """
         images = self._images_on(device)
         classes, per_class = images.shape[:2]
@@ -80,7 +86,7 @@ class EpisodeSampler:
         chosen = torch.randperm(classes, generator=identity)[: self.ways, None]
         order = torch.rand(self.ways, per_class, generator=generator).argsort(1)
         rows = (chosen * per_class + order[:, : self.shots + self.queries]).to(device)
-        # Floats only now: the whole array would take four times the memory.
+        # Converted here because all images as floats would take four times the memory.
         drawn = images.flatten(0, 1)[rows].unsqueeze(2).float() / 255
         support, query = drawn.split([self.shots, self.queries], 1)
         labels = torch.arange(self.ways, device=device)
@@ -94,7 +100,7 @@ class EpisodeSampler:
     def draw_batch(
         self, generator: torch.Generator, device: torch.device, size: int
     ) -> tuple[Tensor, Tensor]:
-        """Draw images of all classes with repetition: `[size, 1, H, W]` and classes `[size]`."""
+        """Draw images `[size, 1, H, W]` of all classes with replacement, and classes `[size]`."""
         images = self._images_on(device)
         rows = torch.randint(images.shape[0] * images.shape[1], (size,), generator=generator).to(
             device
@@ -109,5 +115,5 @@ class EpisodeSampler:
 
 
 def rotated(images: Tensor) -> Tensor:
-    """All classes at 0, then at 90, 180 and 270 degrees: `[4 * classes, per_class, H, W]`."""
+    """All classes rotated by 0, then 90, 180 and 270 degrees, `[4 * classes, per_class, H, W]`."""
     return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])

@@ -1,4 +1,4 @@
-"""Sine waves from a few points (Finn et al. 2017, arXiv 1703.03400, section 5.1)."""
+"""Few-shot regression of sine waves (Finn et al. 2017, arXiv 1703.03400, section 5.1)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from meta_train.tasks.base import Batch, Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 
 STD = 0.01
-"""Of initial weights, which are cut off at two of it, as in the released code."""
+"""Standard deviation of initial weights, truncated at two of them, as in the released code."""
 
 
 class SineNetwork(nn.Module):
-    """`[points, 1] -> [points, 1]`, ReLU between layers; the last layer is the head.
+    """An MLP with ReLU, `[points, 1] -> [points, 1]`. The last layer is the head.
 
     Args:
         hidden: units of the hidden layers.
@@ -41,15 +41,15 @@ class SineNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Sine(EpisodeTask):
-    """y = A sin(x - phase), to be learned from `shots` points; the loss is the squared error.
+    """Learn y = A sin(x - phase) from `shots` points. The loss is the mean squared error.
 
     Attributes:
-        shots: points to train on.
-        queries: points to judge by.
+        shots: points in the support set.
+        queries: points in the query set.
         fresh: see `EpisodeTask`.
-        amplitude: A is uniform between these.
-        phase: uniform between these.
-        domain: x is uniform between these.
+        amplitude: bounds of A, which is uniform.
+        phase: bounds of the phase, which is uniform.
+        domain: bounds of x, which is uniform.
         hidden: units of the hidden layers.
     """
 
@@ -64,7 +64,7 @@ class Sine(EpisodeTask):
     metric: ClassVar[str] = "MSE"
 
     def __post_init__(self) -> None:
-        """See `EpisodeTask`; lists are taken for tuples."""
+        """Check the settings and convert lists to tuples."""
         super().__post_init__()
         for name in ("amplitude", "phase", "domain"):
             bounds = tuple(getattr(self, name))
@@ -80,14 +80,15 @@ class Sine(EpisodeTask):
         return SineNetwork(self.hidden)
 
     def draw_parameters(self, generator: torch.Generator, *, head_only: bool) -> Tensors:
-        """Weights from a truncated normal distribution, biases zero."""
+        """Draw weights from a truncated normal distribution; biases are zero."""
         named = {
             name: value.shape
             for name, value in self.network.named_parameters()
             if not head_only or name.startswith(HEAD)
         }
         sizes = [shape.numel() if len(shape) > 1 else 0 for shape in named.values()]
-        drawn = torch.empty(sum(sizes))  # at once: one by one takes longer than an inner step
+        # All tensors in one call: one by one would take longer than an inner step.
+        drawn = torch.empty(sum(sizes))
         nn.init.trunc_normal_(drawn, std=STD, a=-2 * STD, b=2 * STD, generator=generator)
         return {
             name: part.reshape(shape) if len(part) else torch.zeros(shape)
@@ -100,7 +101,7 @@ class Sine(EpisodeTask):
         device: torch.device,
         identity: torch.Generator | None = None,
     ) -> tuple[Batch, Batch]:
-        """Draw a curve and points on it, `[points, 1]` each."""
+        """Draw a curve, and its points x and y, `[points, 1]` each."""
         amplitude, phase = self.draw_curve(generator if identity is None else identity)
         low, high = self.domain
         x = low + (high - low) * torch.rand(self.shots + self.queries, 1, generator=generator)
@@ -109,7 +110,7 @@ class Sine(EpisodeTask):
         return (x[: self.shots], y[: self.shots]), (x[self.shots :], y[self.shots :])
 
     def draw_curve(self, generator: torch.Generator) -> tuple[float, float]:
-        """Draw amplitude and phase: the first thing that is drawn of an episode."""
+        """Draw amplitude and phase. They are the first draws of an episode."""
         a, p = torch.rand(2, generator=generator).tolist()
         (least, most), (first, last) = self.amplitude, self.phase
         return least + (most - least) * a, first + (last - first) * p

@@ -1,9 +1,9 @@
-"""Which characters of Omniglot are for training, which for validation, and which for tests.
+"""Splits of Omniglot's characters into training, validation and test.
 
-The split by alphabet is written down in `omniglot_splits.json`, whole. The split by character (the
-protocol of most papers: 1200 characters at random, the rest for testing) is 1623 lines long, so
-that file holds what makes it. Either way the order is that of the SHA-256 of "seed/name": no random
-number generator, and so the same for ever.
+`omniglot_splits.json` lists the alphabets of each split. The split by character (the protocol of
+most papers: 1200 random characters, the rest for testing) has 1623 entries, so the file holds only
+its seed and sizes. Names are ordered by the SHA-256 of "seed/name", which does not change between
+versions of a random number generator.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SPLIT_BY = ("alphabet", "character")
 
 
 @functools.cache
-def written_splits() -> dict[str, Any]:
-    """What `omniglot_splits.json` says."""
+def stored_splits() -> dict[str, Any]:
+    """The content of `omniglot_splits.json`."""
     text = resources.files("meta_train.tasks.episodes").joinpath("omniglot_splits.json").read_text()
     return dict(json.loads(text))
 
 
 def shuffled(names: Iterable[str], seed: int) -> list[str]:
-    """Names in an order that depends on nothing but them and the seed."""
+    """Names in a pseudo-random order that depends only on the names and the seed."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).hexdigest())
 
 
@@ -38,22 +38,22 @@ def split_characters(
 ) -> list[int]:
     """Indices of the characters of a split.
 
-    By alphabet, the 30 background alphabets are 20 for training, 4 for validation and 6 for
-    testing. Where the evaluation alphabets are there too, those 20 are tested on, and the 6 are
-    trained on (Lake et al. 2015 keep background and evaluation apart so).
+    By alphabet: 20 background alphabets for training, 4 for validation and 6 for testing. If the
+    20 evaluation alphabets are given too, they are the test set and the 6 join the training set, as
+    in Lake et al. 2015.
 
-    By character, 1100 of 1623 characters are for training, 100 for validation and 423 for tests
-    (Finn et al. 2017, arXiv 1703.03400); of fewer characters the same shares.
+    By character: 1100 of 1623 characters for training, 100 for validation and 423 for testing (Finn
+    et al. 2017, arXiv 1703.03400), or the same fractions of fewer characters.
 
     Args:
-        alphabets: each character's alphabet.
-        characters: each character's name in its alphabet.
+        alphabets: the alphabet of each character.
+        characters: the name of each character in its alphabet.
         split: "train", "validation" or "test".
         split_by: "alphabet" or "character".
 
     Raises:
-        ValueError: an unknown split, no character is in it, or by alphabet a background alphabet
-            is missing.
+        ValueError: an unknown split, a split without characters, or, by alphabet, a missing
+            background alphabet.
     """
     look_up("split", split, dict.fromkeys(SPLITS))
     look_up("way to split", split_by, dict.fromkeys(SPLIT_BY))
@@ -68,7 +68,7 @@ def split_characters(
 
 
 def _alphabets_of(present: set[str], split: str) -> set[str]:
-    written = written_splits()["background"]
+    written = stored_splits()["background"]
     background = {name for names in written.values() for name in names}
     others = present - background
     if missing := sorted(background - present):
@@ -87,8 +87,8 @@ def _alphabets_of(present: set[str], split: str) -> set[str]:
 def _by_character(alphabets: Sequence[str], characters: Sequence[str], split: str) -> list[int]:
     names = [f"{a}/{c}" for a, c in zip(alphabets, characters, strict=True)]
     place = {name: index for index, name in enumerate(names)}
-    order = [place[name] for name in shuffled(names, written_splits()["seed"])]
-    shares = written_splits()["characters"]
+    order = [place[name] for name in shuffled(names, stored_splits()["seed"])]
+    shares = stored_splits()["characters"]
     total = sum(shares.values())
     first, last = _bounds(shares, split)
     return sorted(order[first * len(order) // total : last * len(order) // total])

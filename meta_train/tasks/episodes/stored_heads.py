@@ -1,4 +1,4 @@
-"""Episodes out of a fixed number of tasks, each of which has a head of its own that is kept."""
+"""Episodes from a fixed set of few-shot tasks, each with its own head that is kept and reused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.seeding import generator as seeded_generator
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
@@ -15,28 +16,27 @@ STORED = "stored."
 
 
 class StoredHeads(Task):
-    """A task comes again and again, and its head starts from where meta-learning has brought it.
+    """A fixed set of few-shot tasks that recur. Each keeps its own learned head.
 
-    The heads are tensors `[tasks, *head]` that problems are given as `Problem.fixed`: a learned
-    initialisation that has them learns them with the body, and what an inner run adapts is the
-    difference from the stored head, which starts at zero. A gradient is the same for both, so with
-    SGD this is training the head from where it is stored.
+    The heads are tensors `[tasks, *head]` in `Problem.fixed`. A learned initialisation that
+    contains them learns them together with the body. An inner run adapts the difference from the
+    stored head, which starts at zero; with SGD this equals training the stored head, because the
+    gradients are the same.
 
-    Without `reuse` every head is fresh, as it is for tasks that never came before: this is what
-    validation draws.
+    With `reuse=False` each episode draws a new head, as for a task that was never seen. Validation
+    uses this.
 
     Args:
-        episodes: a task as it is otherwise; its `fresh` must be "nothing".
-        tasks: how many different ones there are to come again.
+        episodes: draws the episodes; needs fresh="nothing" and adapted="all".
+        tasks: number of different few-shot tasks.
         reuse: start from the stored head.
 
     Raises:
-        ValueError: fewer tasks than one, or episodes of other parameters.
+        ValueError: `tasks` is below 1, or `episodes` has other settings.
     """
 
     def __init__(self, episodes: EpisodeTask, tasks: int, *, reuse: bool = True) -> None:
-        if tasks < 1:
-            raise ValueError(f"tasks must be at least 1, got {tasks}")
+        check_at_least(1, tasks=tasks)
         if episodes.fresh != "nothing" or episodes.adapted != "all":
             raise ValueError(
                 'stored heads need episodes with fresh="nothing" and adapted="all", got '
@@ -48,7 +48,7 @@ class StoredHeads(Task):
 
     @cached_property
     def _stored(self) -> Tensors:
-        """Where stored heads start: as drawn for each task alone."""
+        """Initial values of the stored heads, drawn separately for each task."""
         drawn = [
             self.episodes.draw_parameters(seeded_generator("head", task), head_only=True)
             for task in range(self.tasks)
@@ -56,9 +56,13 @@ class StoredHeads(Task):
         return {STORED + key: torch.stack([head[key] for head in drawn]) for key in drawn[0]}
 
     def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:
-        """Initial values of the body, of all stored heads, and of what is adapted of a head.
+        """Initial values of the body, of the stored heads, and of the difference from them (zero).
 
-        The tasks and their first heads are the same for all seeds.
+        The tasks and their initial heads do not depend on the seed.
+
+        Args:
+            device: the device of the tensors; None for the CPU.
+            seed: random seed of the body.
         """
         plain = self.episodes.template(device, seed)
         zeros = {k: torch.zeros_like(v) for k, v in plain.items() if k.startswith(HEAD)}
@@ -66,7 +70,7 @@ class StoredHeads(Task):
         return {**plain, **zeros, **stored}
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw a task, and examples of it."""
+        """Draw a few-shot task and its examples."""
         task = int(torch.randint(self.tasks, (), generator=generator))
         identity = seeded_generator("task", task) if self.reuse else None
         support, query = self.episodes.draw_episode(generator, device, identity)
@@ -88,7 +92,7 @@ class StoredHeads(Task):
         )
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The loss on `(inputs, targets, number of the task)`, and the buffers afterwards."""
+        """The loss on a batch `(inputs, targets, task number)`, and the new buffers."""
         inputs, targets, task = batch
         own = {key: value for key, value in parameters.items() if not key.startswith(STORED)}
         if self.reuse:
@@ -102,11 +106,11 @@ class StoredHeads(Task):
         return self.episodes.sample_task(generator)._replace(task=self)
 
     def validation(self) -> StoredHeads:
-        """Other tasks, none of which has come before."""
+        """Unseen few-shot tasks with new heads."""
         other = self.episodes.validation()
         assert isinstance(other, EpisodeTask)
         return StoredHeads(other, self.tasks, reuse=False)
 
     def held_out(self) -> dict[str, Task]:
-        """Other tasks, none of which has come before."""
+        """Unseen few-shot tasks with new heads."""
         return {"same family": self.validation()}

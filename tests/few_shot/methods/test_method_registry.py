@@ -1,84 +1,72 @@
+"""Every method of the registry makes tasks, a rule and settings that fit together."""
+
 import pytest
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import create_estimator
-from meta_train.few_shot.methods.registry import ROWS, get_row, list_rows
+from meta_train.few_shot.episodes import evaluation_task, method_settings, training_task
+from meta_train.few_shot.methods.build import initial_parameters, make_rule
+from meta_train.few_shot.methods.registry import METHODS, get_method, list_methods
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.training import train_settings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.episodes.omniglot import OmniglotClasses
 
 PLACES = [(5, 1), (5, 5), (20, 1), (20, 5)]
 
 
-def trainable(row):
-    return row.trained_on == "episodes"
-
-
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("ways", "shots"), PLACES)
-def test_every_row_makes_tasks_a_rule_and_settings(name, ways, shots):
-    row = get_row(name).at(ways, shots)
-    task = row.test_task(ways, shots, hidden=4, queries=5)
-    learned, adapted = row.start(task)
-    rule = row.make_rule(adapted)
+def test_every_method_makes_tasks_a_rule_and_settings(name, ways, shots):
+    config = FewShotConfig(
+        row=name, data="omniglot", ways=ways, shots=shots, task_settings={"hidden": 4}
+    )
+    method = method_settings(name, config)
+    learned, adapted = initial_parameters(method, evaluation_task(method, config))
+    rule = make_rule(method, adapted)
     assert isinstance(rule, UpdateRule)
-    if trainable(row):
-        row.train_task(ways, shots, hidden=4, queries=5)
-        estimator = create_estimator(row.estimator, **row.estimator_settings)
+    if method.trained_on == "episodes":
+        training_task(method, config)
+        estimator = create_estimator(method.estimator, **method.estimator_settings)
         estimator.check(MetaParameters(rule, learned))
-        TrainSettings(
-            estimator=row.estimator,
-            estimator_settings=dict(row.estimator_settings),
-            runs=row.meta_batch,
-            **row.outer,
-        )
-    elif row.trained_on == "classes":
-        assert isinstance(row.train_task(ways, shots, hidden=4, queries=5), OmniglotClasses)
+        train_settings(method, config)
+    elif method.trained_on == "classes":
+        assert isinstance(training_task(method, config), OmniglotClasses)
     else:
-        with pytest.raises(ValueError, match=f"initialisation of {row.uses}"):
-            row.train_task(ways, shots)
-        assert row.uses in ROWS
+        with pytest.raises(ValueError, match=f"initialisation of {method.uses}"):
+            training_task(method, config)
+        assert method.uses in METHODS
 
 
-@pytest.mark.parametrize("name", list_rows(sine=True))
-def test_rows_of_sine_curves(name):
-    row = get_row(name).on_sine()
-    task = row.sine_task(5)
-    learned, adapted = row.start(task)
+@pytest.mark.parametrize("name", list_methods(sine=True))
+def test_methods_on_sine_curves(name):
+    config = FewShotConfig(row=name, shots=5)
+    method = method_settings(name, config)
+    task = evaluation_task(method, config)
+    learned, adapted = initial_parameters(method, task)
     assert set(adapted) <= set(task.template()) and set(learned) <= set(task.template())
-    create_estimator(row.estimator, **row.estimator_settings).check(
-        MetaParameters(row.make_rule(adapted), learned)
+    create_estimator(method.estimator, **method.estimator_settings).check(
+        MetaParameters(make_rule(method, adapted), learned)
     )
 
 
-def test_settings_of_ways_and_shots():
-    maml = get_row("maml")
-    assert (maml.at(5, 1).inner_lr, maml.at(20, 5).inner_lr) == (0.4, 0.1)
-    assert (maml.at(5, 5).train_steps, maml.at(20, 1).train_steps) == (1, 5)
-    lstm = get_row("meta-lstm")
-    assert (lstm.at(5, 1).train_steps, lstm.at(5, 5).train_steps) == (12, 8)
-    assert not lstm.transductive and maml.transductive
-
-
-def test_what_is_learned_and_what_is_adapted():
-    body = get_row("maml-fresh-head")
-    learned, adapted = body.start(body.test_task(5, 1, hidden=2))
-    assert {name.split(".")[0] for name in learned} == {"body"}
-    assert {name.split(".")[0] for name in adapted} == {"body", "head"}
-    anil = get_row("anil")
-    learned, adapted = anil.start(anil.test_task(5, 1, hidden=2))
-    assert {name.split(".")[0] for name in learned} == {"body", "head"}
-    assert set(adapted) == {"head.weight", "head.bias"}
+def test_ways_and_shots_change_settings():
+    maml = get_method("maml")
+    assert (maml.on_omniglot(5, 1).inner_lr, maml.on_omniglot(20, 5).inner_lr) == (0.4, 0.1)
+    assert (maml.on_omniglot(5, 5).train_steps, maml.on_omniglot(20, 1).train_steps) == (1, 5)
+    lstm = get_method("meta-lstm")
+    assert (lstm.on_omniglot(5, 1).train_steps, lstm.on_omniglot(5, 5).train_steps) == (12, 8)
+    assert maml.omniglot.transductive and not lstm.omniglot.transductive
 
 
 def test_published_figures_are_percent_in_the_four_places():
-    for row in ROWS.values():
-        assert set(row.published) <= set(PLACES)
-        assert all(80 < value < 100 for value, _ in row.published.values())
+    for method in METHODS.values():
+        assert set(method.published) <= set(PLACES)
+        assert all(80 < value < 100 for value, _ in method.published.values())
 
 
-def test_names_that_are_not_there():
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="did you mean 'reptile'"):
-        get_row("reptil")
+        get_method("reptil")
     with pytest.raises(ValueError, match="only classifies"):
-        get_row("r2d2").on_sine()
+        get_method("r2d2").on_sine()

@@ -1,18 +1,19 @@
-"""The few-shot command: help, rows of all kinds, what is left, one-line errors."""
+"""The few-shot command: help, methods of all kinds, output files, one-line errors."""
 
 import copy
 
 import pytest
 import torch
-from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
+from few_shot_cases import SMALL_SINE, TINY, results_of, take_made_up
 from safetensors import safe_open
 
 from learned_opt.adaptation import adapt, load_initialization
+from meta_train.few_shot.episodes import evaluation_task, method_settings
 from meta_train.few_shot.evaluation import Evaluation, adapt_once
-from meta_train.few_shot.methods.registry import ROWS, get_row, list_rows
+from meta_train.few_shot.methods.registry import METHODS, get_method, list_methods
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import render
-from meta_train.few_shot.training import Trained, make_trainer, row_of, train_settings
+from meta_train.few_shot.training import TrainedMethod, make_trainer, train_settings
 from meta_train.jobs.cli import main
 from meta_train.jobs.few_shot.cli import build_parser
 from meta_train.tasks.episodes.sine import Sine, SineNetwork
@@ -27,12 +28,12 @@ def characters(monkeypatch):
     take_made_up(monkeypatch)
 
 
-def test_help_lists_every_row_by_name():
+def test_help_lists_every_method_by_name():
     text = build_parser().format_help()
     starred = [line.split()[1] for line in text.splitlines() if line.startswith("  * ")]
     others = [line.split()[0] for line in text.splitlines() if line.startswith("    ")]
-    assert starred == list_rows(sine=True)
-    assert all(name in starred or name in others for name in ROWS)
+    assert starred == list_methods(sine=True)
+    assert all(name in starred or name in others for name in METHODS)
     for name in FewShotConfig.__dataclass_fields__:
         assert f"--{name}" in text
 
@@ -45,7 +46,7 @@ def test_the_other_command_mentions_it_and_stays_as_it_was(capsys):
         main(["--row", "maml"])
 
 
-def test_one_row_leaves_everything_in_its_folder(tmp_path, capsys):
+def test_a_method_writes_all_its_files(tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*TINY, *SMALL_SINE, "--row", "meta-sgd", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
@@ -55,7 +56,7 @@ def test_one_row_leaves_everything_in_its_folder(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "sine curves from 10 points" in printed and "MSE" in printed
     assert max(len(line) for line in printed.splitlines() if str(out) not in line) <= 105
-    found = rows_of(out)["meta-sgd"]
+    found = results_of(out)["meta-sgd"]
     assert found["outer_steps"] == 3 and found["episodes"] == 6 and found["metric"] == "MSE"
     assert [one["steps"] for one in found["results"]] == list(range(11))
     learned = load_initialization(out / "initialization.safetensors")
@@ -65,25 +66,25 @@ def test_one_row_leaves_everything_in_its_folder(tmp_path, capsys):
     module = adapt(SineNetwork((4,)), (x, x.sin()), initialization=learned, loss=mse_loss)
     assert module(x).shape == (5, 1)
     assert main([*TINY, "--config", str(out / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
-    assert rows_of(tmp_path / "b")["meta-sgd"]["results"] == found["results"]
+    assert results_of(tmp_path / "b")["meta-sgd"]["results"] == found["results"]
 
 
-def test_all_rows_of_sine_curves(tmp_path, capsys, monkeypatch):
+def test_all_methods_of_sine_curves(tmp_path, capsys, monkeypatch):
     names = ["maml", "anil", "joint", "reptile-sgd", "imaml", "learned-step-size-lstm"]
-    monkeypatch.setattr("meta_train.few_shot.settings.list_rows", lambda sine: names)
+    monkeypatch.setattr("meta_train.few_shot.settings.list_methods", lambda sine: names)
     monkeypatch.setattr("meta_train.few_shot.plots.CURVE_STEPS", (0, 1))
     given = [*TINY, *SMALL_SINE, "--row", "all", "--steps", "[0, 1]", "--out", str(tmp_path / "a")]
     assert main(given) == 0
-    assert list(rows_of(tmp_path / "a")) == names
+    assert list(results_of(tmp_path / "a")) == names
     assert (tmp_path / "a" / "sine.png").stat().st_size > 10_000
     for name in names:
         with safe_open(tmp_path / "a" / name / "initialization.safetensors", "pt") as file:
             assert any(key.startswith("parameters/body") for key in file.keys())  # noqa: SIM118
     table = capsys.readouterr().out.split("MSE after")[1]
     assert [line.split()[0] for line in table.splitlines()[1:7]] == names
-    before = rows_of(tmp_path / "a")
+    before = results_of(tmp_path / "a")
     assert main([*given, "--resume", "true"]) == 0  # nothing is left to train
-    assert rows_of(tmp_path / "a") == before
+    assert results_of(tmp_path / "a") == before
 
 
 @pytest.mark.parametrize(
@@ -91,13 +92,13 @@ def test_all_rows_of_sine_curves(tmp_path, capsys, monkeypatch):
     ["maml", "maml-fresh-head", "maml-stored-heads", "anil", "learned-adam-lstm", "prototypical",
      "r2d2", "fine-tuning", "nearest-neighbour"],
 )  # fmt: skip
-def test_rows_that_classify(name, tmp_path, characters, capsys):
+def test_methods_that_classify(name, tmp_path, characters, capsys):
     out = tmp_path / "run"
     given = [*TINY, "--data", "omniglot", "--row", name, "--ways", "3", "--queries", "2"]
     given += ["--test_queries", "3", "--train", '{"runs": 2}', "--out", str(out)]
     assert main([*given, "--task_settings", '{"hidden": 4}']) == 0
     assert "Omniglot, 3-way 1-shot" in capsys.readouterr().out
-    found = rows_of(out)[name]
+    found = results_of(out)[name]
     assert found["metric"] == "accuracy"
     assert all(0 <= one["mean"] <= 1 for one in found["results"])
     learned = load_initialization(out / "initialization.safetensors")
@@ -116,7 +117,7 @@ def test_settings_are_taken_as_they_are():
     assert config.task_settings == {"hidden": (4, 5)}
 
 
-def test_a_row_in_double_precision(tmp_path):
+def test_a_method_in_double_precision(tmp_path):
     given = [*TINY, "--task_settings", '{"hidden": [4]}', "--row", "anil", "--validate", "2"]
     given += ["--train", '{"runs": 2, "dtype": "float64"}', "--out", str(tmp_path / "run")]
     assert main(given) == 0
@@ -125,7 +126,7 @@ def test_a_row_in_double_precision(tmp_path):
 
 
 def test_zero_steps_of_maml_are_joint_training():
-    """Both judge the start itself, and so have the same meta-gradient on the same episodes."""
+    """Both evaluate the initialisation itself: equal meta-gradients on equal episodes."""
     found = []
     for name, changes in (("maml", {"train_steps": 0}), ("joint", {})):
         config = FewShotConfig(row=name, row_settings=changes, outer_steps=2)
@@ -134,30 +135,30 @@ def test_zero_steps_of_maml_are_joint_training():
         found.append(trainer.average.state_dict())
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     task = Sine(shots=10, queries=10)
-    phi = {key: value.clone().requires_grad_() for key, value in task.template().items()}
+    initial = {key: value.clone().requires_grad_() for key, value in task.template().items()}
     trainer = make_trainer("joint", FewShotConfig(row="joint"), CPU, None)
     runs = trainer.groups.runs[0]
     reduced = trainer.take_outer_step().estimate
-    losses = [task.loss(phi, {}, one.draw_validation(None))[0] for one in runs.problems]
-    joint = torch.autograd.grad(torch.stack(losses).mean(), list(phi.values()))
+    losses = [task.loss(initial, {}, one.draw_validation(None))[0] for one in runs.problems]
+    joint = torch.autograd.grad(torch.stack(losses).mean(), list(initial.values()))
     for gradient, expected in zip(reduced.gradients, joint, strict=True):
         torch.testing.assert_close(gradient, expected)
 
 
-def test_settings_of_training_come_from_the_row_and_then_from_the_user():
+def test_settings_of_training_come_from_the_method_and_then_from_the_user():
     config = FewShotConfig(row="maml-negative-rate", train={"lr": 0.5})
-    settings = train_settings(row_of(config.row, config), config)
+    settings = train_settings(method_settings(config.row, config), config)
     assert settings.inner_lr == -0.01 and settings.lr == 0.5 and settings.runs == 25
     assert settings.objective == "last" and settings.outer_steps == 3000
 
 
 def test_tables_are_80_characters_wide():
     values = torch.full((11, 4), 12.345)
-    row = row_of("maml", FewShotConfig())
-    name = max(ROWS, key=len)
+    method = method_settings("maml", FewShotConfig())
+    name = max(METHODS, key=len)
     for metric in ("MSE", "accuracy"):
         evaluation = Evaluation(metric, tuple(range(11)), values, 0)
-        one = Trained(name, row, None, {}, {}), evaluation
+        one = TrainedMethod(name, method, None, {}, {}), evaluation
         lines = render({name: one, "other": one}, "title").splitlines()
         assert max(map(len, lines)) <= 80
         assert all(f" {cell}" in lines[-2] for cell in lines[-2].split()[1:])
@@ -188,32 +189,32 @@ def test_the_file_of_anil_adapts_the_head_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["maml", "anil", "imaml", "meta-sgd", "learned-adam-lstm"])
-def test_a_file_adapts_a_module_as_the_row_was_tested(name, tmp_path):
+def test_a_file_adapts_a_module_as_the_method_was_tested(name, tmp_path):
     given = [*TINY, *SMALL_SINE, "--row", name, "--out", str(tmp_path / "run")]
     assert main(given) == 0
     learned = load_initialization(tmp_path / "run" / "initialization.safetensors")
-    row = get_row(name).on_sine()
+    method = get_method(name).on_sine()
     problem, found = adapt_once(
         learned.rule,
         learned.parameters,
-        row.sine_task(10, hidden=(4,)),
+        evaluation_task(method, FewShotConfig(task_settings={"hidden": [4]})),
         seed=7,
-        steps=(row.test_steps,),
-        lr=row.inner_lr,
-        proximal=row.proximal,
+        steps=(method.test_steps,),
+        lr=method.inner_lr,
+        proximal=method.proximal,
     )
     module = adapt(SineNetwork((4,)), problem.full(), initialization=learned, loss=mse_loss)
     for key, value in module.named_parameters():
-        torch.testing.assert_close(value.detach(), found[row.test_steps][key])
+        torch.testing.assert_close(value.detach(), found[method.test_steps][key])
     assert (learned.proximal is None) == (name != "imaml")
 
 
 def test_seeds_begin_with_other_initialisations():
-    phis = []
+    initial = []
     for seed in (0, 0, 1):
         trainer = make_trainer("maml", FewShotConfig(seed=seed), CPU, None)
-        phis.append(trainer.meta_parameters.initialization()["body.0.weight"].detach())
-    assert torch.equal(phis[0], phis[1]) and not torch.equal(phis[0], phis[2])
+        initial.append(trainer.meta_parameters.initialization()["body.0.weight"].detach())
+    assert torch.equal(initial[0], initial[1]) and not torch.equal(initial[0], initial[2])
 
 
 @pytest.mark.parametrize(
@@ -222,17 +223,20 @@ def test_seeds_begin_with_other_initialisations():
         (["--row_settings", '{"test_steps": -1}'], "test_steps must be at least 0, got -1"),
         (["--row_settings", '{"inner_batch": 0}'], "inner_batch must be at least 1, got 0"),
         (["--row_settings", '{"trained_on": "classes"}'], 'set initialization to "body"'),
-        (["--row_settings", '{"trained_on": "nothing"}'], "must say whose training it uses"),
-        (["--row_settings", '{"method": "relation"}'], "method 'relation' only classifies"),
-        (["--row_settings", '{"begins_with": "maml"}'], "need one another: maml -> maml"),
+        (
+            ["--row_settings", '{"trained_on": "nothing"}'],
+            "needs the method whose initialisation to take: set uses",
+        ),
+        (["--row_settings", '{"head": "relation"}'], "head 'relation' only classifies"),
+        (["--row_settings", '{"begins_with": "maml"}'], "methods need one another: maml -> maml"),
         (
             ["--row", "maml,anil", "--row_settings", '{"begins_with": "anil"}'],
-            "rows need one another: maml -> anil -> anil",
+            "methods need one another: maml -> anil -> anil",
         ),
         (["--seed", "99999999999999999999"], "seed must be from 0 to 2**63 - 1"),
     ],
 )
-def test_rows_that_cannot_be_are_refused_before_anything_is_done(given, message, tmp_path, capsys):
+def test_impossible_methods_are_refused_before_anything_is_done(given, message, tmp_path, capsys):
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as stop:
         main([*TINY, *given, "--out", str(out)])
@@ -242,7 +246,7 @@ def test_rows_that_cannot_be_are_refused_before_anything_is_done(given, message,
 
 @pytest.mark.parametrize(("shots", "queries"), [(1, 15), (5, 15), (6, 14), (19, 1)])
 def test_query_images_are_what_the_support_leaves(shots, queries):
-    assert FewShotConfig(data="omniglot", shots=shots).query(testing=True) == queries
+    assert FewShotConfig(data="omniglot", shots=shots).query_examples(testing=True) == queries
 
 
 def test_a_file_says_what_it_was_tested_on(tmp_path, characters):

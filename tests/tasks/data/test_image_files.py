@@ -21,8 +21,8 @@ IDX = {"train-images-idx3-ubyte": 12, "train-labels-idx1-ubyte": 12,
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """No test finds what another one read."""
-    caches = read_images, data._load, autoencoder._to_itself
+    """Clear caches, so that no test sees the files of another."""
+    caches = read_images, data._load, autoencoder._images_as_targets
     for cache in caches:
         cache.cache_clear()
     yield
@@ -114,7 +114,7 @@ def write_cifar(folder, monkeypatch, form="bin", archived=True, without=None):
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("place", [".", "mnist", "MNIST/raw"])
-def test_mnist_is_read_from_wherever_it_usually_lies(tmp_path, monkeypatch, place, zipped):
+def test_mnist_is_found_in_the_usual_folders(tmp_path, monkeypatch, place, zipped):
     arrays = write_mnist(tmp_path / place, monkeypatch, zipped=zipped)
     splits = read_images("mnist", str(tmp_path))
     train = torch.from_numpy(arrays["train-images-idx3-ubyte"])[:, None]
@@ -124,7 +124,7 @@ def test_mnist_is_read_from_wherever_it_usually_lies(tmp_path, monkeypatch, plac
     assert splits["validation"][1].tolist() == [0, 1]
 
 
-def test_the_two_data_sets_with_the_same_file_names_are_told_apart(tmp_path, monkeypatch):
+def test_mnist_and_fashion_mnist_are_told_apart_by_checksum(tmp_path, monkeypatch):
     first = write_mnist(tmp_path / "mnist", monkeypatch)
     second = write_mnist(tmp_path / "fashion-mnist", monkeypatch, data_set="fashion-mnist", seed=1)
     for name, arrays in (("mnist", first), ("fashion-mnist", second)):
@@ -155,7 +155,7 @@ def test_the_folder_may_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("LEARNED_OPT_DATA", str(tmp_path))
     data = load_data("mnist", "train")
     assert data.shape == (1, 28, 28) and data.outputs == 10
-    assert abs(float(data.rows.inputs.mean())) < 1e-4
+    assert abs(float(data.dataset.inputs.mean())) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["random-mlp", "conv", "autoencoder", "logistic-regression"])
@@ -172,7 +172,7 @@ def test_families_train_on_files(tmp_path, monkeypatch, name):
     assert "mnist" in next(iter(family.held_out()))
 
 
-def test_no_folder_and_no_files_say_what_is_missing(tmp_path, monkeypatch):
+def test_a_missing_folder_or_file_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("LEARNED_OPT_DATA", raising=False)
     for name, page in image_files.PAGES.items():
         with pytest.raises(ValueError, match=f"{name} is read from files.*LEARNED_OPT_DATA"):
@@ -212,7 +212,7 @@ def test_a_truncated_or_changed_archive_is_named(tmp_path, monkeypatch, official
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (cut, "values where 12 x 28 x 28 are announced"),
+        (cut, "values, but the header says 12 x 28 x 28"),
         (lambda content: b"PNG" + content, "it starts with 504e47"),
         (lambda content: content[:6], "damaged"),
         (lambda content: b"", "it starts with "),
@@ -227,7 +227,7 @@ def test_unpacked_files_are_checked_by_their_structure(tmp_path, monkeypatch, ch
         read_images("mnist", str(tmp_path))
 
 
-def test_cifars_damages_are_named(tmp_path, monkeypatch):
+def test_damaged_cifar_files_are_named(tmp_path, monkeypatch):
     _, path = write_cifar(tmp_path, monkeypatch, archived=False)
     for content, message in (
         ((path / "data_batch_3.bin").read_bytes()[:-1], "not a number of images of 3073"),
@@ -241,7 +241,7 @@ def test_cifars_damages_are_named(tmp_path, monkeypatch):
         read_images("cifar-10", str(tmp_path))
 
 
-def test_cifars_archives_are_checked(tmp_path, monkeypatch):
+def test_damaged_cifar_archives_are_named(tmp_path, monkeypatch):
     _, path = write_cifar(tmp_path, monkeypatch, without="data_batch_2.bin")
     with pytest.raises(ValueError, match="binary.tar.gz is damaged: data_batch_2.bin is not in it"):
         read_images("cifar-10", str(tmp_path))
@@ -259,7 +259,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02", pickle.dumps({b"data": Harmful()})])
-def test_a_pickle_can_hold_arrays_only(tmp_path, monkeypatch, content, capsys):
+def test_a_pickle_that_calls_other_functions_is_refused(tmp_path, monkeypatch, content, capsys):
     _, path = write_cifar(tmp_path, monkeypatch, "py", archived=False)
     (path / "data_batch_1").write_bytes(content)
     with pytest.raises(ValueError, match="data_batch_1 is damaged: not a batch of images"):

@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from conftest import same
 
-from meta_train.runtime.seeding import generator
-from meta_train.tasks import create_task
 from meta_train.tasks.data import DATA, SPLITS, load_data
 from meta_train.tasks.data.image_files import IMAGE_FILES
 from meta_train.tasks.data.photos import BLOCK, SIZE, read_photos
@@ -22,13 +19,13 @@ def fingerprints(inputs):
 @pytest.mark.parametrize("name", INSTALLED)
 def test_splits_share_no_example_and_have_one_scale(name):
     parts = {split: load_data(name, split) for split in SPLITS}
-    rows = {split: fingerprints(part.rows.inputs) for split, part in parts.items()}
+    rows = {split: fingerprints(part.dataset.inputs) for split, part in parts.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not rows[first] & rows[second]
-    train = parts["train"].rows.inputs
+    train = parts["train"].dataset.inputs
     assert train.mean().abs() < 1e-4 and abs(float(train.var()) - 1) < 0.02
     for part in parts.values():
-        inputs, targets = part.rows.inputs, part.rows.targets
+        inputs, targets = part.dataset.inputs, part.dataset.targets
         assert inputs.dtype == torch.float32
         assert inputs.mean().abs() < 0.3 and 0.5 < inputs.var() < 1.5
         assert part.outputs == parts["train"].outputs
@@ -40,9 +37,9 @@ def test_splits_share_no_example_and_have_one_scale(name):
 
 
 def test_data_is_read_once():
-    assert load_data("photos", "train").rows is load_data("photos", "train").rows
+    assert load_data("photos", "train").dataset is load_data("photos", "train").dataset
     flat = load_data("photos", "train", flat=True)
-    assert flat.rows.inputs.data_ptr() == load_data("photos", "train").rows.inputs.data_ptr()
+    assert flat.dataset.inputs.data_ptr() == load_data("photos", "train").dataset.inputs.data_ptr()
     assert flat.shape == (64,) and load_data("colour-photos", "test").shape == (3, 8, 8)
 
 
@@ -68,37 +65,3 @@ def test_patches_of_the_photograph_are_where_their_label_says():
         assert int(regions[k]) in {(y + 4) * 4 // 427 * 4 + (x + 4) * 4 // 640 for y, x in found}
     counts = torch.bincount(regions)
     assert len(counts) == 16 and counts.min() > 300
-
-
-@pytest.mark.parametrize("name", ["random-mlp", "conv", "autoencoder"])
-def test_members_validation_and_held_out_tasks_see_different_examples(name):
-    family = create_task(name, data=["photos"], few_probability=0.0)
-    held_out = next(iter(family.held_out().values()))
-    seen = []
-    for task in (
-        family.sample_task(generator(0)).task,
-        family.validation().sample_task(generator(0)).task,
-    ):
-        seen.append(fingerprints(task.inputs))
-    assert not seen[0] & seen[1]
-    assert not fingerprints(held_out.inputs) & (seen[0] | seen[1])
-
-
-def test_members_have_few_examples_as_often_as_asked():
-    family = create_task("random-mlp", few_probability=0.5, few_examples=(100, 200))
-    sizes = [family.sample_task(generator(k)).task.examples for k in range(100)]
-    few = [size for size in sizes if size <= 200]
-    assert 30 <= len(few) <= 70 and 100 <= min(few)
-    assert set(sizes) - set(few) == {800, 7080}
-
-
-def test_networks_initial_scales_differ_from_problem_to_problem():
-    family = create_task("random-mlp", data=["digits"], scale_spread=0.5, depth=(1, 1))
-    task = family.sample_task(generator(0)).task
-    problems = [task.sample(generator(k), torch.device("cpu")) for k in range(40)]
-    bound = 1 / 8  # nn.Linear's, for 64 inputs
-    largest = torch.stack([p.parameters["0.weight"].abs().max() for p in problems]) / bound
-    assert 0.55 < largest.min() < 0.75 and 1.35 < largest.max() < 1.65
-    assert not same(largest[0], largest[1])
-    biases = torch.stack([p.parameters["0.bias"].abs().max() for p in problems])
-    assert biases.max() <= bound

@@ -110,11 +110,11 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     write(tmp_path, drawings())
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="read anew next time"):
+    with pytest.warns(UserWarning, match="Omniglot is not cached"):
         assert read(tmp_path).images.shape == (3, 20, 28, 28)
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
+def test_missing_files_are_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no images_background.zip.*brendenlake/omniglot"):
         read(tmp_path)
     monkeypatch.delenv("LEARNED_OPT_DATA", raising=False)
@@ -153,14 +153,14 @@ def test_incomplete_and_damaged_drawings_are_named(tmp_path, content, message, z
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_what_a_file_system_adds_is_no_drawing(tmp_path, zipped):
+def test_files_that_a_file_system_adds_are_ignored(tmp_path, zipped):
     write(tmp_path / "a", drawings(), zipped=zipped)
     expected = read(tmp_path / "a")
     write(tmp_path / "b", {**drawings(), "Latin/character01/._0002_20.png": b"?"}, zipped=zipped)
     assert (read(tmp_path / "b").images == expected.images).all()
 
 
-def test_drawings_that_change_places_are_read_anew(tmp_path):
+def test_swapped_drawings_are_read_again(tmp_path):
     longest = max(map(len, drawings().values()))  # of equal sizes: those would not tell
     padded = {name: data.ljust(longest, b"\0") for name, data in drawings().items()}
     write(tmp_path, padded, zipped=False)
@@ -186,7 +186,7 @@ def test_a_truncated_or_corrupted_archive_is_named_with_its_checksum(tmp_path):
 
 
 @pytest.mark.skipif(not REAL, reason="no Omniglot in ../shared/data or LEARNED_OPT_DATA")
-def test_the_real_background_set_is_whole(monkeypatch):
+def test_the_real_background_set_is_complete(monkeypatch):
     monkeypatch.setitem(PARTS, "background", Part(30, 964, ""))
     result = read(REAL[0])
     assert result.images.shape == (964, 20, 28, 28)
@@ -195,20 +195,20 @@ def test_the_real_background_set_is_whole(monkeypatch):
     assert 0.05 < result.images.mean() / 255 < 0.12
 
 
-def test_a_folder_unpacked_into_one_of_its_own_name_is_read(tmp_path):
+def test_a_folder_inside_a_folder_of_the_same_name_is_read(tmp_path):
     write(tmp_path, drawings(), zipped=False, name="images_background/images_background")
     found = read_omniglot("background", str(tmp_path), progress=False)
     assert found.images.shape == (3, 20, 28, 28)
 
 
-def test_without_a_home_nothing_is_cached_and_nothing_called_damaged(tmp_path, monkeypatch):
+def test_without_a_home_folder_nothing_is_cached(tmp_path, monkeypatch):
     def nobody():
         raise RuntimeError("Could not determine home directory.")
 
     write(tmp_path, drawings())
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", nobody)
-    with pytest.warns(UserWarning, match="will be read anew next time: Could not determine home"):
+    with pytest.warns(UserWarning, match="Omniglot is not cached: Could not determine home"):
         found = read_omniglot("background", str(tmp_path), progress=False)
     assert found.images.shape == (3, 20, 28, 28)
 

@@ -41,7 +41,7 @@ def test_sine_curves_fill_their_ranges():
     assert 0 <= min(phases) < 0.1 and math.pi - 0.1 < max(phases) <= math.pi
 
 
-def test_sine_starts_as_published():
+def test_sine_has_the_published_initialisation():
     parameters = sample(Sine()).parameters
     assert {k: list(v.shape) for k, v in parameters.items()} == {
         "body.0.weight": [40, 1],
@@ -176,7 +176,7 @@ def test_sine_takes_lists_and_refuses_bad_bounds():
         Sine(phase=(2, 1))
 
 
-def test_tasks_that_need_files_are_not_listed_as_ready():
+def test_tasks_that_need_files_are_not_listed_by_default():
     assert "sine" in list_tasks() and "omniglot" not in list_tasks()
     assert "sine" not in create_task("mixture").families
 

@@ -7,7 +7,7 @@ from meta_train.tasks.episodes.networks import make_network
 
 
 @pytest.mark.parametrize("name", ["conv4", "dense"])
-def test_evaluation_repeats_what_training_did_to_the_support_set(name):
+def test_evaluation_uses_the_statistics_of_the_support_set(name):
     torch.manual_seed(0)
     network = make_network(name, 5, hidden=8, batch_norm="support").double()
     earlier, images = torch.randn(2, 5, 1, 28, 28, dtype=torch.double)

@@ -1,4 +1,4 @@
-"""Heads that are stored for tasks which come again."""
+"""Stored heads of recurring few-shot tasks."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def make_sine(tasks=3, **settings):
     )
 
 
-def test_a_number_is_always_the_same_task_from_other_examples():
+def test_a_number_always_gives_the_same_task_with_other_examples():
     task = StoredHeads(MadeUp(ways=3, shots=1, queries=1, fresh="nothing"), 4)
     drawn: dict = {}
     for seed in range(30):
@@ -52,7 +52,7 @@ def test_an_inner_step_trains_the_head_from_where_it_is_stored():
         torch.testing.assert_close(begin + inner.parameters[key], plain[key] - 0.1 * gradient)
 
 
-def test_meta_gradients_reach_the_heads_of_the_tasks_that_came():
+def test_meta_gradients_reach_the_heads_of_the_drawn_tasks():
     task = make_sine(tasks=50)
     settings = TrainSettings(
         estimator="full", horizons=(2,), runs=3, outer_steps=1, inner_lr=0.1,
@@ -69,7 +69,7 @@ def test_meta_gradients_reach_the_heads_of_the_tasks_that_came():
     assert gradients["body.0.weight"].abs().sum() > 0
 
 
-def test_tasks_that_never_came_have_fresh_heads():
+def test_unseen_tasks_have_fresh_heads():
     task = make_sine()
     other = task.validation()
     problem = other.sample(generator(0), CPU)
@@ -86,6 +86,6 @@ def test_tasks_that_never_came_have_fresh_heads():
     ("tasks", "settings", "message"),
     [(0, {}, "tasks must be at least 1, got 0"), (2, {"fresh": "head"}, "stored heads need")],
 )
-def test_what_cannot_work_is_refused(tasks, settings, message):
+def test_unsuitable_settings_are_refused(tasks, settings, message):
     with pytest.raises(ValueError, match=message):
         make_sine(tasks, **settings)

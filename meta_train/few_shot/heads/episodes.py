@@ -1,4 +1,4 @@
-"""Methods that read whole episodes, as tasks whose problems have nothing to train inside."""
+"""Episodes that an embedding and a head classify, as tasks without inner training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from learned_opt.registry import create
-from meta_train.few_shot.heads.base import EpisodeMethod
+from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.few_shot.heads.closed_form import RidgeHead, SVMHead
 from meta_train.few_shot.heads.metric import (
     Matching,
@@ -26,7 +26,7 @@ from meta_train.tasks.base import Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
 from meta_train.tasks.episodes.sampler import Episode
 
-METHODS: Mapping[str, type[EpisodeMethod]] = MappingProxyType(
+HEADS: Mapping[str, type[EpisodeClassifier]] = MappingProxyType(
     {
         "prototypical": Prototypical,
         "matching": Matching,
@@ -39,36 +39,41 @@ METHODS: Mapping[str, type[EpisodeMethod]] = MappingProxyType(
 )
 
 
-class ScoredEpisodes(Task):
-    """Episodes that a method embeds and scores, with no inner step.
+class EmbeddingEpisodes(Task):
+    """N-way K-shot episodes that a learned embedding and a head classify in one pass.
 
-    A problem's batch is the whole episode, as data to judge by as well: with a horizon of 0 and a
-    learned initialisation the meta-gradient is the plain gradient of the method's loss.
+    A batch is the whole episode, support and query set, and it serves as the outer data too. With
+    horizon 0 and a learned initialisation, the meta-gradient is the gradient of the head's loss.
 
     Args:
-        task: draws the episodes; its network's body is the embedding.
-        method: one of `METHODS`.
-        **settings: of the method.
+        episodes: draws the episodes; the body of its network is the embedding.
+        head: a name from `HEADS`.
+        **settings: settings of the head's class.
 
     Raises:
-        ValueError: an unknown method or setting.
+        ValueError: an unknown head or setting.
+
+    Example:
+        >>> episodes = OmniglotEpisodes(ways=5, shots=1, queries=5, split="test")
+        >>> task = EmbeddingEpisodes(episodes, "prototypical")
+        >>> evaluate(create_rule("sgd"), {}, task, steps=(0,)).mean(0)
     """
 
     metric = "accuracy"
 
-    def __init__(self, task: OmniglotEpisodes, method: str, **settings: Any) -> None:
-        self.task = task
-        self.method = method
+    def __init__(self, episodes: OmniglotEpisodes, head: str, **settings: Any) -> None:
+        self.episodes = episodes
+        self.head = head
         self.settings = settings
-        self.module = self._make(training=True)
-        self.judged_module = self._make(training=False)
+        self.classifier = self._make(training=True)
+        self.eval_classifier = self._make(training=False)
 
-    def _make(self, *, training: bool, seed: int = 0) -> EpisodeMethod:
+    def _make(self, *, training: bool, seed: int = 0) -> EpisodeClassifier:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            network = self.task.build()
-            arguments = {"network": network, "ways": self.task.ways, **self.settings}
-            made = create("method", self.method, METHODS, arguments)
+            network = self.episodes.build()
+            arguments = {"network": network, "ways": self.episodes.ways, **self.settings}
+            made = create("head", self.head, HEADS, arguments)
         return made.train(training)
 
     @cached_property
@@ -77,13 +82,13 @@ class ScoredEpisodes(Task):
 
     def _template(self, device: torch.device) -> tuple[Tensors, Tensors]:
         if device not in self._shared:
-            named = self.module.named_parameters(), self.module.named_buffers()
+            named = self.classifier.named_parameters(), self.classifier.named_buffers()
             parameters, buffers = ({k: v.detach().to(device) for k, v in pairs} for pairs in named)
             self._shared[device] = parameters, buffers
         return self._shared[device]
 
     def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:
-        """Initial values of the embedding's and the method's parameters."""
+        """Initial parameters of the embedding and the head, by name."""
         device = device or torch.device("cpu")
         if seed == 0:
             return dict(self._template(device)[0])
@@ -92,7 +97,7 @@ class ScoredEpisodes(Task):
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw an episode."""
-        episode = self.task.sampler.draw(generator, device)
+        episode = self.episodes.sampler.draw(generator, device)
         parameters, buffers = self._template(device)
         return Problem(
             parameters=dict(parameters),
@@ -104,36 +109,36 @@ class ScoredEpisodes(Task):
         )
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> tuple[Tensor, Tensors]:
-        """The method's loss on an episode, and the buffers afterwards."""
+        """The head's loss on an episode, 0-dim, and the buffers afterwards."""
         buffers = {key: value.clone() for key, value in buffers.items()}
-        loss, _ = functional_call(self.module, (parameters, buffers), (Episode(*batch),))
+        loss, _ = functional_call(self.classifier, (parameters, buffers), (Episode(*batch),))
         return loss, buffers
 
     def predict(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
-        """Scores of an episode's query images, `[queries, ways]`, in evaluation mode."""
+        """Scores of the query images, `[queries, ways]`, in evaluation mode."""
         buffers = {key: value.clone() for key, value in buffers.items()}
         episode = Episode(*batch)
-        _, scores = functional_call(self.judged_module, (parameters, buffers), (episode,))
+        _, scores = functional_call(self.eval_classifier, (parameters, buffers), (episode,))
         assert isinstance(scores, Tensor)
         return scores
 
     def score(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
-        """The share of query images whose class scores highest, 0-dim."""
+        """Accuracy on the query images, 0-dim, in [0, 1]."""
         scores = self.predict(parameters, buffers, batch)
-        return self.task.score_of(scores, Episode(*batch).query_y)
+        return self.episodes.score_of(scores, Episode(*batch).query_y)
 
     def with_settings(self, **settings: Any) -> Self:
-        """The same method on other episodes."""
-        return type(self)(replace(self.task, **settings), self.method, **self.settings)
+        """The same head on episodes with other settings."""
+        return type(self)(replace(self.episodes, **settings), self.head, **self.settings)
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
         """See `Task`."""
-        return SampledTask(self.method, self)
+        return SampledTask(self.head, self)
 
-    def validation(self) -> ScoredEpisodes:
-        """Other characters."""
+    def validation(self) -> EmbeddingEpisodes:
+        """Episodes of the validation split."""
         return self.with_settings(split="validation")
 
     def held_out(self) -> dict[str, Task]:
-        """Characters that nothing was fitted to."""
+        """Episodes of the test split."""
         return {"same family": self.with_settings(split="test")}

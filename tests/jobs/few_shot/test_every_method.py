@@ -1,4 +1,4 @@
-"""Every row trains from the command line, is tested, and goes on after a break as if unbroken."""
+"""Every method trains from the command line, is tested, and resumes as if unbroken."""
 
 import json
 
@@ -7,14 +7,16 @@ import torch
 from few_shot_cases import take_made_up
 
 from learned_opt.adaptation import load_initialization
-from meta_train.few_shot.methods.registry import ROWS
+from meta_train.few_shot.methods.registry import METHODS
 from meta_train.jobs.cli import main
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_resumed_row_is_the_unbroken_one(name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", METHODS)
+def test_every_resumed_method_equals_the_unbroken_one(name, tmp_path, monkeypatch, capsys):
     take_made_up(monkeypatch)
-    sine = ROWS[name].sine is not None and not ROWS[name].published  # half of them on each data
+    sine = (
+        METHODS[name].sine is not None and not METHODS[name].published
+    )  # Half of the methods on each data set.
     given = ["few-shot", "--row", name, "--episodes", "4", "--progress", "false", "--device", "cpu"]
     train = {"runs": 2, "schedule": "constant", "checkpoint_every": 1, "gates_every": 1}
     given += ["--train", json.dumps(train)]
@@ -23,10 +25,10 @@ def test_a_resumed_row_is_the_unbroken_one(name, tmp_path, monkeypatch, capsys):
     else:
         given += ["--data", "omniglot", "--ways", "3", "--queries", "1", "--test_queries", "2"]
         given += ["--task_settings", '{"hidden": 4}', "--steps", "[2]"]
-        if ROWS[name].train_shots is not None:  # there are but eight made-up images of a class
+        if METHODS[name].omniglot.train_shots is not None:  # Eight made-up images per class.
             given += ["--row_settings", '{"train_shots": 2}']
-    if ROWS[name].begins_with is not None:
-        base = [*given, "--row", ROWS[name].begins_with, "--outer_steps", "1"]
+    if METHODS[name].omniglot.begins_with is not None:
+        base = [*given, "--row", METHODS[name].omniglot.begins_with, "--outer_steps", "1"]
         assert main([*base, "--out", str(tmp_path / "base")]) == 0
         given += ["--begin", str(tmp_path / "base" / "initialization.safetensors")]
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

@@ -1,4 +1,4 @@
-"""Rows' meta-gradients in float64 against loops written out by hand, and finite differences."""
+"""Meta-gradients in float64 against hand-written loops and finite differences."""
 
 import pytest
 import torch
@@ -22,20 +22,19 @@ def make(name, **row_settings):
     )
     trainer = make_trainer(name, config, CPU, None)
     with torch.no_grad():
-        for (
-            value
-        ) in trainer.meta_parameters.parameters():  # larger than 0.01, where all is nearly linear
+        # Larger weights than 0.01, where the network is nearly linear.
+        for value in trainer.meta_parameters.parameters():
             value.add_(0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
     return trainer
 
 
-def by_hand(name, trainer, problems, phi, rule, *, steps, lr):
+def by_hand(name, trainer, problems, initial, rule, *, steps, lr):
     """The mean query loss after steps of gradient descent, written out."""
     total = 0.0
     for problem in problems:
         start = {**problem.fixed, **problem.parameters}
         values = {
-            key: phi[key] if key in phi else value.double().clone().requires_grad_()
+            key: initial[key] if key in initial else value.double().clone().requires_grad_()
             for key, value in start.items()
         }
         support, query = (
@@ -78,19 +77,19 @@ def by_hand(name, trainer, problems, phi, rule, *, steps, lr):
         ("layer-step-rates", {"train_steps": 2}),
     ],
 )
-def test_rows_have_the_derivative_of_the_loop_by_hand(name, settings):
+def test_methods_have_the_derivative_of_the_loop_by_hand(name, settings):
     trainer = make(name, **settings)
     rule = {k: v.detach().clone().requires_grad_() for k, v in trainer.rule.named_parameters()}
-    phi = {
+    initial = {
         k: v.detach().clone().requires_grad_()
         for k, v in trainer.meta_parameters.initialization().items()
     }
     reduced = trainer.take_outer_step().estimate
     problems = trainer.groups.runs[0].problems
     how = {"steps": settings["train_steps"], "lr": settings.get("inner_lr")}
-    value = by_hand(name, trainer, problems, phi, rule, **how)
+    value = by_hand(name, trainer, problems, initial, rule, **how)
     torch.testing.assert_close(reduced.meta_loss, value.item(), check_dtype=False)
-    leaves = [*rule.values(), *phi.values()]
+    leaves = [*rule.values(), *initial.values()]
     expected = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     assert any(gradient.abs().sum() > 0 for gradient in expected)
     for gradient, other in zip(reduced.gradients, expected, strict=True):
@@ -106,13 +105,13 @@ def test_rows_have_the_derivative_of_the_loop_by_hand(name, settings):
                 for one in leaves
             ]
             rules = dict(zip(rule, shifted, strict=False))
-            phis = dict(zip(phi, shifted[len(rule) :], strict=True))
-            moved.append(by_hand(name, trainer, problems, phis, rules, **how).item())
+            initial_values = dict(zip(initial, shifted[len(rule) :], strict=True))
+            moved.append(by_hand(name, trainer, problems, initial_values, rules, **how).item())
         slope = (moved[0] - moved[1]) / 2e-6
         assert slope == pytest.approx((gradient * direction).sum().item(), rel=1e-5, abs=1e-8)
 
 
-def test_stored_heads_are_among_what_is_learned():
+def test_stored_heads_are_learned():
     names = set(make("maml-stored-heads", stored_heads=2).meta_parameters.names)
     assert {f"{STORED}head.weight", f"{STORED}head.bias", "body.0.weight"} <= names
     assert not any(name.startswith("head.") for name in names)

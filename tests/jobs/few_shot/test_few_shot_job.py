@@ -1,9 +1,9 @@
-"""Jobs of several rows: refused before any of them trains, and not ended by one of them."""
+"""Jobs with several methods: refused before training, and not ended by one that stalls."""
 
 import json
 
 import pytest
-from few_shot_cases import SMALL_SINE, TINY, rows_of, take_made_up
+from few_shot_cases import SMALL_SINE, TINY, results_of, take_made_up
 
 from meta_train.jobs.cli import main
 from meta_train.jobs.few_shot import runner
@@ -15,16 +15,16 @@ def told(capsys):
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_what_a_later_row_cannot_do_is_said_before_the_first_one_trains(tmp_path, capsys):
+def test_a_method_that_cannot_train_is_refused_before_the_first_one_trains(tmp_path, capsys):
     out = tmp_path / "run"
     train = ["--train", '{"runs": 3, "memory": "500MiB"}']
     given = [*TINY, *SMALL_SINE[:2], *train, "--row", "maml,fomaml,reptile"]
     assert main([*given, "--out", str(out)]) == 2
-    assert "row reptile: memory='500MiB' needs estimator full or first-order" in told(capsys)
+    assert "method reptile: memory='500MiB' needs estimator full or first-order" in told(capsys)
     assert not out.exists()
 
 
-def test_what_a_needed_row_cannot_do_is_said_first_too(tmp_path, capsys, monkeypatch):
+def test_a_needed_method_that_cannot_train_is_refused_first_too(tmp_path, capsys, monkeypatch):
     take_made_up(monkeypatch)
     make = runner.make_trainer
 
@@ -37,13 +37,11 @@ def test_what_a_needed_row_cannot_do_is_said_first_too(tmp_path, capsys, monkeyp
     given = [*TINY, "--data", "omniglot", "--test_queries", "3"]
     given += ["--row", "prototypical,nearest-neighbour"]
     assert main([*given, "--out", str(tmp_path / "run")]) == 2
-    assert "row nearest-neighbour: not this one" in told(capsys)
+    assert "method nearest-neighbour: not this one" in told(capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_that_does_not_learn_ends_those_that_need_it_and_no_others(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_method_that_stalls_ends_those_that_need_it_and_no_others(tmp_path, capsys, monkeypatch):
     tries = []
     train = MetaTrainer.train
 
@@ -60,18 +58,18 @@ def test_a_row_that_does_not_learn_ends_those_that_need_it_and_no_others(
         assert main([*given, *again]) == 3
         error = told(capsys)
         assert error.startswith("python -m meta_train few-shot: error: maml, maml-further: of no")
-        assert "use; go on with --config" in error
+        assert "use; resume with --config" in error
         assert tries == ["maml", "joint"]
-        assert list(rows_of(out)) == ["joint"] and (out / "sine.png").exists()
+        assert list(results_of(out)) == ["joint"] and (out / "sine.png").exists()
         tries.clear()
 
 
-def test_another_rows_training_may_be_used(tmp_path):
+def test_a_method_may_use_the_training_of_another(tmp_path):
     out = tmp_path / "run"
     uses = json.dumps({"trained_on": "nothing", "uses": "anil", "test_steps": 2})
     given = [*TINY, *SMALL_SINE, "--row", "maml", "--row_settings", uses]
     assert main([*given, "--out", str(out)]) == 0
-    assert rows_of(out)["maml"]["outer_steps"] == 3
+    assert results_of(out)["maml"]["outer_steps"] == 3
     assert (out / "anil" / "checkpoints").exists()
 
 
@@ -102,10 +100,10 @@ def test_one_episode_has_no_interval(tmp_path, capsys):
     assert "nan" not in capsys.readouterr().out
 
 
-def test_what_fits_a_memory_budget_is_predicted_once_for_each_row(tmp_path, capsys):
+def test_a_memory_budget_is_resolved_once_per_method(tmp_path, capsys):
     out = tmp_path / "run"
     train = ["--train", '{"runs": 3, "memory": "500MiB"}']
     given = [*TINY, *SMALL_SINE[:2], *train, "--row", "maml,fomaml", "--out", str(out)]
     assert main(given) == 0
     assert capsys.readouterr().out.count("memory: plain") == 2
-    assert list(rows_of(out)) == ["maml", "fomaml"]
+    assert list(results_of(out)) == ["maml", "fomaml"]

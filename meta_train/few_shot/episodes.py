@@ -1,0 +1,128 @@
+"""The episodes that a method is meta-trained, validated and tested on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.tasks.episodes.base import EpisodeTask
+from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
+from meta_train.tasks.episodes.sine import Sine
+from meta_train.tasks.episodes.stored_heads import StoredHeads
+
+EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes
+TrainingTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | OmniglotClasses | StoredHeads
+
+
+def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
+    """Settings of a method on the data of a job, with the job's changes.
+
+    Args:
+        name: a name from `list_methods()`.
+        config: the job.
+    """
+    method = get_method(name)
+    if config.data == "sine":
+        return replace(method.on_sine(), **config.row_settings)
+    settings = method.on_omniglot(config.ways, config.support_shots)
+    return replace(settings, **config.row_settings)
+
+
+def evaluation_task(
+    method: MethodSettings, config: FewShotConfig, *, split: str = "test"
+) -> EvaluationTask:
+    """Episodes to test a method on, or to validate it on.
+
+    Args:
+        method: see `method_settings`.
+        config: the job.
+        split: "test" or "validation". Sine curves have no splits: other seeds draw other curves.
+    """
+    queries = config.query_examples(testing=True)
+    if config.data == "sine":
+        return _sine(method, config, queries)
+    return _with_head(method, _omniglot(method, config, config.support_shots, queries, split))
+
+
+def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask:
+    """Episodes, or all classes at once, to meta-train a method on.
+
+    Args:
+        method: see `method_settings`.
+        config: the job.
+
+    Raises:
+        ValueError: the method has no training of its own.
+    """
+    if method.trained_on == "nothing":
+        raise ValueError(
+            f"this method is not trained: it takes the initialisation of {method.uses}"
+        )
+    queries = config.query_examples(testing=False)
+    if config.data == "sine":
+        return _with_stored_heads(method, _sine(method, config, queries))
+    if method.trained_on == "classes":
+        known = OmniglotClasses.__dataclass_fields__
+        settings = {**_data_folder(config), **config.task_settings}
+        return OmniglotClasses(**{k: v for k, v in settings.items() if k in known})
+    shots = method.train_shots or config.support_shots
+    episodes = _omniglot(method, config, shots, queries, "train")
+    if method.stored_heads:
+        return _with_stored_heads(method, episodes)
+    return _with_head(method, episodes)
+
+
+def _sine(method: MethodSettings, config: FewShotConfig, queries: int) -> Sine:
+    return Sine(
+        shots=config.support_shots,
+        queries=queries,
+        inner_batch=_at_most(method.inner_batch, config.support_shots),
+        **_adaptation(method),
+        **config.task_settings,
+    )
+
+
+def _omniglot(
+    method: MethodSettings, config: FewShotConfig, shots: int, queries: int, split: str
+) -> OmniglotEpisodes:
+    return OmniglotEpisodes(
+        ways=config.ways,
+        shots=shots,
+        queries=queries,
+        inner_batch=_at_most(method.inner_batch, config.ways * shots),
+        batch_norm=method.batch_norm,
+        split=split,
+        **_adaptation(method),
+        **_data_folder(config),
+        **config.task_settings,
+    )
+
+
+def _adaptation(method: MethodSettings) -> dict[str, Any]:
+    fresh = "head" if method.initialization == "body" else "nothing"
+    return {"adapted": method.adapted, "fresh": fresh}
+
+
+def _data_folder(config: FewShotConfig) -> dict[str, Any]:
+    folder = None if config.folder is None else str(config.folder)
+    return {"folder": folder, "download": config.download}
+
+
+def _at_most(size: int | None, support: int) -> int | None:
+    return None if size is None else min(size, support)
+
+
+def _with_head(
+    method: MethodSettings, episodes: OmniglotEpisodes
+) -> OmniglotEpisodes | EmbeddingEpisodes:
+    return episodes if method.head is None else EmbeddingEpisodes(episodes, method.head)
+
+
+def _with_stored_heads(method: MethodSettings, episodes: EpisodeTask) -> EpisodeTask | StoredHeads:
+    if not method.stored_heads:
+        return episodes
+    return StoredHeads(replace(episodes, fresh="nothing"), method.stored_heads)

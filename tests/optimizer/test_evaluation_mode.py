@@ -1,0 +1,128 @@
+import copy
+import io
+
+import pytest
+import torch
+from conftest import clones, make_model, model_loss, same, train, weights
+
+from learned_opt import LearnedOptimizer, create_rule
+
+
+def make(steps=5, dtype=torch.float32, **settings):
+    model = make_model(dtype)
+    rule = create_rule("orthogonal-momentum")
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, **settings)
+    train(model, optimizer, steps)
+    return model, optimizer
+
+
+def test_the_average_is_the_weighted_mean_of_what_was_trained():
+    model, optimizer = make(0)
+    average = None
+    for k in range(1, 7):
+        train(model, optimizer, 1)
+        now = weights(model)
+        c = 9 / (k + 8)
+        average = now if k == 1 else [a + c * (p - a) for a, p in zip(average, now, strict=True)]
+    optimizer.eval()
+    torch.testing.assert_close(weights(model), average)
+
+
+def test_training_goes_on_bitwise_as_if_nothing_had_been_evaluated():
+    model, optimizer = make(5)
+    other, plain = make(5)
+    before = weights(model)
+    optimizer.eval()
+    assert not same(weights(model), before)
+    optimizer.eval()  # twice is once
+    optimizer.train()
+    assert same(weights(model), before)
+    optimizer.train()
+    train(model, optimizer, 5)
+    train(other, plain, 5)
+    assert same(weights(model), weights(other))
+    optimizer.eval()
+    plain.eval()
+    assert same(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_any_dtype_come_back_as_they_were(dtype):
+    model, optimizer = make(3, dtype)
+    before = weights(model)
+    optimizer.eval()
+    optimizer.train(True)
+    assert same(weights(model), before)
+    assert weights(model)[0].dtype == dtype
+
+
+def test_a_step_in_evaluation_mode_says_what_to_do():
+    model, optimizer = make(1)
+    optimizer.train(False)
+    before = weights(model)
+    with pytest.raises(RuntimeError, match=r"call optimizer\.train\(\)|Call optimizer\.train\(\)"):
+        optimizer.step(lambda: model_loss(model))
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_checkpoint_in_evaluation_mode_is_resumed_bitwise(dtype):
+    model, optimizer = make(4, dtype)
+    optimizer.eval()
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed, again = make(0, dtype)
+    resumed.load_state_dict(saved["model"])
+    again.load_state_dict(saved["optimizer"])
+    assert same(weights(resumed), weights(model))  # averages, both
+    for one, its in ((model, optimizer), (resumed, again)):
+        its.train()
+        train(one, its, 3)
+    assert same(weights(resumed), weights(model))
+
+
+def test_with_planned_steps_the_parameters_are_where_they_should_be():
+    model, optimizer = make(4, total_steps=10)
+    before = weights(model)
+    optimizer.eval()
+    assert same(weights(model), before)
+    optimizer.train()
+    train(model, optimizer, 1)
+
+
+def test_rules_without_an_average_do_nothing_and_go_on(rule_name):
+    rule = create_rule(rule_name)
+    if rule.averages:
+        return
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=10)
+    train(model, optimizer, 2)
+    before = weights(model)
+    optimizer.eval()
+    assert same(weights(model), before)
+    train(model, optimizer, 1)
+    optimizer.train()
+
+
+def test_parameters_without_a_step_are_left_alone():
+    model = make_model()
+    frozen = model[0].weight.requires_grad_(False)
+    optimizer = LearnedOptimizer(model.parameters(), rule=create_rule("orthogonal-momentum"))
+    train(model, optimizer, 3)
+    before = frozen.clone()
+    optimizer.eval()
+    assert same(frozen, before)
+    optimizer.train()
+
+
+def test_it_survives_deepcopy_in_evaluation_mode():
+    model, optimizer = make(3)
+    train_on = weights(model)
+    optimizer.eval()
+    both = copy.deepcopy((model, optimizer))
+    both[1].train()
+    assert same(weights(both[0]), train_on)
+    optimizer.train()
+    assert same(clones(model.parameters()), train_on)

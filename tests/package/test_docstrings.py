@@ -1,0 +1,65 @@
+"""The examples in docstrings run, and print the results that they show."""
+
+import doctest
+import importlib
+import pkgutil
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import learned_opt
+from learned_opt.functional import apply_rule
+from learned_opt.rules import Context, CoordinateRule
+
+
+def examples():
+    """Every docstring of the package that has a `>>>` block."""
+    names = [module.name for module in pkgutil.walk_packages(learned_opt.__path__, "learned_opt.")]
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in ["learned_opt", *names]:
+        yield from (
+            test for test in finder.find(importlib.import_module(name), name) if test.examples
+        )
+
+
+EXAMPLES = {test.name: test for test in examples()}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    test = EXAMPLES[name]
+    test.globs |= {key: getattr(learned_opt, key) for key in learned_opt.__all__}
+    test.globs |= {"torch": torch, "nn": nn, "apply_rule": apply_rule, "Context": Context}
+    test.globs |= {"CoordinateRule": CoordinateRule, "model": nn.Linear(3, 2)}
+    test.globs |= {"inputs": torch.randn(8, 3), "targets": torch.randint(2, (8,))}
+    failures = []
+    with warnings.catch_warnings():
+        result = doctest.DocTestRunner(verbose=False).run(test, out=failures.append)
+    assert result.failed == 0, "".join(failures)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adaptation.adapt.adapt",
+        "adaptation.initialization.Initialization",
+        "adaptation.initialization.load_initialization",
+        "adaptation.initialization.save_initialization",
+        "monitoring.monitor.GateMonitor",
+        "optimizer.learned_optimizer.LearnedOptimizer",
+        "rules.base.UpdateRule",
+        "rules.registry.create_rule",
+        "rules.registry.list_rules",
+        "weights.from_pretrained",
+        "weights.list_pretrained",
+        "weights.load_card",
+        "weights.load_rule",
+        "weights.save_rule",
+    ],
+)
+def test_a_public_name_has_an_example(name):
+    assert f"learned_opt.{name}" in EXAMPLES

@@ -1,0 +1,210 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from learned_opt import LearnedOptimizer, create_rule
+from learned_opt.rules import Context
+from learned_opt.rules.orthogonal_momentum import is_matrix, orthogonalize, rms
+
+F64 = torch.float64
+
+
+def polynomial(values, iterations=5):
+    """The five steps on the singular values alone (Jordan et al. 2024)."""
+    for _ in range(iterations):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return values
+
+
+def random(*shape, seed=0):
+    return torch.tensor(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 4), (4, 4)])
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_orthogonalising_maps_singular_values_and_keeps_singular_vectors(shape, iterations):
+    matrix = random(*shape)
+    u, s, vt = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    expected = u @ np.diag(polynomial(s / np.sqrt((s**2).sum()), iterations)) @ vt
+    found = orthogonalize(matrix, iterations)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e15, 1e30])
+def test_orthogonalising_has_no_scale(scale):
+    matrix = random(6, 9).float()
+    expected = orthogonalize(matrix, 5)
+    torch.testing.assert_close(orthogonalize(scale * matrix, 5), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_zero_stays_zero_and_so_do_the_derivatives():
+    matrix = torch.zeros(3, 4, requires_grad=True)
+    result = orthogonalize(matrix, 5)
+    assert torch.equal(result, torch.zeros(3, 4))
+    result.sum().backward()
+    assert matrix.grad.isfinite().all()
+
+
+def test_dead_rows_and_columns_stay_still():
+    gradient = random(4, 6).float()
+    gradient[1], gradient[:, 2] = 0, 0
+    moved = orthogonalize(gradient, 5)
+    assert not moved[1].any() and not moved[:, 2].any()
+    assert moved[0, 0] != 0
+
+
+def reference(gradients, start, *, schedule, vector=False):
+    """Ten lines of numpy written from the equations; deltas by step, and the average."""
+    p, m, v, average, size = start.copy(), 0.0, 0.0, start.copy(), 0.0
+    for t, g in enumerate(gradients, 1):
+        if vector:
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            u = m / (1 - 0.9**t) / np.sqrt(v / (1 - 0.99**t))
+            u = u / max(np.sqrt((u**2).mean()), 0.03)
+        else:
+            m = 0.8 * m + 0.2 * g
+            ahead = 0.8 * m + 0.2 * g
+            left, s, right = np.linalg.svd(ahead, full_matrices=False)
+            s = polynomial(s / np.sqrt((s**2).sum()))
+            u = left @ np.diag(s) @ right * np.sqrt(max(g.shape))
+            size = 0.99 * size + 0.01 * np.sqrt((g**2).mean())
+            u = u * min(1, np.sqrt((ahead**2).mean()) / (0.1 * size / (1 - 0.99**t)))
+        p = p - 6.8e-3 * schedule(t) * np.sqrt(max(np.sqrt((p**2).mean()), 0.01) / 0.1) * u
+        average = average + 9 / (t + 8) * (p - average)
+    return p, average
+
+
+def planned(t, total=20):
+    return min(1, t / max(0.03 * total, 1)) * max(1 - (t - 1) / total, 0.01)
+
+
+@pytest.mark.parametrize("total", [None, 20], ids=["open", "planned"])
+@pytest.mark.parametrize("shape", [(3, 5), (7,)], ids=["matrix", "vector"])
+def test_it_is_its_equations(shape, total):
+    gradients = [random(*shape, seed=k) for k in range(12)]
+    start = 0.3 * random(*shape, seed=99)
+    schedule = planned if total else lambda t: min(1, t / 20) / math.sqrt(1 + t / 50)
+    expected, average = reference(
+        [g.numpy() for g in gradients], start.numpy(), schedule=schedule, vector=len(shape) == 1
+    )
+    parameter = torch.nn.Parameter(start.clone())
+    rule = create_rule("orthogonal-momentum").double()
+    optimizer = LearnedOptimizer([parameter], rule=rule, total_steps=total)
+    for gradient in gradients:
+        parameter.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.tensor(expected), rtol=1e-9, atol=1e-12)
+    state = optimizer.state[parameter]
+    found, _ = rule.evaluation_point(parameter.detach(), state)
+    torch.testing.assert_close(found, torch.tensor(average), rtol=1e-9, atol=1e-12)
+
+
+def test_a_kernel_is_stepped_as_the_matrix_of_its_output_channels():
+    rule, gradient = create_rule("orthogonal-momentum"), random(4, 3, 2, 2).float()
+    parameter = random(4, 3, 2, 2, seed=1).float()
+    (delta,), _ = rule([gradient], [parameter], [rule.init_state(parameter)])
+    flat = parameter.reshape(4, 12)
+    (expected,), _ = rule([gradient.reshape(4, 12)], [flat], [rule.init_state(flat)])
+    assert torch.equal(delta.reshape(4, 12), expected)
+
+
+def test_tensors_of_one_shape_step_together_as_each_would_alone():
+    rule = create_rule("orthogonal-momentum").double()
+    parameters = [random(4, 6, seed=k) for k in range(3)] + [random(6, 4, seed=7), random(5)]
+    gradients = [random(*p.shape, seed=10 + k) for k, p in enumerate(parameters)]
+    states = [rule.init_state(p) for p in parameters]
+    together, _ = rule(gradients, parameters, states)
+    for one, gradient, parameter, state in zip(
+        together, gradients, parameters, states, strict=True
+    ):
+        (alone,), _ = rule([gradient], [parameter], [state])
+        torch.testing.assert_close(one, alone, rtol=1e-12, atol=1e-14)
+
+
+def test_without_a_gradient_the_update_dies_with_the_momentum():
+    rule = create_rule("orthogonal-momentum")
+    parameter = torch.nn.Parameter(random(4, 6).float())
+    optimizer = LearnedOptimizer([parameter], rule=rule)
+    for k in range(100):
+        parameter.grad = random(4, 6, seed=k).float()
+        optimizer.step()
+    parameter.grad = torch.zeros(4, 6)
+    before = parameter.detach().clone()
+    for _ in range(60):
+        optimizer.step()
+    last = parameter.detach().clone()
+    for _ in range(2000):
+        optimizer.step()
+    assert (last - before).abs().max() > 1e-3  # the momentum runs out
+    assert (parameter.detach() - last).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"),
+    [
+        ((3, 4), True),
+        ((3,), False),
+        ((), False),
+        ((0, 4), False),
+        ((2, 3, 4), True),
+        ((8192, 2), True),
+        ((8193, 2), False),
+        ((2, 8193), False),
+        ((9000, 1200), True),
+        ((50_000, 768), False),
+    ],
+)
+def test_what_is_a_matrix(shape, matrix):
+    assert is_matrix(torch.empty(shape, device="meta")) == matrix
+
+
+def test_steps_are_relative_to_the_root_of_the_weights_size():
+    moved = []
+    for scale in (0.4, 0.1, 0.01, 1e-4, 0.0):
+        rule, parameter = (
+            create_rule("orthogonal-momentum").double(),
+            scale * torch.ones(3, 5).double(),
+        )
+        (delta,), _ = rule([random(3, 5)], [parameter], [rule.init_state(parameter)])
+        moved.append(float(rms(delta)))
+    ratios = [one / moved[1] for one in moved]
+    assert ratios == pytest.approx([2.0, 1.0, 0.1**0.5, 0.1**0.5, 0.1**0.5])
+
+
+def test_the_average_begins_at_the_first_parameters_after_a_step():
+    rule, parameter = create_rule("orthogonal-momentum").double(), random(2, 3)
+    state = rule.init_state(parameter)
+    assert torch.equal(rule.evaluation_point(parameter, state)[0], parameter)
+    _, (state,) = rule([random(2, 3, seed=1)], [parameter], [state])
+    moved = parameter + 1
+    average, state = rule.evaluation_point(moved, state)
+    assert torch.equal(average, moved)  # c = 9 / 9
+    again, _ = rule.evaluation_point(moved + 5, state)
+    assert torch.equal(again, average)  # that step is in already
+
+
+def test_rms_of_numbers_whose_squares_overflow():
+    assert float(rms(torch.full((4,), 1e25))) == pytest.approx(1e25)
+    assert float(rms(torch.full((4,), 1e-25))) == pytest.approx(1e-25)
+    assert float(rms(torch.empty(0))) == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"momentum": 1.0}, {"iterations": 0}, {"warm_up": 0.0}, {"decay_after": math.nan}]
+)
+def test_settings_out_of_range_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=name):
+        create_rule("orthogonal-momentum", **settings)
+
+
+def test_past_the_planned_steps_it_steps_on_at_a_hundredth():
+    rule = create_rule("orthogonal-momentum").double()
+    factors = [
+        float(rule.schedule(torch.tensor(float(t), dtype=F64), torch.tensor(100.0, dtype=F64)))
+        for t in (1, 3, 51, 100, 101, 500)
+    ]
+    assert factors == pytest.approx([1 / 3, 0.98, 0.5, 0.01, 0.01, 0.01])
+    assert Context().total_steps is None

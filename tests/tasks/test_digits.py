@@ -1,0 +1,51 @@
+"""Digits: splits, batches and network sizes."""
+
+import torch
+
+from meta_train.runtime.seeding import generator
+from meta_train.tasks import DigitsMLP
+
+CPU = torch.device("cpu")
+
+
+def sample(task, seed=0):
+    return task.sample(generator("problem", seed), CPU)
+
+
+def test_splits_of_the_digits_are_disjoint_and_complete():
+    rows = []
+    for split, count in (("train", 1000), ("validation", 400), ("test", 397)):
+        images, labels = sample(DigitsMLP(split=split)).full()
+        assert images.shape == (count, 64) and labels.shape == (count,)
+        assert images.min() == 0 and images.max() == 1
+        rows += [tuple(row) for row in images.tolist()]
+    assert len(rows) == 1797
+    assert len(set(rows)) == 1797
+
+
+def test_digits_batches_come_from_their_split():
+    problem = sample(DigitsMLP(split="test", batch_size=32))
+    known = dict(
+        zip(map(tuple, problem.full()[0].tolist()), problem.full()[1].tolist(), strict=True)
+    )
+    images, labels = problem.draw(generator("batch"))
+    assert [known[tuple(row)] for row in images.tolist()] == labels.tolist()
+
+
+def test_defaults():
+    """The bundled weights digits-lstm were meta-trained and evaluated with these."""
+    task = DigitsMLP()
+    assert (task.split, task.hidden, task.activation) == ("train", (20,), "sigmoid")
+    assert task.batch_size == 128
+    assert {title: (t.split, t.hidden, t.activation) for title, t in task.held_out().items()} == {
+        "same family, held-out images": ("test", (20,), "sigmoid"),
+        "wider, 64 units": ("test", (64,), "sigmoid"),
+        "ReLU": ("test", (20,), "relu"),
+    }
+    assert task.validation().split == "validation"
+
+
+def test_digits_networks_have_the_sizes_asked_for():
+    problem = sample(DigitsMLP(hidden=(7, 5), activation="relu"))
+    shapes = [tuple(value.shape) for value in problem.parameters.values()]
+    assert shapes == [(7, 64), (7,), (5, 7), (5,), (10, 5), (10,)]
