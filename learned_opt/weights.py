@@ -144,8 +144,8 @@ def list_pretrained(
 def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     """Load a bundled rule by name, or any rule by path.
 
-    A bundled rule is read once, and every caller gets the same module: a hundred optimizers share
-    one network. Deep-copy it before you train it further.
+    The rule is the caller's own: cast it, move it or train it. `LearnedOptimizer(rule="digits-lstm")`
+    instead shares one frozen copy between all optimizers that are given the name.
 
     Raises:
         ValueError: an unknown name (the message suggests the nearest one), or a damaged file.
@@ -155,6 +155,14 @@ def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
         >>> rule.default_lr
         0.03
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    """
+    return load_rule(_find(name_or_path))
+
+
+def shared_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
+    """Load a rule as `from_pretrained` does, but share one frozen copy of each bundled rule.
+
+    The callers must not change it: a hundred optimizers hold one network.
     """
     path = _find(name_or_path)
     return _load_bundled(path) if path in _bundled().values() else load_rule(path)
@@ -178,7 +186,7 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
             f"rule {name!r} is a network without weights: give the name or the path of weights, "
             f"or create_rule({name!r}) to meta-train it"
         )
-    return from_pretrained(name_or_path)
+    return shared_pretrained(name_or_path)
 
 
 def names_weights(name_or_path: str) -> bool:
@@ -229,8 +237,18 @@ def rule_digest(rule: UpdateRule) -> str:
             f"rule {rule_name(rule)} is on the meta device and has no weights: "
             'build it under torch.device("cpu")'
         )
-    digest = hashlib.sha256(json.dumps(rule.settings, sort_keys=True, default=str).encode())
+    settings = json.dumps(_comparable(rule.settings), sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode())
     for key, value in rule.state_dict().items():
         digest.update(key.encode())
         digest.update(value.detach().double().cpu().numpy().tobytes())
     return f"{rule_name(rule)}:{digest.hexdigest()[:16]}"
+
+
+def _comparable(value: Any) -> Any:
+    """Settings in which equal numbers are written alike: 10.0 as 10."""
+    if isinstance(value, Mapping):
+        return {key: _comparable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_comparable(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +56,7 @@ class UpdateRule(nn.Module, ABC):
 
     Args:
         **settings: the arguments that the rule was built with, kept for saving and comparing.
+            Numbers are kept as Python's, whatever their type.
 
     Example:
         >>> class SignDescent(UpdateRule):
@@ -77,7 +79,7 @@ class UpdateRule(nn.Module, ABC):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings = {key: _plain(value) for key, value in settings.items()}
         self._anchor: Tensor
         # An empty tensor, so that `.to(device, dtype)` reaches rules without weights, too.
         self.register_buffer("_anchor", torch.empty(0, dtype=torch.float32), persistent=False)
@@ -172,6 +174,15 @@ class UpdateRule(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Show the settings, as `torch.nn` modules do."""
         return ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or PyTorch as Python's; in lists and tuples, too."""
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return value.item() if value.ndim == 0 else value.tolist()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(part) for part in value)
+    return value
 
 
 _HOW_TO_GIVE: Mapping[str, str] = {
