@@ -337,5 +337,7 @@ class LearnedOptimizer(Optimizer):
 
 def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
     loss = None if loss is None else loss.to(device)
-    planned = None if total_steps is None else torch.full((), float(total_steps), device=device)
+    planned = None
+    if total_steps is not None:  # float32 whatever the default: bfloat16 would round it
+        planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
     return Context(loss=loss, total_steps=planned)

@@ -67,7 +67,9 @@ def scalar_loss(loss: Any, rule: UpdateRule) -> Tensor | None:
         if loss.numel() == 1 and not loss.is_complex():
             return loss.detach() if loss.dim() == 0 else loss.detach().reshape(())
     elif isinstance(loss, numbers.Real):
-        return torch.tensor(float(loss), device="cpu")  # also inside a torch.device context
+        return torch.tensor(
+            float(loss), dtype=torch.float32, device="cpu"
+        )  # also inside a torch.device context
     if "loss" in rule.required_context():
         got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(
