@@ -144,8 +144,8 @@ def list_pretrained(
 def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     """Load a bundled rule by name, or any rule by path.
 
-    The rule is the caller's own: cast it, move it or train it. `LearnedOptimizer(rule="digits-lstm")`
-    instead shares one frozen copy between all optimizers that are given the name.
+    The rule is the caller's own: cast it, move it or train it. Optimizers that are given the name
+    instead, `LearnedOptimizer(..., rule="digits-lstm")`, share one frozen copy.
 
     Raises:
         ValueError: an unknown name (the message suggests the nearest one), or a damaged file.
@@ -177,6 +177,8 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
     Example:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="orthogonal-momentum")
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise ValueError(f"rule must be an UpdateRule, a name or a path, got {name_or_path!r}")
     name = os.fspath(name_or_path)
     if name in list_rules() and not names_weights(name):
         rule = create_rule(name)
@@ -202,6 +204,8 @@ def _find(name_or_path: str | PathLike[str]) -> Path:
         return _bundled()[text]
     if Path(text).is_file():
         return Path(text)
+    if Path(text).is_dir():
+        raise ValueError(f"{text} is a folder: give the path of the weights file in it")
     if os.sep in text or text.endswith(".safetensors"):
         raise ValueError(f"there is no weights file {text}")
     if text in list_rules():

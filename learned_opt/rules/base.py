@@ -79,9 +79,12 @@ class UpdateRule(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Context` that the rule needs."""
 
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `Context` that the rule reads where they are given, and does without otherwise."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings = {key: _plain(value) for key, value in settings.items()}
+        self.settings = {key: plain(value) for key, value in settings.items()}
         self._anchor: Tensor
         # An empty tensor, so that `.to(device, dtype)` reaches rules without weights, too.
         self.register_buffer("_anchor", torch.empty(0, dtype=torch.float32), persistent=False)
@@ -111,6 +114,10 @@ class UpdateRule(nn.Module, ABC):
     def required_context(self) -> frozenset[str]:
         """The fields of `Context` that the rule needs with its settings."""
         return self.needs
+
+    def read_context(self) -> frozenset[str]:
+        """The fields of `Context` that the rule reads, needed or not."""
+        return self.required_context() | self.uses
 
     def init_state(self, parameter: Tensor) -> State:
         """Make the state of a tensor that has taken no step, on the parameter's device."""
@@ -221,19 +228,20 @@ def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A number of NumPy or PyTorch as Python's; in lists and tuples, too."""
     if isinstance(value, (np.generic, np.ndarray, Tensor)):
         return value.item() if value.ndim == 0 else value.tolist()
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(part) for part in value)
+        return type(value)(plain(part) for part in value)
     return value
 
 
 _HOW_TO_GIVE: Mapping[str, str] = {
     "loss": "the loss: call step(closure) with a closure that returns it "
     "(after a usual backward pass, step(lambda: loss) is enough)",
-    "total_steps": "the planned number of steps: build the optimizer with total_steps=...",
+    "total_steps": "total_steps, the planned number of optimizer steps: "
+    "LearnedOptimizer(model.parameters(), rule=..., total_steps=epochs * len(loader))",
 }
 
 

@@ -91,6 +91,7 @@ class OrthogonalMomentum(UpdateRule):
 
     default_lr = 6.8e-3
     averages = True
+    uses = frozenset({"total_steps"})
 
     def __init__(
         self,
@@ -253,6 +254,6 @@ def _adam_direction(gradient: Tensor, state: State) -> tuple[Tensor, Tensor, Ten
     m = moving_average(state["m"], gradient, b1)
     v = moving_square(state["v"], gradient, b2)
     m_hat = m / bias_correction(state["step"], b1)
-    root = safe_sqrt(v / bias_correction(state["step"], b2))
+    root = safe_sqrt(v) / bias_correction(state["step"], b2).sqrt()
     direction = torch.where(root == 0, 0.0, m_hat / _or_one(root))
     return direction / rms(direction).clamp(min=VECTOR_FLOOR), m, v

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, Gates, State, UpdateRule, cast_state
+from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.step_size_features import (
     FEATURES,
@@ -116,6 +117,7 @@ class StepSizeLSTM(UpdateRule):
 
     default_lr = 3e-3
     needs = frozenset({"total_steps"})
+    uses = frozenset({"loss"})
 
     def __init__(self, *, hidden_size: int = 16, parameter_scale: bool = False) -> None:
         super().__init__(hidden_size=hidden_size, parameter_scale=parameter_scale)
@@ -139,7 +141,7 @@ class StepSizeLSTM(UpdateRule):
         def zeros(*shape: int, dtype: torch.dtype = self.wide_dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
-        norm = torch.linalg.vector_norm(parameter.detach().to(self.wide_dtype)).reshape(1)
+        norm = euclidean_norm(parameter.detach().to(self.wide_dtype)).reshape(1)
         rms = norm / math.sqrt(max(parameter.numel(), 1))
         return {
             **{key: zeros(*parameter.shape, dtype=self.dtype) for key in ("m9", "m99", "v")},
@@ -266,7 +268,7 @@ def combine(
     """Deltas, `[*param]` each: minus the step size times the mix, scaled to its target RMS."""
     weights = torch.stack(coefficients.mix, dim=-1).unbind()
     mixed = [tensor.mix(row) for tensor, row in zip(tensors, weights, strict=True)]
-    rms = size.rsqrt() * torch.stack([torch.linalg.vector_norm(value) for value in mixed])
+    rms = size.rsqrt() * torch.stack([euclidean_norm(value) for value in mixed])
     # At least 1% of the target: where the parts cancel, they are not blown up more than 100-fold.
     target = coefficients.target
     scale = target / torch.maximum(rms, 0.01 * target + TINY)
