@@ -47,7 +47,7 @@ def whole_number(name: str, value: Any) -> int:
         ValueError: not a whole number of at least 1.
     """
     number = plain(value)
-    if not isinstance(number, numbers.Real) or number != number // 1 or number < 1:
+    if not isinstance(number, (int, float)) or number != number // 1 or number < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return int(number)
 
