@@ -107,7 +107,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
             )
         planned = None
         if total_steps is not None:
-            planned = torch.full((), float(total_steps), device=device)
+            planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
         deltas, new_states = compute_updates(
             self.rule,
             [gradient for *_, gradient, _ in pending],

@@ -144,8 +144,8 @@ def list_pretrained(
 def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     """Load a bundled rule by name, or any rule by path.
 
-    A bundled rule is read once, and every caller gets the same module: a hundred optimizers share
-    one network. Deep-copy it before you train it further.
+    The rule is the caller's own: cast it, move it or train it. Optimizers that are given the name
+    instead, `LearnedOptimizer(..., rule="digits-lstm")`, share one frozen copy.
 
     Raises:
         ValueError: an unknown name (the message suggests the nearest one), or a damaged file.
@@ -155,6 +155,14 @@ def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
         >>> rule.default_lr
         0.03
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    """
+    return load_rule(_find(name_or_path))
+
+
+def shared_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
+    """Load a rule as `from_pretrained` does, but share one frozen copy of each bundled rule.
+
+    The callers must not change it: a hundred optimizers hold one network.
     """
     path = _find(name_or_path)
     return _load_bundled(path) if path in _bundled().values() else load_rule(path)
@@ -169,6 +177,8 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
     Example:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="orthogonal-momentum")
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise ValueError(f"rule must be an UpdateRule, a name or a path, got {name_or_path!r}")
     name = os.fspath(name_or_path)
     if name in list_rules() and not names_weights(name):
         rule = create_rule(name)
@@ -178,7 +188,7 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
             f"rule {name!r} is a network without weights: give the name or the path of weights, "
             f"or create_rule({name!r}) to meta-train it"
         )
-    return from_pretrained(name_or_path)
+    return shared_pretrained(name_or_path)
 
 
 def names_weights(name_or_path: str) -> bool:
@@ -194,6 +204,8 @@ def _find(name_or_path: str | PathLike[str]) -> Path:
         return _bundled()[text]
     if Path(text).is_file():
         return Path(text)
+    if Path(text).is_dir():
+        raise ValueError(f"{text} is a folder: give the path of the weights file in it")
     if os.sep in text or text.endswith(".safetensors"):
         raise ValueError(f"there is no weights file {text}")
     if text in list_rules():
@@ -229,8 +241,18 @@ def rule_digest(rule: UpdateRule) -> str:
             f"rule {rule_name(rule)} is on the meta device and has no weights: "
             'build it under torch.device("cpu")'
         )
-    digest = hashlib.sha256(json.dumps(rule.settings, sort_keys=True, default=str).encode())
+    settings = json.dumps(_comparable(rule.settings), sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode())
     for key, value in rule.state_dict().items():
         digest.update(key.encode())
         digest.update(value.detach().double().cpu().numpy().tobytes())
     return f"{rule_name(rule)}:{digest.hexdigest()[:16]}"
+
+
+def _comparable(value: Any) -> Any:
+    """Settings in which equal numbers are written alike: 10.0 as 10."""
+    if isinstance(value, Mapping):
+        return {key: _comparable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_comparable(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -20,7 +20,7 @@ from learned_opt.functional import check_lr, check_proximal, check_steps, one_el
 from learned_opt.registry import unknown
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
-from learned_opt.weights import from_pretrained, list_pretrained, names_weights
+from learned_opt.weights import list_pretrained, names_weights, shared_pretrained
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -255,7 +255,7 @@ def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype
         raise ValueError(f"rule must be an UpdateRule, a name or a path, got {rule!r}")
     name = "sgd" if rule is None else os.fspath(rule)
     if names_weights(name):
-        return from_pretrained(name)
+        return shared_pretrained(name)
     if name not in list_rules():
         raise ValueError(unknown("rule", name, {*list_rules(), *list_pretrained()}))
     # On the CPU even inside a torch.device context; the caller's random numbers are not drawn.

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
 from learned_opt.monitoring.histograms import write_histogram
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.updates import PendingUpdate, distinct_names
+from learned_opt.optimizer.wrappers import unwrapped
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 
 if TYPE_CHECKING:
@@ -109,11 +111,12 @@ class GateMonitor:
         self._closed = False
         self._heat_maps = HeatMaps(heat_map_columns)
 
-    def attach(self, optimizer: LearnedOptimizer, first_step: int = 0) -> MonitorHandle:
+    def attach(self, optimizer: Optimizer, first_step: int = 0) -> MonitorHandle:
         """Observe the optimizer's next step, and then every `every` steps.
 
         Args:
-            optimizer: the optimizer. Give each optimizer its own monitor and folder.
+            optimizer: a `LearnedOptimizer`, or what accelerate's `prepare` made of one. Give each
+                optimizer its own monitor and folder.
             first_step: the number of its next step, for a resumed training.
 
         Returns:
@@ -122,8 +125,7 @@ class GateMonitor:
         Raises:
             TypeError: not a `LearnedOptimizer`.
         """
-        if not isinstance(optimizer, LearnedOptimizer):
-            raise TypeError(f"optimizer must be a LearnedOptimizer, got {type(optimizer).__name__}")
+        learned = unwrapped(optimizer)
         taken = 0
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -150,7 +152,7 @@ class GateMonitor:
 
         # A step may call the update hook several times (devices, options), so it cannot count.
         handle = MonitorHandle(
-            [optimizer.register_update_hook(hook), optimizer.register_step_post_hook(count)]
+            [learned.register_update_hook(hook), learned.register_step_post_hook(count)]
         )
         self._handles.append(handle)
         return handle

@@ -22,13 +22,20 @@ from learned_opt.optimizer.evaluation_mode import (
     use_training_values,
 )
 from learned_opt.optimizer.finite_guard import FiniteGuard
-from learned_opt.optimizer.options import check_group, check_options, scalar_loss
+from learned_opt.optimizer.options import (
+    check_group,
+    check_options,
+    plain_options,
+    scalar_loss,
+    whole_number,
+)
 from learned_opt.optimizer.state_dict import (
     check_and_wrap,
     copy_rule,
     ensure_state,
     unwrap_loaded,
 )
+from learned_opt.optimizer.step_plan import StepPlan, warn_if_ignored, warn_if_replaced
 from learned_opt.optimizer.updates import PendingUpdate, batch_by_size
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.weights import find_rule, rule_digest
@@ -52,9 +59,14 @@ class LearnedOptimizer(Optimizer):
             so optimizers can share one.
         weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`.
         maximize: maximise the objective instead of minimising it.
-        total_steps: the planned number of steps; some rules need it for their schedule.
+        total_steps: the planned number of optimizer steps, such as `epochs * len(loader)`; some
+            rules need it for their schedule. Past it, updates are about a hundredth of their size.
         chunk_size: step at most this many coordinates at once. It bounds the memory that a step
             needs besides the state. Only for rules that treat coordinates alone.
+        foreach: None or False, like `fused` and `capturable`: there is one implementation, which
+            groups tensors and can be captured in CUDA graphs. Taken since frameworks pass it on.
+        fused: see `foreach`.
+        capturable: see `foreach`.
         differentiable: not supported; see `learned_opt.differentiable` and `meta_train.inner.loop`.
 
     Raises:
@@ -79,12 +91,14 @@ class LearnedOptimizer(Optimizer):
         maximize: bool = False,
         total_steps: int | None = None,
         chunk_size: int = 1 << 16,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
         differentiable: bool = False,
     ) -> None:
         if not isinstance(rule, UpdateRule):
             rule = find_rule(rule)
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+        chunk_size = whole_number("chunk_size", chunk_size)
         if differentiable:
             raise ValueError(
                 "differentiable=True is not supported: to differentiate through steps use "
@@ -100,8 +114,9 @@ class LearnedOptimizer(Optimizer):
             "rule": rule_digest(rule),
             MODE: True,
         }
-        check_options(defaults)
-        super().__init__(params, defaults)
+        check_options({**defaults, "foreach": foreach, "fused": fused, "capturable": capturable})
+        super().__init__(params, plain_options(defaults))
+        warn_if_ignored(rule, self.defaults["total_steps"])
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.
@@ -110,6 +125,8 @@ class LearnedOptimizer(Optimizer):
         self._rule_copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
         self._guard = FiniteGuard()
+        self._plan = StepPlan()
+        self._has_plan = "total_steps" in rule.read_context()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters; a tensor `lr` is cloned, so that each group can have its own schedule.
@@ -122,6 +139,7 @@ class LearnedOptimizer(Optimizer):
             check_group(param_group, self.defaults, self.rule)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        group.update(plain_options(group))
         for parameter in group["params"]:
             sharding.check_parameter(parameter, self.rule)
         if isinstance(group["lr"], Tensor):
@@ -174,6 +192,8 @@ class LearnedOptimizer(Optimizer):
                     hook(self, updates, context)
                 self._apply(updates, context, maximize)
         self._guard.warn()
+        if self._has_plan:
+            self._plan.count(self.param_groups)
         return loss
 
     @torch.no_grad()
@@ -307,16 +327,21 @@ class LearnedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; recurrent state keeps its dtype, whatever the parameter's dtype.
 
+        Options are loaded, too, as in torch.optim; a UserWarning says so where `total_steps` was
+        another.
+
         Raises:
             ValueError: another number or size of parameters, or the state of another rule. The
                 optimizer is then unchanged.
         """
+        planned = [{"total_steps": group["total_steps"]} for group in self.param_groups]
         # The last of the pre-hooks, after any that users registered.
         handle = self.register_load_state_dict_pre_hook(partial(check_and_wrap, self.rule))
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
+        warn_if_replaced(self.rule, planned, self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the rule too: without it the optimizer cannot step."""
@@ -330,6 +355,7 @@ class LearnedOptimizer(Optimizer):
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # the base class adds it; we have no such option
         unwrap_loaded(self.rule, self)
+        self._plan.resume(self.param_groups, self.state)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -337,5 +363,7 @@ class LearnedOptimizer(Optimizer):
 
 def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
     loss = None if loss is None else loss.to(device)
-    planned = None if total_steps is None else torch.full((), float(total_steps), device=device)
+    planned = None
+    if total_steps is not None:  # float32 whatever the default: bfloat16 would round it
+        planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
     return Context(loss=loss, total_steps=planned)

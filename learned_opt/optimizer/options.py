@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from learned_opt.functional import one_element
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import UpdateRule, plain
 
 SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 """Options that all parameter groups share."""
+
+UNSUPPORTED = ("foreach", "fused", "capturable")
+"""Options of torch's optimizers that choose an implementation; frameworks pass them on."""
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -25,11 +28,39 @@ def check_options(options: Mapping[str, Any]) -> None:
     if isinstance(options["lr"], Tensor):
         one_element(options["lr"])
     for name in ("lr", "weight_decay"):
-        if not options[name] >= 0:  # refuses NaN, too
-            raise ValueError(f"{name} must be at least 0, got {options[name]}")
-    total_steps = options["total_steps"]
-    if total_steps is not None and total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        value = options[name]
+        if isinstance(value, str) or not value >= 0:  # refuses NaN, too
+            raise ValueError(f"{name} must be at least 0, got {value!r}")
+    if isinstance(options["maximize"], str) or options["maximize"] not in (True, False):
+        raise ValueError(f"maximize must be True or False, got {options['maximize']!r}")
+    if options["total_steps"] is not None:
+        whole_number("total_steps", options["total_steps"])
+    for name in UNSUPPORTED:
+        if options.get(name):
+            raise ValueError(f"{name}={options[name]} is not supported, only None or False")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A number of at least 1 as a Python int.
+
+    Raises:
+        ValueError: not a whole number of at least 1.
+    """
+    number = plain(value)
+    if not isinstance(number, (int, float)) or number != number // 1 or number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(number)
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked options with Python's numbers, which any file can hold; a tensor `lr` stays one."""
+    made = {**options, "maximize": bool(options["maximize"])}
+    for name in ("lr", "weight_decay"):
+        if not isinstance(made[name], Tensor):
+            made[name] = plain(made[name])
+    if made["total_steps"] is not None:
+        made["total_steps"] = whole_number("total_steps", made["total_steps"])
+    return made
 
 
 def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: UpdateRule) -> None:
@@ -52,7 +83,10 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
     options = {**defaults, **group}
     check_options(options)
     if "total_steps" in rule.required_context() and options["total_steps"] is None:
-        raise ValueError(f"rule {type(rule).__name__} needs total_steps")
+        raise ValueError(
+            f"rule {type(rule).__name__} needs total_steps, the planned number of optimizer steps: "
+            "LearnedOptimizer(model.parameters(), rule=..., total_steps=epochs * len(loader))"
+        )
 
 
 def scalar_loss(loss: Any, rule: UpdateRule) -> Tensor | None:
@@ -67,7 +101,8 @@ def scalar_loss(loss: Any, rule: UpdateRule) -> Tensor | None:
         if loss.numel() == 1 and not loss.is_complex():
             return loss.detach() if loss.dim() == 0 else loss.detach().reshape(())
     elif isinstance(loss, numbers.Real):
-        return torch.tensor(float(loss), device="cpu")  # also inside a torch.device context
+        # On the CPU also inside a torch.device context, and in float32 whatever the default.
+        return torch.tensor(float(loss), dtype=torch.float32, device="cpu")
     if "loss" in rule.required_context():
         got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(

@@ -72,10 +72,7 @@ def check_and_wrap(
 def _check_shapes(
     rule: UpdateRule, key: object, state: Mapping[str, Any], parameter: Tensor
 ) -> None:
-    # Not empty_like: a sharded parameter's state has the whole tensor's shape.
-    like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-    expected = rule.init_state(sharding.local_part(like))
-    for name, tensor in expected.items():
+    for name, tensor in _fresh_on_meta(rule, parameter).items():
         if name not in state:
             raise ValueError(f"the loaded state of parameter {key} has no {name!r}")
         shape = tuple(torch.as_tensor(state[name]).shape)
@@ -87,21 +84,29 @@ def _check_shapes(
     sharding.check_state(key, state, parameter)
 
 
+def _fresh_on_meta(rule: UpdateRule, parameter: Tensor) -> State:
+    """The state of a parameter that has taken no step, without values."""
+    # Not empty_like: a sharded parameter's state has the whole tensor's shape.
+    like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    return rule.init_state(sharding.local_part(like))
+
+
 def unwrap_loaded(rule: UpdateRule, optimizer: Optimizer) -> None:
-    """Replace wrapped state by copies on the parameters' devices, in the rule's dtype."""
+    """Replace wrapped state by copies on the parameters' devices, in the dtypes of the rule."""
     for parameter, state in optimizer.state.items():
         if isinstance(state, _LoadedState):
             optimizer.state[parameter] = _restore(state.tensors, rule, parameter)
 
 
 def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> State:
+    dtypes = {key: value.dtype for key, value in _fresh_on_meta(rule, parameter).items()}
+    dtypes[TRAINING_VALUE] = parameter.dtype
     state: State = {}
     for key, value in saved.items():
         if key == "step" or isinstance(value, Tensor):
-            dtype = rule.dtype if key == "step" or value.is_floating_point() else value.dtype
-            if key == TRAINING_VALUE:
-                dtype = parameter.dtype
             tensor = torch.as_tensor(value).detach()
+            floating = key == "step" or tensor.is_floating_point()
+            dtype = dtypes.get(key, rule.dtype) if floating else tensor.dtype
             if key != "step":
                 tensor = sharding.place_like(parameter, tensor)
             state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()

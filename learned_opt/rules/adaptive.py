@@ -55,8 +55,9 @@ class Adam(CoordinateRule):
         m = moving_average(state["m"], gradient, b1)
         v = moving_square(state["v"], gradient, b2)
         m_hat = m / bias_correction(state["step"], b1)
-        v_hat = v / bias_correction(state["step"], b2)
-        return -m_hat / (safe_sqrt(v_hat) + self.eps), {"m": m, "v": v}
+        # The root first, as in torch: v over its small correction overflows earlier.
+        root = safe_sqrt(v) / bias_correction(state["step"], b2).sqrt()
+        return -m_hat / (root + self.eps), {"m": m, "v": v}
 
 
 class RMSprop(CoordinateRule):

@@ -13,14 +13,17 @@ differentiable ones, `learned_opt.optimizer` for the in-place one) do the rest:
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
@@ -51,10 +54,11 @@ class UpdateRule(nn.Module, ABC):
     """Abstract: one step of optimisation, as a module whose weights are the meta-parameters.
 
     A subclass implements `init_tensor_state` and `update`. This class counts steps: every state
-    carries `step`, the number of steps that its tensor has taken (0-dim, in the rule's dtype).
+    carries `step`, the number of steps that its tensor has taken (0-dim, in `wide_dtype`).
 
     Args:
         **settings: the arguments that the rule was built with, kept for saving and comparing.
+            Numbers are kept as Python's, whatever their type.
 
     Example:
         >>> class SignDescent(UpdateRule):
@@ -75,17 +79,32 @@ class UpdateRule(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Context` that the rule needs."""
 
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `Context` that the rule reads where they are given, and does without otherwise."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings = {key: plain(value) for key, value in settings.items()}
         self._anchor: Tensor
         # An empty tensor, so that `.to(device, dtype)` reaches rules without weights, too.
         self.register_buffer("_anchor", torch.empty(0, dtype=torch.float32), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of weights, state and deltas (float32 unless the rule was cast)."""
+        """The dtype of weights and of state per coordinate (float32 unless the rule was cast).
+
+        A rule that is cast to bfloat16 or float16 only stores them so: it computes in `wide_dtype`.
+        In float16 the squares of gradients below 1e-2 underflow, so bfloat16 is the better choice.
+        """
         return self._anchor.dtype
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The dtype of arithmetic, and of state that is not per coordinate: at least float32.
+
+        In bfloat16 a count of steps would stop at 256, in float16 at 2048.
+        """
+        return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def device(self) -> torch.device:
@@ -96,9 +115,13 @@ class UpdateRule(nn.Module, ABC):
         """The fields of `Context` that the rule needs with its settings."""
         return self.needs
 
+    def read_context(self) -> frozenset[str]:
+        """The fields of `Context` that the rule reads, needed or not."""
+        return self.required_context() | self.uses
+
     def init_state(self, parameter: Tensor) -> State:
         """Make the state of a tensor that has taken no step, on the parameter's device."""
-        step = torch.zeros((), dtype=self.dtype, device=parameter.device)
+        step = torch.zeros((), dtype=self.wide_dtype, device=parameter.device)
         return {"step": step, **self.init_tensor_state(parameter)}
 
     @abstractmethod
@@ -121,12 +144,14 @@ class UpdateRule(nn.Module, ABC):
             context: loss and planned number of steps; see `required_context`.
 
         Returns:
-            The deltas, `[*param]` each in the rule's dtype, and the new states. A driver multiplies
+            The deltas, `[*param]` each in `wide_dtype`, and the new states. A driver multiplies
             the deltas by `lr` and adds them to the parameters.
 
         Raises:
             ValueError: the context lacks a field that the rule needs.
         """
+        if self.dtype != self.wide_dtype:
+            return self._forward_widely(gradients, parameters, states, context)
         context = context or Context()
         for field in context.missing(self.required_context()):
             raise ValueError(f"rule {type(self).__name__} needs {_HOW_TO_GIVE[field]}")
@@ -137,6 +162,26 @@ class UpdateRule(nn.Module, ABC):
             advanced,
             context,
         )
+
+    def _forward_widely(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context | None,
+    ) -> tuple[list[Tensor], list[State]]:
+        """Compute in `wide_dtype`; the new states have the dtypes of the old ones."""
+        weights = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        wide = {key: _cast(value, self.wide_dtype) for key, value in weights.items()}
+        wide_states = [cast_state(state, self.wide_dtype) for state in states]
+        deltas, new_states = functional_call(
+            self, wide, (gradients, parameters, wide_states, context)
+        )
+        kept = [
+            {key: value.to(state[key].dtype) for key, value in new.items()}
+            for state, new in zip(states, new_states, strict=True)
+        ]
+        return deltas, kept
 
     @abstractmethod
     def update(
@@ -174,10 +219,29 @@ class UpdateRule(nn.Module, ABC):
         return ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
 
 
+def cast_state(state: State, dtype: torch.dtype) -> State:
+    """A state with its floating-point tensors in another dtype."""
+    return {key: _cast(value, dtype) for key, value in state.items()}
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy or PyTorch as Python's; in lists and tuples, too."""
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return value.item() if value.ndim == 0 else value.tolist()
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(part) for part in value)
+    return value
+
+
 _HOW_TO_GIVE: Mapping[str, str] = {
     "loss": "the loss: call step(closure) with a closure that returns it "
     "(after a usual backward pass, step(lambda: loss) is enough)",
-    "total_steps": "the planned number of steps: build the optimizer with total_steps=...",
+    "total_steps": "total_steps, the planned number of optimizer steps: "
+    "LearnedOptimizer(model.parameters(), rule=..., total_steps=epochs * len(loader))",
 }
 
 
@@ -294,6 +358,9 @@ class CoordinateRule(UpdateRule):
         self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
     ) -> Gates:
         """Gate values of the step from `state`: `[*param]` or `[*param, H]` by name."""
+        if self.dtype != self.wide_dtype:
+            wide = copy.deepcopy(self).to(self.wide_dtype)
+            return wide.gates(gradient, parameter, cast_state(state, self.wide_dtype), context)
         recorded: Gates = {}
         gradient = gradient.to(self.dtype)
         advanced = {**state, "step": state["step"] + 1}

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+NORM_BLOCK = 1 << 16
+"""Elements whose squares are added up at once in a norm."""
+
 
 def log_sign(value: Tensor, p: float) -> Tensor:
     """Split numbers of any magnitude into a bounded logarithm and a sign.
@@ -51,6 +54,21 @@ def moving_square(average: Tensor, value: Tensor, beta: float) -> Tensor:
     Multiplied from the left, so that it overflows no earlier than in torch.optim.
     """
     return beta * average + (1 - beta) * value * value
+
+
+def euclidean_norm(value: Tensor) -> Tensor:
+    """The Euclidean norm of all elements, 0-dim.
+
+    By blocks: on a CPU, `vector_norm` adds up in float32, and is 4% off at 1e8 elements.
+    """
+    while value.numel() > NORM_BLOCK:
+        flat = value.reshape(-1)
+        whole = len(flat) // NORM_BLOCK * NORM_BLOCK
+        blocks = torch.linalg.vector_norm(flat[:whole].reshape(-1, NORM_BLOCK), dim=-1)
+        rest = torch.linalg.vector_norm(flat[whole:]).reshape(1)
+        value = torch.cat([blocks, rest])
+    norm: Tensor = torch.linalg.vector_norm(value)
+    return norm
 
 
 def bias_correction(step: Tensor, beta: float) -> Tensor:

@@ -91,6 +91,7 @@ class OrthogonalMomentum(UpdateRule):
 
     default_lr = 6.8e-3
     averages = True
+    uses = frozenset({"total_steps"})
 
     def __init__(
         self,
@@ -118,19 +119,20 @@ class OrthogonalMomentum(UpdateRule):
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=self.dtype, device=parameter.device)
+        def zeros(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
         return {
             "m": zeros(*parameter.shape),
             "v": zeros(0) if is_matrix(parameter) else zeros(*parameter.shape),
-            "average": parameter.detach().to(self.dtype, copy=True),
-            "scalars": zeros(2),
+            # A late step changes the average by less than half precision can tell.
+            "average": parameter.detach().to(self.wide_dtype, copy=True),
+            "scalars": zeros(2, dtype=self.wide_dtype),
         }
 
     def state_bytes_per_parameter(self) -> int:
         """Bytes of state that one coordinate of a matrix costs; of a vector, half as much again."""
-        return 2 * self.dtype.itemsize
+        return self.dtype.itemsize + self.wide_dtype.itemsize
 
     def update(
         self,
@@ -186,7 +188,7 @@ class OrthogonalMomentum(UpdateRule):
 
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """The average with the parameter as it is now in it, and the state that records that."""
-        average, averaged = self._with_point(parameter.to(self.dtype), state, state["step"])
+        average, averaged = self._with_point(parameter.to(self.wide_dtype), state, state["step"])
         scalars = torch.stack([state["scalars"][0], averaged])
         return average, {**state, "average": average, "scalars": scalars}
 
@@ -252,6 +254,6 @@ def _adam_direction(gradient: Tensor, state: State) -> tuple[Tensor, Tensor, Ten
     m = moving_average(state["m"], gradient, b1)
     v = moving_square(state["v"], gradient, b2)
     m_hat = m / bias_correction(state["step"], b1)
-    root = safe_sqrt(v / bias_correction(state["step"], b2))
+    root = safe_sqrt(v) / bias_correction(state["step"], b2).sqrt()
     direction = torch.where(root == 0, 0.0, m_hat / _or_one(root))
     return direction / rms(direction).clamp(min=VECTOR_FLOOR), m, v

@@ -98,8 +98,7 @@ def read_features(
         "progress": progress(step, planned),
         "log_step": step.log(),
         "log_planned": planned.log().expand_as(step),
-        # A tensor whose gradient is not finite is skipped, and must not spoil the others.
-        "mean_cosine": statistics.cosine.m9.nan_to_num().mean().expand_as(step),
+        "mean_cosine": _mean_cosine(statistics).expand_as(step),
         "is_vector": statistics.is_vector,
         "log_size": statistics.size.log(),
         **_loss_features(scalars, loss),
@@ -110,6 +109,17 @@ def read_features(
 def progress(step: Tensor, planned: Tensor) -> Tensor:
     """The share of the planned steps that is done, `[n]`, at most 1; `step` counts from 1."""
     return ((step - 1) / planned).clamp(0, 1)
+
+
+def _mean_cosine(statistics: Statistics) -> Tensor:
+    """The mean over tensors of the cosine of gradient and m9, 0-dim.
+
+    Tensors whose gradient is not finite are skipped, so they do not count.
+    """
+    cosine = statistics.cosine.m9
+    counted = cosine.isfinite() & statistics.norm.gradient.isfinite()
+    total = torch.where(counted, cosine, 0.0).sum()
+    return total / counted.sum().clamp(min=1)
 
 
 def _surprise(statistics: Statistics, scalars: Scalars) -> tuple[Tensor, Tensor]:

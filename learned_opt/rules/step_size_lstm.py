@@ -11,6 +11,7 @@ A step has three parts: statistics of each tensor (`measure`), a few coefficient
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learned_opt.rules.base import Context, Gates, State, UpdateRule
+from learned_opt.rules.base import Context, Gates, State, UpdateRule, cast_state
+from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.step_size_features import (
     FEATURES,
@@ -115,6 +117,7 @@ class StepSizeLSTM(UpdateRule):
 
     default_lr = 3e-3
     needs = frozenset({"total_steps"})
+    uses = frozenset({"loss"})
 
     def __init__(self, *, hidden_size: int = 16, parameter_scale: bool = False) -> None:
         super().__init__(hidden_size=hidden_size, parameter_scale=parameter_scale)
@@ -135,13 +138,13 @@ class StepSizeLSTM(UpdateRule):
     def init_tensor_state(self, parameter: Tensor) -> State:
         """Zeros, except for the initial RMS of the parameter in `scalars`."""
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=self.dtype, device=parameter.device)
+        def zeros(*shape: int, dtype: torch.dtype = self.wide_dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
-        norm = torch.linalg.vector_norm(parameter.detach().to(self.dtype)).reshape(1)
+        norm = euclidean_norm(parameter.detach().to(self.wide_dtype)).reshape(1)
         rms = norm / math.sqrt(max(parameter.numel(), 1))
         return {
-            **{key: zeros(*parameter.shape) for key in ("m9", "m99", "v")},
+            **{key: zeros(*parameter.shape, dtype=self.dtype) for key in ("m9", "m99", "v")},
             **{key: zeros(self.hidden_size) for key in ("h", "c")},
             "scalars": torch.cat([zeros(1), rms, zeros(6)]),
         }
@@ -248,6 +251,9 @@ class StepSizeLSTM(UpdateRule):
         Raises:
             ValueError: the context lacks the planned number of steps.
         """
+        if self.dtype != self.wide_dtype:
+            wide = copy.deepcopy(self).to(self.wide_dtype)
+            return wide.gates(gradient, parameter, cast_state(state, self.wide_dtype), context)
         recorded: Gates = {}
         advanced = {**state, "step": state["step"] + 1}
         gradient, parameter = gradient.to(self.dtype), parameter.to(self.dtype)
@@ -262,7 +268,7 @@ def combine(
     """Deltas, `[*param]` each: minus the step size times the mix, scaled to its target RMS."""
     weights = torch.stack(coefficients.mix, dim=-1).unbind()
     mixed = [tensor.mix(row) for tensor, row in zip(tensors, weights, strict=True)]
-    rms = size.rsqrt() * torch.stack([torch.linalg.vector_norm(value) for value in mixed])
+    rms = size.rsqrt() * torch.stack([euclidean_norm(value) for value in mixed])
     # At least 1% of the target: where the parts cancel, they are not blown up more than 100-fold.
     target = coefficients.target
     scale = target / torch.maximum(rms, 0.01 * target + TINY)

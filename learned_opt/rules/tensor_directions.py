@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rules.features import bias_correction
+from learned_opt.rules.features import bias_correction, euclidean_norm
 
 BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.99, 0.99
 """Decays of the momenta m9 and m99 and of the mean square v."""
@@ -128,9 +128,9 @@ class TensorDirections:
             self.products = (rows[0] * rows[1:4]).sum(-1)
             self._small = rows[4:]  # the parameter and the four directions
         else:  # one at a time, so that each can be freed
-            norms = [_norm(row) for row in before]
-            norms += [_norm(m * inverse) for m in (self.m9, self.m99)]
-            norms += [_norm(self.m9), _norm(gradient * inverse)]
+            norms = [euclidean_norm(row) for row in before]
+            norms += [euclidean_norm(m * inverse) for m in (self.m9, self.m99)]
+            norms += [euclidean_norm(self.m9), euclidean_norm(gradient * inverse)]
             self.norms = torch.stack(norms)
             self.products = torch.stack([(gradient * row).sum() for row in before[1:4]])
 
@@ -188,8 +188,3 @@ def bias_factors(step: Tensor) -> ScaledDirections:
         slow_adam=root / bias_correction(step, BETA_SLOW),
         gradient=root,
     )
-
-
-def _norm(value: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(value)
-    return norm

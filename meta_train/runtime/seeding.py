@@ -15,9 +15,24 @@ import torch
 
 
 def derive_seed(*path: int | str) -> int:
-    """A 63-bit seed of `path`. Equal paths give equal seeds, other paths unrelated seeds."""
-    text = "/".join(repr(part) for part in path)
+    """A 63-bit seed of `path`. Equal paths give equal seeds, other paths unrelated seeds.
+
+    Whole numbers of any type are equal to Python's: 1, `numpy.int64(1)`, `torch.tensor(1)`.
+
+    Raises:
+        ValueError: a number that is not whole.
+    """
+    text = "/".join(repr(_plain(part)) for part in path)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _plain(part: int | str) -> int | str:
+    if isinstance(part, str):
+        return str(part)  # a NumPy string has another repr
+    whole = int(part)
+    if whole != part:
+        raise ValueError(f"a seed must be a whole number, got {part!r}")
+    return whole
 
 
 def generator(*path: int | str) -> torch.Generator:

@@ -80,6 +80,7 @@ def _work(rank, tests, folder):
 def _be_strict_about_warnings():
     warnings.simplefilter("error")
     # From the import of torch.distributed.optim; the kind of warning changed in torch 2.14.
+    warnings.filterwarnings("ignore", "rule .* ignores total_steps", UserWarning)
     warnings.filterwarnings("ignore", r"`torch\.jit\.(script|interface)` is deprecated")
     # From a checkpoint with no_dist=True, as intended.
     warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)

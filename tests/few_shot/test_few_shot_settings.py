@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from few_shot_cases import TINY
 
-from learned_opt import from_pretrained
+from learned_opt.weights import shared_pretrained
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.jobs.cli import main
 
@@ -114,12 +114,12 @@ def test_one_process_is_not_several(size, capsys, tmp_path, monkeypatch):
 
 
 def test_a_bundled_rule_is_trained_as_a_copy(tmp_path):
-    bundled = from_pretrained("digits-lstm")
+    bundled = shared_pretrained("digits-lstm")
     before = {key: value.clone() for key, value in bundled.state_dict().items()}
     given = [*TINY, "--row", "maml,fomaml", "--out", str(tmp_path / "run")]
     given += ["--row_settings", '{"rule": "digits-lstm", "inner_lr": null}']
     assert main([*given, "--train", '{"dtype": "float64", "runs": 2}']) == 0
-    assert bundled is from_pretrained("digits-lstm")
+    assert bundled is shared_pretrained("digits-lstm")
     assert all(value.equal(before[key]) for key, value in bundled.state_dict().items())
     assert not any(weight.requires_grad for weight in bundled.parameters())
 

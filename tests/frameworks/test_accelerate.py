@@ -6,11 +6,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from conftest import make_batch, make_model, same
 from small_rules import each_rule, loss_rule, small_rule, snapshot, steps_taken
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 from learned_opt import LearnedOptimizer
+from learned_opt.monitoring.monitor import GateMonitor
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +128,22 @@ def test_gradients_are_clipped_by_the_accelerator():
     norm = torch.stack([p.grad.norm() for p in run.model.parameters()]).norm()
     assert norm.item() == pytest.approx(1.0, rel=1e-4)
     assert steps_taken(run.optimizer) == 1
+
+
+def test_a_monitor_takes_the_prepared_optimizer(tmp_path):
+    run = Run(small_rule())
+    with GateMonitor(tmp_path, every=1) as monitor:
+        handle = monitor.attach(run.optimizer)
+        seen = []
+        run.optimizer.optimizer.register_update_hook(lambda *_: seen.append(1))
+        run.train(1)
+        handle.remove()
+    assert len(seen) == 4
+    written = EventAccumulator(str(tmp_path)).Reload().Scalars("update_rms/0.0")
+    assert [event.step for event in written] == [0, 1, 2, 3]
+
+
+def test_a_monitor_refuses_the_prepared_optimizer_of_torch(tmp_path):
+    prepared = Accelerator(cpu=True).prepare(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
+    with GateMonitor(tmp_path) as monitor, pytest.raises(TypeError, match="AcceleratedOptimizer"):
+        monitor.attach(prepared)

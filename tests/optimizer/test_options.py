@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ def parameter(*shape):
         ({"lr": torch.tensor(-1.0)}, "lr must be at least 0"),
         ({"lr": torch.tensor([1.0, 2.0])}, "one element"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"total_steps": 0}, "total_steps must be at least 1"),
+        ({"total_steps": 0}, "total_steps must be a whole number of at least 1, got 0"),
         ({"rule": create_rule("sgd")}, "has its own rule, but all groups share one"),
         ({"rule": "nonsense"}, "a parameter group has its own rule"),
         ({"chunk_size": 3}, "a parameter group has its own chunk_size"),
@@ -82,3 +83,67 @@ def test_a_loss_of_one_element_is_a_number():
     assert moved[0].abs().min() > 0
     for other in moved[1:]:
         torch.testing.assert_close(other, moved[0])
+
+
+WRONG = [
+    ({"rule": None}, "rule must be an UpdateRule, a name or a path, got None"),
+    ({"rule": 3}, "rule must be an UpdateRule, a name or a path, got 3"),
+    ({"total_steps": "10"}, "total_steps must be a whole number of at least 1, got '10'"),
+    ({"total_steps": 10.5}, "total_steps must be a whole number of at least 1, got 10.5"),
+    ({"total_steps": math.inf}, "total_steps must be a whole number of at least 1, got inf"),
+    ({"maximize": "yes"}, "maximize must be True or False, got 'yes'"),
+    ({"maximize": None}, "maximize must be True or False, got None"),
+    ({"lr": "0.1"}, "lr must be at least 0, got '0.1'"),
+    ({"weight_decay": "0.1"}, "weight_decay must be at least 0, got '0.1'"),
+    ({"chunk_size": 10.5}, "chunk_size must be a whole number of at least 1, got 10.5"),
+    ({"foreach": True}, "foreach=True is not supported, only None or False"),
+    ({"fused": True}, "fused=True is not supported, only None or False"),
+    ({"capturable": True}, "capturable=True is not supported, only None or False"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=[str(options) for options, _ in WRONG])
+def test_a_wrong_argument_is_named_in_one_line(options, message):
+    with pytest.raises(ValueError) as error:
+        LearnedOptimizer([parameter(2)], **options)
+    assert str(error.value) == message
+
+
+def test_a_folder_is_not_a_rule(tmp_path):
+    message = f"{tmp_path} is a folder: give the path of the weights file in it"
+    with pytest.raises(ValueError) as error:
+        LearnedOptimizer([parameter(2)], rule=tmp_path)
+    assert str(error.value) == message
+
+
+def test_options_of_torchs_implementations_are_taken_where_they_ask_for_nothing():
+    for value in (None, False):
+        LearnedOptimizer([parameter(2)], foreach=value, fused=value, capturable=value).step()
+    group = {"params": [parameter(2)], "fused": True}
+    with pytest.raises(ValueError, match="fused=True is not supported"):
+        LearnedOptimizer([group])
+
+
+def test_options_are_kept_as_pythons_numbers():
+    options = {
+        "lr": np.float64(0.5),
+        "weight_decay": np.float32(0.25),
+        "maximize": np.bool_(True),
+        "total_steps": np.int64(10),
+    }
+    for groups in ([parameter(2)], [{"params": [parameter(2)], **options}]):
+        group = LearnedOptimizer(groups, **options).param_groups[0]
+        kept = [group[name] for name in options]
+        assert kept == [0.5, 0.25, True, 10]
+        assert [type(value) for value in kept] == [float, float, bool, int]
+    whole = LearnedOptimizer([parameter(2)], total_steps=1e4).param_groups[0]["total_steps"]
+    assert (whole, type(whole)) == (10000, int)
+
+
+def test_a_missing_plan_is_asked_for_with_the_call():
+    with pytest.raises(ValueError) as error:
+        LearnedOptimizer([parameter(2)], rule="step-size-lstm")
+    assert str(error.value) == (
+        "rule StepSizeLSTM needs total_steps, the planned number of optimizer steps: "
+        "LearnedOptimizer(model.parameters(), rule=..., total_steps=epochs * len(loader))"
+    )

@@ -3,6 +3,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_rule, same
@@ -72,6 +73,27 @@ def test_digests_tell_rules_settings_and_weights_apart():
     assert len({rule_digest(rule) for rule in rules}) == len(rules)
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.array, torch.tensor])
+def test_equal_numbers_of_any_type_make_equal_rules(kind, path):
+    plain = make_rule("orthogonal-momentum", momentum=0.5, iterations=3, warm_up=8)
+    integer = {np.float64: np.int64, np.float32: np.uint8}.get(kind, kind)
+    same_rule = make_rule(
+        "orthogonal-momentum", momentum=kind(0.5), iterations=integer(3), warm_up=kind(8.0)
+    )
+    assert same_rule.settings == plain.settings
+    assert {type(value) for value in same_rule.settings.values()} == {int, float}
+    assert rule_digest(same_rule) == rule_digest(plain)
+    save_rule(same_rule, path)
+    assert load_rule(path).settings == plain.settings
+
+
+def test_equal_numbers_in_lists_make_equal_rules():
+    plain = make_rule("adam-lstm", hidden_size=3, betas=(0.5, 0.75))
+    other = make_rule("adam-lstm", hidden_size=np.int32(3), betas=np.array([0.5, 0.75]))
+    assert other.settings == plain.settings
+    assert rule_digest(other) == rule_digest(plain)
+
+
 def test_the_card_survives_and_holds_what_was_given(rule, path):
     card = {"trained_on": "digits", "loss": 0.25, "seeds": [1, 2]}
     save_rule(rule, path, card)
@@ -94,12 +116,11 @@ def test_a_rule_read_under_inference_mode_is_made_of_ordinary_tensors(rule, path
     save_rule(rule, path)
     monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"mine": path})
     with torch.inference_mode():
-        optimizer = LearnedOptimizer(
-            [torch.nn.Parameter(torch.ones(2))], rule="mine", total_steps=9
-        )
-    shared = from_pretrained("mine")
-    assert optimizer.rule is shared
+        shared = optimizer_named("mine").rule
     assert not any(tensor.is_inference() for tensor in [*shared.parameters(), *shared.buffers()])
+    with torch.inference_mode():
+        own = from_pretrained("mine")
+    assert not any(tensor.is_inference() for tensor in own.parameters())
     copied = copy.deepcopy(shared).requires_grad_(True)
     parameter = torch.ones(2)
     deltas, _ = copied([torch.ones(2)], [parameter], [copied.init_state(parameter)], CONTEXT)
@@ -187,13 +208,30 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(monkeypatch, path):
         LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule="digit-lstm")
 
 
-def test_a_bundled_rule_is_read_once_and_frozen(monkeypatch, path, rule):
+def optimizer_named(name):
+    return LearnedOptimizer([torch.nn.Parameter(torch.ones(1))], rule=name, total_steps=9)
+
+
+def test_optimizers_with_the_name_of_a_bundled_rule_share_one_frozen_rule(monkeypatch, path, rule):
     save_rule(rule, path)
     monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"mine": path})
-    first = from_pretrained("mine")
-    assert from_pretrained("mine") is first
+    first = optimizer_named("mine").rule
+    assert optimizer_named("mine").rule is first
+    assert optimizer_named(str(path)).rule is first
     assert not any(weight.requires_grad for weight in first.parameters())
-    assert from_pretrained(str(path)) is first
+
+
+def test_what_a_caller_does_to_a_bundled_rule_changes_no_other(monkeypatch, path, rule):
+    save_rule(rule, path)
+    monkeypatch.setattr(learned_opt.weights, "_bundled", lambda: {"mine": path})
+    shared = optimizer_named("mine").rule
+    own = from_pretrained("mine")
+    assert all(weight.requires_grad for weight in own.parameters())
+    digest = rule_digest(own)
+    own.double().to("meta")
+    for other in (shared, optimizer_named("mine").rule, from_pretrained("mine")):
+        assert (other.dtype, other.device.type) == (torch.float32, "cpu")
+        assert rule_digest(other) == digest
 
 
 def test_a_rule_read_from_a_path_is_the_callers_own(rule, path):

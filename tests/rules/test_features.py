@@ -2,8 +2,17 @@ import math
 
 import pytest
 import torch
+from torch.func import vmap
 
-from learned_opt.rules.features import bias_correction, log_sign, moving_average, safe_sqrt
+import learned_opt.rules.features
+from learned_opt.rules.features import (
+    bias_correction,
+    euclidean_norm,
+    log_sign,
+    moving_average,
+    safe_sqrt,
+)
+from learned_opt.rules.orthogonal_momentum import rms
 
 
 @pytest.mark.parametrize("p", [5.0, 10.0])
@@ -66,3 +75,25 @@ def test_moving_average_of_an_overflow_stays_infinite():
 def test_bias_correction_keeps_its_digits_in_float32(beta, step):
     factor = bias_correction(torch.tensor(float(step)), beta)
     assert float(factor) == pytest.approx(1 - beta**step, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5), (10,), (25,), (5, 21), (2, 3, 4, 5)])
+def test_a_norm_by_blocks_is_the_norm(shape, monkeypatch):
+    monkeypatch.setattr(learned_opt.rules.features, "NORM_BLOCK", 10)
+    value = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    value.requires_grad_(True)
+    norm = euclidean_norm(value)
+    expected = value.square().sum().sqrt()
+    torch.testing.assert_close(norm, expected)
+    if value.numel():
+        (ours,), (theirs,) = (torch.autograd.grad(one, value) for one in (norm, expected))
+        torch.testing.assert_close(ours, theirs)
+    rows = torch.stack([value.detach(), 2 * value.detach()])
+    torch.testing.assert_close(vmap(euclidean_norm)(rows), torch.stack([norm, 2 * norm]).detach())
+
+
+def test_norms_of_large_tensors_keep_their_digits():
+    """`vector_norm` is 1% off here, and 4% at four times the size."""
+    value = torch.full((25_000_000,), 0.4)
+    assert euclidean_norm(value).item() == pytest.approx(2000.0, rel=2e-5)
+    assert rms(value).item() == pytest.approx(0.4, rel=2e-5)

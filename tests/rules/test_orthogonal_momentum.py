@@ -185,6 +185,14 @@ def test_the_average_begins_at_the_first_parameters_after_a_step():
     assert torch.equal(again, average)  # that step is in already
 
 
+@pytest.mark.parametrize("gradient", [1.0, 2e19, 1e20])
+def test_a_vector_moves_by_gradients_whose_squares_just_fit(gradient):
+    rule, parameter = create_rule("orthogonal-momentum"), torch.full((3,), 0.1)
+    (delta,), _ = rule([torch.full((3,), gradient)], [parameter], [rule.init_state(parameter)])
+    # The first of 20 steps of warm-up, at the usual size of weights.
+    torch.testing.assert_close(delta, torch.full((3,), -0.05 / (51 / 50) ** 0.5))
+
+
 def test_rms_of_numbers_whose_squares_overflow():
     assert float(rms(torch.full((4,), 1e25))) == pytest.approx(1e25)
     assert float(rms(torch.full((4,), 1e-25))) == pytest.approx(1e-25)

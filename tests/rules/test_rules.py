@@ -74,6 +74,19 @@ def test_a_gradient_whose_square_overflows_does_what_it_does_in_torch(name):
     torch.testing.assert_close(ours, theirs.detach())
 
 
+@pytest.mark.parametrize("gradient", [2e19, 1e20, 3e20])
+def test_a_gradient_whose_square_just_fits_moves_as_in_torch(gradient):
+    theirs = torch.nn.Parameter(torch.ones(1))
+    optimizer, rule, ours = torch.optim.Adam([theirs], lr=0.1), make_rule("adam"), torch.ones(1)
+    state = rule.init_state(ours)
+    theirs.grad = torch.tensor([gradient])
+    for step in (1, 2):
+        optimizer.step()
+        (ours,), (state,) = apply_rule(rule, [theirs.grad], [ours], [state], Context(), lr=0.1)
+        torch.testing.assert_close(ours, theirs.detach())
+        torch.testing.assert_close(ours, torch.tensor([1 - 0.1 * step]))
+
+
 def inputs_of(rule, shape=(3, 2), seed=0):
     """A gradient, a parameter and a state in mid-run, away from kinks."""
     generator = torch.Generator().manual_seed(seed)

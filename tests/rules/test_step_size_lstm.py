@@ -277,6 +277,22 @@ def test_a_bad_gradient_does_not_spoil_the_other_tensors():
     assert good.isfinite().all() and not same(good.detach(), before[1])
 
 
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf, 1e30])
+def test_a_skipped_tensor_does_not_count_in_the_mean_cosine(spoilt):
+    rule = trained(torch.float32)
+    begun, gradient = torch.ones(3), torch.tensor([1.0, -2.0, 3.0])
+    deltas = []
+    for others in ([], [torch.full((3,), spoilt)]):
+        parameters = [begun] * (1 + len(others))
+        states = [rule.init_state(parameter) for parameter in parameters]
+        context = Context(total_steps=TOTAL)
+        with torch.no_grad():
+            _, states = rule([gradient] * len(parameters), parameters, states, context)
+            moved, _ = rule([gradient, *others], parameters, states, context)
+        deltas.append(moved[0])
+    torch.testing.assert_close(deltas[1], deltas[0])
+
+
 def test_untrained_it_trains():
     model = make_model()
     rule = make_rule("step-size-lstm")

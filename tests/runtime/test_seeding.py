@@ -1,3 +1,7 @@
+import numpy as np
+import pytest
+import torch
+
 from meta_train.runtime.seeding import derive_seed
 
 
@@ -7,3 +11,15 @@ def test_seeds_depend_on_their_path_only():
     seeds = {derive_seed(*path) for path in paths}
     assert len(seeds) == len(paths)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("one", [np.int64(1), np.uint8(1), np.array(1), 1.0, np.float32(1)])
+def test_a_whole_number_of_any_type_is_the_same_seed(one):
+    assert derive_seed("evaluate", one) == derive_seed("evaluate", 1) == 6047216476354618892
+    assert derive_seed("evaluate", torch.tensor(one)) == derive_seed("evaluate", 1)
+    assert derive_seed(np.str_("evaluate"), one) == derive_seed("evaluate", 1)
+
+
+def test_a_seed_that_is_not_whole_is_refused():
+    with pytest.raises(ValueError, match="whole number, got 0.5"):
+        derive_seed("evaluate", 0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -57,7 +56,7 @@ def _pretrained(name: str, method: MethodSettings) -> UpdateRule:
             f"rule_settings are for new rules: the weights of {name!r} have their own, got "
             f"{dict(method.rule_settings)}"
         )
-    return copy.deepcopy(from_pretrained(name))  # All callers share the one that is loaded.
+    return from_pretrained(name)
 
 
 def initial_parameters(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from learned_opt import from_pretrained
+from learned_opt.weights import shared_pretrained
 from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.methods.build import initial_parameters, make_rule
 from meta_train.few_shot.methods.registry import get_method
@@ -29,6 +29,7 @@ def test_learned_and_adapted_parameters():
 def test_pretrained_weights_are_named_with_a_prefix(name):
     method = replace(get_method("reptile-lstm").omniglot, rule=f"pretrained:{name}")
     rule = make_rule(method, {})
-    bundled = from_pretrained(name)
+    bundled = shared_pretrained(name)
     assert rule is not bundled
+    assert all(weight.requires_grad for weight in rule.parameters())
     assert all(a.equal(b) for a, b in zip(rule.parameters(), bundled.parameters(), strict=True))

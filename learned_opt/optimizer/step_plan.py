@@ -1,0 +1,89 @@
+"""Warns where `total_steps` is not what happens: it is ignored, exceeded, or replaced by a load."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.base import State, UpdateRule
+
+
+class StepPlan:
+    """Counts the steps of parameter groups that have a plan, and warns once past its end.
+
+    Counted in Python, so that nothing waits for an accelerator.
+    """
+
+    def __init__(self) -> None:
+        self._taken: list[int] = []
+        self._warned = False
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def count(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Count a step of every group that has a gradient."""
+        self._taken += [0] * (len(groups) - len(self._taken))
+        for index, group in enumerate(groups):
+            planned = group["total_steps"]
+            if planned is None or all(parameter.grad is None for parameter in group["params"]):
+                continue
+            self._taken[index] += 1
+            if self._taken[index] > planned and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"step {self._taken[index]} is past total_steps={planned}, the planned number "
+                    "of optimizer steps: updates are now about a hundredth of their usual size. "
+                    "Give the number of steps of the whole training",
+                    RuntimeWarning,
+                    stacklevel=6,  # the line that called step
+                )
+
+    def resume(self, groups: Sequence[Mapping[str, Any]], states: Mapping[Tensor, State]) -> None:
+        """Count on from the steps that a loaded state has taken."""
+        self._taken = [
+            max((_steps_of(states.get(parameter)) for parameter in group["params"]), default=0)
+            for group in groups
+        ]
+
+
+def _steps_of(state: State | None) -> int:
+    step = None if state is None else state.get("step")
+    return 0 if step is None or step.is_meta else int(step)
+
+
+def warn_if_ignored(rule: UpdateRule, total_steps: int | None) -> None:
+    """Warn that the rule does not read the planned number of steps."""
+    if total_steps is not None and "total_steps" not in rule.read_context():
+        warnings.warn(
+            f"rule {type(rule).__name__} ignores total_steps={total_steps}: it makes no plan",
+            UserWarning,
+            stacklevel=3,  # the line that built the optimizer
+        )
+
+
+def warn_if_replaced(
+    rule: UpdateRule, before: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Warn that a loaded plan replaced the constructor's.
+
+    Args:
+        rule: the optimizer's.
+        before: the groups' options before the load.
+        groups: the groups after it.
+    """
+    if "total_steps" not in rule.read_context():
+        return
+    for index, (old, new) in enumerate(zip(before, groups, strict=True)):
+        own, loaded = old["total_steps"], new["total_steps"]
+        if own != loaded:
+            warnings.warn(
+                f"the loaded state has total_steps={loaded}, which replaces the constructor's "
+                f"total_steps={own}; to change the plan, set "
+                f'optimizer.param_groups[{index}]["total_steps"] after loading',
+                UserWarning,
+                stacklevel=3,  # the line that called load_state_dict
+            )
+            return
