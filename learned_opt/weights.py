@@ -181,7 +181,8 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
         raise ValueError(f"rule must be an UpdateRule, a name or a path, got {name_or_path!r}")
     name = os.fspath(name_or_path)
     if name in list_rules() and not names_weights(name):
-        rule = create_rule(name)
+        with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            rule = create_rule(name)
         if not list(rule.parameters()):
             return rule
         raise ValueError(

@@ -6,6 +6,7 @@ evaluate or save the model, and `optimizer.train()` before training goes on.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.optimizer import sharding
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import State, UpdateRule
 
 MODE = "train_mode"
 """The option of every parameter group that says whether its parameters are those of training."""
@@ -21,51 +22,131 @@ MODE = "train_mode"
 TRAINING_VALUE = "training_value"
 """Where the state of a parameter keeps the value to train on while it is evaluated."""
 
+Groups = Iterable[dict[str, Any]]
 
-def use_averages(
-    groups: Iterable[dict[str, Any]], states: Mapping[Tensor, Any], rule: UpdateRule
-) -> None:
-    """Put each parameter's average in its place, and keep the value to train on.
 
-    Groups with a planned number of steps keep their parameters, which end where they should be.
+class EvaluationMode:
+    """Swaps the averages of an optimizer's parameters in and out.
+
+    Weights that somebody else has written since, such as `model.load_state_dict`, are kept: the
+    average begins anew at them.
+
+    Args:
+        rule: the update rule, which keeps the averages.
     """
-    for group in groups:
-        if group[MODE] and group["total_steps"] is None:
+
+    def __init__(self, rule: UpdateRule) -> None:
+        self._rule = rule
+        self._versions: dict[Tensor, int] = {}
+
+    def note_step(self, groups: Groups) -> None:
+        """Note which values the optimizer has written, to tell them from those of others."""
+        if torch.compiler.is_compiling():
+            self._versions = {}
+        else:
+            self._versions = {p: p._version for group in groups for p in group["params"]}
+
+    def evaluate(self, groups: Groups, states: Mapping[Tensor, Any]) -> None:
+        """Put each parameter's average in its place, and keep the value to train on.
+
+        Groups with a planned number of steps keep their parameters, which end where they should be.
+        """
+        foreign = False
+        for group in groups:
+            if group[MODE] and group["total_steps"] is None:
+                for parameter in group["params"]:
+                    state = states.get(parameter)
+                    if not state:
+                        continue
+                    if self._versions.get(parameter, parameter._version) != parameter._version:
+                        foreign = True
+                        self._restart(parameter, state)
+                    self._use_average(parameter, state)
+            group[MODE] = False
+        if foreign:
+            _warn("since the last step", "evaluated")
+
+    def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
+        """Put the values to train on back; bit for bit as they were."""
+        foreign = False
+        for group in groups:
             for parameter in group["params"]:
-                state = states.get(parameter)
-                if state:
-                    _use_average(parameter, state, rule)
-        group[MODE] = False
+                state = states.get(parameter, {})
+                kept = state.pop(TRAINING_VALUE, None)
+                if kept is None:
+                    continue
+                value = sharding.local_part(parameter.detach())
+                average = sharding.local_state({"average": state["average"]}, parameter)["average"]
+                if torch.equal(value, average.to(value.dtype)):
+                    parameter.detach().copy_(kept)
+                else:
+                    foreign = True
+                    self._restart(parameter, state)
+            group[MODE] = True
+        if foreign:
+            _warn("in evaluation mode", "trained on")
+        self.note_step(groups)
 
+    def _use_average(self, parameter: Tensor, state: State) -> None:
+        value = sharding.local_part(parameter.detach())
+        own = self._own(parameter, state)
+        average, new = self._rule.evaluation_point(value, own)
+        state[TRAINING_VALUE] = parameter.detach().clone()
+        for key, tensor in own.items():
+            tensor.copy_(new[key])
+        value.copy_(average)
 
-def _use_average(parameter: Tensor, state: dict[str, Tensor], rule: UpdateRule) -> None:
-    value = sharding.local_part(parameter.detach())
-    own = {key: state[key] for key in rule.init_state(torch.empty_like(value, device="meta"))}
-    average, new = rule.evaluation_point(value, sharding.local_state(own, parameter))
-    state[TRAINING_VALUE] = parameter.detach().clone()
-    for key, tensor in sharding.local_state(own, parameter).items():
-        tensor.copy_(new[key])
-    value.copy_(average)
+    def _restart(self, parameter: Tensor, state: State) -> None:
+        """Begin the average anew at the parameter as it is."""
+        value = sharding.local_part(parameter.detach())
+        for key, tensor in self._own(parameter, state).items():
+            if key == "average":
+                tensor.copy_(value)
 
-
-def use_training_values(groups: Iterable[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
-    """Put the values to train on back; bit for bit as they were."""
-    for group in groups:
-        for parameter in group["params"]:
-            kept = states.get(parameter, {}).pop(TRAINING_VALUE, None)
-            if kept is not None:
-                parameter.detach().copy_(kept)
-        group[MODE] = True
+    def _own(self, parameter: Tensor, state: State) -> State:
+        """The local parts of the rule's own state, sharing its memory."""
+        value = sharding.local_part(parameter.detach())
+        keys = self._rule.init_state(torch.empty_like(value, device="meta"))
+        return sharding.local_state({key: state[key] for key in keys}, parameter)
 
 
 def check_training(groups: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse to step from an average.
+    """Refuse to step from an average; a step at a learning rate of 0, which makes state, may pass.
 
     Raises:
         RuntimeError: the optimizer is in evaluation mode.
     """
-    if not all(group[MODE] for group in groups):
+    if not all(group[MODE] or float(group["lr"]) == 0 for group in groups):
         raise RuntimeError(
             "the optimizer is in evaluation mode: its parameters are averages, which are not to be "
             "trained. Call optimizer.train() before step()"
         )
+
+
+def check_loaded(groups: Groups, states: Mapping[Any, Any], rule: UpdateRule) -> None:
+    """Refuse a state dict that was saved in evaluation mode without the values to train on.
+
+    torch.distributed.checkpoint loads only the keys that it finds in the optimizer at hand.
+
+    Raises:
+        ValueError: training could not go on from it.
+    """
+    if not rule.averages:
+        return
+    for group in groups:
+        lost = [p for p in group["params"] if states.get(p) and TRAINING_VALUE not in states[p]]
+        if not group.get(MODE, True) and group.get("total_steps") is None and lost:
+            raise ValueError(
+                "the loaded optimizer state was saved in evaluation mode, and the weights to train "
+                "on are missing: call optimizer.train() before you save with "
+                "torch.distributed.checkpoint"
+            )
+
+
+def _warn(when: str, what: str) -> None:
+    warnings.warn(
+        f"the weights were changed {when}, not by the optimizer: they are {what} as they are, and "
+        "the running average begins anew at them",
+        UserWarning,
+        stacklevel=4,
+    )

@@ -17,9 +17,8 @@ from learned_opt.functional import apply_update, compute_updates, one_element, w
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import (
     MODE,
+    EvaluationMode,
     check_training,
-    use_averages,
-    use_training_values,
 )
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.options import (
@@ -125,6 +124,7 @@ class LearnedOptimizer(Optimizer):
         self._rule_copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
         self._guard = FiniteGuard()
+        self._evaluation = EvaluationMode(rule)
         self._plan = StepPlan()
         self._has_plan = "total_steps" in rule.read_context()
 
@@ -192,6 +192,8 @@ class LearnedOptimizer(Optimizer):
                     hook(self, updates, context)
                 self._apply(updates, context, maximize)
         self._guard.warn()
+        if self.rule.averages:
+            self._evaluation.note_step(self.param_groups)
         if self._has_plan:
             self._plan.count(self.param_groups)
         return loss
@@ -201,9 +203,11 @@ class LearnedOptimizer(Optimizer):
         """Put the running average of the weights in the model's parameters, to evaluate or save it.
 
         Only for rules that keep an average (`rule.averages`), and where no planned number of steps
-        was given; for all others it does nothing. Call it before `model.eval()`; batch
-        normalisation's running statistics stay those of training: where they matter, recompute them
-        with `torch.optim.swa_utils.update_bn`.
+        was given; for all others it does nothing. Meanwhile the weights to train on take the memory
+        of one more copy. Weights that were loaded since the last step are kept, with a warning.
+
+        Batch normalisation's running statistics stay those of training: recompute them with
+        `torch.optim.swa_utils.update_bn`.
 
         Example:
             >>> optimizer = LearnedOptimizer(model.parameters())
@@ -212,7 +216,7 @@ class LearnedOptimizer(Optimizer):
             >>> optimizer.train()
         """
         if self.rule.averages:
-            use_averages(self.param_groups, self.state, self.rule)
+            self._evaluation.evaluate(self.param_groups, self.state)
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
@@ -220,7 +224,7 @@ class LearnedOptimizer(Optimizer):
         if not mode:
             self.eval()
         elif self.rule.averages:
-            use_training_values(self.param_groups, self.state)
+            self._evaluation.train(self.param_groups, self.state)
 
     @property
     def skipped_updates(self) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from learned_opt.optimizer import sharding
-from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE
+from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -47,15 +47,17 @@ def check_and_wrap(
         A state dict whose state `unwrap_loaded` takes out again.
 
     Raises:
-        ValueError: another rule made it, or a tensor is missing or of the wrong shape.
+        ValueError: another rule made it, a tensor is missing or of the wrong shape, or it was
+            saved in evaluation mode without the weights to train on.
     """
     saved_groups = state_dict["param_groups"]
     for saved, group in zip(saved_groups, optimizer.param_groups, strict=False):
         if "rule" in saved and saved["rule"] != group["rule"]:
             raise ValueError(
                 f"the loaded state was made by rule {saved['rule']}, "
-                f"this optimizer runs rule {group['rule']}"
+                f"this optimizer runs rule {group['rule']}: build it with the rule of the saved one"
             )
+    check_loaded(saved_groups, state_dict["state"], rule)
     ids = chain.from_iterable(group["params"] for group in saved_groups)
     parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
     known = dict(zip(ids, parameters, strict=False))

@@ -24,8 +24,8 @@ VECTOR_BETAS = (0.9, 0.99)
 """Decays of Adam's two moments, for vectors and scalars."""
 
 VECTOR_FLOOR = 0.03
-"""Adam's direction is divided by its RMS, or by this where that is smaller: a vector with few or
-vanishing gradients must not take full steps."""
+"""Adam's direction is divided by its RMS, or by this where that is smaller: a vector in which one
+coordinate of a thousand has gradients must not move that one by thirty times the step."""
 
 RMS_FLOOR = 0.01
 """The smallest RMS of a tensor that steps are relative to, for tensors that begin at zero."""
@@ -155,6 +155,7 @@ class OrthogonalMomentum(UpdateRule):
                 by_shape.setdefault(_as_matrix(gradient), []).append(k)
             else:
                 directions[k], m, v = _adam_direction(gradient, state)
+                lookahead[k] = m
             average, averaged = self._with_point(parameter, state, state["step"] - 1)
             size = moving_average(state["scalars"][0], rms(gradient), SIZE_BETA)
             # A tensor that never had a gradient stays as it was made.
@@ -167,14 +168,13 @@ class OrthogonalMomentum(UpdateRule):
             stacked = torch.stack([lookahead[k].reshape(shape) for k in members])
             orthogonal = orthogonalize(stacked, self.iterations) * math.sqrt(max(shape))
             for k, direction in zip(members, orthogonal.unbind(), strict=True):
-                usual = new_states[k]["scalars"][0] / bias_correction(states[k]["step"], SIZE_BETA)
-                fade = (rms(lookahead[k]) / (FADE * usual).clamp(min=TINY)).clamp(max=1)
-                directions[k] = fade * direction.reshape(gradients[k].shape)
+                directions[k] = direction.reshape(gradients[k].shape)
         deltas = [
             -self.schedule(state["step"], context.total_steps)
             * (rms(parameter).clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
-            * direction
-            for direction, parameter, state in zip(directions, parameters, states, strict=True)
+            * _fade(lookahead[k], state)
+            * directions[k]
+            for k, (parameter, state) in enumerate(zip(parameters, new_states, strict=True))
         ]
         return deltas, new_states
 
@@ -237,6 +237,12 @@ def rms(tensor: Tensor) -> Tensor:
         return tensor.new_zeros(())
     largest = _or_one(tensor.detach().abs().amax())
     return safe_sqrt((tensor / largest).square().mean()) * largest
+
+
+def _fade(momentum: Tensor, state: State) -> Tensor:
+    """1 where the momentum has its usual length, less where it dies without gradients; 0-dim."""
+    usual = state["scalars"][0] / bias_correction(state["step"], SIZE_BETA)
+    return (rms(momentum) / (FADE * usual).clamp(min=TINY)).clamp(max=1)
 
 
 def _or_one(value: Tensor) -> Tensor:

@@ -113,7 +113,8 @@ class InnerLoop(LoopSettings):
 
         Returns:
             The state, with `alive` and `buffers` updated, and the loss (0-dim or `[runs]`). The
-            loss can be differentiated once.
+            loss can be differentiated once. It is that of the parameters, also for a rule that
+            keeps an average: only `evaluate` goes there.
         """
         # No rule reads these gradients, so second derivatives are not needed.
         losses, after, _, _ = self._evaluate(inner, batch, twice=False)

@@ -126,3 +126,55 @@ def test_it_survives_deepcopy_in_evaluation_mode():
     assert same(weights(both[0]), train_on)
     optimizer.train()
     assert same(clones(model.parameters()), train_on)
+
+
+def test_weights_that_were_loaded_in_training_are_evaluated_as_they_are():
+    """As transformers.Trainer does with load_best_model_at_end."""
+    model, optimizer = make(5)
+    other = make_model(seed=7)
+    model.load_state_dict(other.state_dict())
+    with pytest.warns(UserWarning, match="changed since the last step"):
+        optimizer.eval()
+    assert same(weights(model), weights(other))
+    optimizer.train()
+    assert same(weights(model), weights(other))
+    train(model, optimizer, 1)
+    optimizer.eval()  # nothing was changed: no warning
+
+
+def test_weights_that_were_loaded_in_evaluation_are_trained_on():
+    model, optimizer = make(5)
+    optimizer.eval()
+    other = make_model(seed=7)
+    model.load_state_dict(other.state_dict())
+    with pytest.warns(UserWarning, match="changed in evaluation mode"):
+        optimizer.train()
+    assert same(weights(model), weights(other))
+    train(model, optimizer, 1)
+
+
+def test_a_state_saved_in_evaluation_without_the_weights_to_train_on_is_refused():
+    """torch.distributed.checkpoint drops keys that the optimizer at hand has not."""
+    _, optimizer = make(2)
+    optimizer.eval()
+    saved = optimizer.state_dict()
+    for state in saved["state"].values():
+        del state["training_value"]
+    _, fresh = make(1)
+    with pytest.raises(ValueError, match=r"call optimizer\.train\(\) before you save"):
+        fresh.load_state_dict(saved)
+
+
+def test_a_step_at_a_learning_rate_of_zero_may_make_state_in_evaluation_mode():
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), lr=0.0)
+    optimizer.eval()
+    before = weights(model)
+    train(model, optimizer, 1)
+    assert same(weights(model), before)
+
+
+def test_the_default_is_built_under_any_device_context():
+    with torch.device("meta"):
+        optimizer = LearnedOptimizer([torch.nn.Parameter(torch.ones(2, device="cpu"))])
+    assert optimizer.rule.device.type == "cpu"

@@ -123,14 +123,15 @@ def test_tensors_of_one_shape_step_together_as_each_would_alone():
         torch.testing.assert_close(one, alone, rtol=1e-12, atol=1e-14)
 
 
-def test_without_a_gradient_the_update_dies_with_the_momentum():
+@pytest.mark.parametrize("shape", [(4, 6), (8,)])
+def test_without_a_gradient_the_update_dies_with_the_momentum(shape):
     rule = create_rule("orthogonal-momentum")
-    parameter = torch.nn.Parameter(random(4, 6).float())
+    parameter = torch.nn.Parameter(random(*shape).float())
     optimizer = LearnedOptimizer([parameter], rule=rule)
     for k in range(100):
-        parameter.grad = random(4, 6, seed=k).float()
+        parameter.grad = random(*shape, seed=k).float()
         optimizer.step()
-    parameter.grad = torch.zeros(4, 6)
+    parameter.grad = torch.zeros(shape)
     before = parameter.detach().clone()
     for _ in range(60):
         optimizer.step()
