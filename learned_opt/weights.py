@@ -192,6 +192,12 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
     return shared_pretrained(name_or_path)
 
 
+@functools.cache
+def _hand_made() -> tuple[str, ...]:
+    """The rules without weights, which are ready by name."""
+    return tuple(name for name in list_rules() if not list(create_rule(name).parameters()))
+
+
 def names_weights(name_or_path: str) -> bool:
     """Whether a string is the name of bundled weights, or a path rather than a rule's name."""
     if name_or_path in _bundled() or os.sep in name_or_path or Path(name_or_path).suffix:
@@ -211,7 +217,7 @@ def _find(name_or_path: str | PathLike[str]) -> Path:
         raise ValueError(f"there is no weights file {text}")
     if text in list_rules():
         raise ValueError(f"{text!r} is a rule, not pretrained weights: use create_rule({text!r})")
-    raise ValueError(unknown("pretrained rule", text, _bundled()))
+    raise ValueError(unknown("rule", text, [*_bundled(), *_hand_made()]))
 
 
 @functools.cache

@@ -34,7 +34,12 @@ from learned_opt.optimizer.state_dict import (
     ensure_state,
     unwrap_loaded,
 )
-from learned_opt.optimizer.step_plan import StepPlan, warn_if_ignored, warn_if_replaced
+from learned_opt.optimizer.step_plan import (
+    StepPlan,
+    warn_if_ignored,
+    warn_if_replaced,
+    warn_if_small,
+)
 from learned_opt.optimizer.updates import PendingUpdate, batch_by_size
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.weights import find_rule, rule_digest
@@ -116,6 +121,7 @@ class LearnedOptimizer(Optimizer):
         check_options({**defaults, "foreach": foreach, "fused": fused, "capturable": capturable})
         super().__init__(params, plain_options(defaults))
         warn_if_ignored(rule, self.defaults["total_steps"])
+        warn_if_small(rule, lr)
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.

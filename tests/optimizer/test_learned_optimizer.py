@@ -126,3 +126,16 @@ def test_the_loss_reaches_the_rule():
         step_with(optimizer, torch.ones(3), loss=loss)
         moved.append(parameter.detach())
     assert not same(*moved)
+
+
+def test_adams_learning_rate_is_not_taken_in_silence():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    with pytest.warns(UserWarning, match=r"lr=0.001 makes every step 6.8 times smaller.*0.0068"):
+        LearnedOptimizer([parameter], lr=1e-3)
+    for lr in (0.002, 0.0, 0.0068):
+        LearnedOptimizer([parameter], lr=lr)
+
+
+def test_an_unknown_rule_is_met_with_the_names_that_work():
+    with pytest.raises(ValueError, match=r"muon.*digits-lstm.*orthogonal-momentum"):
+        LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], rule="muon")
