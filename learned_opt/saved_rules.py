@@ -101,9 +101,10 @@ def _check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
     if extra := sorted(weights.keys() - expected.keys()):
         raise ValueError(f"the rule has no weight {extra[0][:80]!r}")
     for key, value in weights.items():
-        if value.shape != expected[key].shape:
+        shape = expected[key].shape
+        if value.shape != shape:
             raise ValueError(
-                f"weight {key} is {list(value.shape)}, its settings make {list(expected[key].shape)}"
+                f"weight {key} is {list(value.shape)}, its settings make {list(shape)}"
             )
         if value.is_floating_point() != expected[key].is_floating_point():
             raise ValueError(f"weight {key} has the dtype {value.dtype}")

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor
 
 from learned_opt.files import (

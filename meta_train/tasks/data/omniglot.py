@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from learned_opt.files import write_atomically
+from learned_opt.files import expand, write_atomically
 from learned_opt.registry import look_up
 from meta_train.tasks.data.archives import damaged, data_folder, fetch, find, missing
 
@@ -235,7 +235,7 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
 def cache_folder() -> Path:
     """The folder of cached arrays."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "learned-opt"
+    return (expand(base) if base else Path.home() / ".cache") / "learned-opt"
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
