@@ -44,8 +44,8 @@ class _Array:
             raise pickle.UnpicklingError("an array has not two sizes")
         if math.prod(shape) != len(content):
             raise pickle.UnpicklingError(f"an array of {shape} has {len(content)} bytes")
-        order = "F" if fortran else "C"
-        self.values = np.frombuffer(content, np.uint8).reshape(shape, order=order)
+        values = np.frombuffer(content, np.uint8)
+        self.values = values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
 
 
 STANDINS: dict[tuple[str, str], Any] = {

@@ -183,8 +183,8 @@ def _cifar_contents(name: str, path: Path, files: Sequence[str]) -> list[tuple[P
             if not (path / file).is_file():
                 raise missing(name, [file], path, PAGES[name])
         contents = [(path / file, (path / file).read_bytes()) for file in files]
-        for file, content in contents:
-            check(file, content, CHECKSUMS.get(f"{name}/{file.name}"), PAGES[name])
+        for inside, content in contents:
+            check(inside, content, CHECKSUMS.get(f"{name}/{inside.name}"), PAGES[name])
         return contents
     content = path.read_bytes()
     check(path, content, CHECKSUMS.get(f"{name}/{path.name}"), PAGES[name])

@@ -217,7 +217,7 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
     from PIL import Image, UnidentifiedImageError  # of the extra "meta"
 
     try:
-        image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content))
         size_found = image.size  # before the pixels, which may be many, are unpacked
         if size_found == (PIXELS, PIXELS):
             image = image.convert("L")

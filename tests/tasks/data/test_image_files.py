@@ -301,6 +301,16 @@ def test_a_crafted_array_is_refused_and_not_built(case):
         read_pickled_batch(CRAFTED[case])
 
 
+def test_an_array_in_fortran_order_is_read():
+    pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
+    listed = python_2_pickle(np.asfortranarray(pixels).T, [3, 7]).replace(
+        b"J" + (3072).to_bytes(4, "little") + b"J" + (3072).to_bytes(4, "little"),
+        b"J" + (2).to_bytes(4, "little") + b"J" + (3072).to_bytes(4, "little"),
+    )
+    images, _ = read_pickled_batch(listed.replace(b"tb\x89T", b"tb\x88T"))
+    assert images.reshape(2, 3072).tolist() == pixels.tolist()
+
+
 def test_sizes_that_overflow_are_refused(tmp_path, monkeypatch):
     write_mnist(tmp_path, monkeypatch, zipped=False)
     sizes = np.array([2**31, 2**31, 4], ">u4").tobytes()  # their product is 0 in 64 bits
