@@ -18,16 +18,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor
 
-from learned_opt.files import check_version, read_tensors, write_tensors
+from learned_opt.files import (
+    check_version,
+    expand,
+    one_line,
+    read_json,
+    read_tensors,
+    write_tensors,
+)
 from learned_opt.registry import matching_names, unknown
-from learned_opt.rules import create_rule, list_rules, rule_name
+from learned_opt.rules import RULES, create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
+from learned_opt.saved_rules import build_saved_rule
 
 FORMAT = "learned_opt.rule"
 VERSION = 1
+FIELDS = ("version", "rule", "settings", "card")
+"""The header of a file."""
 
 PRETRAINED: Mapping[str, str] = MappingProxyType(
     {
@@ -79,24 +88,25 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
         >>> save_rule(create_rule("lstm"), "my-rule.safetensors")
         >>> rule = load_rule("my-rule.safetensors")
     """
-    tensors, metadata = _read(Path(path))
+    tensors, metadata = _read(path)
+    dtypes = sorted({str(t.dtype) for t in tensors.values() if t.is_floating_point()})
     try:
-        name, settings = metadata["rule"], json.loads(metadata["settings"])
-        # On the CPU even inside a torch.device context, and without drawing the caller's random
-        # numbers. Ordinary tensors even under inference_mode: all callers share a bundled rule.
-        with (
-            torch.inference_mode(False),
-            torch.device("cpu"),
-            torch.random.fork_rng(devices=[]),
-        ):
-            rule = create_rule(name, **settings)
-            floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
-            rule.to(floating[0] if floating else torch.float32)
-            rule.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} holds no rule that this version can load: {reason}") from None
-    return rule.eval()
+        if len(dtypes) > 1:
+            raise ValueError(f"its weights have the dtypes {', '.join(dtypes)}")
+        return build_saved_rule(
+            create_rule,
+            RULES,
+            metadata["rule"],
+            read_json(metadata["settings"]),
+            tensors,
+            dtypes[0].removeprefix("torch.") if dtypes else "float32",
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # what a foreign file makes of a rule raises errors of many types
+        raise ValueError(
+            f"{path} holds no rule that this version can load: {one_line(error)}"
+        ) from None
 
 
 def load_card(name_or_path: str | PathLike[str]) -> dict[str, Any]:
@@ -111,9 +121,9 @@ def load_card(name_or_path: str | PathLike[str]) -> dict[str, Any]:
     """
     _, metadata = _read(_find(name_or_path))
     try:
-        return dict(json.loads(metadata.get("card", "{}")))
+        return dict(read_json(metadata.get("card", "{}")))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name_or_path} holds a damaged card: {error}") from None
+        raise ValueError(f"{name_or_path} holds a damaged card: {one_line(error)}") from None
 
 
 @overload
@@ -202,16 +212,16 @@ def names_weights(name_or_path: str) -> bool:
     """Whether a string is the name of bundled weights, or a path rather than a rule's name."""
     if name_or_path in _bundled() or os.sep in name_or_path or Path(name_or_path).suffix:
         return True
-    return name_or_path not in list_rules() and Path(name_or_path).is_file()
+    return name_or_path not in list_rules() and expand(name_or_path).is_file()
 
 
 def _find(name_or_path: str | PathLike[str]) -> Path:
     text = os.fspath(name_or_path)
     if text in _bundled():
         return _bundled()[text]
-    if Path(text).is_file():
-        return Path(text)
-    if Path(text).is_dir():
+    if expand(text).is_file():
+        return expand(text)
+    if expand(text).is_dir():
         raise ValueError(f"{text} is a folder: give the path of the weights file in it")
     if os.sep in text or text.endswith(".safetensors"):
         raise ValueError(f"there is no weights file {text}")
@@ -231,8 +241,8 @@ def _load_bundled(path: Path) -> UpdateRule:
     return load_rule(path).requires_grad_(False)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = read_tensors(path, FORMAT)
+def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, metadata = read_tensors(Path(path), FORMAT, FIELDS)
     check_version(path, metadata, VERSION)
     return tensors, metadata
 

@@ -12,19 +12,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from learned_opt.files import check_version, read_tensors, write_tensors
+from learned_opt.files import check_version, one_line, read_json, read_tensors, write_tensors
 from learned_opt.functional import check_lr, check_proximal, check_steps
-from learned_opt.registry import look_up
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.per_tensor_rates import any_rule_name, create_any_rule
+from learned_opt.rules.per_tensor_rates import ANY_RULES, any_rule_name, create_any_rule
+from learned_opt.saved_rules import build_saved_rule
 
 FORMAT = "learned_opt.adaptation.initialization"
 VERSION = 1
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-}
-"""The dtypes of rules by their names in a file."""
+FIELDS = ("version", "names", "facts", "card")
+"""The header of a file."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -220,42 +217,48 @@ def load_initialization(path: str | PathLike[str]) -> Initialization:
         >>> initialization = load_initialization("start.safetensors")
         >>> adapted = adapt(model, (inputs, targets), initialization=initialization)
     """
-    tensors, metadata = read_tensors(Path(path), FORMAT)
+    tensors, metadata = read_tensors(Path(path), FORMAT, FIELDS)
     check_version(path, metadata, VERSION)
     parts: dict[str, dict[str, Tensor]] = {"parameters": {}, "buffers": {}, "rule": {}}
     try:
         for key, value in tensors.items():
             part, name = key.split("/", 1)
             parts[part][name] = value
-        facts = json.loads(metadata["facts"])
+        facts, names = read_json(metadata["facts"]), read_json(metadata["names"])
+        if sorted(names) != sorted(parts["parameters"]):
+            raise ValueError("its parameters are not those that its header names")
         return Initialization(
-            parameters={key: parts["parameters"][key] for key in json.loads(metadata["names"])},
+            parameters={name: parts["parameters"][name] for name in names},
             buffers=parts["buffers"],
             rule=_rule(facts, parts["rule"]),
             lr=facts["lr"],
             steps=facts["steps"],
-            only=tuple(facts["only"]) if "only" in facts else None,
+            only=_only(facts),
             proximal=facts.get("proximal"),
-            card=json.loads(metadata["card"]),
+            card=dict(read_json(metadata["card"])),
         )
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        lacks = "it lacks " if isinstance(error, KeyError) else ""
-        reason = lacks + " ".join(str(error).split())
+    except MemoryError:
+        raise
+    except Exception as error:  # what a foreign file makes of a rule raises errors of many types
         raise ValueError(
-            f"{path} holds no initialisation that this version can load: {reason}"
+            f"{path} holds no initialisation that this version can load: {one_line(error)}"
         ) from None
+
+
+def _only(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if "only" not in facts:
+        return None
+    names = facts["only"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"only must be a list of names or prefixes, got {str(names)[:80]}")
+    return tuple(names)
 
 
 def _rule(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> UpdateRule | None:
     if "rule" not in facts:
+        if weights:
+            raise ValueError("it holds weights of a rule, but names no rule")
         return None
-    # On the CPU even inside a torch.device context; the caller's random numbers are not drawn.
-    with (
-        torch.inference_mode(False),
-        torch.device("cpu"),
-        torch.random.fork_rng(devices=[]),
-    ):
-        rule = create_any_rule(facts["rule"], **facts["settings"])
-        rule.to(look_up("dtype", facts["dtype"], DTYPES))
-        rule.load_state_dict(dict(weights))
-    return rule.eval()
+    return build_saved_rule(
+        create_any_rule, ANY_RULES, facts["rule"], facts["settings"], weights, facts["dtype"]
+    )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from learned_opt.monitoring.figures import import_matplotlib
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -86,6 +88,7 @@ class HeatMaps:
         Raises:
             ValueError: a gate or tensor was not observed.
         """
+        import_matplotlib()
         from matplotlib.figure import Figure
 
         gates = self.gates() if gates is None else gates

@@ -6,6 +6,7 @@ learning"), gates of sampled coordinates over the inner steps, with a row of col
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from learned_opt.files import expand
+from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
 from learned_opt.monitoring.histograms import write_histogram
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
@@ -251,8 +254,8 @@ class GateMonitor:
 
     def _draw(self) -> None:
         for gate in self._heat_maps.gates():
-            figure = self._heat_maps.figure([gate])
-            self.writer.add_figure(f"heat_maps/{gate}", figure, self._heat_maps.last_step)
+            draw = functools.partial(self._heat_maps.figure, [gate])
+            log_figure(self.writer, f"heat_maps/{gate}", draw, self._heat_maps.last_step)
 
     def figure(
         self, gates: Sequence[str] | None = None, tensors: Sequence[str] | None = None
@@ -309,7 +312,7 @@ def _make_writer(folder: str | PathLike[str]) -> SummaryWriter:
             "GateMonitor needs tensorboard, which is not installed: "
             "python -m pip install 'learned-opt[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(expand(folder)))
 
 
 def _by_coordinate(values: Tensor, dims: int) -> Floats:

@@ -68,8 +68,8 @@ def warn_if_small(rule: UpdateRule, lr: float | Tensor | None) -> None:
     """Warn of a learning rate that was meant for Adam, where the rule needs none."""
     if rule.averages and lr is not None and 0 < float(lr) <= rule.default_lr / 5:
         warnings.warn(
-            f"lr={float(lr):g} makes every step {rule.default_lr / float(lr):.1f} times smaller: it "
-            f"multiplies the update of rule {type(rule).__name__}, and is not Adam's learning "
+            f"lr={float(lr):g} makes every step {rule.default_lr / float(lr):.1f} times smaller: "
+            f"it multiplies the update of rule {type(rule).__name__}, and is not Adam's learning "
             f"rate. Leave it out to take the rule's own, {rule.default_lr:g}",
             UserWarning,
             stacklevel=3,  # the line that built the optimizer

@@ -106,8 +106,8 @@ class OrthogonalMomentum(UpdateRule):
         )
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        if not 1 <= iterations <= 100:
+            raise ValueError(f"iterations must be from 1 to 100, got {iterations}")
         for name, value in (("warm_up", warm_up), ("decay_after", decay_after)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")

@@ -131,6 +131,9 @@ RATE_RULES: Mapping[str, RuleEntry] = MappingProxyType(
     }
 )
 
+ANY_RULES: Mapping[str, RuleEntry] = MappingProxyType({**RULES, **RATE_RULES})
+"""The rules of both registries."""
+
 
 def create_any_rule(name: str, **settings: Any) -> UpdateRule:
     """Build a rule of `RULES` or `RATE_RULES`.
@@ -138,13 +141,12 @@ def create_any_rule(name: str, **settings: Any) -> UpdateRule:
     Raises:
         ValueError: an unknown name or setting, or a value that the rule refuses.
     """
-    entries = {**RULES, **RATE_RULES}
-    return create("rule", name, {key: entry.cls for key, entry in entries.items()}, settings)
+    return create("rule", name, {key: entry.cls for key, entry in ANY_RULES.items()}, settings)
 
 
 def any_rule_name(rule: UpdateRule) -> str | None:
     """The name of a rule's class in `RULES` or `RATE_RULES`; None if it has none."""
-    for name, entry in {**RULES, **RATE_RULES}.items():
+    for name, entry in ANY_RULES.items():
         if type(rule) is entry.cls:
             return name
     return None

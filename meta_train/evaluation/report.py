@@ -6,13 +6,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from learned_opt.files import write_atomically
+from learned_opt.monitoring.figures import import_matplotlib, save_figure
 from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask, best_baseline
 from meta_train.evaluation.tables import markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = ("#d1495b", "#2e4057", "#66a182", "#edae49", "#7d83b5")
 FLOOR = 2e-7
@@ -148,7 +152,7 @@ def draw_curves(
     panel: tuple[float, float] = (4.6, 3.5),
     evaluated: bool = False,
 ) -> None:
-    """Draw the loss against inner steps, one panel per task.
+    """Draw the loss against inner steps, one panel per task; a failure to draw is a warning.
 
     A line is the geometric mean over seeds, the band around it their 10% and 90% quantiles.
 
@@ -161,12 +165,27 @@ def draw_curves(
         panel: width and height of a panel, in inches.
         evaluated: draw the loss on all data, at the weights that are to be evaluated, in place of
             the training loss of each step.
+
+    Raises:
+        OSError: the file cannot be written.
     """
+    labels = {"learned": "learned"} if names is None else names
+    save_figure(path, lambda: _curves(table, tasks, labels, across, panel, evaluated), dpi=130)
+
+
+def _curves(
+    table: Mapping[str, Sequence[ComparedOptimizer]],
+    tasks: Sequence[ComparisonTask],
+    names: Mapping[str, str],
+    across: int,
+    panel: tuple[float, float],
+    evaluated: bool,
+) -> Figure:
+    import_matplotlib()
     from matplotlib.figure import Figure
 
     from meta_train.evaluation.axes import show_losses
 
-    names = {"learned": "learned"} if names is None else names
     width = min(across, len(tasks))
     height = -(-len(tasks) // width)
     figure = Figure(figsize=(panel[0] * width, panel[1] * height), layout="constrained")
@@ -195,7 +214,7 @@ def draw_curves(
             axis.set_xlabel("inner step")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _smooth(curve: torch.Tensor, width: int) -> torch.Tensor:

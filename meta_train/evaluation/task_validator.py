@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from learned_opt.monitoring.figures import import_matplotlib
 from learned_opt.rules import create_rule
 from meta_train.evaluation.baselines import learning_rate_grid
 from meta_train.evaluation.compare import train_curves
@@ -100,6 +101,7 @@ class TaskValidator(Validator):
 
     def figure(self) -> Figure:
         """The curves of the last validation beside those of tuned Adam, which is trained once."""
+        import_matplotlib()
         from matplotlib.figure import Figure
 
         from meta_train.evaluation.axes import show_losses

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from learned_opt.files import write_atomically
+from learned_opt.monitoring.figures import import_matplotlib, save_figure
 from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.evaluation import Evaluation, adapt_once
 from meta_train.few_shot.settings import FewShotConfig
@@ -20,6 +19,9 @@ from meta_train.few_shot.table import RecordedEvaluation
 from meta_train.few_shot.training import TrainedMethod
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.sine import Sine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVE_STEPS = (0, 1, 10)
 STYLES = {0: (":", "#999999"), 1: ("--", "#66a182"), 10: ("-", "#d1495b")}
@@ -42,13 +44,20 @@ class _Fit:
 def draw_sine(
     path: Path, methods: Mapping[str, tuple[TrainedMethod, Scores]], config: FewShotConfig
 ) -> None:
-    """Draw methods that were trained on sine curves.
+    """Draw methods that were trained on sine curves; a failure to draw is a warning.
 
     Args:
         path: the PNG file to write.
         methods: methods and their evaluations by name.
         config: the job.
     """
+    save_figure(path, lambda: _sine_figure(methods, config), dpi=120)
+
+
+def _sine_figure(
+    methods: Mapping[str, tuple[TrainedMethod, Scores]], config: FewShotConfig
+) -> Figure:
+    import_matplotlib()
     from matplotlib.figure import Figure  # Slow to import, and only used here.
 
     columns = min(COLUMNS, len(methods))
@@ -69,9 +78,7 @@ def draw_sine(
     handles, labels = panels[0].get_legend_handles_labels()
     above.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     _draw_errors(below.subplots(), methods)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, format="png")
-    write_atomically(path, buffer.getvalue())
+    return figure
 
 
 def _fit(trained: TrainedMethod, config: FewShotConfig) -> _Fit:

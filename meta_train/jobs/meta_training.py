@@ -122,8 +122,8 @@ def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder:
         "columns": report.as_json(table, tasks),
     }
     report.write_table(folder / "table.json", data)
-    report.draw_curves(folder / "curves.png", table, tasks)
     save_rule(trained, folder / "weights.safetensors", card=data)
+    report.draw_curves(folder / "curves.png", table, tasks)
     print(report.render_table(table, tasks))
 
 

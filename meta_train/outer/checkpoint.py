@@ -82,6 +82,8 @@ def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> TrainingState
     if newest is None:
         return None
     path, tensors, facts = newest
+    if "made_with" not in facts:
+        raise ValueError(f"{path} is no checkpoint of a meta-training")
     own = json.loads(json.dumps(made_with))  # JSON turns tuples into lists
     if differs := difference(facts["made_with"], own):
         raise ValueError(f"{path} was made with {differs}: resume with the same task and settings")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.monitor import GateMonitor
 from learned_opt.rules.base import UpdateRule
 from meta_train.outer.gate_probe import GateProbe
@@ -153,9 +154,7 @@ class TensorBoardLogger:
             return
         with self._stop_on_full_disk():
             self._writer.add_scalar("validation/loss", value, outer_step)
-            drawn = figure()
-            if drawn is not None:
-                self._writer.add_figure("validation/curves", drawn, outer_step)
+            log_figure(self._writer, "validation/curves", figure, outer_step)
 
     def gates_due(self, outer_step: int) -> bool:
         """Whether `log_gates` is to be called in this outer step."""

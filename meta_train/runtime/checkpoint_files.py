@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from learned_opt.files import read_tensors, write_tensors
+from learned_opt.files import one_line, read_json, read_tensors, write_tensors
 
 FORMAT = "meta_train.runtime.checkpoint_files"
 
@@ -43,8 +43,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or not a checkpoint; the message names it.
     """
-    tensors, metadata = read_tensors(path, FORMAT)
-    return tensors, json.loads(metadata["facts"])
+    tensors, metadata = read_tensors(path, FORMAT, ["facts"])
+    try:
+        return tensors, dict(read_json(metadata["facts"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 from test_trainer import make_trainer, weights
 
+from learned_opt.files import write_tensors
+from meta_train.outer.checkpoint import load_checkpoint
 from meta_train.runtime.checkpoint_files import (
+    FORMAT,
     list_checkpoints,
     read_checkpoint,
     read_newest,
@@ -55,6 +58,43 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_put_aside(tmp_path):
     assert (tmp_path / "step-00000003.safetensors.damaged").exists()
     assert len(list_checkpoints(tmp_path)) == 2
     assert read_newest(tmp_path)[0] == path  # and no warning
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a tensor": lambda path: flip(path, -1),
+    "a number": lambda path: flip(path, path.read_bytes().index(b"12.5")),
+    "the name of a tensor": lambda path: flip(path, path.read_bytes().index(b"meta_parameters")),
+    "no facts": lambda path: write_tensors(path, TENSORS, FORMAT, {}),
+    "facts that are no JSON": lambda path: write_tensors(path, TENSORS, FORMAT, {"facts": "{"}),
+    "a list of facts": lambda path: write_tensors(path, TENSORS, FORMAT, {"facts": "[3]"}),
+    "deep facts": lambda path: write_tensors(path, TENSORS, FORMAT, {"facts": "[" * 100_000}),
+    "nothing": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_any_damage_is_named_in_one_line_and_the_older_one_is_taken(damage, tmp_path):
+    tensors = {"meta_parameters/a": torch.arange(6.0)}
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, tensors, {"seconds": 12.5, "step": step})
+    DAMAGES[damage](list_checkpoints(tmp_path)[-1])
+    with pytest.warns(UserWarning, match=r"step-00000002\.safetensors is damaged") as caught:
+        path, read, facts = read_newest(tmp_path)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert path.name == "step-00000001.safetensors" and facts == {"seconds": 12.5, "step": 1}
+    assert torch.equal(read["meta_parameters/a"], torch.arange(6.0))
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
+    write_checkpoint(tmp_path, 1, TENSORS, {})
+    with pytest.raises(ValueError, match="step-00000001.safetensors is no checkpoint of a meta"):
+        load_checkpoint(tmp_path, {})
 
 
 def test_if_all_are_damaged_the_newest_is_named_and_nothing_moved(tmp_path):

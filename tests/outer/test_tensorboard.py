@@ -56,6 +56,21 @@ def test_everything_to_watch_is_there(tmp_path):
     assert losses == family  # there is one family
 
 
+def test_a_validation_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch):
+    def fail(_):
+        raise ValueError("no such backend")
+
+    monkeypatch.setattr(TaskValidator, "figure", fail)
+    task = create_task("quadratic", dimensions=4)
+    validate = TaskValidator(task, 5, torch.device("cpu"))
+    trainer = make_trainer(tmp_path, task=task, validate_every=2, validate=validate)
+    with pytest.warns(UserWarning, match="draw validation/curves: ValueError: no such backend"):
+        trainer.train(progress=False)
+    events = read(tmp_path)
+    assert steps_of(events, "validation/loss") and not events.Tags()["images"]
+    assert steps_of(events, "validation/loss")[-1] == trainer.outer_step
+
+
 def test_gates_of_whole_runs_are_those_of_one_step_after_another(tmp_path, monkeypatch):
     seen = []
 

@@ -173,7 +173,10 @@ FOREIGN = {
     "settings of another type": (header(settings="[1]"), "settings|mapping"),
     "unknown setting": (header(settings='{"epz": 1}'), "did you mean 'eps'"),
     "refused setting": (header(settings='{"eps": -1}'), "eps must be at least 0"),
-    "weights of another rule": (header(rule="lstm", settings="{}"), "layers.0.weight"),
+    "weights of another rule": (
+        header(rule="lstm", settings="{}"),
+        "it lacks the weight head.bias",
+    ),
 }
 
 
@@ -247,7 +250,7 @@ def test_bundled_rules_load_and_say_where_they_come_from(name):
     assert load_card(name)
 
 
-@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "tempfile.mkstemp"])
+@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "os.open"])
 def test_a_failed_write_leaves_the_old_file_whole_and_nothing_else(path, function, monkeypatch):
     save_rule(make_rule("adam"), path)
     before = path.read_bytes()
@@ -266,11 +269,6 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_else(path, functio
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(OSError, match=r"absent/rule\.safetensors"):
         save_rule(make_rule("adam"), tmp_path / "absent" / "rule.safetensors")
-
-
-def test_other_users_may_read_what_was_saved(path):
-    save_rule(make_rule("adam"), path)
-    assert path.stat().st_mode & 0o444 == 0o444
 
 
 def test_a_rule_that_nobody_could_load_is_not_saved(path):

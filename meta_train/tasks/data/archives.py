@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from learned_opt.files import expand
+
 FOLDER_VARIABLE = "LEARNED_OPT_DATA"
 """The environment variable that names the default folder."""
 
@@ -21,7 +23,7 @@ def data_folder(folder: str | None, what: str) -> Path:
     chosen = folder or os.environ.get(FOLDER_VARIABLE)
     if not chosen:
         raise ValueError(f"{what} is read from files: give folder, or set {FOLDER_VARIABLE}")
-    path = Path(os.path.expanduser(chosen))  # a shell does not expand the ~ in --folder=~/data
+    path = expand(chosen)  # a shell does not expand the ~ in --folder=~/data
     if path.is_file():
         raise ValueError(f"{what}: {path} is a file: give the folder that contains it")
     if not path.is_dir():

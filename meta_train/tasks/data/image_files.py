@@ -1,8 +1,8 @@
 """MNIST, Fashion-MNIST and CIFAR-10 from their official files.
 
 MNIST: LeCun et al. 1998. Fashion-MNIST: Xiao et al. 2017 (arXiv 1708.07747). CIFAR-10: Krizhevsky
-2009. Archives must have their published checksums. Unpacked files are checked by their
-structure.
+2009. Archives and pickles must have their published checksums. Other unpacked files are checked by
+their structure.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ CHECKSUMS: dict[str, str] = {
     "fashion-mnist/t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     "cifar-10/cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
     "cifar-10/cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+    "cifar-10/data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "cifar-10/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "cifar-10/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "cifar-10/data_batch_4": "634d18415352ddfa80567beed471001a",
+    "cifar-10/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "cifar-10/test_batch": "40351d587109b95175f43aff81a1287e",
 }
 """md5 by data set and file."""
 
@@ -136,8 +142,8 @@ def _read_idx(
     header = 4 + 4 * axes
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < header:
         raise damaged(path, f"it starts with {content[:4].hex()}, not 000008{axes:02}", PAGES[name])
-    shape = np.frombuffer(content[4:header], ">u4").astype(int)
-    if len(content) - header != shape.prod():
+    shape = np.frombuffer(content[4:header], ">u4").tolist()
+    if len(content) - header != math.prod(shape):  # an array's product would overflow
         why = f"{len(content) - header} values, but the header says {' x '.join(map(str, shape))}"
         raise damaged(path, why, PAGES[name])
     return np.frombuffer(content[header:], np.uint8).reshape(shape).copy(), path
@@ -176,7 +182,10 @@ def _cifar_contents(name: str, path: Path, files: Sequence[str]) -> list[tuple[P
         for file in files:
             if not (path / file).is_file():
                 raise missing(name, [file], path, PAGES[name])
-        return [(path / file, (path / file).read_bytes()) for file in files]
+        contents = [(path / file, (path / file).read_bytes()) for file in files]
+        for inside, content in contents:
+            check(inside, content, CHECKSUMS.get(f"{name}/{inside.name}"), PAGES[name])
+        return contents
     content = path.read_bytes()
     check(path, content, CHECKSUMS.get(f"{name}/{path.name}"), PAGES[name])
     try:

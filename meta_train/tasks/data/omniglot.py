@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from learned_opt.files import write_atomically
+from learned_opt.files import expand, write_atomically
 from learned_opt.registry import look_up
 from meta_train.tasks.data.archives import damaged, data_folder, fetch, find, missing
 
@@ -23,6 +23,8 @@ PLACES = (".", "omniglot", "omniglot-py", "omniglot/python", "python")
 DRAWINGS = 20
 PIXELS = 105
 """Side of a published drawing in pixels."""
+MAX_DRAWING = 2**20
+"""Largest file of a drawing in bytes; the published ones have a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ def _opened(path: Path) -> _Drawings:
         and "__MACOSX" not in item.filename
         and not PurePosixPath(item.filename).name.startswith(".")
     }
+    for name, item in inside.items():
+        if item.file_size > MAX_DRAWING:
+            raise zipfile.BadZipFile(f"{name} unpacks to {item.file_size} bytes")
     crcs = {name: item.CRC for name, item in inside.items()}
     return _Drawings(crcs, lambda name: archive.read(inside[name]), archive.close)
 
@@ -212,13 +217,16 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
     from PIL import Image, UnidentifiedImageError  # of the extra "meta"
 
     try:
-        image = Image.open(io.BytesIO(content)).convert("L")
-    except (OSError, SyntaxError) as error:  # Pillow raises either for a broken PNG
+        image: Image.Image = Image.open(io.BytesIO(content))
+        size_found = image.size  # before the pixels, which may be many, are unpacked
+        if size_found == (PIXELS, PIXELS):
+            image = image.convert("L")
+    except Exception as error:  # Pillow raises many types for a broken PNG
         # Pillow's message for unknown content contains a memory address.
         why = "no image" if isinstance(error, UnidentifiedImageError) else error
         raise _damaged(path, f"{name} is no drawing ({why})", expected) from error
-    if image.size != (PIXELS, PIXELS):
-        raise _damaged(path, f"{name} is {image.size}, not {PIXELS} x {PIXELS} pixels", expected)
+    if size_found != (PIXELS, PIXELS):
+        raise _damaged(path, f"{name} is {size_found}, not {PIXELS} x {PIXELS} pixels", expected)
     if size != PIXELS:
         image = image.resize((size, size), Image.Resampling.BOX)
     return 255 - np.asarray(image)
@@ -227,15 +235,15 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
 def cache_folder() -> Path:
     """The folder of cached arrays."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "learned-opt"
+    return (expand(base) if base else Path.home() / ".cache") / "learned-opt"
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             images: np.ndarray = arrays["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # missing or damaged: read the drawings again
+    except Exception:  # missing, or damaged in one of many ways: read the drawings again
+        return None
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 

@@ -7,11 +7,11 @@ characters, which differ between versions of Python.
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from learned_opt.files import expand
 from learned_opt.registry import look_up
 
 SYMBOLS = "\n" + "".join(chr(code) for code in range(32, 127))
@@ -62,10 +62,11 @@ def _read(path: str | None) -> str:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[key] for key in sorted(topics))
-    if not Path(path).is_file():
+    file = expand(path)
+    if not file.is_file():
         raise FileNotFoundError(f"there is no text file {path}")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text in UTF-8: byte {error.start} is wrong") from None
     if not text:

@@ -13,6 +13,7 @@ import torch
 from meta_train.runtime.seeding import generator
 from meta_train.tasks import autoencoder, create_task, data
 from meta_train.tasks.data import image_files, load_data
+from meta_train.tasks.data.cifar_pickles import read_pickled_batch
 from meta_train.tasks.data.image_files import CHECKSUMS, IMAGE_FILES, read_images
 
 IDX = {"train-images-idx3-ubyte": 12, "train-labels-idx1-ubyte": 12,
@@ -109,6 +110,8 @@ def write_cifar(folder, monkeypatch, form="bin", archived=True, without=None):
     for name, (content, _, _) in batches.items():
         if name != without:
             (folder / inside / name).write_bytes(content)
+            if form == "py":
+                accept(monkeypatch, "cifar-10", folder / inside / name)
     return batches, folder / inside
 
 
@@ -262,9 +265,58 @@ class Harmful:
 def test_a_pickle_that_calls_other_functions_is_refused(tmp_path, monkeypatch, content, capsys):
     _, path = write_cifar(tmp_path, monkeypatch, "py", archived=False)
     (path / "data_batch_1").write_bytes(content)
+    with pytest.raises(ValueError, match="data_batch_1 is damaged, .* not the official file"):
+        read_images("cifar-10", str(tmp_path))
+    accept(monkeypatch, "cifar-10", path / "data_batch_1")
     with pytest.raises(ValueError, match="data_batch_1 is damaged: not a batch of images"):
         read_images("cifar-10", str(tmp_path))
     assert capsys.readouterr().out == ""
+
+
+BATCH = python_2_pickle(np.zeros((2, 3072), np.uint8), [3, 7])
+CALLED = b"\x80\x02cnumpy\nndarray\nJ\xff\xff\x00\x00\x85\x85R."
+CRAFTED = {
+    "objects": BATCH.replace(b"U\x02u1", b"U\x02O8"),
+    "other numbers": BATCH.replace(b"U\x02u1", b"U\x02f8"),
+    "ndarray is called": CALLED,
+    "ndarray of objects": CALLED.replace(b"\x85\x85R", b"\x85U\x01O\x86R"),
+    "more rows than bytes": BATCH.replace(b"J" + bytes([2, 0, 0, 0]), b"J" + b"\xff\xff\xff\x7f"),
+    "rows below zero": BATCH.replace(b"J" + bytes([2, 0, 0, 0]), b"J" + b"\xff\xff\xff\xff"),
+    "a label too large": BATCH.replace(b"J" + bytes([7, 0, 0, 0]), b"J" + bytes([10, 0, 0, 0])),
+    "a label that is a list": BATCH.replace(b"J" + bytes([7, 0, 0, 0]), b"]"),
+    "fewer labels": BATCH.replace(b"J" + bytes([7, 0, 0, 0]), b""),
+    "a list as data": b"\x80\x02}(U\x04data]U\x06labels]u.",
+    "a dtype as data": b"\x80\x02}(U\x04datacnumpy\ndtype\nU\x06labels]u.",
+}
+
+
+@pytest.mark.parametrize("case", CRAFTED)
+def test_a_crafted_array_is_refused_and_not_built(case):
+    assert [part.tolist() for part in read_pickled_batch(BATCH)] == [
+        np.zeros((2, 3, 32, 32)).tolist(),
+        [3, 7],
+    ]
+    assert CRAFTED[case] != BATCH
+    with pytest.raises(ValueError, match="^not a batch of images"):
+        read_pickled_batch(CRAFTED[case])
+
+
+def test_an_array_in_fortran_order_is_read():
+    pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
+    listed = python_2_pickle(np.asfortranarray(pixels).T, [3, 7]).replace(
+        b"J" + (3072).to_bytes(4, "little") + b"J" + (3072).to_bytes(4, "little"),
+        b"J" + (2).to_bytes(4, "little") + b"J" + (3072).to_bytes(4, "little"),
+    )
+    images, _ = read_pickled_batch(listed.replace(b"tb\x89T", b"tb\x88T"))
+    assert images.reshape(2, 3072).tolist() == pixels.tolist()
+
+
+def test_sizes_that_overflow_are_refused(tmp_path, monkeypatch):
+    write_mnist(tmp_path, monkeypatch, zipped=False)
+    sizes = np.array([2**31, 2**31, 4], ">u4").tobytes()  # their product is 0 in 64 bits
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + sizes)
+    with pytest.raises(ValueError, match="0 values, but the header says 2147483648 x 2147483648"):
+        read_images("mnist", str(tmp_path))
 
 
 def test_downloading_needs_torchvision(tmp_path, monkeypatch):

@@ -185,6 +185,18 @@ def test_a_truncated_or_corrupted_archive_is_named_with_its_checksum(tmp_path):
             read(tmp_path)
 
 
+def test_drawings_that_unpack_to_more_than_a_drawing_are_not_unpacked(tmp_path, monkeypatch):
+    content = {**drawings(), "Latin/character01/0002_20.png": bytes(2**20 + 1)}
+    write(tmp_path / "a", content)
+    with pytest.raises(ValueError, match="0002_20.png unpacks to 1048577 bytes"):
+        read(tmp_path / "a")
+    content = {**drawings(), "Greek/character01/0000_01.png": drawing(1, 1, size=9_000)}
+    write(tmp_path / "b", content)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(ValueError, match=r"0000_01.png is \(9000, 9000\), not 105 x 105"):
+        read(tmp_path / "b")
+
+
 @pytest.mark.skipif(not REAL, reason="no Omniglot in ../shared/data or LEARNED_OPT_DATA")
 def test_the_real_background_set_is_complete(monkeypatch):
     monkeypatch.setitem(PARTS, "background", Part(30, 964, ""))

@@ -61,3 +61,10 @@ def test_an_unusable_file_is_named(tmp_path, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no text file .*nowhere"):
         create_task("char-rnn", path=str(tmp_path / "nowhere.txt"))
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "own.txt").write_bytes(b"ab" * 200)
+    assert decode(read_windows("~/own.txt", "train", 10)[0]) == "ababababab" + "a"

@@ -1,0 +1,110 @@
+"""Builds a rule from what a file says of it, after checks that cost little memory and time."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from learned_opt.registry import look_up
+from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.registry import RuleEntry
+
+MAX_LIST = 64
+"""Longest list in the settings of a rule with fewer weights than that."""
+
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+"""The dtypes of rules by their names in a file."""
+
+
+def build_saved_rule(
+    create: Callable[..., UpdateRule],
+    entries: Mapping[str, RuleEntry],
+    name: str,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    dtype: str,
+) -> UpdateRule:
+    """Build a rule on the CPU, in evaluation mode. The caller's random numbers are not drawn.
+
+    Args:
+        create: builds a rule from its name and settings.
+        entries: the registry of `create`.
+        name: a name of the registry.
+        settings: as JSON holds them.
+        weights: by name; they decide how large the rule may be.
+        dtype: a key of `DTYPES`.
+
+    Raises:
+        ValueError: settings do not fit the rule, or weights do not fit the settings.
+    """
+    look_up("dtype", dtype, DTYPES)
+    _check_settings(look_up("rule", name, entries), settings, weights)
+    # Ordinary tensors even under inference_mode: other callers may share the rule.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):  # shapes without memory
+            _check_weights(create(name, **settings).state_dict(), weights)
+        with torch.device("cpu"):
+            rule = create(name, **settings)
+            rule.to(DTYPES[dtype])
+            rule.load_state_dict(dict(weights))
+    return rule.eval()
+
+
+def _check_settings(
+    entry: RuleEntry, settings: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    if not isinstance(settings, dict):
+        raise ValueError("the settings of the rule are no mapping")
+    # A list names layers or tensors, which have weights, or rows of them.
+    longest = max([MAX_LIST, len(weights), *(len(w) for w in weights.values() if w.dim())])
+    hints = get_type_hints(entry.cls.__init__)
+    for key, value in settings.items():
+        # An unknown setting is refused by `create`, which suggests the nearest one.
+        if key in hints and not _fits(value, hints[key]):
+            raise ValueError(f"setting {key} of the rule cannot be {str(value)[:80]}")
+        if isinstance(value, list) and len(value) > longest:
+            raise ValueError(
+                f"setting {key} of the rule has {len(value)} entries for {len(weights)} weights"
+            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value has the type of an annotation, and a number its range."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in inside)
+    if origin is Literal:
+        return value in inside
+    if origin is tuple and inside[-1] is not ...:
+        same_length = isinstance(value, list) and len(value) == len(inside)
+        return same_length and all(map(_fits, value, inside))
+    if origin in (tuple, list, Sequence):
+        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    if kind is float:  # infinity means none where a rule takes it
+        return type(value) is float and not math.isnan(value) or _fits(value, int)
+    return isinstance(value, kind)
+
+
+def _check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise ValueError(f"it lacks the weight {missing[0]}")
+    if extra := sorted(weights.keys() - expected.keys()):
+        raise ValueError(f"the rule has no weight {extra[0][:80]!r}")
+    for key, value in weights.items():
+        shape = expected[key].shape
+        if value.shape != shape:
+            raise ValueError(
+                f"weight {key} is {list(value.shape)}, its settings make {list(shape)}"
+            )
+        if value.is_floating_point() != expected[key].is_floating_point():
+            raise ValueError(f"weight {key} has the dtype {value.dtype}")
