@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor
 
 from learned_opt.files import (
