@@ -154,7 +154,8 @@ class RunConfig:
         device: "cpu", "cuda", ... Default: the GPU if there is one.
         threads: number of threads of torch.
         out: run folder. Default: a new one under runs/.
-        resume: continue the run in `out` from its newest checkpoint.
+        resume: continue the run in `out` from its newest checkpoint, with the settings in its
+            config.yaml unless `config` names others.
         progress: show progress bars.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,8 @@ from meta_train.runtime.distributed import started_first
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 PROGRAM = "python -m meta_train"
+CONFIG = "config.yaml"
+"""Name of the configuration in a run folder."""
 
 Config = TypeVar("Config", bound=Any)
 
@@ -57,15 +59,30 @@ class OneLineParser(ArgumentParser):
         raise SystemExit(2)
 
 
+def with_flags(arguments: Sequence[str], defaults: Namespace) -> list[str]:
+    """The arguments with a value for each yes-or-no setting that has none: `--resume` is true."""
+    flags = {f"--{name}" for name in defaults.keys() if isinstance(defaults[name], bool)}
+    followed = zip(arguments, [*arguments[1:], "--"], strict=True)
+    return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in followed]
+
+
 def read_config(
     parser: ArgumentParser, arguments: list[str] | None, kind: type[Config]
 ) -> tuple[Config, Callable[[Path], None]]:
     """Parse the command line; exit with status 2 on a bad value.
 
+    A run is resumed with the configuration in its folder, changed by the arguments, unless they
+    name a configuration.
+
     Returns:
         The configuration, and a function that writes it to a path as a config file.
     """
-    parsed: Namespace = parser.parse_args(arguments)
+    given = with_flags(sys.argv[1:] if arguments is None else arguments, parser.get_defaults())
+    parsed: Namespace = parser.parse_args(given)
+    if parsed.resume and parsed.out is not None and not parsed.config:
+        recorded = Path(parsed.out) / CONFIG
+        if recorded.exists():
+            parsed = parser.parse_args(["--config", str(recorded), *given])
 
     def write_config(path: Path) -> None:
         # Without the folder: each repetition of the run has its own.

@@ -77,7 +77,8 @@ class MainConfig:
     """Run folder. Default: a new folder under runs/."""
 
     resume: bool = False
-    """Continue the run in `out` from its newest checkpoint."""
+    """Continue the run in `out` from its newest checkpoint, with the settings in its config.yaml
+    unless `config` names others."""
 
     progress: bool = True
     """Show progress bars."""

@@ -32,9 +32,6 @@ def explain(text: str, defaults: Namespace, renamed: Mapping[str, str]) -> str:
         return _unknown_argument(found[1], list(defaults.keys()), renamed) or text
     if found := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", text):
         return _unknown_setting(f"{found[1]}.{found[2]}", list(defaults.keys()), renamed)
-    if found := re.fullmatch(r"argument --(.+): expected one argument", text):
-        if isinstance(defaults.get(found[1]), bool):
-            return f"--{found[1]} needs a value: write --{found[1]} true"
     return text
 
 

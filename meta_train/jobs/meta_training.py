@@ -26,6 +26,7 @@ from meta_train.evaluation.compare import (
     total_steps,
 )
 from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder, locked
 from meta_train.outer.trainer import MetaTrainer
@@ -95,7 +96,7 @@ def _meta_train(
     if config.resume:
         trainer.resume()
     hint = f"continue with --out {shlex.quote(str(folder))} --resume true"
-    distributed.from_first(lambda: write_config(folder / "config.yaml"))
+    distributed.from_first(lambda: write_config(folder / CONFIG))
     if distributed.first:
         shared = f" ({distributed.size} processes)" if distributed.size > 1 else ""
         _say(f"run folder: {folder}{shared}; watch it with: tensorboard --logdir {folder}")

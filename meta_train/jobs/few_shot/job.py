@@ -16,8 +16,8 @@ from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
+from meta_train.jobs.command import CONFIG
 from meta_train.jobs.few_shot.folders import (
-    CONFIG,
     TABLE,
     job_folder,
     method_folder,
