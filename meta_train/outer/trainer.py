@@ -303,7 +303,7 @@ class MetaTrainer:
         if validate is None or self.selection.validated_at == self.outer_step:
             return
         with seeded(self.device, self.settings.seed, "validation"):
-            value = self.distributed.from_first(lambda: validate(self.average))
+            value = self.distributed.from_first(lambda: float(validate(self.average)))
         if self.logger is not None:
             self.logger.log_validation(value, self.outer_step, validate.figure)
         self.selection.update(self.average, value, self.outer_step)
