@@ -85,6 +85,9 @@ def list_rules(
 def create_rule(name: str, **settings: Any) -> UpdateRule:
     """Build a rule with fresh weights; an untrained LSTM is the start of meta-training.
 
+    Random weights come from torch's global generator: call `torch.manual_seed` first to get the
+    same ones again.
+
     Args:
         name: one of `list_rules()`.
         **settings: the keyword arguments of the rule's class.

@@ -12,10 +12,13 @@ import copy
 import math
 import multiprocessing
 import pickle
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from types import MappingProxyType
 from typing import Any
 
@@ -276,10 +279,37 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield pool.map
+    )
+
+    def start(function: Callable[..., Any], *arguments: Iterable[Any]) -> Iterable[Any]:
+        with _interrupts_held():
+            return pool.map(function, *arguments)
+
+    try:
+        yield start
+    except BaseException:  # Ctrl-C too: do not wait for the work in hand.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the end; processes that are started inside never see it."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # To start it later would let Ctrl-C through again.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(

@@ -11,6 +11,7 @@ from meta_train.few_shot.changes import read_changes
 from meta_train.few_shot.methods.registry import get_method, list_methods
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.outer.settings import TrainSettings
+from meta_train.runtime.checks import make_plain
 from meta_train.tasks.data.omniglot import DRAWINGS
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
 from meta_train.tasks.episodes.sine import Sine
@@ -154,7 +155,8 @@ class RunConfig:
         device: "cpu", "cuda", ... Default: the GPU if there is one.
         threads: number of threads of torch.
         out: run folder. Default: a new one under runs/.
-        resume: continue the run in `out` from its newest checkpoint.
+        resume: continue the run in `out` from its newest checkpoint, with the settings in its
+            config.yaml unless `config` names others.
         progress: show progress bars.
     """
 
@@ -180,6 +182,7 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
+        make_plain(self)
         look_up("data", self.data, DATA)
         for name in self.methods:
             method = get_method(name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -13,14 +12,22 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from learned_opt.files import write_atomically
+from meta_train.jobs.explain import explain
 from meta_train.runtime.distributed import started_first
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 PROGRAM = "python -m meta_train"
+CONFIG = "config.yaml"
+"""Name of the configuration in a run folder."""
 
 Config = TypeVar("Config", bound=Any)
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the text under each setting
+set_parsing_settings(
+    docstring_parse_attribute_docstrings=True,  # the text under each setting
+    # A configuration names entries of our registries. It imports no module and makes no object.
+    instantiate_subclass_spec_in_any=False,
+    import_path_denylist=["*"],
+)
 
 
 class OneLineParser(ArgumentParser):
@@ -37,26 +44,26 @@ class OneLineParser(ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.renamed = renamed
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments; a file that names a class to import is refused in one line, too."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except ValueError as error:
+            self.error(str(error))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the error to stderr and exit with status 2."""
-        text = self._explain(" ".join(str(message).split()))
+        text = explain(" ".join(str(message).split()), self.get_defaults(), self.renamed)
         if started_first():  # all processes of a run fail alike
             sys.stderr.write(f"{self.prog}: error: {text}\n")
         raise SystemExit(2)
 
-    def _explain(self, text: str) -> str:
-        """The error in plain words; for a former name of a setting, the present one."""
-        if found := re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', text):
-            name, wanted, got = found.groups()
-            wanted = re.sub(r"<class '(\w+)'>", r"of type \1", wanted)
-            wanted = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", wanted)
-            return f"{name} must be {wanted}, got {got}"
-        options = {word.partition("=")[0] for word in text.split()}
-        for old, new in self.renamed.items():
-            group, _, name = old.rpartition(".")
-            if f"--{old}" in options or text == f"Group '{group}' does not accept option '{name}'":
-                return f"setting {old} is now called {new}"
-        return text
+
+def with_flags(arguments: Sequence[str], defaults: Namespace) -> list[str]:
+    """The arguments with a value for each yes-or-no setting that has none: `--resume` is true."""
+    flags = {f"--{name}" for name in defaults.keys() if isinstance(defaults[name], bool)}
+    followed = zip(arguments, [*arguments[1:], "--"], strict=True)
+    return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in followed]
 
 
 def read_config(
@@ -64,10 +71,18 @@ def read_config(
 ) -> tuple[Config, Callable[[Path], None]]:
     """Parse the command line; exit with status 2 on a bad value.
 
+    A run is resumed with the configuration in its folder, changed by the arguments, unless they
+    name a configuration.
+
     Returns:
         The configuration, and a function that writes it to a path as a config file.
     """
-    parsed: Namespace = parser.parse_args(arguments)
+    given = with_flags(sys.argv[1:] if arguments is None else arguments, parser.get_defaults())
+    parsed: Namespace = parser.parse_args(given)
+    if parsed.resume and parsed.out is not None and not parsed.config:
+        recorded = Path(parsed.out) / CONFIG
+        if recorded.exists():
+            parsed = parser.parse_args(["--config", str(recorded), *given])
 
     def write_config(path: Path) -> None:
         # Without the folder: each repetition of the run has its own.

@@ -9,7 +9,7 @@ from typing import Any
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
 from meta_train.outer.settings import TrainSettings
-from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.checks import check_at_least, make_plain, plain
 from meta_train.tasks import TASKS
 
 
@@ -35,6 +35,7 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        make_plain(self)
         check_at_least(0, workers=self.workers)
         check_at_least(1, steps=self.steps, seeds=self.seeds)
 
@@ -77,13 +78,16 @@ class MainConfig:
     """Run folder. Default: a new folder under runs/."""
 
     resume: bool = False
-    """Continue the run in `out` from its newest checkpoint."""
+    """Continue the run in `out` from its newest checkpoint, with the settings in its config.yaml
+    unless `config` names others."""
 
     progress: bool = True
     """Show progress bars."""
 
     def __post_init__(self) -> None:
         """Check the values."""
+        object.__setattr__(self, "task_settings", plain(self.task_settings))
+        object.__setattr__(self, "rule_settings", plain(self.rule_settings))
         look_up("task", self.task, TASKS)
         look_up("rule", self.rule, RULES)
         if self.train.inner_lr is not None:

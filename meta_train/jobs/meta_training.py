@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from meta_train.evaluation.compare import (
     total_steps,
 )
 from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
-from meta_train.jobs.run_folders import claim_folder
+from meta_train.jobs.run_folders import claim_folder, locked
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.distributed import DistributedContext, ProcessLost, joined
@@ -47,7 +50,7 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
 
     Raises:
         ValueError: an unknown name or a damaged checkpoint.
-        FileExistsError: the folder holds a run and `resume` is false.
+        FileExistsError: the folder holds a run and `resume` is false, or another job uses it.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         TrainingStalled: too many skipped outer steps in a row; a checkpoint was written.
         ProcessLost: another process ended; the newest checkpoint is intact.
@@ -55,14 +58,17 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
     """
     began = time.monotonic()
     torch.set_num_threads(config.threads)
-    with joined(config.device) as (distributed, device):
-        task = create_task(config.task, **config.task_settings)
-        trainer, folder = _meta_train(config, task, distributed, device, write_config)
-    # The other processes have ended and need not wait for the comparison.
-    if distributed.first:
-        _compare(config, task, trainer, folder)
-        print(f"\nFinished after {(time.monotonic() - began) / 60:.1f} minutes. Results are in")
-        print(f"{folder}/: weights.safetensors, table.json, curves.png, config.yaml, tensorboard/")
+    with ExitStack() as lock:  # Of the run folder, in the first process.
+        with joined(config.device) as (distributed, device):
+            task = create_task(config.task, **config.task_settings)
+            trainer, folder = _meta_train(config, task, distributed, device, write_config, lock)
+        # The other processes have ended and need not wait for the comparison.
+        if distributed.first:
+            _compare(config, task, trainer, folder)
+            print(f"\nFinished after {(time.monotonic() - began) / 60:.1f} minutes. Results are in")
+            print(
+                f"{folder}/: weights.safetensors, table.json, curves.png, config.yaml, tensorboard/"
+            )
     return folder
 
 
@@ -72,6 +78,7 @@ def _meta_train(
     distributed: DistributedContext,
     device: torch.device,
     write_config: Callable[[Path], object],
+    lock: ExitStack,
 ) -> tuple[MetaTrainer, Path]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
@@ -85,13 +92,11 @@ def _meta_train(
         validate=TaskValidator(task.validation(), config.evaluate.steps, device),
         distributed=distributed,
     )
-    folder = trainer.folder = distributed.from_first(lambda: _run_folder(config))
-    if config.resume and not trainer.resume():
-        raise ValueError(
-            f"there is no checkpoint in {folder / 'checkpoints'}: start the run without --resume"
-        )
-    hint = f"continue with --out {folder} --resume true"
-    distributed.from_first(lambda: write_config(folder / "config.yaml"))
+    folder = trainer.folder = distributed.from_first(lambda: _run_folder(config, lock))
+    if config.resume:
+        trainer.resume()
+    hint = f"continue with --out {shlex.quote(str(folder))} --resume true"
+    distributed.from_first(lambda: write_config(folder / CONFIG))
     if distributed.first:
         shared = f" ({distributed.size} processes)" if distributed.size > 1 else ""
         _say(f"run folder: {folder}{shared}; watch it with: tensorboard --logdir {folder}")
@@ -178,16 +183,21 @@ def evaluate(
         )
 
 
-def _run_folder(config: MainConfig) -> Path:
+def _run_folder(config: MainConfig, lock: ExitStack) -> Path:
+    """Find the run folder, or create it, and lock it until `lock` is closed."""
     if config.out is None:
-        return claim_folder(f"{config.task}_{config.rule}_seed{config.train.seed}")
-    folder = config.out
-    if not config.resume and list_checkpoints(folder / "checkpoints"):
+        folder = claim_folder(f"{config.task}_{config.rule}_seed{config.train.seed}")
+        lock.enter_context(locked(folder))
+        return folder
+    checkpoints = config.out / "checkpoints"
+    if config.resume and not list_checkpoints(checkpoints):  # Before the folder is created.
+        raise ValueError(f"there is no checkpoint in {checkpoints}: start the run without --resume")
+    lock.enter_context(locked(config.out))
+    if not config.resume and list_checkpoints(checkpoints):
         raise FileExistsError(
-            f"{folder} already holds a run: add --resume true, or choose another --out"
+            f"{config.out} already holds a run: add --resume true, or choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return config.out
 
 
 def _say(text: str) -> None:

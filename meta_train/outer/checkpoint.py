@@ -1,6 +1,6 @@
 """Checkpoints of a meta-training: its state, and the facts that a resumed run must share."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from meta_train.runtime.checkpoint_files import read_newest, write_checkpoint
-from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.checks import check_at_least, plain
 from meta_train.tasks.describe import difference
 
 
@@ -61,7 +61,7 @@ def save_checkpoint(
     Raises:
         OSError: the disk is full, for example; earlier checkpoints stay as they are.
     """
-    facts = {**state.facts, "made_with": made_with}
+    facts = {**state.facts, "made_with": _comparable(made_with)}
     write_checkpoint(folder, step, state.tensors, facts, keep)
 
 
@@ -84,10 +84,20 @@ def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> TrainingState
     path, tensors, facts = newest
     if "made_with" not in facts:
         raise ValueError(f"{path} is no checkpoint of a meta-training")
-    own = json.loads(json.dumps(made_with))  # JSON turns tuples into lists
-    if differs := difference(facts["made_with"], own):
+    if differs := difference(facts["made_with"], _comparable(made_with)):
         raise ValueError(f"{path} was made with {differs}: resume with the same task and settings")
     return TrainingState(tensors, facts)
+
+
+def _comparable(made_with: Any) -> Any:
+    """The facts as JSON has them: plain numbers, lists, and the names of infinity and NaN."""
+    made_with = plain(made_with)
+    if isinstance(made_with, Mapping):
+        return {str(key): _comparable(value) for key, value in made_with.items()}
+    if isinstance(made_with, (list, tuple)):
+        return [_comparable(value) for value in made_with]
+    infinite = isinstance(made_with, float) and not math.isfinite(made_with)
+    return str(made_with) if infinite else made_with
 
 
 def join_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

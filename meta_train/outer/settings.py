@@ -15,7 +15,7 @@ from meta_train.outer.checkpoint import CheckpointSettings
 from meta_train.outer.meta_optimizer import MetaOptimizerSettings
 from meta_train.outer.model_selection import ModelSelectionSettings
 from meta_train.outer.tensorboard import LoggingSettings
-from meta_train.runtime.checks import check_at_least, check_positive
+from meta_train.runtime.checks import check_at_least, check_positive, make_plain
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "float64": torch.float64}
@@ -74,10 +74,13 @@ class TrainSettings(
     """Data type of inner training and of the rule."""
 
     seed: int = 0
-    """Random seed."""
+    """Random seed of problems, batches and all other draws of meta-training. Two runs of one seed
+    are equal if their rules begin with equal weights: the command line seeds those, too; a script
+    calls torch.manual_seed before create_rule."""
 
     def __post_init__(self) -> None:
-        """Check the values, each part its own."""
+        """Check the values, each part its own. Numbers become Python's."""
+        make_plain(self)
         for part in TrainSettings.__bases__:
             part.__post_init__(self)  # type: ignore[attr-defined]
         check_positive(max_minutes=self.max_minutes)

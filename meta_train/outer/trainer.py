@@ -37,7 +37,7 @@ from meta_train.outer.reduce import ReducedEstimate, reduce_estimates
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.tensorboard import TensorBoardLogger
 from meta_train.runtime.device import choose_device
-from meta_train.runtime.distributed import DistributedContext
+from meta_train.runtime.distributed import DistributedContext, started_alone
 from meta_train.runtime.seeding import generator, seeded
 from meta_train.runtime.signals import Interrupted, TrainingStalled, stop_signals
 from meta_train.tasks.base import TaskFamily
@@ -63,7 +63,8 @@ class MetaTrainer:
         device: device of inner training; "auto" is the accelerator if there is one.
         validate: a `Validator`, or a function that returns a validation loss of meta-parameters;
             lower is better. The best average is kept. None keeps the last average.
-        distributed: the processes that share the runs.
+        distributed: the processes that share the runs, from `joined`
+            (meta_train.runtime.distributed); None for a process that is alone.
 
     Attributes:
         outer_step: outer steps taken.
@@ -71,7 +72,8 @@ class MetaTrainer:
         diverged: inner runs that diverged so far.
 
     Raises:
-        ValueError: nothing to train, or settings that contradict each other.
+        ValueError: nothing to train, settings that contradict each other, or several processes of
+            `torchrun` without `distributed`.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class MetaTrainer:
         distributed: DistributedContext | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.distributed = distributed or DistributedContext()
+        self.distributed = started_alone() if distributed is None else distributed
         parts = build_parts(
             rule,
             family,
@@ -301,7 +303,7 @@ class MetaTrainer:
         if validate is None or self.selection.validated_at == self.outer_step:
             return
         with seeded(self.device, self.settings.seed, "validation"):
-            value = self.distributed.from_first(lambda: validate(self.average))
+            value = self.distributed.from_first(lambda: float(validate(self.average)))
         if self.logger is not None:
             self.logger.log_validation(value, self.outer_step, validate.figure)
         self.selection.update(self.average, value, self.outer_step)

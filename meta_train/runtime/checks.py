@@ -1,6 +1,13 @@
-"""Range checks of settings; each error names the setting and its value."""
+"""Range checks of settings, whose errors name the setting and its value, and plain numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 LARGEST = 1e30
 """Upper limit of real settings: larger ones overflow, and infinity is not valid JSON."""
@@ -61,3 +68,25 @@ def _check_at_most_largest(values: dict[str, float]) -> None:
     for name, value in values.items():
         if value > LARGEST:
             raise ValueError(f"{name} must be at most {LARGEST:g}, got {value}")
+
+
+def plain(value: Any) -> Any:
+    """Numbers of NumPy and torch as Python's, in lists, tuples and mappings too.
+
+    Example:
+        >>> plain({"seed": np.int64(3), "horizons": (np.int64(2), 4)})
+        {'seed': 3, 'horizons': (2, 4)}
+    """
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    return value
+
+
+def make_plain(settings: Any) -> None:
+    """Make all numbers in a dataclass of settings plain: files and messages hold them."""
+    for field in fields(settings):
+        object.__setattr__(settings, field.name, plain(getattr(settings, field.name)))

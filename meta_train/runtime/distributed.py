@@ -122,11 +122,38 @@ def started_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def started_alone() -> DistributedContext:
+    """The context of a process that is alone.
+
+    Raises:
+        ValueError: `torchrun` started several processes; the message says how to join them.
+    """
+    if (size := started_processes()) > 1:
+        raise ValueError(
+            f"torchrun started {size} processes, and each would do all the work: write `with "
+            "meta_train.runtime.distributed.joined(device) as (distributed, device):` around "
+            "MetaTrainer(..., device=device, distributed=distributed)"
+        )
+    return DistributedContext()
+
+
+def started_processes() -> int:
+    """Number of processes that `torchrun` started; 1 without it."""
+    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
+
+
 @contextmanager
 def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, torch.device]]:
     """Join the processes that `torchrun` started; without `torchrun` this process is alone.
 
     An error in any process ends all of them. Only the process that failed first raises its error.
+
+    Example:
+        >>> with joined("auto") as (distributed, device):
+        ...     trainer = MetaTrainer(
+        ...         rule, task, settings, folder="run", device=device, distributed=distributed
+        ...     )
+        ...     rule = trainer.train()
 
     Args:
         device: device of training; with several GPUs each process takes its own.
@@ -138,7 +165,7 @@ def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, tor
         ValueError: no such device, or fewer GPUs than processes.
         FailedOnOtherRank: another process failed first and reports the error.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started_processes() == 1:
         yield DistributedContext(), choose_device(device)
         return
     store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from meta_train.tasks.base import TaskFamily
 
 LOCATION_SETTINGS = frozenset({"folder", "download"})
@@ -36,6 +38,8 @@ def _plain(value: Any) -> Any:
     """Plain data, or None for anything else."""
     if isinstance(value, TaskFamily):
         return describe(value)
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):

@@ -1,8 +1,13 @@
 """The command line: help, config files, one-line errors, resume, and a whole small job."""
 
 import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -197,3 +202,77 @@ def test_help_documents_every_setting():
     assert "Unvalidated" not in result.stdout  # a type that jsonargparse could not resolve
     for setting in result.stdout.split("\n  --")[1:]:
         assert len(setting.split()) > 5, setting
+
+
+FEW_SHOT = [
+    *("few-shot", "--row", "anil", "--outer_steps", "4", "--episodes", "3", "--device", "cpu"),
+    *("--row_settings", '{"inner_lr": 0.02}', "--progress", "false"),
+]
+
+
+@pytest.mark.parametrize("command", [TINY, FEW_SHOT], ids=["main", "few-shot"])
+@pytest.mark.parametrize("resume", [["--resume", "true"], ["--resume=true"], ["--resume"]])
+def test_a_run_is_resumed_with_its_own_settings_as_it_says(command, resume, tmp_path, capsys):
+    out = tmp_path / "a run"
+    assert main([*command, "--out", str(out)]) == 0
+    before = yaml.safe_load((out / "config.yaml").read_text())
+    few_shot = ["few-shot"] if command is FEW_SHOT else []
+    assert main([*few_shot, *resume, "--out", str(out)]) == 0
+    assert yaml.safe_load((out / "config.yaml").read_text()) == before
+    further = "--outer_steps" if few_shot else "--train.outer_steps"
+    assert main([*few_shot, "--out", str(out), further, "6", *resume]) == 0
+    assert list_checkpoints(out / "checkpoints")[-1].name == "step-00000006.safetensors"
+    changed = ["--row_settings", '{"inner_lr": 0.03}'] if few_shot else ["--train.lr", "0.5"]
+    assert main([*few_shot, "--out", str(out), *changed, *resume]) == 2
+    assert "was made with" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [TINY, FEW_SHOT], ids=["main", "few-shot"])
+def test_the_advice_after_sigterm_works(command, tmp_path):
+    few_shot = ["few-shot"] if command is FEW_SHOT else []
+    steps = "--outer_steps" if few_shot else "--train.outer_steps"
+    started = subprocess.Popen(
+        [sys.executable, "-m", "meta_train", *command, steps, "100000", "--out", "a run"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    while not list_checkpoints(tmp_path / "a run" / "checkpoints"):
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    error = started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+    advice = error.strip().splitlines()[-1].rpartition(" with ")[2]
+    assert advice == "--out 'a run' --resume true"
+    done = int(re.search(r"after outer step (\d+)", error)[1])
+    subprocess.run(
+        [sys.executable, "-m", "meta_train", *few_shot, *shlex.split(advice), steps, str(done + 1)],
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0, 5.0])
+def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
+    long = ["--evaluate.steps", "5000", "--evaluate.workers", "2", "--progress", "false"]
+    started = subprocess.Popen(
+        [sys.executable, "-u", "-m", "meta_train", *TINY, *long, "--out", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches the workers, too.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    while "were skipped" not in started.stdout.readline():
+        pass
+    time.sleep(delay)
+    began = time.monotonic()
+    os.killpg(started.pid, signal.SIGINT)
+    error = started.communicate(timeout=60)[1].strip()
+    assert time.monotonic() - began < 10
+    assert started.returncode == 130
+    assert error == "stopped at once; continue the run with --out FOLDER --resume true"

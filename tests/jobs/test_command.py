@@ -37,5 +37,36 @@ def test_a_former_name_of_a_setting_is_refused_with_the_present_one(old, new, ca
 def test_an_unknown_setting_is_not_taken_for_a_former_one(capsys, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("train:\n  windows: 1\n")
-    assert error_of(["--train.windows", "1"], capsys).endswith(": --train.windows 1\n")
-    assert error_of(["--config", str(path)], capsys).endswith("does not accept option 'windows'\n")
+    for arguments in (["--train.windows", "1"], ["--config", str(path)]):
+        error = error_of(arguments, capsys)
+        assert error.endswith(": unknown setting --train.windows; --help lists all settings\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--train.horizons 100", "train.horizons must be a list such as [100], got 100"),
+        ("--train.horizons=100", "train.horizons must be a list such as [100], got 100"),
+        ("--train.imitate_weight 3", "train.imitate_weight must be a list such as [1.0, 0.0],"),
+        ("--train.horizon_stages 3", "train.horizon_stages must be a list, got 3"),
+        ("--outer_steps 10", "unknown setting --outer_steps; did you mean --train.outer_steps?"),
+        ("--outer-steps 10", "unknown setting --outer-steps; did you mean --train.outer_steps?"),
+        ("--train.outer-steps 10", "--train.outer-steps; did you mean --train.outer_steps?"),
+        ("--train.outer-steps=10", "--train.outer-steps; did you mean --train.outer_steps?"),
+        ("--train.otuer_steps 10", "--train.otuer_steps; did you mean --train.outer_steps?"),
+        ('--train {"outer-steps":3}', "--train.outer-steps; did you mean --train.outer_steps?"),
+        ("--seed 3", "unknown setting --seed; did you mean --train.seed?"),
+        ("--steps 10", "unknown setting --steps; did you mean --evaluate.steps?"),
+        ("--train.rule lstm", "unknown setting --train.rule; did you mean --rule?"),
+        ("--train.outer_steps ten", "train.outer_steps must be of type int, got ten"),
+        ("few-shot --steps 5", "steps must be a list such as [5], got 5"),
+        ("few-shot --steps=5", "steps must be a list such as [5], got 5"),
+        ("few-shot --outer-steps 5", "--outer-steps; did you mean --outer_steps?"),
+        ("few-shot --rows maml", "unknown setting --rows; did you mean --row?"),
+        ("few-shot --shots five", "shots must be of type int or null, got five"),
+    ],
+)
+def test_a_misspelt_setting_gets_the_form_or_the_name_to_write(arguments, said, capsys):
+    error = error_of(arguments.split(), capsys)
+    assert said in error
+    assert len(error.splitlines()) == 1

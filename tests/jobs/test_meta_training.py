@@ -1,6 +1,7 @@
 """The main job's parts: columns of any family, and the folder of a run."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
@@ -20,17 +21,22 @@ def test_every_held_out_task_is_a_column_and_one_goes_on_for_longer(name):
     assert [column.steps for column in columns] == [7] * len(titles) + [70]
 
 
+def folder_of(config):
+    with ExitStack() as lock:
+        return _run_folder(config, lock)
+
+
 def test_a_run_folder_is_new_or_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = _run_folder(MainConfig())
+    made = folder_of(MainConfig())
     assert made.parent.name == "runs"
     assert "digits-mlp_adam-lstm_seed0" in made.name
     (tmp_path / "x" / "checkpoints").mkdir(parents=True)
     config = MainConfig(out=tmp_path / "x")
-    assert _run_folder(config) == tmp_path / "x"
+    assert folder_of(config) == tmp_path / "x"
     (tmp_path / "x" / "checkpoints" / "step-00000001.safetensors").touch()
     with pytest.raises(FileExistsError, match="--resume true"):
-        _run_folder(config)
+        folder_of(config)
 
 
 @pytest.mark.parametrize("steps", [3, 7])

@@ -241,7 +241,7 @@ def test_a_missing_piece_of_context_is_said_in_words(rule_name):
     arguments = [torch.ones(1)], [torch.ones(1)], [rule.init_state(torch.ones(1))]
     words = {
         "loss": r"needs the loss.*closure",
-        "total_steps": r"needs the planned number of steps",
+        "total_steps": r"needs total_steps, the planned number of optimizer steps",
     }
     for field in rule.required_context():
         with pytest.raises(ValueError, match=words[field]):

@@ -27,6 +27,22 @@ from meta_train.tasks import create_task
 SCRIPT = str(Path(__file__).with_name("ranked_training.py"))
 BOUND = 120
 
+OWN_SCRIPT = """
+import sys
+import meta_train.runtime.distributed
+from learned_opt import create_rule
+from meta_train import MetaTrainer, TrainSettings, create_task
+
+settings = TrainSettings(outer_steps=2, runs=2, horizons=(2,), truncation_length=2)
+with meta_train.runtime.distributed.joined("cpu") as (distributed, device):
+    trainer = MetaTrainer(
+        create_rule("adam-lstm", hidden_size=3), create_task("quadratic"), settings,
+        folder=sys.argv[1], device=device, distributed=distributed,
+    )
+    trainer.train(progress=False)
+    print(f"rank {distributed.rank} of {distributed.size} trained", flush=True)
+"""
+
 
 def start(size, *arguments):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -174,3 +190,31 @@ def test_runs_are_shared_evenly_and_none_is_lost():
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
     with pytest.raises(ValueError, match="runs=2 cannot be shared by 3 processes"):
         DistributedContext(0, 3).share(2)
+
+
+def trainer_of_a_script(**named):
+    rule, task = create_rule("adam-lstm", hidden_size=3), create_task("quadratic")
+    return MetaTrainer(rule, task, TrainSettings(outer_steps=1), device="cpu", **named)
+
+
+def test_a_script_under_torchrun_that_does_not_join_is_told_what_to_write(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="torchrun started 2 processes.*joined") as refused:
+        trainer_of_a_script()
+    assert len(str(refused.value).splitlines()) == 1
+    assert trainer_of_a_script(distributed=DistributedContext()).distributed.size == 1
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert trainer_of_a_script().distributed.size == 1
+
+
+@pytest.mark.slow
+def test_a_script_joins_with_the_lines_that_it_is_told_to_write(tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text(OWN_SCRIPT)
+    status, out, errors = finish(start(2, script, tmp_path / "run"))
+    assert status == 0, errors
+    assert sorted(re.findall(r"rank \d of \d trained", out)) == [
+        "rank 0 of 2 trained",
+        "rank 1 of 2 trained",
+    ]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from argparse import RawDescriptionHelpFormatter
@@ -20,6 +19,7 @@ from meta_train.few_shot.settings import (
 )
 from meta_train.jobs.command import OneLineParser, exit_status, read_config
 from meta_train.jobs.few_shot.job import run
+from meta_train.runtime.distributed import started_processes
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 
 PROGRAM = "python -m meta_train few-shot"
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     """
     parser = build_parser()
     config, write_config = read_config(parser, arguments, FewShotConfig)
-    if os.environ.get("WORLD_SIZE", "") not in ("", "0", "1"):
+    if started_processes() > 1:
         parser.error("few-shot runs in one process: start it without torchrun")
     try:
         run(config, write_config)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from meta_train.few_shot.episodes import method_settings
 from meta_train.few_shot.settings import FewShotConfig
+from meta_train.jobs.command import CONFIG
 from meta_train.jobs.run_folders import claim_folder
 from meta_train.runtime.checkpoint_files import list_checkpoints
 
-CONFIG, TABLE, BEGIN = "config.yaml", "table.json", "begins_with.json"
+TABLE, BEGIN = "table.json", "begins_with.json"
 MAX_NAMES = 4
 """Methods that the name of a folder lists; it counts more than these."""
 
@@ -59,8 +60,7 @@ def method_folder(config: FewShotConfig, folder: Path, name: str) -> Path:
 
 def resume_arguments(folder: Path) -> str:
     """Arguments of the command that resume the run in a folder."""
-    config, out = shlex.quote(str(folder / CONFIG)), shlex.quote(str(folder))
-    return f"--config {config} --out {out} --resume true"
+    return f"--out {shlex.quote(str(folder))} --resume true"
 
 
 def _training_folders(config: FewShotConfig) -> Iterator[Path]:

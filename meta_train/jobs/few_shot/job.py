@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,14 +16,15 @@ from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
+from meta_train.jobs.command import CONFIG
 from meta_train.jobs.few_shot.folders import (
-    CONFIG,
     TABLE,
     job_folder,
     method_folder,
     resume_arguments,
 )
 from meta_train.jobs.few_shot.runner import MethodRunner, read_json, say
+from meta_train.jobs.run_folders import locked, remove_if_empty
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.signals import Interrupted, TrainingStalled
@@ -45,7 +45,8 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
 
     Raises:
         ValueError: settings that do not go together, or a damaged checkpoint.
-        OSError: the data is missing, or the folder holds a run and `resume` is false.
+        OSError: the data is missing, the folder holds a run and `resume` is false, or another job
+            uses it.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
         TrainingStalled: too many outer steps of a method were skipped in a row. Its checkpoint is
             written, and the other methods are trained and tested.
@@ -54,7 +55,10 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     device = choose_device(config.device)
     folder = job_folder(config)
     try:
-        return _run(config, write_config, device, folder)
+        with locked(folder):
+            if config.out is not None and not config.resume:
+                job_folder(config)  # Another job may have ended here in the meantime.
+            return _run(config, write_config, device, folder)
     except KeyboardInterrupt:
         if not any(map(list_checkpoints, folder.glob("**/checkpoints"))):
             raise
@@ -62,8 +66,7 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
         raise Interrupted(message) from None
     finally:
         if config.out is None:
-            with suppress(OSError):  # A refused job leaves no empty folder.
-                folder.rmdir()
+            remove_if_empty(folder)
 
 
 def _run(

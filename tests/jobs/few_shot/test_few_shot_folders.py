@@ -21,9 +21,10 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path, capsys):
 def test_a_run_of_another_job_is_not_resumed(tmp_path, capsys):
     out = ["--out", str(tmp_path / "run")]
     assert main([*TINY, *SMALL_SINE, "--row", "maml,anil", "--steps", "[1]", *out]) == 0
-    assert main([*TINY, *SMALL_SINE, *out, "--resume", "true"]) == 2  # one method: maml
+    assert main([*TINY, *SMALL_SINE, *out, "--row", "maml", "--resume", "true"]) == 2
     assert (
-        "does not belong to a job with --row maml: resume with --config" in capsys.readouterr().err
+        f"does not belong to a job with --row maml: resume with --out {tmp_path / 'run'} --resume"
+        in capsys.readouterr().err
     )
     assert main([*TINY, *SMALL_SINE, "--row", "maml", "--out", str(tmp_path / "one")]) == 0
     other = ["--row", "maml", "--out", str(tmp_path / "one"), "--resume", "true"]
