@@ -51,6 +51,8 @@ class InnerLoop(LoopSettings):
             run.
         differentiable: build the graph for an outer gradient.
         weights: other weights of the rule for each run, `[runs, *weight]` by name.
+        copies: the runs are this many copies, copy after copy, that share all random numbers of the
+            loss.
         traceable: take no branch that depends on values, so that a trace of one step (by
             `torch.compile`, say) is valid for all steps. The results are the same.
     """
@@ -62,6 +64,7 @@ class InnerLoop(LoopSettings):
     total_steps: int | Tensor | None = None
     differentiable: bool = True
     weights: Mapping[str, Tensor] | None = None
+    copies: int = 1
     traceable: bool = False
 
     def step(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
@@ -187,7 +190,7 @@ class InnerLoop(LoopSettings):
         self, parameters: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Tensor, Tensors]:
         if self.vectorize:
-            return losses_of_runs(self.loss, parameters, buffers, batch)
+            return losses_of_runs(self.loss, parameters, buffers, batch, self.copies)
         return self.loss(parameters, buffers, batch)
 
     def _loss_and_gradients(
