@@ -108,8 +108,7 @@ def adapt(
             start added. By default the initialisation's, or 0.
         functional: return tensors, not a module.
         create_graph: with `functional`, keep the graph of all steps, so that the tensors can be
-            differentiated with respect to the module's parameters and the rule's weights. Not
-            for modules with activation checkpointing, which would recompute with other weights.
+            differentiated with respect to the module's parameters and the rule's weights.
 
     Returns:
         An adapted copy of the module. With `functional`, its parameters and buffers by name, for
@@ -181,7 +180,7 @@ def adapt(
             create_graph=create_graph,
         )
         batches = (
-            pytree.tree_map_only(Tensor, _without_inference_mode, batch)
+            pytree.tree_map_only(Tensor, torch.clone, batch)  # the module may write it
             for batch in cycle_batches(support)
         )
         if functional:
@@ -204,11 +203,6 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
 def _copies(module: nn.Module) -> dict[int, Tensor]:
     """Copies of parameters and buffers by the id of the original."""
     return {id(value): copy.deepcopy(value) for value in (*module.parameters(), *module.buffers())}
-
-
-def _without_inference_mode(tensor: Tensor) -> Tensor:
-    """A tensor that autograd can use."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _cross_entropy(output: Any, targets: Any) -> Tensor:

@@ -133,17 +133,20 @@ class InnerLoop(LoopSettings):
         A rule that keeps an average of the parameters is evaluated there, as by
         `LearnedOptimizer.eval()`, unless it was told the number of steps.
         """
+        inner = inner.detach()
         parameters = inner.parameters
-        with torch.no_grad():
-            if self.rule.averages and self.total_steps is None:
+        if self.rule.averages and self.total_steps is None:
+            with torch.no_grad():
                 point = self.rule.evaluation_point
                 point = vmap(point) if self.vectorize else point
                 parameters = {
                     key: point(value, inner.states[key])[0].to(value.dtype)
                     for key, value in parameters.items()
                 }
+        # Nothing here needs a gradient, so no graph is built, but a module may differentiate.
+        with torch.enable_grad():
             losses, _ = self._losses({**inner.fixed, **parameters}, inner.buffers, batch)
-        return losses
+        return losses.detach()
 
     def _evaluate(
         self, inner: InnerState, batch: Batch, *, twice: bool

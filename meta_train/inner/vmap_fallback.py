@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,7 +56,8 @@ def losses_of_runs(
     if signature not in _refused:
         before = _random_state(device)
         try:
-            return _together(loss, parameters, buffers, batch, copies)
+            with _no_recomputation():
+                return _together(loss, parameters, buffers, batch, copies)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
@@ -63,6 +66,17 @@ def losses_of_runs(
     _refused.add(signature)  # the loss itself works
     losses = torch.stack([one for one, _ in found])
     return losses, {key: torch.stack([own[key] for _, own in found]) for key in buffers}
+
+
+@contextmanager
+def _no_recomputation() -> Iterator[None]:
+    """Refuse hooks on saved tensors, unless some are in use already."""
+    with ExitStack() as stack:
+        with suppress(RuntimeError):
+            stack.enter_context(
+                torch.autograd.graph.disable_saved_tensors_hooks("vmap has ended by then")
+            )
+        yield
 
 
 def _together(
