@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.adaptation.module_copy import call_with_tensors, detach_graph_tensors
+from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.adaptation.support_set import module_arguments
 from learned_opt.functional import apply_rule, half_square_distance
 from learned_opt.rules.base import Context, State, UpdateRule
@@ -97,7 +99,8 @@ class Adaptation:
                     chosen = {k: v.detach().requires_grad_() for k, v in chosen.items()}
                 # The next copy is made of this one, whose attributes the forward pass may set.
                 tensors = {**rest, **chosen, **buffers}
-                (module, found), after = call_with_tensors(module, tensors, differentiate)
+                with twice_differentiable() if self.create_graph else nullcontext():
+                    (module, found), after = call_with_tensors(module, tensors, differentiate)
             value, gradients = found
             if not self.create_graph:
                 after = {key: tensor.detach() for key, tensor in after.items()}

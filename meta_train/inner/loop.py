@@ -14,6 +14,7 @@ differentiated once, its graph is freed at once, and only the graph of the rule 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.functional import apply_update, compute_updates
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from meta_train.inner.loop_settings import LoopSettings
@@ -217,7 +219,7 @@ class InnerLoop(LoopSettings):
             else:
                 fixed[key] = value.detach()
         wanted = {**parameters, **learned}
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable() if keep else nullcontext():
             losses, buffers = self._losses({**fixed, **parameters}, inner.buffers, batch)
             gradients = torch.autograd.grad(
                 losses.sum(),

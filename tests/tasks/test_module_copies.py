@@ -155,7 +155,9 @@ def test_a_batch_that_the_module_writes_stays_as_it_is(look):
     one, many = (InnerLoop(create_rule("sgd"), task.loss, v) for v in (False, True))
     expected = [
         mse(
-            nn.functional.linear(2 * before[0] - 1, p.parameters["c.weight"], p.parameters["c.bias"])
+            nn.functional.linear(
+                2 * before[0] - 1, p.parameters["c.weight"], p.parameters["c.bias"]
+            )
             * (2.0 if look else 1.0),
             before[1] - 1,
         )
