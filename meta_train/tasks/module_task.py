@@ -47,7 +47,7 @@ class ModuleTask(Task):
         loss: `(module output, targets) -> 0-dim tensor`.
         data: a pair of inputs `[M, ...]` and targets `[M, ...]`; or a map-style data set of such
             pairs, or a loader of such batches, which are read into memory. If the inputs are a
-            tuple or a dict of tensors, the module gets them as positional or keyword arguments.
+            tuple or a mapping of tensors, the module gets them as positional or keyword arguments.
         batch_size: examples per inner step, drawn with replacement.
         validation_data: like `data`; examples that inner training does not see.
         examples: number of training examples per problem, drawn anew for each. The others become
