@@ -20,6 +20,8 @@ from torch.utils import _pytree as pytree
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
+_IMMUTABLE = frozenset({bool, int, float, str, type(None)})
+
 _STATEFUL = (set, deque, bytearray, np.ndarray, np.random.Generator, np.random.RandomState)
 """Types of attributes, other than containers of modules, that a forward pass may write."""
 
@@ -124,9 +126,13 @@ def _copy_structure(value: Any, made: dict[int, Any], *, clone: bool) -> Any:
         made: copies by the id of the original.
         clone: copy tensors, arrays and generators, too.
     """
-    if isinstance(value, (str, int, float, type(None))):
+    kind = type(value)
+    if kind in _IMMUTABLE:
         return value
     if id(value) in made:
+        return made[id(value)]
+    if kind in (dict, OrderedDict) and not value:  # hooks, mostly
+        made[id(value)] = kind()
         return made[id(value)]
 
     def again(part: Any) -> Any:
@@ -136,7 +142,10 @@ def _copy_structure(value: Any, made: dict[int, Any], *, clone: bool) -> Any:
     if isinstance(value, nn.Module):
         new = object.__new__(type(value))  # not the class's own, which may make another class
         made[id(value)] = new
-        new.__dict__ = {key: again(part) for key, part in vars(value).items()}
+        new.__dict__ = {
+            key: part if type(part) in _IMMUTABLE else again(part)
+            for key, part in vars(value).items()
+        }
     elif type(value) in (dict, OrderedDict, Counter):
         new = type(value)()
         made[id(value)] = new

@@ -145,7 +145,8 @@ def svm_dual(kernel: Tensor, members: Tensor, c: float, iterations: int = 200) -
         solution = _Solution.apply(wide.detach(), classes, c, iterations)  # type: ignore[no-untyped-call]
     exact = _on_support(wide, classes, c, solution > 1e-6 * c)
     # The value is `solution`, which is always feasible; the derivative is that of `exact`.
-    return (c * classes - (solution + exact - exact.detach())).to(kernel.dtype)
+    alpha: Tensor = c * classes - (solution + exact - exact.detach())
+    return alpha.to(kernel.dtype)
 
 
 class _Solution(torch.autograd.Function):

@@ -200,7 +200,7 @@ class EpisodeTask(Task):
         """The loss on a batch `(inputs, targets)`, and the new buffers."""
         inputs, targets = batch
         outputs, after = call_with_tensors(
-            self.network, {**parameters, **buffers}, lambda network: network(inputs)
+            self.network, {**parameters, **buffers}, lambda network: network(inputs.clone())
         )
         return self.loss_of(outputs, targets), {key: after[key] for key in buffers}
 
@@ -208,7 +208,7 @@ class EpisodeTask(Task):
         """The outputs of the network with these parameters, in evaluation mode."""
         outputs: Tensor
         outputs, _ = call_with_tensors(
-            self.eval_network, {**parameters, **buffers}, lambda network: network(inputs)
+            self.eval_network, {**parameters, **buffers}, lambda network: network(inputs.clone())
         )
         return outputs
 
