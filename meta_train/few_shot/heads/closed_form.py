@@ -188,6 +188,7 @@ def _solve_episodes(kernels: Tensor, members: Tensor, c: float, iterations: int)
             lambda k, y, c, b: (_step(k, y, c, b) - b).abs().amax() / c,
         )
     )
+    best: Tensor
     best = c * (1 - members) / (members.shape[-1] - 1) if members.shape[-1] > 1 else c * members
     tolerance = kernels.new_tensor(TOLERANCE[kernels.dtype])
     for _ in range(ROUNDS):
