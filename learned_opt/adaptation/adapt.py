@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation.initialization import Initialization, load_initialization
@@ -88,8 +89,8 @@ def adapt(
     Args:
         module: any module; parameters that do not require gradients are not adapted.
         support: `(inputs, targets)`, all of it for every step; or a list or a loader of such
-            batches, one for each step, from the first again after the last. A tuple, list or dict
-            of inputs gives the module's positional or keyword arguments.
+            batches, one for each step, from the first again after the last. A tuple, list or
+            mapping of inputs gives the module's positional or keyword arguments.
         rule: an update rule, the name of one without weights ("sgd", "adam"), the name of a
             bundled one, or the path of a weights file. By default the initialisation's, or SGD.
             A rule without weights, given by name, computes in the module's dtype, in float32 at
@@ -108,8 +109,7 @@ def adapt(
             start added. By default the initialisation's, or 0.
         functional: return tensors, not a module.
         create_graph: with `functional`, keep the graph of all steps, so that the tensors can be
-            differentiated with respect to the module's parameters and the rule's weights. Not
-            for modules with activation checkpointing, which would recompute with other weights.
+            differentiated with respect to the module's parameters and the rule's weights.
 
     Returns:
         An adapted copy of the module. With `functional`, its parameters and buffers by name, for
@@ -118,8 +118,8 @@ def adapt(
         once more in training mode.
 
     Raises:
-        ValueError: nothing to adapt, complex parameters, sparse gradients, an argument out of
-            range, an initialisation that does not fit the module, or no `loss` and targets that
+        ValueError: nothing to adapt, lazy or complex parameters, sparse gradients, an argument out
+            of range, an initialisation that does not fit the module, or no `loss` and targets that
             are no classes.
         RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
 
@@ -159,6 +159,9 @@ def adapt(
             proximal = initialization.proximal if proximal is None else proximal
         if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
             raise ValueError("adapt does not support ScriptModules: give the original module")
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if is_lazy(value):
+                raise ValueError(f"the shape of {name} is unknown: call the module on one input")
         if functional:  # with the module's own tensors, so that they get gradients
             work = shallow_copy_module(module, {} if initialization is None else _copies(module))
         else:
@@ -181,7 +184,7 @@ def adapt(
             create_graph=create_graph,
         )
         batches = (
-            pytree.tree_map_only(Tensor, _without_inference_mode, batch)
+            pytree.tree_map_only(Tensor, torch.clone, batch)  # the module may write it
             for batch in cycle_batches(support)
         )
         if functional:
@@ -204,11 +207,6 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
 def _copies(module: nn.Module) -> dict[int, Tensor]:
     """Copies of parameters and buffers by the id of the original."""
     return {id(value): copy.deepcopy(value) for value in (*module.parameters(), *module.buffers())}
-
-
-def _without_inference_mode(tensor: Tensor) -> Tensor:
-    """A tensor that autograd can use."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _cross_entropy(output: Any, targets: Any) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from learned_opt.adaptation.module_copy import detach_graph_tensors
+from learned_opt.adaptation.module_copy import call_with_tensors, detach_graph_tensors
+from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.adaptation.support_set import module_arguments
 from learned_opt.functional import apply_rule, half_square_distance
 from learned_opt.rules.base import Context, State, UpdateRule
@@ -85,16 +86,27 @@ class Adaptation:
             rest = {key: value.detach() for key, value in rest.items()}
         anchors = chosen
         states = self._states(chosen)
-        lent = _LossAndGradients(module, self)
+
+        def differentiate(
+            copied: nn.Module,
+        ) -> tuple[nn.Module, tuple[Tensor, Sequence[Tensor | None]]]:
+            return copied, self.loss_and_gradients(copied, batch, chosen, anchors)
+
         for _ in range(self.steps):
+            batch = next(batches)
             with torch.enable_grad():
                 if not self.create_graph:
                     chosen = {k: v.detach().requires_grad_() for k, v in chosen.items()}
-                # functional_call puts buffers that the module reassigns into the dict it was given.
-                tensors = {f"module.{k}": v for k, v in {**rest, **chosen, **buffers}.items()}
-                arguments = (next(batches), chosen, anchors)
-                value, gradients = functional_call(lent, tensors, arguments)
-                buffers = {key: self._maybe_detached(tensors[f"module.{key}"]) for key in buffers}
+                # The next copy is made of this one, whose attributes the forward pass may set.
+                tensors = {**rest, **chosen, **buffers}
+                with twice_differentiable() if self.create_graph else nullcontext():
+                    (module, found), after = call_with_tensors(module, tensors, differentiate)
+            value, gradients = found
+            if not self.create_graph:
+                after = {key: tensor.detach() for key, tensor in after.items()}
+            rest, chosen, buffers = (
+                {key: after[key] for key in part} for part in (rest, chosen, buffers)
+            )
             with torch.set_grad_enabled(self.create_graph):
                 chosen = {**chosen, **self._step(chosen, gradients, states, value)}
         return {**rest, **chosen, **buffers}
@@ -123,9 +135,6 @@ class Adaptation:
                 "transform of torch.func, which it does not support"
             )
         return value, gradients
-
-    def _maybe_detached(self, buffer: Tensor) -> Tensor:
-        return buffer if self.create_graph else buffer.detach()
 
     def _states(self, chosen: Mapping[str, Tensor]) -> dict[str, State]:
         return {key: self.rule.init_state(value.detach()) for key, value in chosen.items()}
@@ -161,21 +170,6 @@ class Adaptation:
         )
         states.update(zip(present, after, strict=True))
         return dict(zip(present, moved, strict=True))
-
-
-class _LossAndGradients(nn.Module):
-    """`Adaptation.loss_and_gradients` as a module, for `functional_call`.
-
-    The gradient is taken inside the call: activation checkpointing reads the tensors again there.
-    """
-
-    def __init__(self, module: nn.Module, adaptation: Adaptation) -> None:
-        super().__init__()
-        self.module = module
-        self.adaptation = adaptation
-
-    def forward(self, *arguments: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
-        return self.adaptation.loss_and_gradients(self.module, *arguments)
 
 
 def _checked_loss(value: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +25,7 @@ def cycle_batches(support: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(support, tuple) or one:
         if len(support) != 2:
             raise ValueError(f"support must be (inputs, targets), got {len(support)} parts")
-        return itertools.repeat((support[0], support[1]))
+        return itertools.repeat((mapping_as_dict(support[0]), support[1]))
     if isinstance(support, Dataset):
         raise ValueError(
             f"support is a {type(support).__name__}, which yields single examples: wrap it in a "
@@ -34,10 +34,18 @@ def cycle_batches(support: Any) -> Iterator[tuple[Any, Any]]:
     return _cycle(support)
 
 
+def mapping_as_dict(value: Any) -> Any:
+    """A mapping as a plain dict, whose tensors torch finds; anything else as it is.
+
+    Tokenizers of transformers return a mapping that is no dict (`BatchEncoding`).
+    """
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def module_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments for a module: a tuple, list or dict holds several inputs."""
-    if isinstance(inputs, dict):
-        return (), inputs
+    """Positional and keyword arguments for a module: a tuple, list or mapping holds several."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
     return (tuple(inputs) if _is_sequence(inputs) else (inputs,)), {}
 
 
@@ -57,6 +65,6 @@ def _cycle(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                     "each batch of support must be a pair (inputs, targets), got a "
                     f"{type(batch).__name__}{parts}"
                 )
-            yield batch[0], batch[1]
+            yield mapping_as_dict(batch[0]), batch[1]
         if not count:
             raise ValueError("support has no batches (an iterator yields them only once)")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from learned_opt.adaptation.second_derivatives import naming_the_operation, twice_differentiable
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import mean_over_alive, meta_loss
 from meta_train.inner.batches import InnerData, Mark
@@ -106,13 +107,15 @@ def _grad(
     wanted = [k for k, tensor in enumerate(inputs) if tensor.requires_grad]
     result = [torch.zeros_like(tensor) for tensor in inputs]
     if chosen and wanted:
-        found = torch.autograd.grad(
-            [outputs[k] for k in chosen],
-            [inputs[k] for k in wanted],
-            None if grads is None else [grads[k] for k in chosen],
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        # A module with activation checkpointing computes here again, so it needs the same kernels.
+        with twice_differentiable(), naming_the_operation("set second_order=False"):
+            found = torch.autograd.grad(
+                [outputs[k] for k in chosen],
+                [inputs[k] for k in wanted],
+                None if grads is None else [grads[k] for k in chosen],
+                allow_unused=True,
+                materialize_grads=True,
+            )
         for k, gradient in zip(wanted, found, strict=True):
             result[k] = gradient
     return result

@@ -36,7 +36,8 @@ def differentiate_one_by_one(
 ) -> Derivative:
     """Like `differentiate` of a vectorised loop: same arguments, same result to rounding.
 
-    Random numbers of the loss itself (dropout) are other ones, drawn for each run.
+    Random numbers of the loss itself (dropout) are other ones, drawn for each run; copies of a run
+    share them.
 
     Raises:
         ValueError: the loop is not vectorised.
@@ -106,12 +107,12 @@ def _loop_of(loop: InnerLoop, run: int) -> InnerLoop:
 
 
 def _data_of(data: InnerData, run: int) -> InnerData:
-    """Return the data of one of the runs, from the same generators."""
+    """Return the data of one of the runs, from the same generators; copies share it all."""
     return replace(
         data,
         training=_StreamOfOne(data.training, run),
         outer_batches=None if data.outer_batches is None else _StreamOfOne(data.outer_batches, run),
-        seed=derive_seed(data.seed, "run", run),
+        seed=derive_seed(data.seed, "run", run % len(data.training.sources)),
     )
 
 

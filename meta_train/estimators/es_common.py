@@ -150,7 +150,10 @@ def unflatten(meta_parameters: MetaParameters, flat: Tensor) -> list[Tensor]:
 
 
 def roll_out_pairs(window: Window, noise: Tensor) -> Rollout:
-    """Train every run under theta + noise and, on the same batches, under theta - noise.
+    """Train every run under theta + noise and under theta - noise.
+
+    Both get the same batches and the same random numbers of the loss (dropout). Otherwise their
+    difference would not vanish with sigma, and the estimate would grow as 1 / sigma.
 
     Returns:
         A rollout of `2 * runs` runs, the positive ones first.
@@ -168,7 +171,7 @@ def roll_out_pairs(window: Window, noise: Tensor) -> Rollout:
         inner = window.inner
         if meta_parameters.learns_initialization:
             inner = _perturb_start(inner, meta_parameters, population, window.just_started)
-        loop = replace(window.loop, differentiable=False, weights=rule_weights or None)
+        loop = replace(window.loop, differentiable=False, weights=rule_weights or None, copies=2)
         return roll_out(loop, inner, window.data, window.steps)
 
 

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from learned_opt.adaptation.second_derivatives import naming_the_operation, twice_differentiable
 from learned_opt.functional import half_square_distance
 from meta_train.estimators.base import MetaGradient, MetaObjective
 from meta_train.estimators.initialization_only import InitializationOnly
@@ -135,7 +136,12 @@ class ImplicitGradient(InitializationOnly):
             if key in inner.fixed
         }
         inner = replace(inner, parameters=parameters, fixed={**inner.fixed, **fixed})
-        with own_randomness(inner.alive.device), torch.enable_grad():
+        with (
+            own_randomness(inner.alive.device),
+            torch.enable_grad(),
+            twice_differentiable(),
+            naming_the_operation("take another estimator, such as first-order"),
+        ):
             torch.manual_seed(derive_seed(data.seed, "at the end"))
             outer_batches = data.training if data.outer_batches is None else data.outer_batches
             after, last = loop.loss_at(inner, outer_batches.next())

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -198,6 +198,10 @@ class ComparedOptimizer:
     diverged: int
 
 
+_Job: TypeAlias = tuple[UpdateRule, ComparisonTask, Baseline | None, list[int], str]
+"""Rule, task, baseline (None for the rule itself), seeds and device."""
+
+
 def compare(
     rule: UpdateRule,
     tasks: Sequence[ComparisonTask],
@@ -226,13 +230,16 @@ def compare(
 
     Returns:
         By task name: the learned optimizer first, then the baselines.
+
+    Raises:
+        ValueError: several workers and a task that cannot be pickled.
     """
     jobs = [(task, baseline) for task in tasks for baseline in (None, *baselines)]
-    packed = [pickle.dumps((rule, *job, list(seeds), str(device))) for job in jobs]
     results = {}
     with _mapper(workers) as mapper:
-        for job, curves in zip(jobs, mapper(_train_job, packed), strict=True):
-            results[job] = pickle.loads(curves)
+        arguments = [(rule, *job, list(seeds), str(device)) for job in jobs]
+        for job, curves in zip(jobs, mapper(arguments), strict=True):
+            results[job] = curves
             if on_steps is not None:
                 on_steps(job[0].length(job[1]))
     table = {}
@@ -253,12 +260,12 @@ def total_steps(tasks: Sequence[ComparisonTask], baselines: Sequence[Baseline] =
     return sum(task.length(baseline) for task in tasks for baseline in (None, *baselines))
 
 
-def _train_job(packed: bytes) -> bytes:
-    """Train one optimizer on one task. Pickled both ways: tensors by value, not shared memory."""
-    rule, task, baseline, seeds, device = pickle.loads(packed)
+def _train_job(job: _Job) -> Curves:
+    """Train one optimizer on one task."""
+    rule, task, baseline, seeds, device = job
     if baseline is not None:
         rule = create_rule(baseline.rule).to(rule.dtype)
-    curves = train_curves(
+    return train_curves(
         rule,
         task.task,
         seeds=seeds,
@@ -269,14 +276,28 @@ def _train_job(packed: bytes) -> bytes:
         check_every=math.gcd(5, task.steps),  # so that `steps` is checked, too
         device=device,
     )
-    return pickle.dumps(curves)
+
+
+def _train_packed_job(packed: bytes) -> bytes:
+    """`_train_job`, pickled both ways: tensors by value, not shared memory."""
+    return pickle.dumps(_train_job(pickle.loads(packed)))
+
+
+def _packed(job: _Job) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"task {job[1].name!r} cannot be sent to other processes ({error}): take workers=1, or "
+            "functions and classes from the top of a file"
+        ) from error
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map`, or a `map` over processes of one thread each."""
+def _mapper(workers: int) -> Iterator[Callable[[Sequence[_Job]], Iterable[Curves]]]:
+    """A map of `_train_job`, here or over processes of one thread each."""
     if workers == 1:
-        yield map
+        yield lambda jobs: map(_train_job, jobs)
         return
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
@@ -284,9 +305,10 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
     )
 
-    def start(function: Callable[..., Any], *arguments: Iterable[Any]) -> Iterable[Any]:
+    def start(jobs: Sequence[_Job]) -> Iterable[Curves]:
+        packed = [_packed(job) for job in jobs]
         with _interrupts_held():
-            return pool.map(function, *arguments)
+            return map(pickle.loads, pool.map(_train_packed_job, packed))
 
     try:
         yield start

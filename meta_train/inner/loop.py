@@ -14,6 +14,7 @@ differentiated once, its graph is freed at once, and only the graph of the rule 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.functional import apply_update, compute_updates
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from meta_train.inner.loop_settings import LoopSettings
@@ -51,6 +53,8 @@ class InnerLoop(LoopSettings):
             run.
         differentiable: build the graph for an outer gradient.
         weights: other weights of the rule for each run, `[runs, *weight]` by name.
+        copies: the runs are this many copies, copy after copy, that share all random numbers of the
+            loss.
         traceable: take no branch that depends on values, so that a trace of one step (by
             `torch.compile`, say) is valid for all steps. The results are the same.
     """
@@ -62,6 +66,7 @@ class InnerLoop(LoopSettings):
     total_steps: int | Tensor | None = None
     differentiable: bool = True
     weights: Mapping[str, Tensor] | None = None
+    copies: int = 1
     traceable: bool = False
 
     def step(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
@@ -131,17 +136,20 @@ class InnerLoop(LoopSettings):
         A rule that keeps an average of the parameters is evaluated there, as by
         `LearnedOptimizer.eval()`, unless it was told the number of steps.
         """
+        inner = inner.detach()
         parameters = inner.parameters
-        with torch.no_grad():
-            if self.rule.averages and self.total_steps is None:
+        if self.rule.averages and self.total_steps is None:
+            with torch.no_grad():
                 point = self.rule.evaluation_point
                 point = vmap(point) if self.vectorize else point
                 parameters = {
                     key: point(value, inner.states[key])[0].to(value.dtype)
                     for key, value in parameters.items()
                 }
+        # Nothing here needs a gradient, so no graph is built, but a module may differentiate.
+        with torch.enable_grad():
             losses, _ = self._losses({**inner.fixed, **parameters}, inner.buffers, batch)
-        return losses
+        return losses.detach()
 
     def _evaluate(
         self, inner: InnerState, batch: Batch, *, twice: bool
@@ -188,7 +196,7 @@ class InnerLoop(LoopSettings):
         self, parameters: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Tensor, Tensors]:
         if self.vectorize:
-            return losses_of_runs(self.loss, parameters, buffers, batch)
+            return losses_of_runs(self.loss, parameters, buffers, batch, self.copies)
         return self.loss(parameters, buffers, batch)
 
     def _loss_and_gradients(
@@ -212,7 +220,7 @@ class InnerLoop(LoopSettings):
             else:
                 fixed[key] = value.detach()
         wanted = {**parameters, **learned}
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable() if keep else nullcontext():
             losses, buffers = self._losses({**fixed, **parameters}, inner.buffers, batch)
             gradients = torch.autograd.grad(
                 losses.sum(),

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from learned_opt.adaptation.module_copy import call_with_tensors
+from learned_opt.adaptation.support_set import module_arguments
 from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
 from meta_train.tasks.data.in_memory import Data, InMemoryDataset, as_dataset
@@ -35,7 +36,10 @@ class ModuleTask(Task):
     require gradients stay frozen. The module keeps the mode, training or evaluation, that
     `make_module` leaves it in. Dropout draws from torch's global generator. Operations that
     `torch.vmap` cannot batch, such as `nn.GRU`, run once per inner run
-    (`meta_train.inner.vmap_fallback`).
+    (`meta_train.inner.vmap_fallback`); so does a module with activation checkpointing.
+
+    Every batch runs on a copy of the module. Whatever a forward pass writes elsewhere than into
+    buffers (inputs, parameters, attributes, generators of its own) lasts for that pass only.
 
     Args:
         make_module: builds the module with random initial weights. It is called once per problem,
@@ -43,7 +47,7 @@ class ModuleTask(Task):
         loss: `(module output, targets) -> 0-dim tensor`.
         data: a pair of inputs `[M, ...]` and targets `[M, ...]`; or a map-style data set of such
             pairs, or a loader of such batches, which are read into memory. If the inputs are a
-            tuple or a dict of tensors, the module gets them as positional or keyword arguments.
+            tuple or a mapping of tensors, the module gets them as positional or keyword arguments.
         batch_size: examples per inner step, drawn with replacement.
         validation_data: like `data`; examples that inner training does not see.
         examples: number of training examples per problem, drawn anew for each. The others become
@@ -107,19 +111,20 @@ class ModuleTask(Task):
             ValueError: names the part that failed and the shapes that it was given.
         """
         inputs, targets = dataset.take(torch.arange(self.batch_size) % len(dataset))
-        parameters = dict(self._skeleton.named_parameters())
-        buffers = {key: value.clone() for key, value in self._skeleton.named_buffers()}
+        named = self._skeleton.named_parameters()
+        parameters = {key: value.detach() for key, value in named}
+        buffers = dict(self._skeleton.named_buffers())
         failures = (RuntimeError, ValueError, TypeError, IndexError)
-        with torch.no_grad():
+        with torch.enable_grad():  # the module may differentiate, too
             try:
-                output = _seeded(0, lambda: self._output(parameters, buffers, inputs))
+                output, _ = _seeded(0, lambda: self._output(parameters, buffers, inputs))
             except failures as error:
                 raise ValueError(
                     f"{type(self._skeleton).__name__} fails on a batch of {name}: inputs "
                     f"{_shapes(inputs)}: {_first_line(error)}"
                 ) from error
             try:
-                value = _seeded(0, lambda: self._loss_of_output(output, targets))
+                value = _seeded(0, lambda: self._loss(output, targets))
             except failures as error:
                 raise ValueError(
                     f"the loss fails on a batch of {name}: module output {_shapes(output)}, "
@@ -128,6 +133,24 @@ class ModuleTask(Task):
         if not isinstance(value, Tensor) or value.dim() != 0:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the loss must be a 0-dim tensor, on a batch of {name} it is {got}")
+        self._check_given_weights_are_read(value)
+
+    def _check_given_weights_are_read(self, value: Tensor) -> None:
+        """Check that a loss at detached weights does not depend on the skeleton's own.
+
+        Raises:
+            ValueError: an attribute that is not copied holds a part of the module.
+        """
+        own = {key: p for key, p in self._skeleton.named_parameters() if p.requires_grad}
+        if not value.requires_grad:
+            return
+        found = torch.autograd.grad(value, list(own.values()), allow_unused=True)
+        for key, gradient in zip(own, found, strict=True):
+            if gradient is not None:
+                raise ValueError(
+                    f"{type(self._skeleton).__name__} reads {key} through an object that holds a "
+                    "part of the module and is no module itself: call the part directly"
+                )
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw initial weights, and the training examples if `examples` is set."""
@@ -177,16 +200,32 @@ class ModuleTask(Task):
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The loss on a batch `(inputs, targets)`, and the new buffers."""
         inputs, targets = batch
-        buffers = {key: value.clone() for key, value in buffers.items()}  # modules write in place
-        output = self._output(parameters, buffers, inputs)
-        return self._loss_of_output(output, targets), buffers
+        output, buffers = self._output(parameters, buffers, inputs)
+        return self._loss(output, targets), buffers
 
-    def _output(self, parameters: Tensors, buffers: Tensors, inputs: Any) -> Any:
-        named = inputs if isinstance(inputs, dict) else {}
-        positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-        return functional_call(
-            self._skeleton, (parameters, buffers), () if named else positional, named
+    def _output(
+        self, parameters: Tensors, buffers: Tensors, inputs: Any
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """The module's output, and the buffers afterwards."""
+        positional, named = module_arguments(_cloned(inputs))
+        output, after = call_with_tensors(
+            self._skeleton, {**parameters, **buffers}, lambda module: module(*positional, **named)
         )
+        return output, {key: after[key] for key in buffers}
+
+    def _loss(self, output: Any, targets: Any) -> Tensor:
+        """The loss of the module's output, 0-dim."""
+        targets = _cloned(targets)
+        if not isinstance(self._loss_of_output, nn.Module):
+            return self._loss_of_output(output, targets)
+        value: Tensor
+        value, _ = call_with_tensors(self._loss_of_output, {}, lambda loss: loss(output, targets))
+        return value
+
+
+def _cloned(tree: Any) -> Any:
+    """Copies of the tensors, which the module or the loss may write."""
+    return pytree.tree_map_only(Tensor, torch.clone, tree)
 
 
 def _seeded(seed: int, call: Callable[[], Any]) -> Any:

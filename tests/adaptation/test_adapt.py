@@ -1,4 +1,5 @@
 import copy
+from collections import UserDict
 
 import pytest
 import torch
@@ -270,3 +271,25 @@ def test_what_could_not_be_adapted_with_is_refused():
             initialization_of(make_model(), proximal=strength)
     with pytest.raises(ValueError, match="'weight' is complex"):
         adapt(nn.Linear(3, 2, dtype=torch.complex64), make_batch(), loss=mse)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, left, right):
+        return self.layer(left) * self.layer(right)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_mapping_gives_keyword_arguments(functional):
+    torch.manual_seed(0)
+    model, inputs, targets = TwoInputs(), torch.randn(2, 6, 3), torch.randn(6, 1)
+    settings = {"lr": 0.1, "steps": 2, "loss": nn.functional.mse_loss, "functional": True}
+    expected = adapt(model, ((inputs[0], inputs[1]), targets), **settings)
+    mapping = UserDict(right=inputs[1], left=inputs[0])  # as BatchEncoding of transformers
+    for support in ((mapping, targets), [(mapping, targets)]):
+        found = adapt(model, support, **{**settings, "functional": functional})
+        found = found if functional else dict(found.named_parameters())
+        assert all(torch.equal(found[key], value) for key, value in expected.items())

@@ -150,3 +150,9 @@ def test_what_is_no_initialisation_is_named():
         adapt(model, make_batch(), loss=mse, initialization=model.state_dict())
     with pytest.raises(ValueError, match="rule must be an UpdateRule, .* got 'sgd'"):
         Initialization.of(model, rule="sgd")
+
+
+def test_a_lazy_module_is_refused_with_the_remedy():
+    model = nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match=r"0\.weight is unknown: call the module on one input"):
+        adapt(model, (torch.randn(4, 3), torch.tensor([0, 1, 0, 1])))

@@ -319,3 +319,58 @@ def test_an_initialisation_by_path(tmp_path):
     assert same(list(tensors.values()), weights(start))
     moved = functional_call(make_model(), tensors, (make_batch()[0],))
     assert torch.equal(moved, start(make_batch()[0]))
+
+
+class Writes(nn.Module):
+    """Writes its input, its weights, an attribute and its own generator's state."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(8, 4, max_norm=0.5), nn.Linear(4, 2)
+        self.mean, self.source = torch.zeros(()), torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        x += 1
+        with torch.no_grad():
+            self.head.weight.div_(self.head.weight.norm())
+        y = self.head(self.embedding(x)) + torch.rand((), generator=self.source)
+        self.mean.add_(y.detach().mean())
+        return y + self.mean
+
+
+@pytest.mark.parametrize("settings", [{}, {"functional": True}, {"create_graph": True}])
+def test_a_module_that_writes_is_trained_as_in_a_plain_loop_and_left_alone(settings):
+    torch.manual_seed(0)
+    model, inputs, targets = Writes(), torch.arange(7), torch.randn(7, 2)
+    before, state = weights(model), model.source.get_state()
+    plain = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        mse(plain(inputs.clone()), targets).backward()
+        optimizer.step()
+    settings = {**settings, "functional": bool(settings)}
+    found = adapt(model, (inputs, targets), lr=0.1, steps=3, loss=mse, **settings)
+    found = found if settings["functional"] else dict(found.named_parameters())
+    for key, value in plain.named_parameters():
+        torch.testing.assert_close(found[key], value)
+    assert same(weights(model), before) and model.mean == 0
+    assert torch.equal(model.source.get_state(), state)
+    assert torch.equal(inputs, torch.arange(7))
+
+
+def test_recomputing_has_the_second_derivative_of_the_plain_module():
+    class Plain(Recomputes):
+        def forward(self, x):
+            return self.c(self.b(self.a(x).tanh()).tanh())
+
+    found = []
+    for build in (Recomputes, Plain):
+        torch.manual_seed(0)
+        model, support = build(), make_batch()
+        tensors = adapt(
+            model, support, lr=0.3, steps=2, loss=mse, functional=True, create_graph=True
+        )
+        outputs = functional_call(Plain(), tensors, (support[0],))
+        found.append(torch.autograd.grad(mse(outputs, support[1]), list(model.parameters())))
+    torch.testing.assert_close(*found)

@@ -1,7 +1,9 @@
 """Evolution strategies: the formula by hand, the mean that theory says, pairs that diverge."""
 
 import dataclasses
+import random
 
+import numpy as np
 import pytest
 import torch
 from estimator_cases import (
@@ -21,6 +23,7 @@ from estimator_cases import (
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from meta_train.estimators import create_estimator
+from meta_train.estimators.es_common import roll_out_pairs
 from meta_train.inner.unroll import Rollout
 from meta_train.runtime.seeding import generator
 
@@ -116,6 +119,58 @@ def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
     assert torch.equal(found.gradients[-1], torch.zeros(3, dtype=F64))
     assert found.gradients[0].abs().max() > 0
     assert not torch.equal(runs.inner.parameters["theta"], ended)
+
+
+def drop(theta):
+    return torch.nn.functional.dropout(theta, 0.5)
+
+
+def drop_with_bernoulli(theta):
+    return theta * torch.bernoulli(torch.sigmoid(0 * theta)) * 2
+
+
+def drop_by_looking(theta):
+    return drop(theta) if theta.sum() < 1e9 else theta
+
+
+def scale_by_python(theta):
+    theta.sum().item()  # one by one
+    return theta * (1 + random.random())
+
+
+def scale_by_numpy(theta):
+    theta.sum().item()
+    return theta * (1 + np.random.random())
+
+
+@pytest.mark.parametrize("estimator", ["es", "pes"])
+@pytest.mark.parametrize(
+    "noisy", [drop, drop_with_bernoulli, drop_by_looking, scale_by_python, scale_by_numpy]
+)
+def test_a_pair_shares_the_random_numbers_of_its_loss(noisy, estimator):
+    torch.manual_seed(0)
+    begin_at = torch.randn(20, dtype=F64)
+    task = Fixed(begin_at, lambda theta, batch: noisy(theta).sum())
+    meta_parameters = make_meta_parameters("sgd", begin_at)
+    settings = {"copies": 2, "runs": 4, "truncation_length": 4 if estimator == "pes" else None}
+
+    def found(sigma):
+        runs = make_runs(meta_parameters, task, **settings)
+        random.seed(0)
+        np.random.seed(0)
+        return estimate(create_estimator(estimator, sigma=sigma), meta_parameters, runs)
+
+    # The loss is linear, so the estimate does not depend on sigma. Without common numbers it grows
+    # as 1 / sigma: 100-fold here.
+    wide, narrow = found(1e-2).gradients[0], found(1e-4).gradients[0]
+    torch.testing.assert_close(wide, narrow, rtol=1e-7, atol=1e-7)
+    assert wide.abs().max() > 0.1
+    # Nothing is perturbed: both runs of a pair have the same losses, other pairs other ones.
+    window = begin(make_runs(meta_parameters, task, **settings))
+    losses = roll_out_pairs(window, torch.zeros(4, 20, dtype=F64)).losses
+    first, second = losses.chunk(2, dim=1)
+    assert torch.equal(first, second)
+    assert len(first[-1].unique()) == 4
 
 
 def made_rollout(losses, alive, first=1.0):

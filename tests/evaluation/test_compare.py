@@ -11,7 +11,7 @@ from meta_train.evaluation.baselines import BASELINES, Baseline, learning_rate_g
 from meta_train.evaluation.compare import ComparisonTask, Curves, compare, train_curves
 from meta_train.evaluation.report import as_json, draw_curves, render_table
 from meta_train.runtime.seeding import derive_seed, generator
-from meta_train.tasks import create_task
+from meta_train.tasks import ModuleTask, create_task
 
 CPU = torch.device("cpu")
 
@@ -165,6 +165,17 @@ def test_seeds_depend_on_the_whole_path():
     paths = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), ("0", "a", 1)]
     assert len({derive_seed(*path) for path in paths}) == len(paths)
     assert derive_seed(0, "a") == derive_seed(0, "a")
+
+
+def test_a_task_of_lambdas_needs_one_worker():
+    data = torch.rand(20, 2), torch.rand(20, 1)
+    task = ModuleTask(lambda: torch.nn.Linear(2, 1), torch.nn.functional.mse_loss, data, 8)
+    column = ComparisonTask("mine", "mine", task, 3, 3)
+    baseline = Baseline("SGD", "sgd", learning_rates=(0.1,))
+    learned, tuned = compare(create_rule("sgd"), [column], seeds=[0], baselines=[baseline])["mine"]
+    assert learned.final_loss[0] > tuned.final_loss[0] > 0  # lr 0.01 and 0.1
+    with pytest.raises(ValueError, match=r"task 'mine' cannot be sent .* take workers=1"):
+        compare(create_rule("sgd"), [column], seeds=[0], baselines=[baseline], workers=2)
 
 
 def test_a_baseline_that_ends_at_zero_has_a_ratio(tmp_path):

@@ -1,6 +1,7 @@
 """`ModuleTask`: any module, loss and data."""
 
 import math
+from collections import UserDict
 
 import pytest
 import torch
@@ -118,10 +119,17 @@ class TwoInputs(nn.Module):
         return self.layer(left) * self.layer(right)
 
 
-@pytest.mark.parametrize("form", ["tuple", "dict"])
+FORMS = {
+    "tuple": lambda **inputs: (inputs["left"], inputs["right"]),
+    "dict": lambda **inputs: dict(reversed(inputs.items())),
+    "no dict": lambda **inputs: UserDict(inputs),  # as BatchEncoding of transformers
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_several_inputs_become_arguments_of_the_module(form):
     left, right, targets = torch.randn(6, 3), torch.randn(6, 3), torch.randn(6, 1)
-    inputs = (left, right) if form == "tuple" else {"right": right, "left": left}
+    inputs = FORMS[form](left=left, right=right)
     task = ModuleTask(TwoInputs, nn.functional.mse_loss, (inputs, targets), 4)
     problem = sample(task)
     loss, _ = problem.loss(problem.parameters, {}, problem.full())
@@ -129,6 +137,21 @@ def test_several_inputs_become_arguments_of_the_module(form):
         module = TwoInputs()
         module.load_state_dict(problem.parameters)
         torch.testing.assert_close(loss, nn.functional.mse_loss(module(left, right), targets))
+
+
+def test_a_loader_of_mappings_is_read():
+    inputs = torch.randn(6, 2, 3)
+    rows = [(UserDict(left=left, right=right), torch.zeros(1)) for left, right in inputs]
+
+    def collate(rows):
+        keys = ("left", "right")
+        stacked = UserDict({key: torch.stack([row[key] for row, _ in rows]) for key in keys})
+        return stacked, torch.stack([target for _, target in rows])
+
+    data = DataLoader(rows, batch_size=4, collate_fn=collate)
+    full = sample(ModuleTask(TwoInputs, nn.functional.mse_loss, data, 4)).full()
+    assert torch.equal(full[0]["left"], inputs[:, 0])
+    assert torch.equal(full[0]["right"], inputs[:, 1])
 
 
 def noisy_module():

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.tasks.episodes.networks import FewShotNetwork
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+"""Largest change of B / C by a projected gradient step at which `svm_dual` has converged."""
+ROUNDS = 50
+NEWTON_STEPS = 20
 
 
 def ridge(features: Tensor, targets: Tensor, strength: Tensor) -> Tensor:
@@ -113,29 +122,114 @@ def svm_dual(kernel: Tensor, members: Tensor, c: float, iterations: int = 200) -
     B = c Y - A, the rows of B lie in a simplex of size c. Accelerated projected gradient descent
     (Beck & Teboulle 2009, restarts of O'Donoghue & Candes 2015) finds the zeros of B. The other
     entries solve linear equations, which give the derivative by the implicit function theorem
-    (Amos & Kolter 2017, arXiv 1703.00443, do this for any quadratic program).
+    (Amos & Kolter 2017, arXiv 1703.00443, do this for any quadratic program). The same equations
+    are the Newton step that finishes the descent on ill-conditioned kernels.
 
     Args:
         kernel: K, `[M, M]`, positive definite.
         members: Y, one-hot, `[M, N]`.
         c: positive.
-        iterations: steps of projected gradient descent. It converges linearly, and faster for a
-            smaller condition number of the kernel.
+        iterations: steps of projected gradient descent between two checks of the residual. The
+            descent goes on, with Newton steps in between, until it has converged.
 
     Returns:
         A, `[M, N]`.
+
+    Warns:
+        RuntimeWarning: the descent has not converged after `ROUNDS` checks.
     """
+    # An ill-conditioned kernel loses all digits of float32.
+    wide = kernel.double() if kernel.device.type != "mps" else kernel
+    classes = members.to(wide)
     with torch.no_grad():
-        solution = _projected_gradient(kernel.detach(), members, c, iterations)
-    exact = _on_support(kernel, members, c, solution > 1e-6 * c)
+        solution = _Solution.apply(wide.detach(), classes, c, iterations)  # type: ignore[no-untyped-call]
+    exact = _on_support(wide, classes, c, solution > 1e-6 * c)
     # The value is `solution`, which is always feasible; the derivative is that of `exact`.
-    return c * members - (solution + exact - exact.detach())
+    alpha: Tensor = c * classes - (solution + exact - exact.detach())
+    return alpha.to(kernel.dtype)
 
 
-def _projected_gradient(kernel: Tensor, members: Tensor, c: float, iterations: int) -> Tensor:
+class _Solution(torch.autograd.Function):
+    """B, `[..., M, N]`. Under vmap it gets all episodes at once, so that it can look at values."""
+
+    @staticmethod
+    def forward(kernel: Tensor, members: Tensor, c: float, iterations: int) -> Tensor:
+        """Solve `[..., M, M]` until converged."""
+        shape = members.shape
+        kernels = kernel.reshape(-1, *kernel.shape[-2:])
+        classes = members.reshape(-1, *shape[-2:])
+        return _solve_episodes(kernels, classes, c, iterations).reshape(shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing: the derivative is taken elsewhere."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, kernel: Tensor, members: Tensor, c: float, iterations: int
+    ) -> tuple[Tensor, int]:
+        """Solve all episodes together."""
+        tensors = [
+            tensor.expand(info.batch_size, *tensor.shape)
+            if axis is None
+            else tensor.movedim(axis, 0)
+            for tensor, axis in zip((kernel, members), in_dims[:2], strict=True)
+        ]
+        return _Solution.apply(*tensors, c, iterations), 0  # type: ignore[no-untyped-call]
+
+
+def _solve_episodes(kernels: Tensor, members: Tensor, c: float, iterations: int) -> Tensor:
+    """B of each episode, `[episodes, M, N]`."""
+    descend, newton, residual = (
+        vmap(function, in_dims=(0, 0, None, 0))
+        for function in (
+            lambda k, y, c, b: _projected_gradient(k, y, c, iterations, b),
+            lambda k, y, c, b: project(_on_support(k, y, c, _step(k, y, c, b) > 0), c),
+            lambda k, y, c, b: (_step(k, y, c, b) - b).abs().amax() / c,
+        )
+    )
+    best: Tensor
+    best = c * (1 - members) / (members.shape[-1] - 1) if members.shape[-1] > 1 else c * members
+    tolerance = kernels.new_tensor(TOLERANCE[kernels.dtype])
+    for _ in range(ROUNDS):
+        best = descend(kernels, members, c, best)
+        left = residual(kernels, members, c, best)
+        for _ in range(NEWTON_STEPS):
+            if bool((left <= tolerance).all()):
+                return best
+            candidate = newton(kernels, members, c, best)
+            change = residual(kernels, members, c, candidate)
+            better = change < left
+            if not bool(better.any()):
+                break
+            best = torch.where(better[:, None, None], candidate, best)
+            left = torch.where(better, change, left)
+    if bool((left <= tolerance).all()):
+        return best
+    warnings.warn(
+        f"the SVM of {int((left > tolerance).sum())} of {len(left)} episodes has not converged "
+        f"(residual {float(left.max()):.1e}): a smaller C or smaller features may help",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return best
+
+
+def _step(kernel: Tensor, members: Tensor, c: float, point: Tensor) -> Tensor:
+    """A projected gradient step from B; B is the optimum if it stays where it is.
+
+    Its length is 1 over the smallest eigenvalue, so that flat directions count, too.
+    """
+    gradient = members - kernel @ (c * members - point)
+    return project(point - gradient / torch.linalg.eigvalsh(kernel)[0], c)
+
+
+def _projected_gradient(
+    kernel: Tensor, members: Tensor, c: float, iterations: int, begin: Tensor
+) -> Tensor:
     """B, `[M, N]`. No operation depends on values, so it runs under vmap."""
     step = 1 / torch.linalg.eigvalsh(kernel)[-1]
-    point = ahead = project(c * (1 - members), c)
+    point = ahead = begin
     speed = torch.ones((), dtype=kernel.dtype, device=kernel.device)
     for _ in range(iterations):
         gradient = members - kernel @ (c * members - ahead)

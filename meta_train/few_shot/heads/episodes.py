@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import create
 from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.few_shot.heads.closed_form import RidgeHead, SVMHead
@@ -110,15 +110,18 @@ class EmbeddingEpisodes(Task):
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> tuple[Tensor, Tensors]:
         """The head's loss on an episode, 0-dim, and the buffers afterwards."""
-        buffers = {key: value.clone() for key, value in buffers.items()}
-        loss, _ = functional_call(self.classifier, (parameters, buffers), (Episode(*batch),))
-        return loss, buffers
+        episode = Episode(*batch)
+        (loss, _), after = call_with_tensors(
+            self.classifier, {**parameters, **buffers}, lambda classifier: classifier(episode)
+        )
+        return loss, {key: after[key] for key in buffers}
 
     def predict(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
         """Scores of the query images, `[queries, ways]`, in evaluation mode."""
-        buffers = {key: value.clone() for key, value in buffers.items()}
         episode = Episode(*batch)
-        _, scores = functional_call(self.eval_classifier, (parameters, buffers), (episode,))
+        (_, scores), _ = call_with_tensors(
+            self.eval_classifier, {**parameters, **buffers}, lambda classifier: classifier(episode)
+        )
         assert isinstance(scores, Tensor)
         return scores
 

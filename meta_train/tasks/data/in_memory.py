@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset
 
+from learned_opt.adaptation.support_set import mapping_as_dict
+
 MAX_DATASET_BYTES = 4 * 2**30
 """Largest data set or loader that is read into memory, in bytes (4 GiB)."""
 
@@ -20,8 +22,8 @@ class InMemoryDataset:
     """Inputs and targets, one row per example.
 
     Args:
-        inputs: `[M, ...]`, or a tuple or dict of such tensors.
-        targets: `[M, ...]`, or a tuple or dict of such tensors.
+        inputs: `[M, ...]`, or a tuple or mapping of such tensors.
+        targets: `[M, ...]`, or a tuple or mapping of such tensors.
         name: name of the data in error messages.
 
     Raises:
@@ -29,6 +31,7 @@ class InMemoryDataset:
     """
 
     def __init__(self, inputs: Any, targets: Any, name: str = "data") -> None:
+        inputs, targets = mapping_as_dict(inputs), mapping_as_dict(targets)
         sizes = [_length(tree, part, name) for part, tree in _parts(inputs, targets)]
         if sizes[0] != sizes[1] or sizes[0] == 0:
             raise ValueError(
@@ -134,7 +137,7 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
     if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 2:
         got = f"{len(item)} items" if isinstance(item, (tuple, list)) else type(item).__name__
         raise ValueError(f"{name} must be pairs (inputs, targets), got {got}")
-    return item[0], item[1]
+    return mapping_as_dict(item[0]), mapping_as_dict(item[1])
 
 
 def _stack(leaves: Sequence[Any]) -> Tensor:

@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import look_up
 from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, Task, Tensors
@@ -115,7 +115,7 @@ class EpisodeTask(Task):
 
     @cached_property
     def network(self) -> nn.Module:
-        """The module that `functional_call` runs with given parameters, in training mode."""
+        """The module, in training mode; copies of it run with given parameters."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             return self.build()
@@ -199,13 +199,17 @@ class EpisodeTask(Task):
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The loss on a batch `(inputs, targets)`, and the new buffers."""
         inputs, targets = batch
-        buffers = {key: value.clone() for key, value in buffers.items()}  # modules write in place
-        outputs = functional_call(self.network, (parameters, buffers), (inputs,))
-        return self.loss_of(outputs, targets), buffers
+        outputs, after = call_with_tensors(
+            self.network, {**parameters, **buffers}, lambda network: network(inputs.clone())
+        )
+        return self.loss_of(outputs, targets), {key: after[key] for key in buffers}
 
     def predict(self, parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
         """The outputs of the network with these parameters, in evaluation mode."""
-        outputs: Tensor = functional_call(self.eval_network, (parameters, buffers), (inputs,))
+        outputs: Tensor
+        outputs, _ = call_with_tensors(
+            self.eval_network, {**parameters, **buffers}, lambda network: network(inputs.clone())
+        )
         return outputs
 
     def score(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:

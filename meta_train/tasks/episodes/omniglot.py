@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import look_up
 from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
@@ -193,7 +194,7 @@ class OmniglotClasses(_OmniglotSettings, Task):
 
     @cached_property
     def network(self) -> nn.Module:
-        """The module that `functional_call` runs with given parameters."""
+        """The module; copies of it run with given parameters."""
         return self.make_network(len(self.sampler.images))
 
     def template(self, *, seed: int = 0) -> Tensors:
@@ -221,9 +222,11 @@ class OmniglotClasses(_OmniglotSettings, Task):
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The cross-entropy on a batch `(images, classes)`, and the new buffers."""
         inputs, targets = batch
-        buffers = {key: value.clone() for key, value in buffers.items()}
-        outputs = torch.func.functional_call(self.network, (parameters, buffers), (inputs,))
-        return nn.functional.cross_entropy(outputs, targets), buffers
+        outputs, after = call_with_tensors(
+            self.network, {**parameters, **buffers}, lambda network: network(inputs)
+        )
+        loss = nn.functional.cross_entropy(outputs, targets)
+        return loss, {key: after[key] for key in buffers}
 
 
 def _built(build: Any, generator: torch.Generator) -> Tensors:

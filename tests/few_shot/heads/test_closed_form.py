@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from meta_train.few_shot.heads import closed_form
 from meta_train.few_shot.heads.closed_form import RidgeHead, project, ridge, svm_dual
 from meta_train.tasks.episodes.networks import make_network
 
@@ -92,6 +93,65 @@ def test_svm_dual_is_the_optimum(c):
     )
     torch.testing.assert_close(alpha.flatten(), torch.as_tensor(found.x), atol=1e-4 * c, rtol=1e-3)
     assert value(alpha.numpy().ravel()) <= found.fun + 1e-9
+
+
+def violation(kernel, members, c, alpha):
+    """How far a solution is from the conditions of Karush, Kuhn and Tucker.
+
+    The gradient K A - Y of a row is the same, nu, wherever A < c Y, and at most nu elsewhere.
+    """
+    gradient = kernel @ alpha - members
+    free = c * members - alpha > 1e-6 * c
+    low = gradient.masked_fill(~free, torch.inf).amin(1)
+    return max(
+        (gradient.amax(1) - low).max(), (alpha - c * members).max(), alpha.sum(1).abs().max()
+    )
+
+
+@pytest.mark.parametrize("c", [0.01, 0.1, 10.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_svm_dual_is_the_optimum_of_ill_conditioned_kernels(scale, c, dtype):
+    for seed in range(5):
+        x, members = problem(m=10, n=5, features=6, seed=seed)
+        kernel = (scale * x) @ (scale * x).T + torch.eye(len(x), **DOUBLE)
+        kernel = kernel.to(dtype)
+        alpha = svm_dual(kernel, members.to(dtype), c)
+        assert alpha.dtype == dtype
+        # Rounding of A alone leaves this much of K A.
+        rounding = torch.finfo(dtype).eps * float(kernel.abs().max()) * c * 10
+        assert violation(kernel.double(), members, c, alpha.double()) < 1e-5 + 2 * rounding
+
+
+def test_svm_dual_solves_episodes_of_any_condition_together():
+    kernels, labels = [], []
+    for seed, scale in enumerate((1.0, 100.0, 1000.0)):
+        x, members = problem(m=10, n=5, seed=seed)
+        kernels.append(scale**2 * x @ x.T + torch.eye(len(x), **DOUBLE))
+        labels.append(members)
+    together = torch.vmap(lambda k, y: svm_dual(k, y, 0.1))(
+        torch.stack(kernels), torch.stack(labels)
+    )
+    alone = [svm_dual(k, y, 0.1) for k, y in zip(kernels, labels, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-8, rtol=1e-6)
+
+
+def test_svm_dual_is_differentiated_exactly_at_an_ill_conditioned_kernel():
+    x, members = problem(m=6)
+
+    def dual(x):
+        return svm_dual(10000 * x @ x.T + torch.eye(len(x), **DOUBLE), members, 0.1)
+
+    assert torch.autograd.gradcheck(dual, x.requires_grad_(), eps=1e-7, atol=1e-4)
+
+
+def test_svm_dual_warns_if_it_has_not_converged(monkeypatch):
+    monkeypatch.setattr(closed_form, "ROUNDS", 1)
+    monkeypatch.setattr(closed_form, "NEWTON_STEPS", 0)
+    x, members = problem(m=10, n=5)
+    kernel = 1e4 * x @ x.T + torch.eye(len(x), **DOUBLE)
+    with pytest.warns(RuntimeWarning, match="1 of 1 episodes has not converged"):
+        svm_dual(kernel, members, 0.1)
 
 
 @pytest.mark.parametrize("c", [0.05, 0.5])

@@ -1,0 +1,104 @@
+"""Second order: attention takes a kernel that has it; other operations are named."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+from learned_opt import adapt, create_rule
+from meta_train.estimators import MetaObjective, create_estimator
+from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.inner.horizons import Horizons
+from meta_train.inner.loop_settings import LoopSettings
+from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.inner.runs import RunPlan, Runs
+from meta_train.runtime.distributed import DistributedContext
+from meta_train.tasks import ModuleTask
+
+CPU = torch.device("cpu")
+
+
+class Attention(nn.Module):
+    def __init__(self, save_memory=False):
+        super().__init__()
+        self.save_memory = save_memory
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        if self.save_memory:
+            return self.head(checkpoint(self.layer, x, use_reentrant=False).mean(1))
+        return self.head(self.layer(x).mean(1))
+
+
+class Distances(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x):
+        return -torch.cdist(x.flatten(1)[:, :8], self.centres, p=3.0)
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.bag(x[..., 0].abs().clamp_max(8).long()).tanh())
+
+
+def meta_gradient(make, estimator="full", vectorize="always", **loop):
+    torch.manual_seed(0)
+    inputs, classes = torch.randn(40, 5, 8), torch.randint(3, (40,))
+    task = ModuleTask(make, nn.functional.cross_entropy, (inputs, classes), 8)
+    torch.manual_seed(0)
+    parameters = MetaParameters(create_rule("sgd"), dict(make().named_parameters()))
+    plan = RunPlan(Horizons([[2]]), vectorize=vectorize)
+    runs = Runs(parameters, task, plan, indices=range(2), total=2, seed=0, device=CPU)
+    settings = LoopSettings(lr=0.1, **{"second_order": True, **loop})
+    objective = MetaObjective(OBJECTIVES["last"])
+    chosen = create_estimator(estimator)
+    return chosen.estimate(parameters, settings, runs, objective, 0, DistributedContext()).gradients
+
+
+# First-order steps of `implicit` keep the fused kernel, which vmap takes one run at a time.
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("vectorize", ["always", "never"])
+@pytest.mark.parametrize("estimator", ["full", "implicit"])
+def test_attention_is_differentiated_twice(estimator, vectorize):
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = meta_gradient(Attention, estimator, vectorize)
+    torch.testing.assert_close(meta_gradient(Attention, estimator, vectorize), expected)
+    saving = meta_gradient(lambda: Attention(True), estimator, vectorize)
+    torch.testing.assert_close(saving, expected)
+
+
+def test_attention_is_differentiated_twice_through_adapt():
+    torch.manual_seed(0)
+    net, x, y = Attention(), torch.randn(16, 5, 8), torch.randint(3, (16,))
+
+    def outer_gradient():
+        theta = adapt(net, (x[:8], y[:8]), steps=2, lr=0.1, functional=True, create_graph=True)
+        outputs = torch.func.functional_call(net, theta, (x[8:],))
+        loss = nn.functional.cross_entropy(outputs, y[8:])
+        return torch.autograd.grad(loss, list(net.parameters()))
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = outer_gradient()
+    torch.testing.assert_close(outer_gradient(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(
+    ("make", "name"), [(Distances, "cdist"), (Bag, "embedding_bag")], ids=["cdist", "bag"]
+)
+def test_an_operation_without_a_second_derivative_is_named(make, name):
+    with pytest.raises(RuntimeError, match=rf"^{name} has no second derivative: set second_order"):
+        meta_gradient(make)
+    with pytest.raises(RuntimeError, match=rf"^{name} has no .*: take another estimator"):
+        meta_gradient(make, "implicit")
+    gradients = meta_gradient(make, second_order=False)
+    assert all(gradient.isfinite().all() for gradient in gradients)
