@@ -19,6 +19,12 @@ from learned_opt.rules.base import Context, CoordinateRule, Gates, State
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
+SMALLEST = 1e-9
+"""Gradients far below this do not move a coordinate: the LSTM cannot tell their size."""
+
+FADE = 0.01
+"""The correction fades where no momentum is longer than this share of recent gradients."""
+
 AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
 """The LSTM reads the step t as t / (t + scale), for each of these scales."""
 
@@ -26,9 +32,12 @@ AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
 class AdamLSTM(CoordinateRule):
     """Adam's step, scaled and corrected for each coordinate.
 
-        delta_t = -exp(a_t) (d_t + direction_gain * b_t) / (1 + t / decay_steps)
+        delta_t = -exp(a_t) known_t (d_t + direction_gain * fade_t * b_t) / (1 + t / decay_steps)
 
-    d is Adam's direction, m_hat / sqrt(v_hat). A linear head on an LSTM gives y = (y_a, y_b):
+    d is Adam's direction, m_hat / sqrt(v_hat). Two factors are 1 in ordinary training. `fade` is at
+    most the longest momentum over 0.01 times the fast root mean square, so that without a gradient
+    the update dies with the momentum. `known` is sqrt(v_hat) / (sqrt(v_hat) + 1e-9): gradients far below that move
+    nothing, since the LSTM cannot tell their size. A linear head on an LSTM gives y = (y_a, y_b):
 
         a = log_range * tanh(log_gain * y_a / log_range),  b = y_b
 
@@ -139,7 +148,8 @@ class AdamLSTM(CoordinateRule):
             m / bias_correction(step, beta) for m, beta in zip(momenta, self.betas, strict=True)
         ]
         per_fast, log_fast = _inverse_root(fast / bias_correction(step, self.fast_beta))
-        per_slow, log_slow = _inverse_root(slow / bias_correction(step, self.slow_beta))
+        slow_hat = slow / bias_correction(step, self.slow_beta)
+        per_slow, log_slow = _inverse_root(slow_hat)
         direction = corrected[self.main] * per_slow
 
         seen = (slow > 0).to(gradient.dtype)
@@ -160,8 +170,13 @@ class AdamLSTM(CoordinateRule):
             record_gates(gates, "lstm", values)
         scale, bend = self.head(h).unbind(-1)
         factor = torch.exp(self.log_range * torch.tanh(self.log_gain * scale / self.log_range))
-        size = factor / (1 + step / self.decay_steps)
-        delta = -size * (direction + self.direction_gain * bend)
+        root = safe_sqrt(slow_hat)
+        size = factor / (1 + step / self.decay_steps) * (root / (root + SMALLEST))
+        longest = torch.stack([m.abs() for m in corrected[: self.main + 1]]).amax(0)
+        fade = (longest * per_fast / FADE).clamp(max=1)
+        if not self.differentiate_inputs:
+            fade = fade.detach()
+        delta = -size * (direction + self.direction_gain * fade * bend)
         return delta, {"h": h, "c": c, "m": torch.stack(momenta, -1), "fast": fast, "slow": slow}
 
 
