@@ -36,8 +36,9 @@ class AdamLSTM(CoordinateRule):
 
     d is Adam's direction, m_hat / sqrt(v_hat). Two factors are 1 in ordinary training. `fade` is at
     most the longest momentum over 0.01 times the fast root mean square, so that without a gradient
-    the update dies with the momentum. `known` is sqrt(v_hat) / (sqrt(v_hat) + 1e-9): gradients far below that move
-    nothing, since the LSTM cannot tell their size. A linear head on an LSTM gives y = (y_a, y_b):
+    the update dies with the momentum. `known` is sqrt(v_hat) / (sqrt(v_hat) + 1e-9): gradients far
+    below that move nothing, since the LSTM cannot tell their size. A linear head on an LSTM gives
+    y = (y_a, y_b):
 
         a = log_range * tanh(log_gain * y_a / log_range),  b = y_b
 
