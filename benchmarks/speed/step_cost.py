@@ -52,7 +52,8 @@ def measure(rule_name, size, turns):
     """Milliseconds per step, ratio to AdamW, peak MiB of the rule's step and of AdamW's."""
     rule = create_rule(rule_name).requires_grad_(False)
     parameters = make_parameters(size)
-    learned = make_step(LearnedOptimizer(parameters, lr=1e-3, rule=rule, total_steps=1000))
+    plan = {"total_steps": 1000} if "total_steps" in rule.read_context() else {}
+    learned = make_step(LearnedOptimizer(parameters, rule=rule, **plan))
     fused = make_step(torch.optim.AdamW(make_parameters(size), lr=1e-3, fused=True))
     learned(), fused()  # creates the state
     # One step of a small model is too short to time.

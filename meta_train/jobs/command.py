@@ -62,7 +62,7 @@ class OneLineParser(ArgumentParser):
 def with_flags(arguments: Sequence[str], defaults: Namespace) -> list[str]:
     """The arguments with a value for each yes-or-no setting that has none: `--resume` is true."""
     flags = {f"--{name}" for name in defaults.keys() if isinstance(defaults[name], bool)}
-    followed = zip(arguments, [*arguments[1:], "--"], strict=True)
+    followed = zip(arguments, [*arguments, "--"][1:], strict=True)
     return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in followed]
 
 

@@ -14,7 +14,7 @@ from learned_opt.files import read_tensors
 from meta_train import MetaTrainer, ModuleTask, TrainSettings, create_task
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.jobs.config import EvaluateSettings, MainConfig
-from meta_train.runtime.checkpoint_files import list_checkpoints, read_newest
+from meta_train.runtime.checkpoint_files import FORMAT, list_checkpoints, read_newest
 from meta_train.tasks.describe import describe
 
 SMALL = {
@@ -109,7 +109,7 @@ def test_two_runs_of_one_seed_with_a_shuffling_loader_are_equal(tmp_path):
         settings = TrainSettings(**{**SMALL, "seed": seed})
         MetaTrainer(rule, task, settings, folder=folder, device="cpu").train(progress=False)
         path = list_checkpoints(folder / "checkpoints")[-1]
-        return read_tensors(path, "meta_train.runtime.checkpoint_files")[0]
+        return read_tensors(path, FORMAT, ["facts"])[0]
 
     one, again, other = (
         run(tmp_path / "a", 1, 0),

@@ -82,7 +82,7 @@ def trained(tmp_path_factory):
 
 
 def distance(left, right):
-    pairs = [read_tensors(path, "test")[0] for path in (left, right)]
+    pairs = [read_tensors(path, "test", [])[0] for path in (left, right)]
     return max(float((value - pairs[1][key]).abs().max()) for key, value in pairs[0].items())
 
 
@@ -91,7 +91,7 @@ def distance(left, right):
 @pytest.mark.parametrize("name", list(CASES))
 def test_any_number_of_processes_gives_the_same_meta_parameters(trained, name, size):
     before = make_trainer(name, DistributedContext()).meta_parameters.state_dict()
-    after = read_tensors(trained / f"{name}-1", "test")[0]
+    after = read_tensors(trained / f"{name}-1", "test", [])[0]
     assert max(float((after[key] - value).abs().max()) for key, value in before.items()) > 1e-3
     assert distance(trained / f"{name}-1", trained / f"{name}-{size}") < 1e-6
 
@@ -103,7 +103,7 @@ def test_a_run_is_taken_on_by_other_numbers_of_processes(trained, tmp_path):
         unbroken.take_outer_step()
         if step % 2:
             number = (2, 1, 4)[step // 2]
-            saved = read_tensors(trained / f"taken-on-{number}", "test")[0]
+            saved = read_tensors(trained / f"taken-on-{number}", "test", [])[0]
             for key, value in unbroken.meta_parameters.state_dict().items():
                 torch.testing.assert_close(saved[key], value, rtol=0, atol=1e-6)
 
