@@ -28,12 +28,6 @@ def replace_between(text, name, table):
     return text
 
 
-def markdown_table(header, rows):
-    """A Markdown table; cells are shown as they print."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def mean_and_spread(mean, spread, digits=".3g"):
     """A mean and its spread, as in "2.08 ± 0.05"."""
     return f"{mean:{digits}} ± {spread:.1g}"

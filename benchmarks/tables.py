@@ -11,16 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from documents import (
-    find_tables,
-    markdown_table,
-    mean_and_spread,
-    replace_between,
-    smallest_in_bold,
-)
+from documents import find_tables, mean_and_spread, replace_between, smallest_in_bold
 
 from learned_opt import load_card
 from meta_train.evaluation.report import FLOOR
+from meta_train.evaluation.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = {

@@ -7,8 +7,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from documents import markdown_table
 
+from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.methods.registry import METHODS, list_methods
 
 LEARNED = "learned-gated-lstm"
