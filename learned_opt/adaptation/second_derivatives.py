@@ -20,7 +20,7 @@ def naming_the_operation(remedy: str) -> Iterator[None]:
     """A context that says which operation has no second derivative, and what to do.
 
     Args:
-        remedy: completes "cdist has no second derivative: ...".
+        remedy: completes "embedding_bag has no second derivative: ...".
 
     Raises:
         RuntimeError: torch reports a derivative that is not implemented.

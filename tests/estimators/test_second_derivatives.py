@@ -32,15 +32,6 @@ class Attention(nn.Module):
         return self.head(self.layer(x).mean(1))
 
 
-class Distances(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.centres = nn.Parameter(torch.randn(3, 8))
-
-    def forward(self, x):
-        return -torch.cdist(x.flatten(1)[:, :8], self.centres, p=3.0)
-
-
 class Bag(nn.Module):
     def __init__(self):
         super().__init__()
@@ -92,13 +83,11 @@ def test_attention_is_differentiated_twice_through_adapt():
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize(
-    ("make", "name"), [(Distances, "cdist"), (Bag, "embedding_bag")], ids=["cdist", "bag"]
-)
-def test_an_operation_without_a_second_derivative_is_named(make, name):
-    with pytest.raises(RuntimeError, match=rf"^{name} has no second derivative: set second_order"):
-        meta_gradient(make)
-    with pytest.raises(RuntimeError, match=rf"^{name} has no .*: take another estimator"):
-        meta_gradient(make, "implicit")
-    gradients = meta_gradient(make, second_order=False)
+def test_an_operation_without_a_second_derivative_is_named():
+    says = "^embedding_bag has no second derivative: "
+    with pytest.raises(RuntimeError, match=f"{says}set second_order"):
+        meta_gradient(Bag)
+    with pytest.raises(RuntimeError, match=f"{says}take another estimator"):
+        meta_gradient(Bag, "implicit")
+    gradients = meta_gradient(Bag, second_order=False)
     assert all(gradient.isfinite().all() for gradient in gradients)
