@@ -1,6 +1,7 @@
 """The bridge to `higher`: after this import, `higher.innerloop_ctx` takes a `LearnedOptimizer`.
 
-`higher`: Grefenstette et al. 2019, arXiv 1910.01727. Install it with the extra "higher".
+`higher`: Grefenstette et al. 2019, arXiv 1910.01727. Install it with the extra "higher". It takes
+what accelerate's `prepare` made of an optimizer, too.
 
 Example:
     >>> import higher
@@ -19,6 +20,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import torch
@@ -130,4 +132,19 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         return state if "step" in state else self.rule.init_state(parameter)
 
 
-higher.register_optim(LearnedOptimizer, DifferentiableLearnedOptimizer)
+def _unroll_prepared(prepared: Any, *args: Any, **kwargs: Any) -> DifferentiableOptimizer:
+    """Unroll the optimizer that accelerate has wrapped, ours or torch's."""
+    return higher.optim.get_diff_optim(prepared.optimizer, *args, **kwargs)
+
+
+def _register() -> None:
+    higher.register_optim(LearnedOptimizer, DifferentiableLearnedOptimizer)
+    if find_spec("accelerate") is None:
+        return
+    # Imported here, not looked up in sys.modules: the order of a user's imports must not matter.
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    higher.register_optim(AcceleratedOptimizer, _unroll_prepared)
+
+
+_register()

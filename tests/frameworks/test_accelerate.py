@@ -1,5 +1,6 @@
 """Hugging Face accelerate: prepare, accumulate, autocast, save_state and load_state."""
 
+import higher
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,9 +9,11 @@ from conftest import make_batch, make_model, same
 from small_rules import each_rule, loss_rule, small_rule, snapshot, steps_taken
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
+import learned_opt.differentiable  # noqa: F401
 from learned_opt import LearnedOptimizer
 from learned_opt.monitoring.monitor import GateMonitor
 
@@ -147,3 +150,29 @@ def test_a_monitor_refuses_the_prepared_optimizer_of_torch(tmp_path):
     prepared = Accelerator(cpu=True).prepare(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
     with GateMonitor(tmp_path) as monitor, pytest.raises(TypeError, match="AcceleratedOptimizer"):
         monitor.attach(prepared)
+
+
+def test_higher_takes_the_prepared_optimizer_ours_and_torchs():
+    """One step of gradient 2 from 1: -0.1 * 2 * 1 with the rule and with SGD alike."""
+    for make in (
+        lambda weights: LearnedOptimizer(weights, lr=0.1, rule="sgd"),
+        lambda weights: torch.optim.SGD(weights, lr=0.1),
+    ):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        model, prepared = Accelerator(cpu=True).prepare(model, make(model.parameters()))
+        with higher.innerloop_ctx(model, prepared, copy_initial_weights=False) as (fast, inner):
+            inner.second_order = True
+            inner.step(fast(torch.ones(1, 1)).square().sum())
+            (moved,) = fast.parameters()
+            assert moved.item() == pytest.approx(0.8)
+            (gradient,) = torch.autograd.grad(moved.sum(), model.parameters())
+        assert gradient.item() == pytest.approx(0.8)  # d(w - 0.1 * 2 w) / dw
+
+
+def test_state_is_made_ahead_inside_the_prepared_optimizer():
+    run = Run(small_rule())
+    run.optimizer.optimizer.init_state()
+    assert len(run.optimizer.state) == 4 and steps_taken(run.optimizer) == 0
+    saved = get_optimizer_state_dict(run.model, run.optimizer)
+    assert saved["state"].keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
