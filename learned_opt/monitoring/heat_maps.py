@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,12 +21,22 @@ Floats: TypeAlias = NDArray[np.float32]
 Column: TypeAlias = dict[tuple[str, str], Floats]
 """Gate values of one step, `[rows]`, by (tensor, gate)."""
 
+MOST_TENSORS = 40
+"""Most tensors that a figure shows unless they are named: half an inch of height for each."""
+
+LONGEST_LABEL = 48
+"""Most characters of a tensor's name; of a longer one, a figure shows the end."""
+
 
 class HeatMaps:
     """Gates of a few coordinates per tensor over steps, in bounded memory.
 
     Args:
         max_columns: most steps in memory.
+
+    Attributes:
+        sizes: number of elements by tensor; a figure shows the largest tensors. A tensor without
+            an entry counts as the smallest.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -38,11 +49,13 @@ class HeatMaps:
                 "python -m pip install 'learned-opt[tensorboard]'"
             )
         self.max_columns = max_columns
+        self.sizes: dict[str, int] = {}
         self._columns: dict[int, Column] = {}
         self.clear()
 
     def clear(self) -> None:
         """Forget all steps."""
+        self.sizes.clear()
         self._columns.clear()
         self.last_step = -1
         self.observed = 0
@@ -65,13 +78,18 @@ class HeatMaps:
         """The steps in memory that have values."""
         return [step for step, column in self._columns.items() if column]
 
-    def tensors(self) -> list[str]:
-        """Names of the tensors in memory, in the order of the parameters."""
-        return list(dict.fromkeys(name for col in self._columns.values() for name, _ in col))
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of the tensors in memory, in the order of the parameters, and of their gates."""
+        seen = dict.fromkeys(chain.from_iterable(self._columns.values()))
+        return list(dict.fromkeys(name for name, _ in seen)), list(
+            dict.fromkeys(g for _, g in seen)
+        )
 
-    def gates(self) -> list[str]:
-        """Names of the gates in memory."""
-        return list(dict.fromkeys(gate for col in self._columns.values() for _, gate in col))
+    def _largest(self, tensors: Sequence[str]) -> list[str]:
+        """The `MOST_TENSORS` largest tensors, in the order given."""
+        ranked = sorted(tensors, key=lambda name: self.sizes.get(name, 0), reverse=True)
+        shown = set(ranked[:MOST_TENSORS])
+        return [name for name in tensors if name in shown]
 
     def figure(
         self, gates: Sequence[str] | None = None, tensors: Sequence[str] | None = None
@@ -82,8 +100,9 @@ class HeatMaps:
 
         Args:
             gates: names of gates, from left to right; by default all that were observed.
-            tensors: names of tensors, from top to bottom; by default all, in the order of the
-                parameters.
+            tensors: names of tensors, from top to bottom; by default the `MOST_TENSORS` with the
+                most elements, in the order of the parameters. The title says how many are left
+                out.
 
         Raises:
             ValueError: a gate or tensor was not observed.
@@ -91,18 +110,29 @@ class HeatMaps:
         import_matplotlib()
         from matplotlib.figure import Figure
 
-        gates = self.gates() if gates is None else gates
-        tensors = self.tensors() if tensors is None else tensors
-        for chosen, known in ((gates, self.gates()), (tensors, self.tensors())):
+        observed, known_gates = self.names()
+        gates = known_gates if gates is None else gates
+        title = None
+        if tensors is None:
+            tensors = self._largest(observed)
+            if left_out := len(observed) - len(tensors):
+                title = (
+                    f"the {len(tensors)} largest of {len(observed)} tensors ({left_out} left out)"
+                )
+        for chosen, known in ((gates, known_gates), (tensors, observed)):
             if not chosen or set(chosen) - set(known):
-                raise ValueError(f"only {known} were observed, got {list(chosen)}")
-        size = 1.0 + 4.4 * len(gates), min(1.0 + 0.75 * len(tensors), 20.0)
+                raise ValueError(f"only {_listed(known)} were observed, got {_listed(chosen)}")
+        labels = [_shortened(tensor) for tensor in tensors]
+        beside = 0.8 + 0.075 * max(map(len, labels))  # inches, at the usual size of letters
+        size = beside + 4.0 * len(gates), min(1.0 + 0.75 * len(tensors), 20.0)
         figure = Figure(size, dpi=120, layout="constrained")
         panels = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
         for axes, gate in zip(panels, gates, strict=True):
             self._draw(axes, gate, tensors)
         panels[0].invert_yaxis()
-        panels[0].set_yticks(np.arange(len(tensors)) + 0.46, tensors)
+        panels[0].set_yticks(np.arange(len(tensors)) + 0.46, labels)
+        if title is not None:
+            figure.suptitle(title, fontsize="medium")
         figure.supylabel("sampled coordinates, by parameter tensor", fontsize="medium")
         return figure
 
@@ -129,7 +159,9 @@ class HeatMaps:
         axes.tick_params(axis="y", length=0)
         axes.spines[:].set_visible(False)
         digits = ScalarFormatter(useOffset=False)
-        axes.figure.colorbar(drawn, ax=axes, extend="both", format=digits, aspect=30, pad=0.02)
+        axes.figure.colorbar(
+            drawn, ax=axes, extend="both", format=digits, aspect=30, pad=0.02, fraction=0.05
+        )
 
     def _band(self, steps: Sequence[int], tensor: str, gate: str) -> Floats:
         """Rows of one tensor, `[rows, steps]`, sorted by their mean; NaN if not observed."""
@@ -141,6 +173,17 @@ class HeatMaps:
                 band[: len(column), place] = column
         ordered: Floats = band[np.nansum(-band, axis=1).argsort()]
         return ordered
+
+
+def _shortened(name: str) -> str:
+    """The last `LONGEST_LABEL` characters of a name."""
+    return name if len(name) <= LONGEST_LABEL else f"...{name[3 - LONGEST_LABEL :]}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names as a list of at most ten."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{list(names[:10])}{more}"
 
 
 def _edges(centres: Sequence[int]) -> NDArray[np.float64]:

@@ -7,9 +7,11 @@ learning"), gates of sampled coordinates over the inner steps, with a row of col
 from __future__ import annotations
 
 import functools
+import logging
 import math
-import random
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -19,18 +21,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from learned_opt.files import expand
 from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
 from learned_opt.monitoring.histograms import write_histogram
+from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.updates import PendingUpdate, distinct_names
 from learned_opt.optimizer.wrappers import unwrapped
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules import rule_name
+from learned_opt.rules.base import Context, State, UpdateRule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger(__name__)
 
 
 class GateMonitor:
@@ -47,12 +52,14 @@ class GateMonitor:
       the gate, row k shows unit k.
 
     The sample may hold coordinates whose gradient has always been zero; their gates move nothing.
-    Training is not affected: nothing changes, and no global random number is drawn. A rule that is
-    not a `CoordinateRule` is evaluated on whole tensors; a rule without gates gets `update_rms`
-    only.
+    Training is not affected: nothing changes, and no global random number is drawn. If the disk is
+    full, the monitor stops with one warning, which names the folder. A rule that is not a
+    `CoordinateRule` is evaluated on whole tensors. A rule without gates, such as the default one,
+    gets `update_rms` only, and the first observation says so in the log ("learned_opt").
 
     Args:
-        writer: a `SummaryWriter`, or the folder to make one in.
+        writer: the folder to write in; or a `SummaryWriter`, whose thread prints a traceback of its
+            own if the disk is full.
         every: steps from one observation to the next.
         coordinates: most coordinates in the sample of a tensor.
         saturated: a gate outside these bounds counts as saturated.
@@ -104,14 +111,15 @@ class GateMonitor:
             writer = _make_writer(writer)
         self.writer = writer
         self.every = every
-        self.coordinates = coordinates
         self.saturated = saturated
         self.heat_map_coordinates = heat_map_coordinates
         self.heat_map_every = heat_map_every
-        self.seed = seed
-        self._samples: dict[tuple[str, int], Tensor] = {}
+        self._samples = CoordinateSamples(coordinates, seed)
         self._handles: list[MonitorHandle] = []
         self._closed = False
+        self._failed = False
+        self._has_gates = False
+        self._told = False
         self._heat_maps = HeatMaps(heat_map_columns)
 
     def attach(self, optimizer: Optimizer, first_step: int = 0) -> MonitorHandle:
@@ -152,6 +160,7 @@ class GateMonitor:
                 lr=[update.group["lr"] for update in updates],
                 maximize=updates[0].group["maximize"],
             )
+            self._tell_if_no_gates(source.rule)
 
         # A step may call the update hook several times (devices, options), so it cannot count.
         handle = MonitorHandle(
@@ -159,6 +168,16 @@ class GateMonitor:
         )
         self._handles.append(handle)
         return handle
+
+    def _tell_if_no_gates(self, rule: UpdateRule) -> None:
+        """Say so once: an empty dashboard is no sign of it."""
+        if self._has_gates or self._failed or self._told:
+            return
+        self._told = True
+        log.warning(
+            "rule %s has no gates: GateMonitor writes only update_rms, the sizes of its updates",
+            rule_name(rule),
+        )
 
     @torch.no_grad()
     def observe(
@@ -187,6 +206,8 @@ class GateMonitor:
             lr: multiplies the deltas, one for all or one per tensor; by default the rule's own.
             maximize: the optimizer maximises.
         """
+        if self._failed:
+            return
         lr = rule.default_lr if lr is None else lr
         lrs = lr if isinstance(lr, Sequence) else [lr] * len(names)
         sign = -1 if maximize else 1
@@ -194,46 +215,34 @@ class GateMonitor:
             context = replace(context, loss=sign * context.loss.detach().to(rule.device))
         if context.total_steps is not None:
             context = replace(context, total_steps=context.total_steps.to(rule.device))
-        column = self._heat_map_column(step)
         tensors = zip(names, gradients, parameters, states, strict=True)
-        samples = [self._take(rule, *tensor) for tensor in tensors]
+        samples = [self._samples.take(rule, *tensor) for tensor in tensors]
         samples = [(sign * gradient, parameter, state) for gradient, parameter, state in samples]
         deltas, _ = rule(*([sample[k] for sample in samples] for k in range(3)), context)
-        for name, factor, sample, delta in zip(names, lrs, samples, deltas, strict=True):
-            if delta.numel() == 0:
-                continue
-            rms = float(factor) * delta.float().square().mean().sqrt().item()
-            if math.isfinite(rms):  # else the optimizer skips the update
-                self.writer.add_scalar(f"update_rms/{name}", rms, step)
-            for gate, recorded in rule.gates(*sample, context).items():
-                values = _by_coordinate(recorded, delta.dim())
-                self._write_gate(f"{name}/{gate}", values, step)
-                if column is not None:
-                    rows = self._sample(name, len(values))[: self.heat_map_coordinates].numpy()
-                    column[name, gate] = values[rows, np.arange(len(rows)) % values.shape[1]]
+        with self._giving_up_on_full_disk():
+            column = self._heat_map_column(step)
+            sizes = [parameter.numel() for parameter in parameters]
+            for name, size, factor, sample, delta in zip(
+                names, sizes, lrs, samples, deltas, strict=True
+            ):
+                if size == 0:
+                    continue
+                rms = float(factor) * delta.float().square().mean().sqrt().item()
+                if math.isfinite(rms):  # else the optimizer skips the update
+                    self.writer.add_scalar(f"update_rms/{name}", rms, step)
+                for gate, recorded in rule.gates(*sample, context).items():
+                    self._has_gates = True
+                    values = _by_coordinate(recorded, delta.dim())
+                    self._write_gate(f"{name}/{gate}", values, step)
+                    if column is not None:
+                        self._heat_maps.sizes[name] = size
+                        column[name, gate] = self._heat_map_rows(name, values)
 
-    def _sample(self, name: str, size: int) -> Tensor:
-        """At most `coordinates` places out of `size`, always the same, in random order: `[n]`."""
-        key = name, size
-        if key not in self._samples:
-            count = min(size, self.coordinates)
-            places = random.Random(f"{self.seed} {name}").sample(range(size), count)
-            self._samples[key] = torch.tensor(places, dtype=torch.long)
-        return self._samples[key]
-
-    def _take(
-        self, rule: UpdateRule, name: str, gradient: Tensor, parameter: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        """Gradient, parameter and state of a tensor's sample, `[n]`, or of the whole tensor."""
-        tensors = {**state, "gradient": gradient, "parameter": parameter}
-        if isinstance(rule, CoordinateRule):
-            size, dims = parameter.numel(), parameter.dim()
-            places = self._sample(name, size).to(parameter.device)
-            for key, value in tensors.items():
-                if key != "step":
-                    tensors[key] = value.reshape(size, *value.shape[dims:])[places]
-        tensors = {key: value.detach().to(rule.device) for key, value in tensors.items()}
-        return tensors.pop("gradient"), tensors.pop("parameter"), tensors
+    def _heat_map_rows(self, name: str, values: Floats) -> Floats:
+        """The values of a gate that a heat map shows, `[rows]`: one unit of each coordinate."""
+        places = self._samples.places(name, len(values))[: self.heat_map_coordinates].numpy()
+        rows: Floats = values[places, np.arange(len(places)) % values.shape[1]]
+        return rows
 
     def _write_gate(self, tag: str, values: Floats, step: int) -> None:
         values = values[np.isfinite(values)]
@@ -253,7 +262,8 @@ class GateMonitor:
         return maps.column(step)
 
     def _draw(self) -> None:
-        for gate in self._heat_maps.gates():
+        _, gates = self._heat_maps.names()
+        for gate in gates:
             draw = functools.partial(self._heat_maps.figure, [gate])
             log_figure(self.writer, f"heat_maps/{gate}", draw, self._heat_maps.last_step)
 
@@ -268,12 +278,31 @@ class GateMonitor:
         if self._closed:
             return
         self._closed = True
-        for handle in self._handles:
-            handle.remove()
-        self._draw()
-        self.writer.flush()
+        self._detach()
+        with self._giving_up_on_full_disk():
+            if not self._failed:
+                self._draw()
+                self.writer.flush()
         if self._owns_writer:
             self.writer.close()
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @contextmanager
+    def _giving_up_on_full_disk(self) -> Iterator[None]:
+        """Stop observing, with a warning, if a `SummaryWriter` of the user's cannot write."""
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            self._detach()
+            warnings.warn(
+                f"could not write to {self.writer.get_logdir()}: {error.strerror or error}; "
+                "training goes on without GateMonitor",
+                stacklevel=4,
+            )
 
     def __enter__(self) -> GateMonitor:
         """Close at the end of a `with` block."""
@@ -306,13 +335,13 @@ class MonitorHandle:
 
 def _make_writer(folder: str | PathLike[str]) -> SummaryWriter:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from learned_opt.monitoring.event_writer import EventWriter
     except ImportError as error:
         raise ImportError(
             "GateMonitor needs tensorboard, which is not installed: "
             "python -m pip install 'learned-opt[tensorboard]'"
         ) from error
-    return SummaryWriter(str(expand(folder)))
+    return EventWriter(folder)
 
 
 def _by_coordinate(values: Tensor, dims: int) -> Floats:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.monitor import GateMonitor
@@ -22,7 +19,8 @@ from meta_train.runtime.checks import check_not_negative
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch.utils.tensorboard.writer import SummaryWriter
+
+    from learned_opt.monitoring.event_writer import EventWriter
 
 LOG_EVERY = 10
 """Outer steps between entries. Losses and norms are means over them."""
@@ -48,8 +46,8 @@ class TensorBoardLogger:
     """Writes events in the first process.
 
     Losses, counts and throughput are those of all processes; the horizon and the gates are those of
-    the first process's runs. If the disk is full, logging stops with a warning and meta-training
-    goes on.
+    the first process's runs. If the disk is full, logging stops with one warning, which names the
+    folder, and meta-training goes on.
 
     Args:
         folder: folder of the events.
@@ -59,45 +57,43 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, gates_every: int, done: int = 0) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter  # tensorboard is optional
+        from learned_opt.monitoring.event_writer import EventWriter  # tensorboard is optional
 
         self.folder = folder
         self.gates_every = gates_every
-        self._writer: SummaryWriter | None = None
+        self._writer: EventWriter | None = None
         self._monitor: GateMonitor | None = None
         self._logged_at: float | None = None
         self._inner_steps = 0
         self._recent: defaultdict[str, list[float]] = defaultdict(list)
-        with self._stop_on_full_disk():
-            self._writer = SummaryWriter(str(folder), purge_step=done + 1)
-            if gates_every:
-                self._monitor = GateMonitor(self._writer, every=1, heat_map_every=10)
-
-    @contextmanager
-    def _stop_on_full_disk(self) -> Iterator[None]:
         try:
-            yield
+            self._writer = EventWriter(folder, done + 1)
         except OSError as error:
             warnings.warn(
-                f"could not write to {self.folder}: {error.strerror or error}; meta-training goes "
-                "on without TensorBoard",
-                stacklevel=3,
+                f"could not write to {folder}: {error.strerror or error}; training goes on "
+                "without TensorBoard",
+                stacklevel=2,
             )
-            self._writer = self._monitor = None
+            return
+        if gates_every:
+            self._monitor = GateMonitor(self._writer, every=1, heat_map_every=10)
+
+    @property
+    def writes(self) -> bool:
+        """Whether events are written: not if the disk was full."""
+        return self._writer is not None and not self._writer.failed
 
     def flush(self) -> None:
         """Write pending events; called before a checkpoint, so that a killed run leaves no gap."""
-        with self._stop_on_full_disk():
-            if self._writer is not None:
-                self._writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Close the files."""
-        with self._stop_on_full_disk():
-            if self._monitor is not None:
-                self._monitor.close()
-            if self._writer is not None:
-                self._writer.close()
+        if self._monitor is not None and self.writes:
+            self._monitor.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def log_step(self, record: OuterStepRecord, seconds: float) -> None:
         """Log an outer step.
@@ -106,15 +102,14 @@ class TensorBoardLogger:
             record: the step.
             seconds: duration of meta-training so far.
         """
-        if self._writer is None:
+        if self._writer is None or not self.writes:
             return
         self._inner_steps += record.estimate.inner_steps
         self._collect(record)
         if record.outer_step % LOG_EVERY:
             return
-        with self._stop_on_full_disk():
-            for name, value in self._scalars(record, seconds).items():
-                self._writer.add_scalar(name, value, record.outer_step)
+        for name, value in self._scalars(record, seconds).items():
+            self._writer.add_scalar(name, value, record.outer_step)
 
     def _collect(self, record: OuterStepRecord) -> None:
         estimate = record.estimate
@@ -150,15 +145,14 @@ class TensorBoardLogger:
             outer_step: when.
             figure: draws the curves, or returns None; only called if they can be logged.
         """
-        if self._writer is None:
+        if self._writer is None or not self.writes:
             return
-        with self._stop_on_full_disk():
-            self._writer.add_scalar("validation/loss", value, outer_step)
-            log_figure(self._writer, "validation/curves", figure, outer_step)
+        self._writer.add_scalar("validation/loss", value, outer_step)
+        log_figure(self._writer, "validation/curves", figure, outer_step)
 
     def gates_due(self, outer_step: int) -> bool:
         """Whether `log_gates` is to be called in this outer step."""
-        return self._monitor is not None and outer_step % self.gates_every == 0
+        return self._monitor is not None and self.writes and outer_step % self.gates_every == 0
 
     def log_gates(self, rule: UpdateRule, probe: GateProbe, outer_step: int) -> None:
         """Log the gates of a rule.
@@ -170,13 +164,12 @@ class TensorBoardLogger:
         """
         if self._monitor is None:
             return
-        with self._stop_on_full_disk(), torch.no_grad():
-            self._monitor.observe(
-                rule,
-                probe.names,
-                probe.gradients,
-                probe.parameters,
-                probe.states,
-                probe.context,
-                outer_step,
-            )
+        self._monitor.observe(
+            rule,
+            probe.names,
+            probe.gradients,
+            probe.parameters,
+            probe.states,
+            probe.context,
+            outer_step,
+        )

@@ -93,7 +93,7 @@ def test_samples_large_tensors(tmp_path):
     with GateMonitor(tmp_path, every=1, coordinates=7) as monitor:
         monitor.attach(optimizer)
         train(model, optimizer, 2)
-        first, second = monitor._sample("0.weight", 20), monitor._sample("0.weight", 20)
+        first, second = (monitor._samples.places("0.weight", 20) for _ in range(2))
     assert len(set(first.tolist())) == 7 and first is second
     events = read(tmp_path).Histograms("gates/0.weight/forget")
     assert [event.histogram_value.num for event in events] == [7, 7]
@@ -282,6 +282,7 @@ def test_refuses_other_optimizers_and_unseen_names(tmp_path):
 )
 def test_a_missing_extra_is_named_before_training(missing, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "learned_opt.monitoring.event_writer", raising=False)
     message = rf"needs? {extra}, which is not installed: .*'learned-opt\[tensorboard\]'"
     with pytest.raises(ImportError, match=message):
         GateMonitor(tmp_path)

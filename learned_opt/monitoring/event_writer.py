@@ -1,0 +1,122 @@
+"""A `SummaryWriter` that no full disk stops. Needs tensorboard; import it where it is used."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import warnings
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
+
+from learned_opt.files import expand
+
+
+class EventWriter(SummaryWriter):
+    """A `SummaryWriter` that writes in the calling thread, and gives up when the disk is full.
+
+    torch's own writes in a thread of its own. On a full disk that thread dies with a traceback, and
+    the next call raises its error in the middle of a training.
+
+    Args:
+        folder: folder of the events; it is created.
+        first_step: entries of this and later steps in older files are hidden, since a resumed run
+            writes them again; None hides none.
+
+    Attributes:
+        failed: whether writing has failed. A UserWarning has named the folder, and nothing is
+            written any more.
+
+    Raises:
+        OSError: the folder cannot be created.
+
+    Example:
+        >>> writer = EventWriter("runs/mine")
+        >>> writer.add_scalar("loss", 0.5, 1)
+        >>> writer.close()
+        >>> writer.failed
+        False
+    """
+
+    def __init__(self, folder: str | PathLike[str], first_step: int | None = None) -> None:
+        self.failed = False
+        super().__init__(str(expand(folder)), purge_step=first_step)
+
+    def _get_file_writer(self) -> _EventFile:
+        """The open file. The one method that all others of `SummaryWriter` write through."""
+        if self.file_writer is None:
+            self.file_writer = _EventFile(Path(self.log_dir), self)
+            self.all_writers = {self.log_dir: self.file_writer}
+            self.file_writer.add_event(Event(file_version="brain.Event:2"))
+            if self.purge_step is not None:
+                restart = SessionLog(status=SessionLog.START)
+                self.file_writer.add_event(Event(session_log=restart), self.purge_step)
+                self.purge_step = None
+        file: _EventFile = self.file_writer
+        return file
+
+
+class _EventFile:
+    """One file of events; has those methods of torch's `FileWriter` that `SummaryWriter` calls.
+
+    The file is opened for each event: a killed run loses none, a forked process writes none twice,
+    and a monitor that is never closed leaves nothing open.
+    """
+
+    def __init__(self, folder: Path, owner: EventWriter) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._owner = owner
+        self._path = _new_file(folder)
+
+    def get_logdir(self) -> str:
+        return str(self._folder)
+
+    def add_summary(
+        self, summary: Any, global_step: int | None = None, walltime: float | None = None
+    ) -> None:
+        self.add_event(Event(summary=summary), global_step, walltime)
+
+    def add_event(
+        self, event: Event, step: int | None = None, walltime: float | None = None
+    ) -> None:
+        if self._owner.failed:
+            return
+        event.wall_time = time.time() if walltime is None else walltime
+        if step is not None:
+            event.step = int(step)
+        try:
+            with open(self._path, "ab") as file:
+                RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            self._owner.failed = True
+            warnings.warn(
+                f"could not write to {self._folder}: {error.strerror or error}; training goes on "
+                "without TensorBoard",
+                stacklevel=4,
+            )
+
+    def flush(self) -> None:
+        """Do nothing: nothing is pending."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+
+def _new_file(folder: Path) -> Path:
+    """Create a file, named as TensorBoard looks for it: by time, host, process and a number."""
+    name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    number = 0
+    while True:
+        path = folder / f"{name}.{number}"
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
