@@ -1,6 +1,7 @@
 """Heat maps of tensors that appear, disappear and change their sizes."""
 
 import numpy as np
+import pytest
 import torch
 
 from learned_opt import create_rule
@@ -41,3 +42,51 @@ def test_a_family_of_networks_is_trained_and_watched_to_the_end(tmp_path):
     trainer.train(progress=False)
     assert len({min(size, 32) for size in sizes}) > 1  # else nothing is tested here
     assert trainer.outer_step == 24
+
+
+def filled(sizes):
+    """Heat maps of two steps, with one row for each tensor."""
+    maps = HeatMaps(8)
+    maps.sizes.update(sizes)
+    for step in range(2):
+        column = maps.column(step)
+        for name in sizes:
+            column[name, "forget"] = np.full(1, 0.5, np.float32)
+    return maps
+
+
+def labels(figure):
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_of_many_tensors_the_largest_are_shown_and_the_title_counts_the_rest():
+    # Sizes 0, 7, 14, ... modulo 800: every size once, and 799 down to 760 are the 40 largest.
+    sizes = {f"layer{k}.weight": 7 * k % 800 for k in range(800)}
+    figure = filled(sizes).figure()
+    expected = [name for name, size in sizes.items() if size >= 760]
+    assert labels(figure) == expected and len(expected) == 40
+    assert figure.get_suptitle() == "the 40 largest of 800 tensors (760 left out)"
+
+
+def test_up_to_forty_tensors_and_those_that_are_named_are_all_shown():
+    sizes = {f"w{k}": k for k in range(41)}
+    figure = filled(sizes).figure()
+    assert labels(figure) == [f"w{k}" for k in range(1, 41)]
+    figure = filled(sizes).figure(tensors=["w0", "w9"])
+    assert labels(figure) == ["w0", "w9"] and not figure.get_suptitle()
+    del sizes["w0"]
+    figure = filled(sizes).figure()
+    assert labels(figure) == list(sizes) and not figure.get_suptitle()
+
+
+def test_a_long_name_keeps_its_end_and_the_panel_its_width():
+    long = "encoder." * 20 + "attention.weight"
+    narrow, wide = filled({"w": 1}).figure(), filled({"w": 1, long: 2}).figure()
+    assert labels(wide)[1] == "..." + long[-45:]
+    assert wide.get_figwidth() - narrow.get_figwidth() == pytest.approx(47 * 0.075)
+
+
+def test_an_unknown_name_among_many_is_a_short_message():
+    with pytest.raises(ValueError, match=r"and 790 more were observed, got \['nowhere'\]") as error:
+        filled({f"w{k}": 1 for k in range(800)}).figure(tensors=["nowhere"])
+    assert len(str(error.value)) < 200

@@ -234,6 +234,42 @@ def test_rules_over_whole_tensors(tmp_path):
     assert events.Histograms("gates/0.weight/tensor")[0].histogram_value.num == 1
 
 
+def test_heat_maps_rank_tensors_by_all_their_elements_not_by_the_sample(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path, every=1, coordinates=2) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 1)
+        assert monitor._heat_maps.sizes == {
+            "0.weight": 20,
+            "0.bias": 4,
+            "2.weight": 12,
+            "2.bias": 3,
+        }
+
+
+def test_a_rule_without_gates_is_named_once_in_the_log(tmp_path, caplog):
+    model, optimizer = make_optimizer(make_rule("adam"))
+    with GateMonitor(tmp_path, every=1) as monitor:
+        for _ in range(2):
+            with monitor.attach(optimizer):
+                train(model, optimizer, 2)
+    assert [(record.name.split(".")[0], record.levelname) for record in caplog.records] == [
+        ("learned_opt", "WARNING")
+    ]
+    assert caplog.records[0].getMessage() == (
+        "rule adam has no gates: GateMonitor writes only update_rms, the sizes of its updates"
+    )
+    assert len(read(tmp_path).Scalars("update_rms/0.weight")) == 4
+
+
+def test_a_rule_with_gates_has_nothing_to_be_told(tmp_path, caplog):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 2)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (2, 3, 4)])
 def test_any_shape(tmp_path, shape):
     parameter = nn.Parameter(torch.ones(shape))

@@ -1,14 +1,13 @@
 """What TensorBoard is given, read back; and what the progress bar shows."""
 
-import errno
 import math
 import time
 
 import pytest
 import torch
+from full_disk import full_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_trainer import SometimesExplodes, make_trainer
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from learned_opt import create_rule
 from meta_train.evaluation.task_validator import TaskValidator
@@ -168,28 +167,46 @@ def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path):
     assert seen == [[10, 20]]
 
 
-@pytest.mark.parametrize("when", ["add_scalar", "flush"])
-def test_a_disk_that_is_full_for_tensorboard_is_told_and_does_not_end_the_run(
-    tmp_path, when, monkeypatch
-):
-    trainer = make_trainer(tmp_path, outer_steps=25, gates_every=0)
+def test_a_disk_that_is_full_for_tensorboard_is_told_once_and_does_not_end_the_run(tmp_path):
+    settings = {"gates_every": 5, "validate_every": 10, "validate": lambda _: 1.0}
+    trainer = make_trainer(tmp_path, outer_steps=40, **settings)
+    logger_calls = ("log_step", "log_validation", "log_gates", "flush", "close")
     take = trainer.take_outer_step
 
-    def fail(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fill_the_disk(call):
+        def logged(*arguments):
+            with full_disk():  # for TensorBoard alone: checkpoints find room
+                return call(*arguments)
+
+        return logged
 
     def sabotage(**flags):
         if trainer.outer_step == 15:
-            monkeypatch.setattr(SummaryWriter, when, fail)
+            for name in logger_calls:
+                setattr(trainer.logger, name, fill_the_disk(getattr(trainer.logger, name)))
         return take(**flags)
 
     trainer.take_outer_step = sabotage
-    with pytest.warns(UserWarning, match="No space left on device; meta-training goes on without"):
+    with pytest.warns(UserWarning) as caught:
         trainer.train(progress=False)
-    assert trainer.outer_step == 25
-    resumed = make_trainer(tmp_path, outer_steps=25)
+    assert [str(w.message) for w in caught] == [
+        f"could not write to {tmp_path / 'tensorboard'}: File too large; training goes on without "
+        "TensorBoard"
+    ]
+    assert trainer.outer_step == 40
+    assert steps_of(read(tmp_path), "meta/loss") == [10]
+    assert steps_of(read(tmp_path), "validation/loss") == [10]
+    resumed = make_trainer(tmp_path, outer_steps=40, **settings)
     assert resumed.resume()
-    assert resumed.outer_step == 25
+    assert resumed.outer_step == 40
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_does_not_end_the_run(tmp_path):
+    (tmp_path / "tensorboard").write_text("mine")
+    trainer = make_trainer(tmp_path, outer_steps=10, gates_every=5)
+    with pytest.warns(UserWarning, match="tensorboard: File exists; training goes on") as caught:
+        trainer.train(progress=False)
+    assert len(caught) == 1 and trainer.outer_step == 10
 
 
 def last(events, tag):
