@@ -76,7 +76,8 @@ class TrainSettings(
     seed: int = 0
     """Random seed of problems, batches and all other draws of meta-training. Two runs of one seed
     are equal if their rules begin with equal weights: the command line seeds those, too; a script
-    calls torch.manual_seed before create_rule."""
+    calls torch.manual_seed before create_rule. A loader as data is read with seeds of its own, so
+    that its order is the same each time; only a sampler of one's own must seed itself."""
 
     def __post_init__(self) -> None:
         """Check the values, each part its own. Numbers become Python's."""

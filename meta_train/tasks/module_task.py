@@ -46,7 +46,8 @@ class ModuleTask(Task):
             after torch's global generator has been seeded for that problem.
         loss: `(module output, targets) -> 0-dim tensor`.
         data: a pair of inputs `[M, ...]` and targets `[M, ...]`; or a map-style data set of such
-            pairs, or a loader of such batches, which are read into memory. If the inputs are a
+            pairs, or a loader of such batches, which are read into memory, in the same order each
+            time (a sampler of one's own must seed itself). If the inputs are a
             tuple or a mapping of tensors, the module gets them as positional or keyword arguments.
         batch_size: examples per inner step, drawn with replacement.
         validation_data: like `data`; examples that inner training does not see.

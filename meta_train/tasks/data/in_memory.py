@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence, Sized
+import random
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from learned_opt.adaptation.support_set import mapping_as_dict
 
@@ -80,7 +90,9 @@ def as_dataset(data: Data, name: str = "data") -> InMemoryDataset:
     """Read data into memory and check it.
 
     Args:
-        data: see `Data`. A loader is read once, with a fixed seed.
+        data: see `Data`. A loader or data set is read once, with fixed seeds of torch, NumPy and
+            Python. Generators of a loader and of torch's samplers begin anew from their own seeds,
+            and are restored. A sampler of one's own seeds itself.
         name: name of the data in error messages.
 
     Raises:
@@ -90,18 +102,53 @@ def as_dataset(data: Data, name: str = "data") -> InMemoryDataset:
     if isinstance(data, InMemoryDataset):
         return data
     if isinstance(data, DataLoader):
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                0
-            )  # a shuffling loader gives the same task every time
+        with _fixed_randomness(_generators(data)):
             return InMemoryDataset(*_joined(data, name, torch.cat), name)
     if isinstance(data, Dataset):
         if not isinstance(data, Sized):
             raise ValueError(f"{name} must be a data set with a length, got {type(data).__name__}")
         # By index: iterating over a data set need not end.
         items = (data[k] for k in range(len(data)))
-        return InMemoryDataset(*_joined(items, name, _stack), name)
+        with _fixed_randomness([]):
+            return InMemoryDataset(*_joined(items, name, _stack), name)
     return InMemoryDataset(*_pair(data, name), name)
+
+
+@contextmanager
+def _fixed_randomness(generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Seed what a data set or a loader draws from, and restore it at the end.
+
+    The generators begin anew from their own seeds, whatever they have drawn: the second reading of
+    a loader is equal to the first.
+    """
+    states = [generator.get_state() for generator in generators]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        for generator in generators:
+            generator.manual_seed(generator.initial_seed())
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """The generators of a loader and of torch's samplers in it, each once."""
+    found = [loader.generator]
+    samplers: list[object] = [loader.sampler, loader.batch_sampler]
+    while samplers:
+        sampler = samplers.pop()
+        if isinstance(sampler, BatchSampler):
+            samplers.append(sampler.sampler)
+        elif isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
+            found.append(sampler.generator)
+    return list({id(generator): generator for generator in found if generator is not None}.values())
 
 
 def _parts(inputs: Any, targets: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
