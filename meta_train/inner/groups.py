@@ -115,7 +115,8 @@ class Groups:
             )
         own: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            group_key, index, key = name.split("/", 2)
+            group_key, _, rest = name.partition("/")
+            index, _, key = rest.partition("/")
             own.setdefault(f"{group_key}/{index}", {})[key] = value
         for group, generation in enumerate(facts["generations"]):
             self._renew(group, generation, 0.0)

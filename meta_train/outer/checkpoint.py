@@ -65,20 +65,23 @@ def save_checkpoint(
     write_checkpoint(folder, step, state.tensors, facts, keep)
 
 
-def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> TrainingState | None:
+def load_checkpoint(
+    folder: Path, made_with: Mapping[str, Any], damaged: dict[Path, str]
+) -> tuple[Path, TrainingState] | None:
     """Read the newest checkpoint that is not damaged.
 
     Args:
         folder: folder of the checkpoints.
         made_with: must equal the facts of the checkpoint.
+        damaged: checkpoints that are known to be damaged, and why; those found here are added.
 
     Returns:
-        The state; None without any checkpoint.
+        The file and the state; None without any checkpoint.
 
     Raises:
         ValueError: all checkpoints are damaged, or `made_with` differs.
     """
-    newest = read_newest(folder)
+    newest = read_newest(folder, damaged)
     if newest is None:
         return None
     path, tensors, facts = newest
@@ -86,7 +89,7 @@ def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> TrainingState
         raise ValueError(f"{path} is no checkpoint of a meta-training")
     if differs := difference(facts["made_with"], _comparable(made_with)):
         raise ValueError(f"{path} was made with {differs}: resume with the same task and settings")
-    return TrainingState(tensors, facts)
+    return path, TrainingState(tensors, facts)
 
 
 def _comparable(made_with: Any) -> Any:
@@ -109,6 +112,6 @@ def split_parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The inverse of `join_parts`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        part, key = name.split("/", 1)
+        part, _, key = name.partition("/")
         parts.setdefault(part, {})[key] = tensor
     return parts

@@ -47,6 +47,16 @@ META_OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingPro
     }
 )
 
+STATES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+        "adamw": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+        "rmsprop": frozenset({"step", "square_avg"}),
+        "sgd": frozenset(),
+    }
+)
+"""Names of the tensors that a meta-optimizer keeps for each weight."""
+
 
 @dataclass(frozen=True)
 class MetaOptimizerSettings:
@@ -192,16 +202,26 @@ class MetaOptimizer:
         return tensors, facts
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned.
+
+        Raises:
+            KeyError: a tensor is missing, or does not belong there.
+        """
         average = {}
-        saved = self.optimizer.state_dict()
+        moments: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            part, rest = name.split("/", 1)
+            part, _, rest = name.partition("/")
             if part == "average":
                 average[rest] = value
             else:
-                index, key = rest.split("/")
-                saved["state"].setdefault(int(index), {})[key] = value
+                index, _, key = rest.partition("/")
+                moments.setdefault(index, {})[key] = value
+        saved = self.optimizer.state_dict()
+        known = [str(index) for index in saved["param_groups"][0]["params"]]
+        for index, state in moments.items():
+            if index not in known or state.keys() != STATES[self.settings.meta_optimizer]:
+                raise KeyError(f"optimizer/{index}/{', '.join(sorted(state))}")
+            saved["state"][int(index)] = state
         self._averaged.load_state_dict(average)
         self.optimizer.load_state_dict(saved)
         self.skipped = facts["skipped"]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learned_opt.files import expand, one_line
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import MetaObjective
@@ -36,6 +38,7 @@ from meta_train.outer.record import OuterStepRecord
 from meta_train.outer.reduce import ReducedEstimate, reduce_estimates
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.tensorboard import TensorBoardLogger
+from meta_train.runtime.checkpoint_files import put_aside
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.distributed import DistributedContext, started_alone
 from meta_train.runtime.seeding import generator, seeded
@@ -59,7 +62,8 @@ class MetaTrainer:
         settings: see `TrainSettings`.
         initialization: the initialisation to learn, by parameter name; None starts each inner run
             from the parameters of its problem.
-        folder: folder for `checkpoints/` and `tensorboard/`; None writes nothing.
+        folder: folder for `checkpoints/` and `tensorboard/`, `~` is the home folder; None writes
+            nothing.
         device: device of inner training; "auto" is the accelerator if there is one.
         validate: a `Validator`, or a function that returns a validation loss of meta-parameters;
             lower is better. The best average is kept. None keeps the last average.
@@ -110,7 +114,7 @@ class MetaTrainer:
         self.meta_optimizer = MetaOptimizer(parts.meta_parameters, parts.settings)
         self.validate = as_validator(validate)
         self.selection = ModelSelection(self.average, parts.settings.patience)
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else expand(folder)
         self.logger: TensorBoardLogger | None = None
         self.outer_step = 0
         self.seconds = 0.0
@@ -236,7 +240,7 @@ class MetaTrainer:
         """How this outer step takes inner steps; it may hide the loss from the rule."""
         share = self.settings.hide_loss
         source = generator(self.settings.seed, "hide loss", self.outer_step)
-        if share and float(torch.rand((), generator=source)) < share:
+        if share and float(torch.rand((), generator=source, dtype=torch.float32)) < share:
             return replace(self.loop_settings, hide_loss=True)
         return self.loop_settings
 
@@ -363,11 +367,42 @@ class MetaTrainer:
         if self.folder is None:
             return False
         folder = self.folder / "checkpoints"
-        state = self.distributed.from_first(lambda: load_checkpoint(folder, self._made_with()))
-        if state is None:
-            return False
-        self.load_state_dict(state)
-        return True
+        damaged: dict[Path, str] = {}
+        while True:
+            found = self.distributed.from_first(
+                lambda: load_checkpoint(folder, self._made_with(), damaged)
+            )
+            if found is None:
+                return False
+            path, state = found
+            damage = self._load_everywhere(state)
+            if damage is None:
+                self.distributed.from_first(partial(put_aside, damaged, path))
+                return True
+            damaged[path] = f"{path} is damaged: {damage}"
+
+    def _load_everywhere(self, state: TrainingState) -> str | None:
+        """Load a state in every process; why it is damaged, if any of them says so."""
+        damages = self.distributed.gather(self._load_or_explain(state))
+        return self.distributed.from_first(lambda: next(filter(None, damages), None))
+
+    def _load_or_explain(self, state: TrainingState) -> str | None:
+        """Load a state; why it is damaged, if it is. Files of early versions have no digest.
+
+        Raises:
+            ValueError: the state fits other settings.
+        """
+        try:
+            self.load_state_dict(state)
+        except (KeyError, IndexError, TypeError, RuntimeError, AttributeError) as error:
+            return one_line(error)
+        inner, facts = self.groups.state_dict()
+        own = {*self._outer_tensors(), *join_parts({"inner": inner})}
+        others = tuple(
+            f"inner/{run}/" for run in state.facts["groups"]["runs"].keys() - facts["runs"]
+        )
+        wrong = {name for name in own ^ state.tensors.keys() if not name.startswith(others)}
+        return f"tensor {min(wrong)!r} is missing or does not belong there" if wrong else None
 
     def state_dict(self) -> TrainingState:
         """The whole state, on the CPU for inner runs. All processes must call it.
@@ -384,24 +419,27 @@ class MetaTrainer:
         runs, run_facts = self.groups.state_dict()
         own = {name: tensor.cpu() for name, tensor in runs.items()}, run_facts
         gathered = self.distributed.gather(own) or [own]
-        best, selection_facts = self.selection.state_dict()
-        optimizer, optimizer_facts = self.meta_optimizer.state_dict()
-        tensors = {
-            "meta_parameters": self.meta_parameters.state_dict(),
-            "best": best,
-            "meta_optimizer": optimizer,
-            "inner": {name: value for part, _ in gathered for name, value in part.items()},
-        }
+        inner = {name: value for part, _ in gathered for name, value in part.items()}
         all_runs = {name: fact for _, facts in gathered for name, fact in facts["runs"].items()}
         facts = {
             "outer_step": self.outer_step,
             "seconds": self.seconds,
             "diverged": self.diverged,
-            "model_selection": selection_facts,
-            "meta_optimizer": optimizer_facts,
+            "model_selection": self.selection.state_dict()[1],
+            "meta_optimizer": self.meta_optimizer.state_dict()[1],
             "groups": {**run_facts, "runs": all_runs},
         }
-        return TrainingState(join_parts(tensors), facts)
+        return TrainingState({**self._outer_tensors(), **join_parts({"inner": inner})}, facts)
+
+    def _outer_tensors(self) -> dict[str, Tensor]:
+        """The tensors of the state but for the inner runs."""
+        return join_parts(
+            {
+                "meta_parameters": self.meta_parameters.state_dict(),
+                "best": self.selection.state_dict()[0],
+                "meta_optimizer": self.meta_optimizer.state_dict()[0],
+            }
+        )
 
     def load_state_dict(self, state: TrainingState) -> None:
         """Restore a state that `state_dict` returned in the first of any number of processes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is damaged: {one_line(error)}") from None
 
 
-def read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest intact checkpoint, and tidy the folder.
+def read_newest(
+    folder: Path, damaged: dict[Path, str]
+) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    """Read the newest intact checkpoint. Partial files of killed processes are deleted.
 
-    Writing is atomic, but disks fail: a damaged checkpoint is skipped with a warning, and renamed
-    to `*.damaged` so that it no longer counts as one of the newest. Partial files of killed
-    processes are deleted.
+    Args:
+        folder: folder of the checkpoints.
+        damaged: checkpoints that are known to be damaged, and why; those found here are added.
 
     Returns:
         The path, tensors and facts; None if there is no checkpoint.
@@ -66,19 +69,29 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] 
     for leftover in folder.glob(".step-*.safetensors.*"):
         leftover.unlink(missing_ok=True)
     found = list_checkpoints(folder)
-    damages: dict[Path, ValueError] = {}
     for path in reversed(found):
+        if path in damaged:
+            continue
         try:
             tensors, facts = read_checkpoint(path)
         except ValueError as error:
-            damages[path] = error
+            damaged[path] = str(error)
             continue
-        for damaged, damage in damages.items():
-            aside = damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
-            warnings.warn(
-                f"{damage}; renamed it to {aside.name}, continuing from {path.name}", stacklevel=2
-            )
         return path, tensors, facts
-    if damages:
-        raise next(iter(damages.values()))
+    if found:
+        raise ValueError(damaged[found[-1]])
     return None
+
+
+def put_aside(damaged: Mapping[Path, str], taken: Path) -> None:
+    """Rename damaged checkpoints to `*.damaged`, so that they no longer count as the newest.
+
+    Args:
+        damaged: the checkpoints, and a sentence about each for a warning.
+        taken: the checkpoint that is taken instead.
+    """
+    for path, why in damaged.items():
+        aside = path.replace(path.with_name(f"{path.name}.damaged"))
+        warnings.warn(
+            f"{why}; renamed it to {aside.name}, continuing from {taken.name}", stacklevel=2
+        )

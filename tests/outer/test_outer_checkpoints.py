@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 from test_trainer import make_trainer, weights
 
@@ -15,12 +16,21 @@ from meta_train.outer.checkpoint import load_checkpoint
 from meta_train.runtime.checkpoint_files import (
     FORMAT,
     list_checkpoints,
+    put_aside,
     read_checkpoint,
     read_newest,
     write_checkpoint,
 )
 
 TENSORS = {"a": torch.arange(6.0), "b": torch.tensor(3)}
+
+
+def newest(folder):
+    """Path and facts of the newest intact checkpoint; damaged ones are put aside."""
+    damaged = {}
+    path, _, facts = read_newest(folder, damaged)
+    put_aside(damaged, path)
+    return path, facts
 
 
 def damage(path):
@@ -52,12 +62,12 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_put_aside(tmp_path):
     with pytest.warns(
         UserWarning, match=r"step-00000003\.safetensors is damaged.* continuing from"
     ):
-        path, _, facts = read_newest(tmp_path)
+        path, facts = newest(tmp_path)
     assert path.name == "step-00000002.safetensors"
     assert facts == {"step": 2}
     assert (tmp_path / "step-00000003.safetensors.damaged").exists()
     assert len(list_checkpoints(tmp_path)) == 2
-    assert read_newest(tmp_path)[0] == path  # and no warning
+    assert newest(tmp_path)[0] == path  # and no warning
 
 
 def flip(path, place):
@@ -85,16 +95,16 @@ def test_any_damage_is_named_in_one_line_and_the_older_one_is_taken(damage, tmp_
         write_checkpoint(tmp_path, step, tensors, {"seconds": 12.5, "step": step})
     DAMAGES[damage](list_checkpoints(tmp_path)[-1])
     with pytest.warns(UserWarning, match=r"step-00000002\.safetensors is damaged") as caught:
-        path, read, facts = read_newest(tmp_path)
+        path, facts = newest(tmp_path)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     assert path.name == "step-00000001.safetensors" and facts == {"seconds": 12.5, "step": 1}
-    assert torch.equal(read["meta_parameters/a"], torch.arange(6.0))
+    assert torch.equal(read_checkpoint(path)[0]["meta_parameters/a"], torch.arange(6.0))
 
 
 def test_a_checkpoint_of_something_else_is_named(tmp_path):
     write_checkpoint(tmp_path, 1, TENSORS, {})
     with pytest.raises(ValueError, match="step-00000001.safetensors is no checkpoint of a meta"):
-        load_checkpoint(tmp_path, {})
+        load_checkpoint(tmp_path, {}, {})
 
 
 def test_if_all_are_damaged_the_newest_is_named_and_nothing_moved(tmp_path):
@@ -102,7 +112,7 @@ def test_if_all_are_damaged_the_newest_is_named_and_nothing_moved(tmp_path):
         write_checkpoint(tmp_path, step, TENSORS, {})
         damage(list_checkpoints(tmp_path)[-1])
     with pytest.raises(ValueError, match="step-00000002"):
-        read_newest(tmp_path)
+        newest(tmp_path)
     assert len(list_checkpoints(tmp_path)) == 2
 
 
@@ -110,9 +120,9 @@ def test_what_killed_saves_left_behind_is_removed(tmp_path):
     write_checkpoint(tmp_path, 1, TENSORS, {})
     (tmp_path / ".step-00000002.safetensors.x1y2").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
-    assert read_newest(tmp_path)[0].name == "step-00000001.safetensors"
+    assert newest(tmp_path)[0].name == "step-00000001.safetensors"
     assert {path.name for path in tmp_path.iterdir()} == {"step-00000001.safetensors", "notes.txt"}
-    assert read_newest(tmp_path / "nowhere") is None
+    assert read_newest(tmp_path / "nowhere", {}) is None
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(tmp_path):
@@ -127,6 +137,73 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(tmp_path):
     resumed.train(progress=False)
     for one, other in zip(weights(resumed), weights(unbroken), strict=True):
         assert torch.equal(one, other)
+
+
+def without_digest(path, rename=lambda name: name):
+    """Write a checkpoint as early versions did, perhaps with a tensor under another name."""
+    tensors, facts = read_checkpoint(path)
+    tensors = {rename(name): tensor for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "facts": json.dumps(facts)}
+    path.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+
+
+# One character of a name differs, as after a bit has flipped.
+RENAMED = {
+    "a weight": ("meta_parameters/rule.head.weight", "meta_parameters/rule.head.weighu"),
+    "the best": ("best/rule.head.bias", "best/rule.head.bias!"),
+    "an average": ("meta_optimizer/average/n_averaged", "meta_optimizer/average/n_averafed"),
+    "a moment": ("meta_optimizer/optimizer/0/exp_avg", "meta_optimizer/optimizer/0/exp_awg"),
+    "a weight's number": ("meta_optimizer/optimizer/1/step", "meta_optimizer/optimizer/q/step"),
+    "another weight": ("meta_optimizer/optimizer/0/step", "meta_optimizer/optimizer/100/step"),
+    "an inner parameter": ("inner/0/1/parameters/theta", "inner/0/1/parameters/thete"),
+    "an inner state": ("inner/0/2/states/theta/m", "inner/0/2/states/theta/l"),
+    "an end that was kept": ("inner/0/0/kept/0/alive", "inner/0/0/kept/0/alivd"),
+    "a run": ("inner/0/1/alive", "inner/0-1/alive"),
+    "a part": ("inner/0/1/alive", "innerr0/1/alive"),
+    "a part's end": ("best/rule.head.bias", "best.rule.head.bias"),
+}
+
+
+@pytest.mark.parametrize("which", RENAMED)
+def test_a_renamed_tensor_in_an_old_checkpoint_is_damage_and_the_older_one_is_taken(
+    tmp_path, which
+):
+    settings = {"restart": 0.9, "horizons": (4,), "outer_steps": 6}
+    make_trainer(tmp_path, **settings).train(progress=False)
+    old, new = list_checkpoints(tmp_path / "checkpoints")
+    before, after = RENAMED[which]
+    assert before in read_checkpoint(new)[0]
+    without_digest(old)
+    without_digest(new, lambda name: after if name == before else name)
+    resumed = make_trainer(tmp_path, **settings)
+    with pytest.warns(UserWarning, match=r"step-00000006\.safetensors is damaged: ") as caught:
+        assert resumed.resume()
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert resumed.outer_step == 4
+    assert new.with_name("step-00000006.safetensors.damaged").exists()
+    resumed.train(progress=False)
+    unbroken = make_trainer(None, **settings)
+    unbroken.train(progress=False)
+    for one, other in zip(weights(resumed), weights(unbroken), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_if_all_old_checkpoints_are_renamed_the_newest_is_named(tmp_path):
+    make_trainer(tmp_path, outer_steps=6).train(progress=False)
+    before, after = RENAMED["a weight"]
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        without_digest(path, lambda name: after if name == before else name)
+    with pytest.raises(ValueError, match="step-00000006.safetensors is damaged"):
+        make_trainer(tmp_path).resume()
+    assert len(list_checkpoints(tmp_path / "checkpoints")) == 2
+
+
+def test_old_checkpoints_that_are_intact_are_resumed_without_a_word(tmp_path):
+    make_trainer(tmp_path, outer_steps=6, meta_optimizer="rmsprop").train(progress=False)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        without_digest(path)
+    resumed = make_trainer(tmp_path, outer_steps=6, meta_optimizer="rmsprop")
+    assert resumed.resume() and resumed.outer_step == 6
 
 
 def test_a_checkpoint_has_no_pickle_and_says_what_it_holds(tmp_path):

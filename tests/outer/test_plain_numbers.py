@@ -74,7 +74,7 @@ def test_settings_of_any_number_type_are_pythons(given, tmp_path):
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), 0.5])
 def test_a_validation_may_return_any_number(number, tmp_path):
     trained(tmp_path, {}, lambda meta_parameters: number)
-    facts = read_newest(tmp_path / "checkpoints")[2]
+    facts = read_newest(tmp_path / "checkpoints", {})[2]
     assert facts["model_selection"]["best_value"] == 0.5
 
 
