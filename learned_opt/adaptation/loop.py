@@ -164,7 +164,10 @@ class Adaptation:
             [states[key] for key in present],
             Context(
                 loss=value.detach(),
-                total_steps=torch.full((), float(self.steps), device=self.rule.device),
+                # float32 whatever the default: bfloat16 would round it.
+                total_steps=torch.full(
+                    (), float(self.steps), dtype=torch.float32, device=self.rule.device
+                ),
             ),
             lr=self.lr,
         )

@@ -127,7 +127,9 @@ def draw_noise(window: Window, sigma: float) -> Tensor:
     meta_parameters = window.meta_parameters
     size = sum(value.numel() for value in meta_parameters.parameters())
     some = next(meta_parameters.parameters())
-    rows = [torch.randn(size, generator=source) for source in window.generators]
+    rows = [
+        torch.randn(size, generator=source, dtype=torch.float32) for source in window.generators
+    ]
     noise = sigma * torch.stack(rows).to(some)
     if meta_parameters.learns_initialization:
         names = dict(meta_parameters.named_parameters())

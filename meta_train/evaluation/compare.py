@@ -110,7 +110,8 @@ def train_curves(
         """`[seeds, ...]` to `[learning rates * seeds, ...]`."""
         return pytree.tree_map(lambda t: t.repeat(copies, *([1] * (t.dim() - 1))), tree)
 
-    lr = torch.tensor(list(learning_rates), device=device).repeat_interleave(len(seeds))
+    rates = torch.tensor(list(learning_rates), dtype=torch.float32, device=device)
+    lr = rates.repeat_interleave(len(seeds))
     loop = InnerLoop(
         rule,
         problems[0].loss,

@@ -128,8 +128,8 @@ def _draw_errors(axis: Any, methods: Mapping[str, tuple[TrainedMethod, Scores]])
     colors = [colormaps["tab20"](k) for k in (*strong, *pale)]
     for k, (name, (_, evaluation)) in enumerate(methods.items()):
         steps = [step for step in evaluation.steps if step <= CURVE_STEPS[-1]]
-        mean = torch.tensor([evaluation.mean(step) for step in steps])
-        half = torch.tensor([evaluation.interval(step) for step in steps])
+        mean = torch.tensor([evaluation.mean(step) for step in steps], dtype=torch.float64)
+        half = torch.tensor([evaluation.interval(step) for step in steps], dtype=torch.float64)
         style = ("-", "--", ":")[k // len(colors)]
         axis.plot(steps, mean, style, color=colors[k % len(colors)], lw=1.4, marker=".", label=name)
         low = torch.maximum(mean - half, mean / 10)  # Zero has no logarithm.

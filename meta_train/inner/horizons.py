@@ -49,7 +49,7 @@ class Horizons:
         if self.draw == "listed":
             return stage[int(torch.randint(len(stage), (), generator=generator))]
         low, high = math.log(min(stage)), math.log(max(stage))
-        drawn = low + (high - low) * float(torch.rand((), generator=generator))
+        drawn = low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float32))
         return round(math.exp(drawn))
 
     def shortest(self) -> int:

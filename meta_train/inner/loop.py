@@ -258,7 +258,8 @@ class InnerLoop(LoopSettings):
         lr = self.rule.default_lr if self.lr is None else self.lr
         total = self.total_steps
         if isinstance(total, int):
-            total = torch.full((), float(total), device=losses.device)
+            # float32 whatever the default: bfloat16 would round it.
+            total = torch.full((), float(total), dtype=torch.float32, device=losses.device)
 
         def one_step(
             gradients: list[Tensor],

@@ -53,7 +53,7 @@ class RestartBuffer:
     def draw(self, run: int, probability: float, source: torch.Generator) -> Kept | None:
         """With the given probability return one of the run's ends, each equally likely."""
         ends = self.ends[run]
-        if not ends or float(torch.rand((), generator=source)) >= probability:
+        if not ends or float(torch.rand((), generator=source, dtype=torch.float32)) >= probability:
             return None
         return ends[int(torch.randint(len(ends), (), generator=source))]
 

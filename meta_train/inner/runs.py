@@ -266,7 +266,9 @@ class Runs:
             for offset, length in zip(self.offsets, self.lengths, strict=True)
         ]
         return torch.tensor(
-            totals * self.plan.copies, dtype=self.meta_parameters.rule.dtype, device=self.device
+            totals * self.plan.copies,
+            dtype=self.meta_parameters.rule.wide_dtype,
+            device=self.device,
         )
 
     def _replace_all(self, outer_step: int) -> int:

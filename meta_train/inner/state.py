@@ -150,8 +150,8 @@ def _start_one(rule: UpdateRule, problem: Problem, teacher: UpdateRule | None) -
         buffers=dict(problem.buffers),
         states={name: rule.init_state(value) for name, value in parameters},
         alive=torch.ones((), dtype=torch.bool, device=first.device),
-        # float32 for any problem: losses are only compared with it.
-        first_loss=torch.full((), torch.nan, device=first.device),
+        # float32 for any problem and default: losses are only compared with it.
+        first_loss=torch.full((), torch.nan, dtype=torch.float32, device=first.device),
         teacher={} if teacher is None else {k: teacher.init_state(v) for k, v in parameters},
         fixed=dict(problem.fixed),
     )

@@ -30,7 +30,7 @@ def make_mlp(
 def rescale(module: nn.Module, spread: float) -> nn.Module:
     """Multiply all weight matrices by one factor exp(U(-spread, spread)); vectors stay."""
     if spread > 0:
-        factor = math.exp(spread * (2 * float(torch.rand(())) - 1))
+        factor = math.exp(spread * (2 * float(torch.rand((), dtype=torch.float32)) - 1))
         with torch.no_grad():
             for weight in module.parameters():
                 if weight.dim() > 1:

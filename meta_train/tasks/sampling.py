@@ -25,7 +25,7 @@ def sample_int(generator: torch.Generator, bounds: Sequence[int]) -> int:
 
 def sample_bool(generator: torch.Generator, probability: float) -> bool:
     """Draw True with `probability`."""
-    return float(torch.rand((), generator=generator)) < probability
+    return float(torch.rand((), generator=generator, dtype=torch.float32)) < probability
 
 
 def check_range(name: str, bounds: Sequence[int], least: int = 1) -> tuple[int, int]:

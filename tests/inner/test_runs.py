@@ -66,6 +66,14 @@ def test_the_first_ends_are_spread_over_the_runs():
     assert make_runs(steps=12, truncation_length=6, total=4).lengths == [6, 6, 9, 12]
 
 
+def test_planned_steps_are_exact_for_a_rule_in_half_precision():
+    meta_parameters = small_meta_parameters()
+    meta_parameters.rule.to(torch.bfloat16)  # in which 257 is 256
+    runs = make_runs(meta_parameters, steps=257)
+    begin(runs)
+    assert runs.bind(LOOP).total_steps.tolist() == [257.0] * 3
+
+
 def test_a_run_that_reaches_its_length_or_diverges_is_replaced():
     runs = make_runs(steps=6, truncation_length=2, total=3)
     runs.lengths = [2, 6, 6]
