@@ -9,12 +9,14 @@ writes the same values for TensorBoard, and prints the accuracy.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 from learned_opt import LearnedOptimizer, UpdateRule, create_rule
+from learned_opt.files import expand
 from learned_opt.monitoring.monitor import GateMonitor
 from meta_train import MetaTrainer, TrainSettings, create_task
 from meta_train.runtime.device import choose_device
@@ -33,7 +35,7 @@ def meta_train(rule: UpdateRule, device: str) -> UpdateRule:
     return MetaTrainer(rule, task, settings, device=device).train(progress=False)
 
 
-def main(out: str, log_dir: str, steps: int, device: str) -> None:
+def main(out: Path, log_dir: str, steps: int, device: str) -> None:
     torch.set_num_threads(1)  # faster for models as small as these
     torch.manual_seed(0)
     rule = create_rule("gated-lstm", hidden_size=0)  # the paper's equations 3 and 4
@@ -59,7 +61,7 @@ def main(out: str, log_dir: str, steps: int, device: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="gates.png", help="file of the figure")
+    parser.add_argument("--out", type=expand, default="gates.png", help="file of the figure")
     parser.add_argument("--log-dir", default="runs/gates", help="folder for TensorBoard")
     parser.add_argument("--steps", type=int, default=150, help="training steps to record")
     parser.add_argument("--device", default="auto", help="auto is the GPU if there is one")

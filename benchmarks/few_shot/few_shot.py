@@ -24,7 +24,7 @@ import torch
 from few_shot_jobs import run_job, write_tables
 from few_shot_table import tables
 
-from learned_opt.files import write_atomically
+from learned_opt.files import expand, write_atomically
 from meta_train.few_shot.methods.registry import METHODS
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer
@@ -190,7 +190,7 @@ def collect(args):
 
 def parse(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="folder of the Omniglot archives")
+    parser.add_argument("--folder", type=expand, help="folder of the Omniglot archives")
     parser.add_argument("--rows", default=",".join(METHODS))
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--protocol", choices=("short", "paper"), default="short")
@@ -211,7 +211,7 @@ def parse(given=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "few_shot_table")
+    parser.add_argument("--runs", type=expand, default=ROOT / "runs" / "few_shot_table")
     args = parser.parse_args(given)
     args.rows, args.settings = args.rows.split(","), args.settings.split(",")
     for kind, asked, known in (("row", args.rows, METHODS), ("setting", args.settings, SETTINGS)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from learned_opt.files import expand
 from learned_opt.registry import look_up
 from meta_train.few_shot.changes import read_changes
 from meta_train.few_shot.methods.registry import get_method, list_methods
@@ -183,6 +184,10 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
         make_plain(self)
+        for name in ("folder", "begin", "out"):
+            path = getattr(self, name)
+            if path is not None:  # A shell does not expand the ~ in --out=~/run.
+                object.__setattr__(self, name, expand(path))
         look_up("data", self.data, DATA)
         for name in self.methods:
             method = get_method(name)

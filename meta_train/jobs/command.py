@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from learned_opt.files import write_atomically
+from learned_opt.files import expand, write_atomically
 from meta_train.jobs.explain import explain
 from meta_train.runtime.distributed import started_first
 from meta_train.runtime.signals import Interrupted, TrainingStalled
@@ -80,7 +80,7 @@ def read_config(
     given = with_flags(sys.argv[1:] if arguments is None else arguments, parser.get_defaults())
     parsed: Namespace = parser.parse_args(given)
     if parsed.resume and parsed.out is not None and not parsed.config:
-        recorded = Path(parsed.out) / CONFIG
+        recorded = expand(parsed.out) / CONFIG
         if recorded.exists():
             parsed = parser.parse_args(["--config", str(recorded), *given])
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from learned_opt.files import expand
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
 from meta_train.outer.settings import TrainSettings
@@ -88,6 +89,8 @@ class MainConfig:
         """Check the values."""
         object.__setattr__(self, "task_settings", plain(self.task_settings))
         object.__setattr__(self, "rule_settings", plain(self.rule_settings))
+        if self.out is not None:  # A shell does not expand the ~ in --out=~/run.
+            object.__setattr__(self, "out", expand(self.out))
         look_up("task", self.task, TASKS)
         look_up("rule", self.rule, RULES)
         if self.train.inner_lr is not None:
