@@ -49,15 +49,16 @@ class EventWriter(SummaryWriter):
 
     def _get_file_writer(self) -> _EventFile:
         """The open file. The one method that all others of `SummaryWriter` write through."""
-        if self.file_writer is None:
-            self.file_writer = _EventFile(Path(self.log_dir), self)
-            self.all_writers = {self.log_dir: self.file_writer}
-            self.file_writer.add_event(Event(file_version="brain.Event:2"))
+        file: _EventFile | None = self.file_writer
+        if file is None:
+            file = _EventFile(Path(self.log_dir), self)
+            opened: Any = file, {self.log_dir: file}  # torch does not annotate what they are
+            self.file_writer, self.all_writers = opened
+            file.add_event(Event(file_version="brain.Event:2"))
             if self.purge_step is not None:
                 restart = SessionLog(status=SessionLog.START)
-                self.file_writer.add_event(Event(session_log=restart), self.purge_step)
+                file.add_event(Event(session_log=restart), self.purge_step)
                 self.purge_step = None
-        file: _EventFile = self.file_writer
         return file
 
 

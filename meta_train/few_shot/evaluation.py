@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.func import vmap
-from tqdm import tqdm
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators.implicit import Proximal, anchors_at, split_anchors
@@ -18,6 +17,7 @@ from meta_train.inner.batches import BatchStream, cast
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, stack, start
 from meta_train.inner.vectorize import choose_chunk
+from meta_train.runtime.progress import progress_bar
 from meta_train.runtime.seeding import generator, own_randomness
 from meta_train.tasks.base import Batch, Loss, Problem, Tensors
 from meta_train.tasks.episodes.base import EpisodeTask
@@ -130,7 +130,7 @@ def evaluate(
         total_steps=max(wanted[-1], 1) if total_steps is None else total_steps,
     )
     values, diverged = [], 0
-    bar = tqdm(total=episodes, unit="episode", dynamic_ncols=True, disable=not progress)
+    bar = progress_bar(episodes, "episode", show=progress)
     # Losses may draw from torch's global generator: restore it afterwards.
     with bar, own_randomness(device):
         for first in range(0, episodes, chunk):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,9 @@ class OneLineParser(ArgumentParser):
         """Parse arguments; a file that names a class to import is refused in one line, too."""
         try:
             return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            given = args[0] if args and args[0] is not None else sys.argv[1:]
+            self.error(f"{_config_of(given, error)} is not a text in UTF-8: {error.reason}")
         except ValueError as error:
             self.error(str(error))
 
@@ -55,8 +59,19 @@ class OneLineParser(ArgumentParser):
         """Write the error to stderr and exit with status 2."""
         text = explain(" ".join(str(message).split()), self.get_defaults(), self.renamed)
         if started_first():  # all processes of a run fail alike
-            sys.stderr.write(f"{self.prog}: error: {text}\n")
+            print(f"{self.prog}: error: {text}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _config_of(arguments: Sequence[str], error: UnicodeDecodeError) -> str:
+    """The configuration file among the arguments whose bytes could not be read."""
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        path = word if before == "--config" else word.removeprefix("--config=")
+        if path is not word or before == "--config":
+            with suppress(OSError):
+                if error.object in expand(path).read_bytes():
+                    return path
+    return "the configuration"
 
 
 def with_flags(arguments: Sequence[str], defaults: Namespace) -> list[str]:

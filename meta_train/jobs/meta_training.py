@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from learned_opt.rules import UpdateRule, create_rule
 from learned_opt.weights import save_rule
@@ -32,6 +30,7 @@ from meta_train.jobs.run_folders import claim_folder, locked
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.distributed import DistributedContext, ProcessLost, joined
+from meta_train.runtime.progress import progress_bar, say
 from meta_train.runtime.seeding import derive_seed
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks import TaskFamily, create_task
@@ -99,7 +98,7 @@ def _meta_train(
     distributed.from_first(lambda: write_config(folder / CONFIG))
     if distributed.first:
         shared = f" ({distributed.size} processes)" if distributed.size > 1 else ""
-        _say(f"run folder: {folder}{shared}; watch it with: tensorboard --logdir {folder}")
+        say(f"run folder: {folder}{shared}; watch it with: tensorboard --logdir {folder}")
     try:
         trained = trainer.train(progress=config.progress)
     except (Interrupted, TrainingStalled) as stop:
@@ -107,7 +106,7 @@ def _meta_train(
     except ProcessLost as lost:
         raise ProcessLost(f"{lost}; the newest checkpoint is intact: {hint}") from lost
     if distributed.first:
-        _say(
+        say(
             f"meta-trained {config.rule} on {config.task}: {trainer.outer_step} outer steps in "
             f"{trainer.seconds / 60:.1f} minutes\n{trainer.diverged} inner runs diverged, "
             f"{trainer.meta_optimizer.skipped} outer steps were skipped"
@@ -174,9 +173,7 @@ def evaluate(
     """Compare a rule with the baselines on all tasks, with a progress bar."""
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     total = total_steps(tasks)
-    with tqdm(
-        total=total, desc="evaluation", unit="step", dynamic_ncols=True, disable=not progress
-    ) as bar:
+    with progress_bar(total, "step", show=progress, desc="evaluation") as bar:
         workers = settings.workers or (min(os.cpu_count() or 1, 4) if device.type == "cpu" else 1)
         return compare(
             rule, tasks, seeds=seeds, device=device, workers=workers, on_steps=bar.update
@@ -198,7 +195,3 @@ def _run_folder(config: MainConfig, lock: ExitStack) -> Path:
             f"{config.out} already holds a run: add --resume true, or choose another --out"
         )
     return config.out
-
-
-def _say(text: str) -> None:
-    tqdm.write(text, file=sys.stdout)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from meta_train.inner.groups import Groups
 from meta_train.outer.record import OuterStepRecord
+from meta_train.runtime.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tqdm import tqdm  # of the extra "meta": imported where used
@@ -25,9 +26,7 @@ class Console:
     def say(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self.enabled:
-            from tqdm import tqdm
-
-            tqdm.write(text)
+            say(text)
 
     def say_how_runs_train(self, groups: Groups) -> None:
         """Say once per family whether inner runs train together, where there was a choice."""
@@ -43,15 +42,8 @@ class Console:
 
     def progress_bar(self, done: int, total: int, *, show: bool) -> tqdm[Any]:
         """A progress bar over the outer steps."""
-        from tqdm import tqdm
-
-        return tqdm(
-            desc="meta-training",
-            unit="step",
-            initial=done,
-            total=total,
-            dynamic_ncols=True,
-            disable=not (show and self.enabled),
+        return progress_bar(
+            total, "step", show=show and self.enabled, desc="meta-training", initial=done
         )
 
     @staticmethod

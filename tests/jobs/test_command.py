@@ -70,3 +70,16 @@ def test_a_misspelt_setting_gets_the_form_or_the_name_to_write(arguments, said, 
     error = error_of(arguments.split(), capsys)
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+@pytest.mark.parametrize("job", [[], ["few-shot"]])
+def test_a_configuration_that_is_not_utf_8_is_named(form, job, tmp_path, capsys):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("threads: 1\n")
+    bad.write_bytes("threads: 1  # Zürich\n".encode("latin-1"))
+    given = [word.format(path) for path in (good, bad) for word in form]
+    with pytest.raises(SystemExit):
+        main([*job, *given])
+    error = capsys.readouterr().err
+    assert f"error: {bad} is not a text in UTF-8: invalid" in error and error.count("\n") == 1

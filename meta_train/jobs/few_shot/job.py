@@ -23,10 +23,11 @@ from meta_train.jobs.few_shot.folders import (
     method_folder,
     resume_arguments,
 )
-from meta_train.jobs.few_shot.runner import MethodRunner, read_json, say
+from meta_train.jobs.few_shot.runner import MethodRunner, read_json
 from meta_train.jobs.run_folders import locked, remove_if_empty
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.device import choose_device
+from meta_train.runtime.progress import say
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.episodes.base import HEAD
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from learned_opt.adaptation.initialization import load_initialization
 from learned_opt.files import write_atomically
@@ -26,6 +24,7 @@ from meta_train.jobs.few_shot.folders import BEGIN, method_folder, resume_argume
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
+from meta_train.runtime.progress import say
 from meta_train.runtime.seeding import generator
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.base import Tensors
@@ -222,8 +221,3 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         return dict(found)
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{path} is damaged: delete it and resume without it") from None
-
-
-def say(text: str) -> None:
-    """Print a line above progress bars."""
-    tqdm.write(text, file=sys.stdout)

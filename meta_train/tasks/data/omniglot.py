@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import warnings
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from learned_opt.files import expand, write_atomically
 from learned_opt.registry import look_up
+from meta_train.runtime.progress import progress_bar
 from meta_train.tasks.data.archives import damaged, data_folder, fetch, find, missing
 
 PAGE = "github.com/brendenlake/omniglot"
@@ -193,14 +195,12 @@ def _cached(
     shape = (len(by_character), DRAWINGS, size, size)
     images = None if cache is None else _read_cache(cache, shape)
     if images is None:
-        from tqdm import tqdm  # of the extra "meta"
-
-        with tqdm(
-            total=len(by_character) * DRAWINGS,
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        with progress_bar(
+            len(by_character) * DRAWINGS,
+            "image",
+            show=progress and terminal,
             desc=f"reading Omniglot, {part}",
-            unit="image",
-            dynamic_ncols=True,
-            disable=None if progress else True,  # None disables it outside a terminal
         ) as bar:
             images = np.empty(shape, np.uint8)
             for row, names in enumerate(by_character.values()):
