@@ -14,8 +14,10 @@ from torch import Tensor
 
 from learned_opt.backends.fused_step import FusedStep
 from learned_opt.backends.library import load_library, missing_library, thread_count
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import State, UpdateRule
 from learned_opt.updates import PendingUpdate
+
+FLOAT32 = torch.float32
 
 LARGEST = float(np.finfo(np.float32).max)
 """The largest finite number in float32."""
@@ -37,17 +39,27 @@ class StepInC(FusedStep, ABC):
 
     def refuses(self, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
-        why = _refuses(update.parameter)
-        if why is not None:
-            return f"it {why}"
-        why = _refuses(update.gradient)
-        if why is not None:
-            return f"its gradient {why}"
+        if not _is_plain(update.parameter):
+            return f"it {_refuses(update.parameter)}"
+        if not _is_plain(update.gradient):
+            return f"its gradient {_refuses(update.gradient)}"
         for key, value in update.state.items():
-            why = _refuses(value)
-            if why is not None:
-                return f"its state {key!r} {why}"
+            if not (type(value) is Tensor and value.dtype is FLOAT32 and value.is_contiguous()):
+                return f"its state {key!r} {_refuses(value)}"
         return None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether C can read and write the memory of a tensor: `_refuses`, in the tenth of the time."""
+    return (
+        type(tensor) is Tensor
+        and tensor.dtype is FLOAT32
+        and tensor.is_cpu
+        and not tensor.is_sparse
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+        and not tensor._is_zerotensor()
+    )
 
 
 def _refuses(tensor: Tensor) -> str | None:
@@ -85,7 +97,7 @@ def call_c(function: str, *arguments: NDArray[Any] | int | float) -> None:
     library = load_library()
     if library is None:
         raise RuntimeError(missing_library())
-    if library[f"learned_opt_{function}"](*(_as_c(argument) for argument in arguments)):
+    if getattr(library, f"learned_opt_{function}")(*map(_as_c, arguments)):
         raise MemoryError(f"no memory for the work of {function}")
 
 
@@ -93,7 +105,7 @@ def _as_c(argument: NDArray[Any] | int | float) -> Any:
     if isinstance(argument, np.ndarray):
         if not argument.flags.c_contiguous:
             raise ValueError(f"C reads contiguous arrays, got strides {argument.strides}")
-        return ctypes.c_void_p(argument.ctypes.data)
+        return ctypes.c_void_p(argument.__array_interface__["data"][0])
     return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_double(argument)
 
 
@@ -123,3 +135,27 @@ def rates(updates: Sequence[PendingUpdate]) -> NDArray[np.float64]:
         if id(group) not in pairs:
             pairs[id(group)] = float(group["lr"]), float(group["weight_decay"])
     return np.array([pairs[id(update.group)] for update in updates], dtype=np.float64)
+
+
+class SmallState:
+    """State of whole tensors, gathered into one array for each key.
+
+    Args:
+        states: of n tensors.
+        keys: state tensors, of the same number of elements in each state.
+
+    Attributes:
+        rows: for each key, `[n, elements]`; a copy.
+    """
+
+    def __init__(self, states: Sequence[State], keys: Sequence[str]) -> None:
+        self._tensors = [addresses([state[key] for state in states]) for key in keys]
+        lengths = [states[0][key].numel() for key in keys]
+        self.rows = [np.empty((len(states), length), np.float32) for length in lengths]
+        for tensors, rows in zip(self._tensors, self.rows, strict=True):
+            call_c("gather", *rows.shape, tensors, rows)
+
+    def write(self, rows: Sequence[NDArray[np.float32]]) -> None:
+        """Write rows, of the same shapes, into the states."""
+        for tensors, old, new in zip(self._tensors, self.rows, rows, strict=True):
+            call_c("scatter", *old.shape, tensors, np.ascontiguousarray(new, np.float32))
