@@ -1,4 +1,4 @@
-"""What all steps in C share: which tensors they take, and how C gets lists of them."""
+"""What all steps in C share: when they fit, and how C gets lists of tensors."""
 
 from __future__ import annotations
 
@@ -8,78 +8,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.backends.fused_step import FusedStep
 from learned_opt.backends.library import load_library, missing_library, thread_count
-from learned_opt.rules.base import State, UpdateRule
+from learned_opt.backends.plain_memory import PlainMemoryStep, refuses_cast
+from learned_opt.rules.base import UpdateRule
 from learned_opt.updates import PendingUpdate
-
-FLOAT32 = torch.float32
 
 LARGEST = float(np.finfo(np.float32).max)
 """The largest finite number in float32."""
 
 
-class StepInC(FusedStep, ABC):
-    """Abstract: a step in C, for float32 tensors in the CPU's memory. Subclasses add `step`."""
+class StepInC(PlainMemoryStep, ABC):
+    """Abstract: a step in C. Subclasses add `step`."""
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse where there is no library, and rules that were cast to another dtype."""
-        if rule.dtype != torch.float32:
-            return f"the rule is in {_short(rule.dtype)}, not float32"
-        return missing_library()
-
-    def refuses_parameter(self, parameter: Tensor) -> str | None:
-        """Refuse what is not plain contiguous float32 memory of the CPU."""
-        why = _refuses(parameter.detach())
-        return None if why is None else f"it {why}"
-
-    def refuses(self, update: PendingUpdate) -> str | None:
-        """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
-        if not _is_plain(update.parameter):
-            return f"it {_refuses(update.parameter)}"
-        if not _is_plain(update.gradient):
-            return f"its gradient {_refuses(update.gradient)}"
-        for key, value in update.state.items():
-            if not (type(value) is Tensor and value.dtype is FLOAT32 and value.is_contiguous()):
-                return f"its state {key!r} {_refuses(value)}"
-        return None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether C can read and write the memory of a tensor: `_refuses`, in the tenth of the time."""
-    return (
-        type(tensor) is Tensor
-        and tensor.dtype is FLOAT32
-        and tensor.is_cpu
-        and not tensor.is_sparse
-        and tensor.is_contiguous()
-        and not tensor.is_neg()
-        and not tensor._is_zerotensor()
-    )
-
-
-def _refuses(tensor: Tensor) -> str | None:
-    """Why C cannot read and write the memory of a tensor; None if it can."""
-    # The exact type: DTensors, fake and other special tensors have no memory of their own.
-    if type(tensor) is not Tensor:
-        return f"is a {type(tensor).__name__}"
-    if tensor.device.type != "cpu":
-        return f"is on {tensor.device}, not on the CPU"
-    if tensor.dtype != torch.float32:
-        return f"is {_short(tensor.dtype)}, not float32"
-    if tensor.layout != torch.strided or not tensor.is_contiguous():
-        return "is not contiguous"
-    if tensor.is_neg() or tensor._is_zerotensor():  # the memory does not hold the values
-        return "is lazily negated or zero"
-    return None
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        return refuses_cast(rule) or missing_library()
 
 
 def call_c(function: str, *arguments: NDArray[Any] | int | float) -> None:
@@ -135,27 +81,3 @@ def rates(updates: Sequence[PendingUpdate]) -> NDArray[np.float64]:
         if id(group) not in pairs:
             pairs[id(group)] = float(group["lr"]), float(group["weight_decay"])
     return np.array([pairs[id(update.group)] for update in updates], dtype=np.float64)
-
-
-class SmallState:
-    """State of whole tensors, gathered into one array for each key.
-
-    Args:
-        states: of n tensors.
-        keys: state tensors, of the same number of elements in each state.
-
-    Attributes:
-        rows: for each key, `[n, elements]`; a copy.
-    """
-
-    def __init__(self, states: Sequence[State], keys: Sequence[str]) -> None:
-        self._tensors = [addresses([state[key] for state in states]) for key in keys]
-        lengths = [states[0][key].numel() for key in keys]
-        self.rows = [np.empty((len(states), length), np.float32) for length in lengths]
-        for tensors, rows in zip(self._tensors, self.rows, strict=True):
-            call_c("gather", *rows.shape, tensors, rows)
-
-    def write(self, rows: Sequence[NDArray[np.float32]]) -> None:
-        """Write rows, of the same shapes, into the states."""
-        for tensors, old, new in zip(self._tensors, self.rows, rows, strict=True):
-            call_c("scatter", *old.shape, tensors, np.ascontiguousarray(new, np.float32))

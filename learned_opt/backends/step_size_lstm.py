@@ -1,26 +1,21 @@
-"""The step of step-size-lstm in C: two passes over all tensors, and the network in torch between.
+"""The step of step-size-lstm in two passes over all tensors, with the network in torch between.
 
 The network's part is the rule's own (`StepSizeLSTM.coefficients`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from learned_opt.backends.library import thread_count
-from learned_opt.backends.step_in_c import (
-    LARGEST,
-    SmallState,
-    StepInC,
-    addresses,
-    call_c,
-    rates,
-    sizes,
-)
+from learned_opt.backends.plain_memory import PlainMemoryStep
+from learned_opt.backends.step_in_c import LARGEST, rates
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
 from learned_opt.rules.tensor_directions import PAIRS, SQUARES, SUMS, make_statistics
@@ -31,10 +26,44 @@ TIMES = np.where(FIRST == SECOND, 1.0, 2.0)
 """How often a pair of directions counts in a square."""
 
 
-class StepSizeLSTMInC(StepInC):
-    """56 bytes of memory traffic a parameter, twice fused AdamW's."""
+class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
+    """Abstract: all but the two passes over the tensors, which subclasses add."""
 
     shares_signals = True
+
+    @abstractmethod
+    def sums(self, updates: Sequence[PendingUpdate], sign: float) -> NDArray[np.float64]:
+        """The sums over each tensor, `[n, 24]`.
+
+        Args:
+            updates: of n tensors.
+            sign: what gradients are multiplied by, 1 or -1.
+
+        Returns:
+            The sums of `tensor_directions.SUMS`, and that of v after the step.
+        """
+
+    @abstractmethod
+    def move(
+        self,
+        updates: Sequence[PendingUpdate],
+        sign: float,
+        weights: NDArray[np.float32],
+        shrink: NDArray[np.float32],
+    ) -> None:
+        """Move parameters and averages in place.
+
+        Args:
+            updates: of n tensors.
+            sign: see `sums`.
+            weights: of the parameter and the directions in the order of `Mix`, with the learning
+                rate, `[n, 5]`.
+            shrink: subtract this times the parameter, `[n]`.
+        """
+
+    @abstractmethod
+    def write_rows(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
+        """Copy the rows of `[n, ...]` into n small tensors."""
 
     def step(
         self,
@@ -48,45 +77,35 @@ class StepSizeLSTMInC(StepInC):
             raise TypeError(f"expected a StepSizeLSTM, got {type(rule).__name__}")
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
-        states = [update.state for update in updates]
-        counts = sizes([update.parameter for update in updates])
-        rows = [[update.gradient for update in updates], [update.parameter for update in updates]]
-        rows += [[state[key] for state in states] for key in ("m9", "m99", "v")]
-        tensors = np.concatenate([addresses(row) for row in rows])
-        sign, threads = -1.0 if maximize else 1.0, thread_count(int(counts.sum()))
-        exact = np.empty((len(updates), SUMS + 1))
-        call_c("step_size_sums", len(updates), counts, tensors, sign, exact, threads)
-
-        if not (np.abs(exact) < LARGEST).all():  # NaN is not below it
+        sign = -1.0 if maximize else 1.0
+        sums = self.sums(updates, sign)
+        if not (np.abs(sums) < LARGEST).all():  # NaN is not below it
             return list(updates)
-        small = SmallState(states, Memory._fields)
-        before = Memory(*(torch.from_numpy(rows) for rows in small.rows))
-        before = before._replace(step=before.step.reshape(-1) + 1)
-        norms = np.sqrt(exact[:, SQUARES])
-        size = np.maximum(counts, 1)
+        states = [update.state for update in updates]
+        before = Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
+        norms = np.sqrt(sums[:, SQUARES])
+        size = np.maximum([update.parameter.numel() for update in updates], 1)
         is_vector = np.array([update.parameter.dim() <= 1 for update in updates])
-        measured = norms, exact[:, 1:4], size, is_vector
+        measured = norms, sums[:, 1:4], size, is_vector
         statistics = make_statistics(*(torch.from_numpy(x.astype(np.float32)) for x in measured))
+        before = before._replace(step=before.step + 1)
         coefficients, after = rule.coefficients(statistics, before, context)
         mix = torch.stack(coefficients.mix, dim=-1).numpy().astype(np.float64)
         # |sum_i w_i d_i|^2, as in `mix_rms`.
-        square = (mix[:, FIRST] * exact[:, 8:SUMS] * TIMES * mix[:, SECOND]).sum(1)
+        square = (mix[:, FIRST] * sums[:, 8:SUMS] * TIMES * mix[:, SECOND]).sum(1)
         rms = np.sqrt(np.maximum(square, 0) / size)
         factor = coefficients.factor(torch.from_numpy(rms.astype(np.float32)))
 
         lr, decay = rates(updates).T
-        moves = (lr * factor.numpy())[:, None] * mix
-        new = [value.numpy() for value in after]
+        weights = (lr * factor.numpy())[:, None] * mix
         # The sums are finite, hence all gradients, parameters and averages. So this bounds the new
         # parameters, and finite memory is all that is left to see.
         lengths = norms[:, 4:]  # of the parameter and the directions
-        bound = lengths[:, 0] * (1 + lr * decay) + (np.abs(moves) * lengths).sum(1)
-        if not (bound < 0.9 * LARGEST).all() or not all(
-            np.isfinite(x).all() for x in [exact, *new]
-        ):
+        bound = lengths[:, 0] * (1 + lr * decay) + (np.abs(weights) * lengths).sum(1)
+        remembered = all(np.isfinite(rows.numpy()).all() for rows in after)
+        if not remembered or not (bound < 0.9 * LARGEST).all():
             return list(updates)
-        shrink = (lr * decay).astype(np.float32)
-        moves = moves.astype(np.float32)
-        call_c("step_size_step", len(updates), counts, tensors, sign, moves, shrink, threads)
-        small.write(new)
+        self.move(updates, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
+        for key, rows in zip(Memory._fields, after, strict=True):
+            self.write_rows([state[key] for state in states], rows)
         return []
