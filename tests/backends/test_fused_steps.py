@@ -232,7 +232,7 @@ def test_a_resumed_run_is_the_unbroken_one(name):
 
 
 def test_the_number_of_threads_changes_rounding_at_most(name):
-    """In C no bit; plain torch takes larger blocks on more threads."""
+    """In C no bit; plain torch may add up in another order."""
     shapes, runs, threads = [(1100, 1000), (70,)], [], torch.get_num_threads()
     try:
         for count in (1, 2):
