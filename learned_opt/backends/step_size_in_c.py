@@ -20,6 +20,8 @@ from learned_opt.updates import PendingUpdate
 class StepSizeLSTMInC(StepSizeLSTMInTwoPasses):
     """56 bytes of memory traffic a parameter, twice fused AdamW's."""
 
+    code = "C"
+
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """See `StepInC.refuses_rule`."""
         return refuses_cast(rule) or missing_library()
