@@ -26,10 +26,10 @@ from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
 from learned_opt.monitoring.histograms import write_histogram
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
-from learned_opt.optimizer.updates import PendingUpdate, distinct_names
 from learned_opt.optimizer.wrappers import unwrapped
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.updates import PendingUpdate, distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
