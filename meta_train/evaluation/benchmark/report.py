@@ -81,7 +81,8 @@ def loss_table(plan: Plan, records: Records) -> str:
         if not math.isfinite(one.final):
             return f"{one.diverged} diverged"
         fewer = "" if len(one.finals) == seeds else f" ({len(one.finals)})"
-        return f"{one.final:.3g} ± {one.spread:.1g}{fewer}"
+        spread = f" ± {one.spread:.1g}" if len(one.finals) > 1 else ""
+        return f"{one.final:.3g}{spread}{fewer}"
 
     return _by_task(plan, records, cell)
 

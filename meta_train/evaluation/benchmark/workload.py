@@ -14,7 +14,7 @@ Batch: TypeAlias = tuple[Tensor, ...]
 """Tensors of the same length, such as inputs and targets."""
 
 FIXED = 1024
-"""Most training examples of the fixed set on which the training loss is measured."""
+"""Training examples of the fixed set on which the training loss is measured, or all if fewer."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Workload:
         loss: the mean loss of the model on a batch, 0-dim.
         error: the test figure on a batch, 0-dim; lower is better.
         tied: the output layer is an embedding; otherwise it is the model's last matrix.
+        measured: most training examples on which the training loss is measured.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Workload:
     loss: Callable[[nn.Module, Batch], Tensor]
     error: Callable[[nn.Module, Batch], Tensor]
     tied: bool = False
+    measured: int = FIXED
 
     def hidden(self) -> list[nn.Parameter]:
         """Matrices and kernels that are neither embeddings nor the output layer."""
@@ -45,7 +47,7 @@ class Workload:
 
     def fixed(self) -> Batch:
         """The training examples on which the training loss is measured."""
-        return tuple(values[:FIXED] for values in self.train)
+        return tuple(values[: self.measured] for values in self.train)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meta_train.evaluation.benchmark.tasks import models
-from meta_train.evaluation.benchmark.workload import Batch, Workload, cross_entropy
+from meta_train.evaluation.benchmark.workload import FIXED, Batch, Workload, cross_entropy
 from meta_train.tasks.data.text import SYMBOLS, VOCABULARY, read_windows
 
 WORDS = 1500
@@ -37,7 +37,9 @@ def _overlapping(split: str, length: int) -> Tensor:
     return windows[order].contiguous()
 
 
-def _every_symbol(model: nn.Module, length: int, *, tied: bool = False) -> Workload:
+def _every_symbol(
+    model: nn.Module, length: int, *, tied: bool = False, measured: int = FIXED
+) -> Workload:
     train, test = (_windows(split, length) for split in ("train", "test"))
     return Workload(
         model,
@@ -46,6 +48,7 @@ def _every_symbol(model: nn.Module, length: int, *, tied: bool = False) -> Workl
         cross_entropy,
         cross_entropy,
         tied,
+        measured,
     )
 
 
@@ -56,7 +59,7 @@ def char_gru() -> Workload:
 
 def char_gpt() -> Workload:
     """A GPT-2-like model of width 128 with six blocks, 1.2 million parameters."""
-    return _every_symbol(models.GPT(VOCABULARY, 32, 128, 6, 4), 32, tied=True)
+    return _every_symbol(models.GPT(VOCABULARY, 32, 128, 6, 4), 32, tied=True, measured=256)
 
 
 def char_mlp() -> Workload:
