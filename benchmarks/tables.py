@@ -14,6 +14,8 @@ from pathlib import Path
 from documents import find_tables, mean_and_spread, replace_between, smallest_in_bold
 
 from learned_opt import load_card
+from meta_train.evaluation.benchmark.records import Records
+from meta_train.evaluation.benchmark.report import error_table, loss_table, plan_of, summary_table
 from meta_train.evaluation.report import FLOOR
 from meta_train.evaluation.tables import markdown_table
 
@@ -119,6 +121,27 @@ def sine():
     return markdown_table(["mean squared error after", f"{first} steps", second, *rest], rows)
 
 
+def benchmark_records():
+    """What the benchmark of optimizers has written, and the plan of it."""
+    records = Records(ROOT / "docs" / "measured" / "benchmark.json", {})
+    return plan_of(records), records
+
+
+def benchmark():
+    """A row for each optimizer of the benchmark."""
+    return summary_table(*benchmark_records())
+
+
+def benchmark_losses():
+    """Final training loss by task and optimizer."""
+    return loss_table(*benchmark_records())
+
+
+def benchmark_errors():
+    """Test figure by task and optimizer."""
+    return error_table(*benchmark_records())
+
+
 def omniglot():
     """Three rows of Omniglot, 5-way 1-shot."""
     cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
@@ -141,6 +164,9 @@ def step_cost():
 TABLES = (
     ("README.md", "held-out", held_out),
     ("docs/measured.md", "held-out", held_out),
+    ("docs/benchmark.md", "benchmark", benchmark),
+    ("docs/benchmark.md", "benchmark-losses", benchmark_losses),
+    ("docs/benchmark.md", "benchmark-errors", benchmark_errors),
     ("docs/measured.md", "digits", digits),
     ("docs/measured.md", "meta-gradient", meta_gradient),
     ("docs/choose.md", "step-cost", step_cost),

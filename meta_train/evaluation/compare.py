@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
 import pickle
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -28,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from learned_opt.rules import UpdateRule, create_rule
 from meta_train.evaluation.baselines import BASELINES, SCHEDULES, Baseline
+from meta_train.evaluation.processes import interrupts_held, worker_pool
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, stack, start
 from meta_train.runtime.device import choose_device
@@ -300,39 +296,14 @@ def _mapper(workers: int) -> Iterator[Callable[[Sequence[_Job]], Iterable[Curves
     if workers == 1:
         yield lambda jobs: map(_train_job, jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    )
+    with worker_pool(workers) as pool:
 
-    def start(jobs: Sequence[_Job]) -> Iterable[Curves]:
-        packed = [_packed(job) for job in jobs]
-        with _interrupts_held():
-            return map(pickle.loads, pool.map(_train_packed_job, packed))
+        def start(jobs: Sequence[_Job]) -> Iterable[Curves]:
+            packed = [_packed(job) for job in jobs]
+            with interrupts_held():
+                return map(pickle.loads, pool.map(_train_packed_job, packed))
 
-    try:
         yield start
-    except BaseException:  # Ctrl-C too: do not wait for the work in hand.
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the end; processes that are started inside never see it."""
-    if sys.platform == "win32":
-        yield
-        return
-    resource_tracker.ensure_running()  # To start it later would let Ctrl-C through again.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(

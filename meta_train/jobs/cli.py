@@ -17,8 +17,10 @@ DESCRIPTION = """Meta-train an optimizer that is a neural network, then compare 
 hand-designed optimizers on tasks that it has not seen. All arguments are optional: by default an
 LSTM learns to train small networks that classify handwritten digits, in about five minutes on two
 CPU cores. With torchrun several processes share the work: torchrun --nproc-per-node=2 -m meta_train
-... For few-shot learning see: python -m meta_train few-shot --help."""
+... For few-shot learning see: python -m meta_train few-shot --help; for the benchmark of
+optimizers: python -m meta_train benchmark --help."""
 FEW_SHOT = "few-shot"
+BENCHMARK = "benchmark"
 
 
 def build_parser() -> ArgumentParser:
@@ -47,6 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         from meta_train.jobs.few_shot import cli as few_shot  # slow to import, rarely needed
 
         return few_shot.main(given[1:])
+    if given[:1] == [BENCHMARK]:
+        from meta_train.jobs import benchmark
+
+        return benchmark.main(given[1:])
     parser = build_parser()
     config, write_config = read_config(parser, arguments, MainConfig)
     try:

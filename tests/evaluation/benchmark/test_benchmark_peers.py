@@ -1,0 +1,230 @@
+"""The peers: those written here are those that their authors describe."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from meta_train.evaluation.benchmark.contestant import HasModes, state_bytes
+from meta_train.evaluation.benchmark.contestants import (
+    CONTESTANTS,
+    find_contestant,
+    learned,
+    missing_package,
+)
+from meta_train.evaluation.benchmark.opt_list import OPT_LIST
+from meta_train.evaluation.benchmark.peers import Muon, NesterovAdamW
+from meta_train.evaluation.benchmark.schedules import warm_cosine
+from meta_train.evaluation.benchmark.tasks import TASKS
+from meta_train.evaluation.benchmark.user_function import from_function
+
+
+def trained(make, steps=5):
+    """Parameters after some steps on the same random gradients."""
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(3, 8))]
+    optimizer = make(parameters)
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def test_muon_is_torchs_on_matrices():
+    ours = trained(lambda p: Muon(p, [], 0.02, 3e-4))
+    torchs = trained(lambda p: torch.optim.Muon(p, lr=0.02, momentum=0.95, weight_decay=0))
+    start = trained(lambda p: torch.optim.SGD(p, lr=0.0))
+    for one, other, before in zip(ours, torchs, start, strict=True):
+        # Both multiply in bfloat16, in another order.
+        assert float((one - other).norm()) < 0.03 * float((other - before).norm())
+
+
+def test_muon_takes_a_kernel_as_a_matrix():
+    torch.manual_seed(0)
+    gradient = torch.randn(4, 2, 3, 3)
+    kernel, matrix = nn.Parameter(torch.zeros(4, 2, 3, 3)), nn.Parameter(torch.zeros(4, 18))
+    kernel.grad, matrix.grad = gradient, gradient.flatten(1)
+    Muon([kernel, matrix], [], 0.02, 3e-4).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    singular = torch.linalg.svdvals(matrix.detach() / 0.02)
+    assert 0.6 < float(singular.min()) and float(singular.max()) < 1.3
+
+
+def test_the_rest_under_muon_is_adamws():
+    ours = trained(lambda p: Muon([], p, 0.02, 3e-4))
+    adamw = trained(lambda p: torch.optim.AdamW(p, lr=3e-4, betas=(0.9, 0.95), weight_decay=0))
+    for one, other in zip(ours, adamw, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_without_nesterov_it_is_adamw():
+    ours = trained(lambda p: NesterovAdamW(p, 1e-2, (0.8, 0.9), weight_decay=0.1, nesterov=False))
+    torchs = trained(lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 0.9), weight_decay=0.1))
+    for one, other in zip(ours, torchs, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps_before", [False, True])
+def test_two_steps_of_nadamw_by_hand(eps_before):
+    parameter = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = NesterovAdamW(
+        [parameter], 0.1, (0.5, 0.75), eps=0.01, weight_decay=0.2, eps_before=eps_before
+    )
+    m = v = 0.0
+    p = 1.0
+    for t, g in ((1, 2.0), (2, -1.0)):
+        parameter.grad = torch.tensor([g], dtype=torch.float64)
+        optimizer.step()
+        m, v = 0.5 * m + 0.5 * g, 0.75 * v + 0.25 * g * g
+        n = (0.5 * m + 0.5 * g) / (1 - 0.5**t)
+        root = math.sqrt(1 - 0.75**t)
+        eps = 0.01 / root if eps_before else 0.01
+        p = p - 0.1 * 0.2 * p - 0.1 * n / (math.sqrt(v) / root + eps)
+        assert parameter.item() == pytest.approx(p, rel=1e-12)
+
+
+def test_a_schedule_warms_up_stays_and_falls():
+    factor = warm_cosine(100, warm_up=0.1, constant=0.5, last=0.2)
+    assert factor(0) == pytest.approx(1 / 11)
+    assert factor(9) == pytest.approx(10 / 11)
+    assert factor(10) == factor(50) == 1
+    assert factor(75) == pytest.approx(0.6)
+    assert factor(100) == factor(1000) == pytest.approx(0.2)
+
+
+def test_settings_are_those_that_the_documentation_names():
+    assert {name: len(one.trials) for name, one in CONTESTANTS.items()} == {
+        "adamw-cosine": 14, "muon": 14, "adamw": 14, "schedule-free": 14, "nadamw": 14,
+        "prodigy": 14, "sgd": 14, "opt-list": 10,
+    }  # fmt: skip
+    defaults = {name: dict(one.default) for name, one in CONTESTANTS.items()}
+    assert defaults["adamw-cosine"] == defaults["adamw"] == {"lr": 1e-3}
+    assert defaults["muon"] == {"lr": 0.02, "adam_lr": 3e-4}
+    assert defaults["schedule-free"] == {"lr": 2.5e-3}
+    assert defaults["nadamw"] == {"lr": 1.9e-3}
+    assert OPT_LIST[0][:4] == (1.195e-3, 0.9360, 0.9989, 5.876e-6)
+    rates = [setting["lr"] for setting in CONTESTANTS["adamw"].trials]
+    assert sorted(rates) == pytest.approx([1e-4 * 2**k for k in range(14)])
+    assert rates[:2] == pytest.approx([1.28e-2, 3.2e-3])
+    assert CONTESTANTS["muon"].scaled({"lr": 0.02, "adam_lr": 3e-4}, 3.0) == pytest.approx(
+        {"lr": 0.06, "adam_lr": 9e-4}
+    )
+
+
+@pytest.mark.parametrize("name", [*CONTESTANTS, "orthogonal-momentum", "step-size-lstm"])
+def test_every_optimizer_lowers_a_loss(name):
+    contestant = find_contestant(name)
+    if missing_package(contestant):
+        pytest.skip(f"{missing_package(contestant)} is not installed")
+    torch.manual_seed(0)
+    workload = TASKS["diabetes"].make()
+    optimizer, scheduler = contestant.build(workload, contestant.default, 40)
+    assert isinstance(optimizer, HasModes) == (
+        name in ("schedule-free", "orthogonal-momentum", "step-size-lstm")
+    )
+    if isinstance(optimizer, HasModes):
+        optimizer.train()
+    before = workload.loss(workload.model, workload.train).item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        workload.loss(workload.model, workload.train).backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    assert workload.loss(workload.model, workload.train).item() < before
+    assert state_bytes(optimizer) > 0
+
+
+def test_the_default_is_built_without_options_and_scaled_when_asked():
+    torch.manual_seed(0)
+    workload = TASKS["diabetes"].make()
+    own = learned()
+    assert own.default == {"lr": 1.0} and not own.told_steps
+    rates = [
+        own.build(workload, {"lr": factor}, 10)[0].param_groups[0]["lr"] for factor in (1.0, 3.0)
+    ]
+    assert rates[1] == pytest.approx(3 * rates[0])
+    assert learned("step-size-lstm").told_steps
+    built = learned("step-size-lstm").build(workload, {"lr": 1.0}, 77)[0]
+    assert built.param_groups[0]["total_steps"] == 77
+
+
+def test_a_missing_package_is_named():
+    code = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name: None if name == 'schedulefree' else find(name)\n"
+        "from meta_train.evaluation.benchmark.contestants import CONTESTANTS, missing_package\n"
+        "print(missing_package(CONTESTANTS['schedule-free']), missing_package(CONTESTANTS['sgd']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == ["schedulefree", "None"], result.stderr
+
+
+MINE = """
+import torch
+
+
+def plain(model, steps):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def scheduled(model, steps):
+    optimizer = plain(model, steps)
+    return optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+
+
+def halved(model, steps):
+    optimizer = plain(model, steps)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 0.5**done)
+
+
+def wrong(model, steps):
+    return "sgd"
+
+
+nothing = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "my_optimizers.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_optimizers", None)
+
+
+def test_an_optimizer_of_the_users_own(mine):
+    torch.manual_seed(0)
+    workload = TASKS["diabetes"].make()
+    optimizer, scheduler = from_function("my_optimizers:plain").build(workload, {"lr": 3.0}, 10)
+    assert scheduler is None and optimizer.param_groups[0]["lr"] == pytest.approx(0.3)
+    optimizer, scheduler = from_function("my_optimizers:scheduled").build(workload, {"lr": 1.0}, 10)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.09)
+    optimizer, scheduler = from_function("my_optimizers:halved").build(workload, {"lr": 3.0}, 10)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("my_optimizers", "unknown optimizer 'my_optimizers'"),
+        ("my_optimizers:", "--optimizer takes module:function"),
+        ("no_such_module:make", "cannot import 'no_such_module'"),
+        ("my_optimizers:make", "has no function 'make'"),
+        ("my_optimizers:nothing", "has no function 'nothing'"),
+        ("my_optimizers:wrong", "must return an optimizer.*it returned str"),
+    ],
+)
+def test_a_wrong_function_is_said_in_one_line(mine, path, message):
+    with pytest.raises(ValueError, match=message) as error:
+        find_contestant(path)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,132 @@
+"""`python -m meta_train benchmark`: bad input is one line, and a second call continues."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meta_train.evaluation.benchmark.contestants import CONTESTANTS
+from meta_train.evaluation.benchmark.games import GAMES
+from meta_train.evaluation.benchmark.records import Records
+from meta_train.evaluation.benchmark.tasks import TASKS
+from meta_train.jobs import cli
+from meta_train.jobs.benchmark import make_plan, parse
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "benchmark", "--quick", "--tasks", "logistic", "cart-pole", "--optimizers", "sgd",
+    "adamw-cosine", "--trials", "2", "--seeds", "1", "--workers", "1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "logistc"], "unknown task 'logistc'; did you mean 'logistic'?"),
+        (["--optimizers", "adam-w"], "unknown optimizer 'adam-w'; did you mean"),
+        (["--optimizer", "no_module:make"], "cannot import 'no_module'"),
+        (["--optimizer", "json"], "--optimizer takes module:function, got 'json'"),
+        (["--optimizer", "json:dumps"], "json:dumps(model, steps) fails: TypeError"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--trials", "1"], "--trials must be at least 2, got 1"),
+        (["--workers", "-1"], "--workers must be at least 1, got -1"),
+        (["--seeds", "two"], "seeds"),
+        (["--config", "file.yaml"], "--config"),
+        (["--wrong"], "--wrong"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["benchmark", *arguments])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m meta_train benchmark: error: ")
+    assert message in line
+
+
+def test_a_file_cannot_name_a_function_to_import(tmp_path, monkeypatch, capsys):
+    (tmp_path / "evil_benchmark.py").write_text('open("made", "w").close()\ndef make(m, n): ...\n')
+    (tmp_path / "job.yaml").write_text("optimizer: [evil_benchmark:make]\nquick: true\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in (["benchmark", "--config", "job.yaml"], ["--config", "job.yaml"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(command)
+        assert end.value.code == 2
+    assert not (tmp_path / "made").exists()
+
+
+def test_all_is_run_unless_something_is_named():
+    plan = make_plan(parse([]))
+    assert [task.name for task in plan.tasks] == list(TASKS)
+    assert [game.name for game in plan.games] == list(GAMES)
+    names = [contestant.name for contestant in plan.contestants]
+    assert names[0] == "orthogonal-momentum" and set(names[1:]) <= set(CONTESTANTS)
+    assert (plan.seeds, plan.trials, plan.sensitivity) == (5, 14, True)
+    quick = make_plan(parse(["--quick"]))
+    assert len(quick.tasks) == 6 and quick.tasks[0].steps == TASKS["mnist1d-conv"].steps // 4
+    assert (quick.seeds, quick.trials, quick.sensitivity) == (2, 5, False)
+
+
+def test_a_second_call_runs_only_what_is_missing(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "results")]
+    assert cli.main([*SMALL, *out]) == 0
+    captured = capsys.readouterr()
+    assert "AdamW, cosine, tuned" in captured.out
+    assert "[1 of at most " in captured.err
+    folder = tmp_path / "results"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "benchmark.json", "benchmark.md", "benchmark.png",
+    ]  # fmt: skip
+    assert (folder / "benchmark.md").read_text().strip() in captured.out
+    before = (folder / "benchmark.json").read_bytes()
+    assert cli.main([*SMALL, *out]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1  # nothing was run
+    assert (folder / "benchmark.json").read_bytes() == before
+    assert cli.main([*SMALL, *out, "--again", "sgd"]) == 0
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines and all(", sgd (" in line for line in lines)
+    assert cli.main([word for word in [*SMALL, *out] if word != "--quick"]) == 2
+    assert "was measured with another steps 'logistic'" in capsys.readouterr().err
+
+
+def test_an_optimizer_that_raises_is_a_failed_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_failing.py").write_text(
+        "import torch\n"
+        "class Failing(torch.optim.SGD):\n"
+        "    def step(self, closure=None):\n"
+        "        raise RuntimeError('not today')\n"
+        "def make(model, steps):\n"
+        "    return Failing(model.parameters(), lr=0.1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = [word for word in SMALL if word != "cart-pole"]
+    out = tmp_path / "results"
+    given = [*arguments, "--optimizer", "my_failing:make", "--out", str(out)]
+    assert cli.main(given) == 0
+    assert "seed 0: failed: RuntimeError: not today" in capsys.readouterr().err
+    assert "not today" in (out / "benchmark.md").read_text()
+    assert any(
+        key.optimizer == "my_failing:make" for key, _ in Records(out / "benchmark.json", {}).items()
+    )
+
+
+@pytest.mark.slow
+def test_several_processes_measure_the_same(tmp_path):
+    found = []
+    for workers in ("1", "2"):
+        words = [*SMALL[:-1], workers, "--out", str(tmp_path / workers)]
+        result = subprocess.run(
+            [sys.executable, "-m", "meta_train", *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        records = Records(tmp_path / workers / "benchmark.json", {})
+        found.append({key: _figures(result) for key, result in records.items()})
+    assert found[0] == found[1]
+
+
+def _figures(result):
+    """What does not depend on the machine's speed."""
+    names = ("losses", "error", "diverged", "figure", "works")
+    return {name: value for name, value in vars(result).items() if name in names}
