@@ -42,6 +42,7 @@ from learned_opt.optimizer.step_plan import (
 )
 from learned_opt.optimizer.updates import PendingUpdate, batch_by_size
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.whole_tensors import WholeTensors
 from learned_opt.weights import find_rule, rule_digest
 
 DEFAULT_RULE = "orthogonal-momentum"
@@ -193,6 +194,7 @@ class LearnedOptimizer(Optimizer):
                     torch.zeros((), device="cpu") if needs_no_loss else rule_loss,
                     total_steps,
                     device,
+                    sharding.whole_tensors([update.sharded for update in updates]),
                 )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
@@ -267,7 +269,7 @@ class LearnedOptimizer(Optimizer):
                     sharding.local_state(self._state_of(parameter), parameter),
                     group,
                     name,
-                    sharding.device_mesh(parameter),
+                    parameter if sharding.is_sharded(parameter) else None,
                 )
 
     def _state_of(self, parameter: Tensor) -> State:
@@ -371,9 +373,11 @@ class LearnedOptimizer(Optimizer):
                 group.setdefault(key, value)
 
 
-def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
+def _context(
+    loss: Tensor | None, total_steps: int | None, device: torch.device, tensors: WholeTensors
+) -> Context:
     loss = None if loss is None else loss.to(device)
     planned = None
     if total_steps is not None:  # float32 whatever the default: bfloat16 would round it
         planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
-    return Context(loss=loss, total_steps=planned)
+    return Context(loss=loss, total_steps=planned, tensors=tensors)

@@ -110,7 +110,7 @@ def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> S
             floating = key == "step" or tensor.is_floating_point()
             dtype = dtypes.get(key, rule.dtype) if floating else tensor.dtype
             if key != "step":
-                tensor = sharding.place_like(parameter, tensor)
+                tensor = sharding.place_like(parameter, key, tensor, rule)
             state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
         else:
             state[key] = copy.deepcopy(value)

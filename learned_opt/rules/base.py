@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
 
@@ -39,10 +41,12 @@ class Context:
     Attributes:
         loss: the inner loss at `parameters`, 0-dim and detached, or None if unknown.
         total_steps: the planned number of steps, 0-dim, or None if unknown.
+        tensors: answers about whole tensors, where the rule may be given parts of sharded ones.
     """
 
     loss: Tensor | None = None
     total_steps: Tensor | None = None
+    tensors: WholeTensors = LOCAL
 
     def missing(self, fields: Iterable[str]) -> list[str]:
         """The fields, of those given, that are None."""
@@ -82,6 +86,13 @@ class UpdateRule(nn.Module, ABC):
     uses: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Context` that the rule reads where they are given, and does without otherwise."""
 
+    takes_parts: ClassVar[bool] = False
+    """Whether a rule that steps whole tensors asks `Context.tensors` for all that it needs of them,
+    so that it can be given parts of sharded ones. A `CoordinateRule` needs nothing of them."""
+
+    tensor_state: ClassVar[frozenset[str]] = frozenset()
+    """State tensors that hold numbers of the whole tensor, equal on all processes that share it."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = {key: plain(value) for key, value in settings.items()}
@@ -119,10 +130,20 @@ class UpdateRule(nn.Module, ABC):
         """The fields of `Context` that the rule reads, needed or not."""
         return self.required_context() | self.uses
 
-    def init_state(self, parameter: Tensor) -> State:
-        """Make the state of a tensor that has taken no step, on the parameter's device."""
+    def init_state(self, parameter: Tensor, shape: Sequence[int] | None = None) -> State:
+        """Make the state of a tensor that has taken no step, on the parameter's device.
+
+        Args:
+            parameter: the tensor, or the part of a sharded one that this process holds.
+            shape: of the whole tensor, if `parameter` is a part.
+        """
         step = torch.zeros((), dtype=self.wide_dtype, device=parameter.device)
-        return {"step": step, **self.init_tensor_state(parameter)}
+        whole = parameter.shape if shape is None else shape
+        return {"step": step, **self.init_part_state(parameter, whole)}
+
+    def init_part_state(self, parameter: Tensor, shape: Sequence[int]) -> State:
+        """Make the rule's own state of a part of a tensor of `shape`; see `takes_parts`."""
+        return self.init_tensor_state(parameter)
 
     @abstractmethod
     def init_tensor_state(self, parameter: Tensor) -> State:

@@ -8,17 +8,16 @@ as in Schedule-Free (Defazio et al. 2024, arXiv 2405.15682).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients a, b, c of X <- a X + (b A + c A A) X, A = X X^T: Muon's."""
+from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
+from learned_opt.rules.whole_tensors import WholeTensors, one_where_zero
 
 VECTOR_BETAS = (0.9, 0.99)
 """Decays of Adam's two moments, for vectors and scalars."""
@@ -92,6 +91,8 @@ class OrthogonalMomentum(UpdateRule):
     default_lr = 6.8e-3
     averages = True
     uses = frozenset({"total_steps"})
+    takes_parts = True
+    tensor_state = frozenset({"scalars"})
 
     def __init__(
         self,
@@ -118,13 +119,17 @@ class OrthogonalMomentum(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
+        return self.init_part_state(parameter, parameter.shape)
+
+    def init_part_state(self, parameter: Tensor, shape: Sequence[int]) -> State:
+        """See `init_tensor_state`; whether the tensor is a matrix depends on its whole shape."""
 
         def zeros(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
         return {
             "m": zeros(*parameter.shape),
-            "v": zeros(0) if is_matrix(parameter) else zeros(*parameter.shape),
+            "v": zeros(0) if is_matrix_shape(shape) else zeros(*parameter.shape),
             # A late step changes the average by less than half precision can tell.
             "average": parameter.detach().to(self.wide_dtype, copy=True),
             "scalars": zeros(2, dtype=self.wide_dtype),
@@ -142,39 +147,42 @@ class OrthogonalMomentum(UpdateRule):
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
         """See the class."""
-        directions: list[Tensor] = [torch.empty(0)] * len(gradients)
-        by_shape: dict[tuple[int, int], list[int]] = {}
+        numbered = list(enumerate(zip(gradients, parameters, states, strict=True)))
+        matrices = {k for k, (_, p, state) in numbered if _is_stepped_as_matrix(p, state)}
+        whole = context.tensors
+        sizes = whole.rms(dict(enumerate(gradients)))
+        lengths = whole.rms(dict(enumerate(parameters)))
         lookahead: dict[int, Tensor] = {}
         new_states: list[State] = []
-        for k, (gradient, parameter, state) in enumerate(
-            zip(gradients, parameters, states, strict=True)
-        ):
-            if is_matrix(parameter):
-                m, v = moving_average(state["m"], gradient, self.momentum), state["v"]
-                lookahead[k] = moving_average(m, gradient, self.momentum)
-                by_shape.setdefault(_as_matrix(gradient), []).append(k)
+        for k, (gradient, parameter, state) in numbered:
+            new = dict(state)
+            if k in matrices:
+                new["m"] = moving_average(state["m"], gradient, self.momentum)
+                lookahead[k] = moving_average(new["m"], gradient, self.momentum)
             else:
-                directions[k], m, v = _adam_direction(gradient, state)
-                lookahead[k] = m
+                new["m"] = moving_average(state["m"], gradient, VECTOR_BETAS[0])
+                new["v"] = moving_square(state["v"], gradient, VECTOR_BETAS[1])
+                lookahead[k] = new["m"]
             average, averaged = self._with_point(parameter, state, state["step"] - 1)
-            size = moving_average(state["scalars"][0], rms(gradient), SIZE_BETA)
+            size = moving_average(state["scalars"][0], sizes[k], SIZE_BETA)
             # A tensor that never had a gradient stays as it was made.
             averaged = torch.where(size == 0, state["scalars"][1], averaged)
-            scalars = torch.stack([size, averaged])
-            new_states.append(
-                {"step": state["step"], "m": m, "v": v, "average": average, "scalars": scalars}
-            )
-        for shape, members in by_shape.items():
-            stacked = torch.stack([lookahead[k].reshape(shape) for k in members])
-            orthogonal = orthogonalize(stacked, self.iterations) * math.sqrt(max(shape))
-            for k, direction in zip(members, orthogonal.unbind(), strict=True):
-                directions[k] = direction.reshape(gradients[k].shape)
+            new_states.append({**new, "average": average, "scalars": torch.stack([size, averaged])})
+        directions = whole.transform(
+            partial(orthogonal_directions, iterations=self.iterations),
+            {k: lookahead[k] for k in sorted(matrices)},
+        )
+        directions |= _divided_by_rms(
+            {k: adam_direction(state) for k, state in enumerate(new_states) if k not in directions},
+            whole,
+        )
+        fades = _fades(whole.rms(lookahead), new_states)
         deltas = [
             -self.schedule(state["step"], context.total_steps)
-            * (rms(parameter).clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
-            * _fade(lookahead[k], state)
+            * (lengths[k].clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
+            * fades[k]
             * directions[k]
-            for k, (parameter, state) in enumerate(zip(parameters, new_states, strict=True))
+            for k, state in enumerate(new_states)
         ]
         return deltas, new_states
 
@@ -200,66 +208,39 @@ class OrthogonalMomentum(UpdateRule):
 
 
 def is_matrix(tensor: Tensor) -> bool:
-    """Whether a tensor is stepped as a matrix: no vector, not empty, no large vocabulary."""
-    if tensor.dim() < 2 or tensor.numel() == 0:
+    """Whether a whole tensor is stepped as a matrix; see `is_matrix_shape`."""
+    return is_matrix_shape(tensor.shape)
+
+
+def is_matrix_shape(shape: Sequence[int]) -> bool:
+    """Whether it is no vector, not empty, no single row or column, and no large vocabulary."""
+    if len(shape) < 2 or 0 in shape:
         return False
-    short, long = sorted(_as_matrix(tensor))
+    short, long = sorted(matrix_shape(shape))
     return long <= TABLE_ROWS or long <= TABLE_RATIO * short
 
 
-def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
-    """Bring all singular values near 1 by Newton-Schulz iterations; zero stays zero.
-
-    Args:
-        matrices: `[..., rows, columns]`, of any scale.
-        iterations: how many; five bring singular values above 1e-3 of the norm to 0.7 to 1.2.
-
-    Returns:
-        `[..., rows, columns]`, in the dtype of `matrices`.
-    """
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    # The scale drops out, so it needs no derivative; the largest first, lest squares overflow.
-    x = x / _or_one(x.detach().abs().amax((-2, -1), keepdim=True))
-    x = x / safe_sqrt(_or_one(x.square().sum((-2, -1), keepdim=True)))
-    if x.is_cuda and x.dtype == torch.float32:
-        x = x.bfloat16()
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+def _is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
+    """By its state: of a sharded tensor, the part alone does not tell."""
+    return parameter.dim() > 1 and state["v"].dim() == 1
 
 
-def rms(tensor: Tensor) -> Tensor:
-    """The root of the mean square, 0-dim; 0 for an empty tensor; its derivative at 0 is 0."""
-    if tensor.numel() == 0:
-        return tensor.new_zeros(())
-    largest = _or_one(tensor.detach().abs().amax())
-    return safe_sqrt((tensor / largest).square().mean()) * largest
-
-
-def _fade(momentum: Tensor, state: State) -> Tensor:
-    """1 where the momentum has its usual length, less where it dies without gradients; 0-dim."""
-    usual = state["scalars"][0] / bias_correction(state["step"], SIZE_BETA)
-    return (rms(momentum) / (FADE * usual).clamp(min=TINY)).clamp(max=1)
-
-
-def _or_one(value: Tensor) -> Tensor:
-    """The value, or 1 where it is 0: what zero is divided by."""
-    return torch.where(value == 0, 1.0, value)
-
-
-def _as_matrix(tensor: Tensor) -> tuple[int, int]:
-    return tensor.shape[0], tensor.numel() // tensor.shape[0]
-
-
-def _adam_direction(gradient: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's direction over its RMS, and the two moments."""
+def adam_direction(state: State) -> Tensor:
+    """Adam's direction from its two moments; 0 where there was no gradient yet."""
     b1, b2 = VECTOR_BETAS
-    m = moving_average(state["m"], gradient, b1)
-    v = moving_square(state["v"], gradient, b2)
-    m_hat = m / bias_correction(state["step"], b1)
-    root = safe_sqrt(v) / bias_correction(state["step"], b2).sqrt()
-    direction = torch.where(root == 0, 0.0, m_hat / _or_one(root))
-    return direction / rms(direction).clamp(min=VECTOR_FLOOR), m, v
+    m_hat = state["m"] / bias_correction(state["step"], b1)
+    root = safe_sqrt(state["v"]) / bias_correction(state["step"], b2).sqrt()
+    return torch.where(root == 0, 0.0, m_hat / one_where_zero(root))
+
+
+def _divided_by_rms(directions: dict[int, Tensor], whole: WholeTensors) -> dict[int, Tensor]:
+    sizes = whole.rms(directions)
+    return {k: one / sizes[k].clamp(min=VECTOR_FLOOR) for k, one in directions.items()}
+
+
+def _fades(lengths: Mapping[int, Tensor], states: Sequence[State]) -> list[Tensor]:
+    """1 where the momentum has its usual length, less where it dies without gradients; 0-dim."""
+    usual = [state["scalars"][0] / bias_correction(state["step"], SIZE_BETA) for state in states]
+    return [
+        (lengths[k] / (FADE * size).clamp(min=TINY)).clamp(max=1) for k, size in enumerate(usual)
+    ]
