@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from learned_opt.functional import apply_update, compute_updates, one_element, without_autocast
+from learned_opt.functional import (
+    apply_update,
+    compute_updates,
+    one_element,
+    scheduled_decay,
+    without_autocast,
+)
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import (
     MODE,
@@ -64,7 +70,8 @@ class LearnedOptimizer(Optimizer):
             rule, or the path of a weights file. The default is hand-made: it needs no learning
             rate and no number of steps; see `OrthogonalMomentum`. The rule is held by reference,
             so optimizers can share one.
-        weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`.
+        weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`, times the
+            rule's own schedule if it has one, as the default has.
         maximize: maximise the objective instead of minimising it.
         total_steps: the planned number of optimizer steps, such as `epochs * len(loader)`; some
             rules need it for their schedule. Past it, updates are about a hundredth of their size.
@@ -322,8 +329,13 @@ class LearnedOptimizer(Optimizer):
                 maximize=maximize,
             )
             new_parameters = [
-                apply_update(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
-                for (_, piece), delta in zip(batch, deltas, strict=True)
+                apply_update(
+                    piece.parameter,
+                    delta,
+                    piece.group["lr"],
+                    scheduled_decay(rule, piece.group["weight_decay"], state, context),
+                )
+                for (_, piece), delta, state in zip(batch, deltas, new_states, strict=True)
             ]
             self._guard.commit(batch, deltas, new_parameters, new_states)
         self._guard.finish(tensors)

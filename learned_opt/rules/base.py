@@ -222,6 +222,14 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[list[Tensor], list[State]]:
         """Compute deltas and new states; `step` counts from 1 and is already advanced."""
 
+    def decay_factor(self, state: State, context: Context) -> float | Tensor:
+        """The factor on the weight decay at the step that led to `state`, 0-dim; by default 1.
+
+        A rule with its own schedule gives the schedule, as AdamW's weight decay follows that of
+        its learning rate.
+        """
+        return 1.0
+
     averages: ClassVar[bool] = False
     """Whether the model is to be evaluated elsewhere than at the parameters it trains on."""
 

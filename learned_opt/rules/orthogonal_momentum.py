@@ -194,6 +194,10 @@ class OrthogonalMomentum(UpdateRule):
         warm_up = (step / (0.03 * planned).clamp(min=1)).clamp(max=1)
         return warm_up * (1 - (step - 1) / planned).clamp(min=0.01)
 
+    def decay_factor(self, state: State, context: Context) -> Tensor:
+        """The schedule: the weight decay falls with the steps."""
+        return self.schedule(state["step"], context.total_steps)
+
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """The average with the parameter as it is now in it, and the state that records that."""
         average, averaged = self._with_point(parameter.to(self.wide_dtype), state, state["step"])

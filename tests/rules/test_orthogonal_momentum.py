@@ -211,6 +211,21 @@ def test_settings_out_of_range_are_refused(settings):
         create_rule("orthogonal-momentum", **settings)
 
 
+@pytest.mark.parametrize("total", [None, 20], ids=["open", "planned"])
+def test_weight_decay_follows_the_schedule(total):
+    parameters = [torch.nn.Parameter(random(3, 5)), torch.nn.Parameter(random(4))]
+    rule = create_rule("orthogonal-momentum").double()
+    optimizer = LearnedOptimizer(parameters, rule=rule, weight_decay=0.5, total_steps=total)
+    expected = [parameter.detach().clone() for parameter in parameters]
+    for t in range(1, 15):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        schedule = planned(t) if total else min(1, t / 20) / math.sqrt(1 + t / 50)
+        expected = [(1 - 6.8e-3 * 0.5 * schedule) * one for one in expected]
+        torch.testing.assert_close([p.detach() for p in parameters], expected)
+
+
 def test_past_the_planned_steps_it_steps_on_at_a_hundredth():
     rule = create_rule("orthogonal-momentum").double()
     factors = [
