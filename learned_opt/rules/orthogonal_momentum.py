@@ -38,10 +38,13 @@ SIZE_BETA = 0.99
 FADE = 0.1
 """Momentum that is shorter than this share of the usual gradient shortens the step."""
 
-TABLE_ROWS, TABLE_RATIO = 8192, 8
+TABLE_ROWS, TABLE_RATIO = 1024, 32
 """A matrix with more rows than the first, and with more rows for each column than the second, is
-stepped like a vector. It is the embedding of a large vocabulary: a batch sees few of its rows, and
-orthogonalising it costs more than the rest of the training step. Likewise for columns."""
+stepped like a vector: it is an embedding, of which a batch sees few rows."""
+
+LARGE, LARGE_RATIO = 8192, 8
+"""So is a matrix with more rows or columns than the first, and with more of them for each of the
+other than the second: to orthogonalise it costs more than the rest of the training step."""
 
 TINY = 1e-30
 
@@ -55,8 +58,8 @@ class OrthogonalMomentum(UpdateRule):
         u = orthogonal(b m + (1 - b) g) * sqrt(max(rows, columns))        RMS(u) is about 1
 
     orthogonal(M) brings all singular values of M near 1 by Newton-Schulz iterations, which need
-    matrix products only. For a vector, a scalar, and the table of a large vocabulary, u is Adam's
-    direction over max(its RMS, 0.03). Then, at step t::
+    matrix products only. For a vector, a scalar, a matrix of one row or column, and the table of a
+    vocabulary (`is_matrix_shape`), u is Adam's direction over max(its RMS, 0.03). Then, at step t::
 
         delta = -schedule(t) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)
@@ -217,11 +220,16 @@ def is_matrix(tensor: Tensor) -> bool:
 
 
 def is_matrix_shape(shape: Sequence[int]) -> bool:
-    """Whether it is no vector, not empty, no single row or column, and no large vocabulary."""
+    """Whether it is no vector, not empty, no single row or column, and no embedding."""
     if len(shape) < 2 or 0 in shape:
         return False
-    short, long = sorted(matrix_shape(shape))
-    return long <= TABLE_ROWS or long <= TABLE_RATIO * short
+    rows, columns = matrix_shape(shape)
+    short, long = sorted((rows, columns))
+    # To orthogonalise a row is to normalise it: without noise, its steps would not shrink.
+    if short == 1:
+        return False
+    embedding = rows > TABLE_ROWS and rows > TABLE_RATIO * columns
+    return not embedding and (long <= LARGE or long <= LARGE_RATIO * short)
 
 
 def _is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:

@@ -83,13 +83,14 @@ def planned(t, total=20):
 
 
 @pytest.mark.parametrize("total", [None, 20], ids=["open", "planned"])
-@pytest.mark.parametrize("shape", [(3, 5), (7,)], ids=["matrix", "vector"])
+@pytest.mark.parametrize("shape", [(3, 5), (7,), (1, 4)], ids=["matrix", "vector", "row"])
 def test_it_is_its_equations(shape, total):
     gradients = [random(*shape, seed=k) for k in range(12)]
     start = 0.3 * random(*shape, seed=99)
     schedule = planned if total else lambda t: min(1, t / 20) / math.sqrt(1 + t / 50)
+    vector = len(shape) == 1 or 1 in shape
     expected, average = reference(
-        [g.numpy() for g in gradients], start.numpy(), schedule=schedule, vector=len(shape) == 1
+        [g.numpy() for g in gradients], start.numpy(), schedule=schedule, vector=vector
     )
     parameter = torch.nn.Parameter(start.clone())
     rule = create_rule("orthogonal-momentum").double()
@@ -152,9 +153,22 @@ def test_without_a_gradient_the_update_dies_with_the_momentum(shape):
         ((), False),
         ((0, 4), False),
         ((2, 3, 4), True),
-        ((8192, 2), True),
-        ((8193, 2), False),
+        ((1, 3), False),
+        ((3, 1), False),
+        ((3, 1, 1), False),
+        ((1, 3, 5, 5), False),
+        ((2, 2), True),
+        ((1024, 2), True),
+        ((1025, 2), False),
+        ((1025, 32), False),
+        ((1025, 33), True),
+        ((2, 8192), True),
         ((2, 8193), False),
+        ((8192, 1024), True),
+        ((8193, 1024), False),
+        ((8193, 1025), True),
+        ((8200, 1024), False),
+        ((1024, 8193), False),
         ((9000, 1200), True),
         ((50_000, 768), False),
     ],
