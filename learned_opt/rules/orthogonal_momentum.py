@@ -78,8 +78,7 @@ class OrthogonalMomentum(UpdateRule):
 
     Args:
         momentum: b, in [0, 1).
-        iterations: Newton-Schulz iterations, at least 1. Five bring singular values to 0.7 to 1.2;
-            three take 40% fewer products.
+        iterations: Newton-Schulz iterations, at least 1; see `orthogonalize`.
         warm_up: steps over which the step grows, without a planned number of steps.
         decay_after: steps after which the inverse-root schedule begins to fall.
 
@@ -101,7 +100,7 @@ class OrthogonalMomentum(UpdateRule):
         self,
         *,
         momentum: float = 0.8,
-        iterations: int = 5,
+        iterations: int = 4,
         warm_up: float = 20.0,
         decay_after: float = 50.0,
     ) -> None:

@@ -11,16 +11,33 @@ from torch import Tensor
 from learned_opt.rules.features import safe_sqrt
 from learned_opt.rules.whole_tensors import one_where_zero
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients a, b, c of X <- a X + (b A + c A A) X, A = X X^T: Muon's."""
+POLYNOMIALS = (
+    (8.3007, -24.0375, 17.4661),
+    (4.0059, -2.9253, 0.5424),
+    (3.4840, -2.5614, 0.5024),
+    (2.5153, -1.8615, 0.4425),
+)
+"""Coefficients a, b, c of each iteration X <- a X + (b A + c A A) X, A = X X^T.
+
+Each is the odd polynomial of degree 5 that is nearest to 1 in the largest error, on the range to
+which the ones before it bring [0.003, 1] (Amsel et al. 2025, "The Polar Express", arXiv
+2505.16932). The first three are for X / 1.01, so that rounding cannot push a value off the range.
+"""
+
+CONVERGING = (1.875, -1.25, 0.375)
+"""Coefficients of any further iteration: the one that converges fastest near 1."""
 
 
 def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     """Bring all singular values near 1 by Newton-Schulz iterations; zero stays zero.
 
+    The norm (sum of the singular values^8)^(1/8) bounds the largest one, much more closely than
+    Frobenius' does, and comes from products that the first iteration needs anyway. Four iterations
+    bring values above 0.003 of that norm to 0.79 to 1.21, and multiply smaller ones by up to 291.
+
     Args:
         matrices: `[..., rows, columns]`, of any scale.
-        iterations: how many; five bring singular values above 1e-3 of the norm to 0.7 to 1.2.
+        iterations: how many.
 
     Returns:
         `[..., rows, columns]`, in the dtype of `matrices`.
@@ -32,11 +49,50 @@ def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     x = x / safe_sqrt(one_where_zero(x.square().sum((-2, -1), keepdim=True)))
     if x.is_cuda and x.dtype == torch.float32:
         x = x.bfloat16()
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    gram = x @ x.mT
+    square = gram @ gram
+    norm = _root(square.to(matrices.dtype).square().sum((-2, -1), keepdim=True), 8).to(x.dtype)
+    x, gram, square = x / norm, gram / norm**2, square / norm**4
+    # In bfloat16 the powers of the Gram matrix alone would lose the small singular values.
+    by_gram = x.shape[-1] >= 2 * x.shape[-2] and x.dtype == matrices.dtype
+    x = (_iterate_gram if by_gram else _iterate)(x, gram, square, iterations)
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _iterate(x: Tensor, gram: Tensor, square: Tensor, iterations: int) -> Tensor:
+    for k in range(iterations):
+        if k > 0:
+            gram = x @ x.mT
+            square = gram @ gram
+        a, b, c = _polynomial(k)
+        x = a * x + (b * gram + c * square) @ x
+    return x
+
+
+def _iterate_gram(x: Tensor, gram: Tensor, square: Tensor, iterations: int) -> Tensor:
+    """The same by products of the short side alone, since all factors are polynomials of A.
+
+    A long matrix is multiplied twice, not twice in each iteration.
+    """
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    product = identity
+    for k in range(iterations):
+        a, b, c = _polynomial(k)
+        factor = a * identity + b * gram + c * square
+        product = factor if k == 0 else factor @ product
+        if k + 1 < iterations:
+            gram = gram @ (factor @ factor)
+            square = gram @ gram
+    return product @ x
+
+
+def _polynomial(iteration: int) -> tuple[float, float, float]:
+    return POLYNOMIALS[iteration] if iteration < len(POLYNOMIALS) else CONVERGING
+
+
+def _root(value: Tensor, degree: int) -> Tensor:
+    """A root, 1 where the value is 0."""
+    return one_where_zero(value) ** (1 / degree)
 
 
 def orthogonal_directions(tensors: Sequence[Tensor], iterations: int) -> list[Tensor]:
