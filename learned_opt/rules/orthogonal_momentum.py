@@ -150,7 +150,7 @@ class OrthogonalMomentum(UpdateRule):
     ) -> tuple[list[Tensor], list[State]]:
         """See the class."""
         numbered = list(enumerate(zip(gradients, parameters, states, strict=True)))
-        matrices = {k for k, (_, p, state) in numbered if _is_stepped_as_matrix(p, state)}
+        matrices = {k for k, (_, p, state) in numbered if is_stepped_as_matrix(p, state)}
         whole = context.tensors
         sizes = whole.rms(dict(enumerate(gradients)))
         lengths = whole.rms(dict(enumerate(parameters)))
@@ -192,7 +192,7 @@ class OrthogonalMomentum(UpdateRule):
         """The factor on the step at a number of steps, from 1; 0-dim."""
         if total_steps is None:
             return (step / self.warm_up).clamp(max=1) * (1 + step / self.decay_after).rsqrt()
-        planned = total_steps.to(self.dtype)
+        planned = total_steps.to(step.dtype)
         warm_up = (step / (0.03 * planned).clamp(min=1)).clamp(max=1)
         return warm_up * (1 - (step - 1) / planned).clamp(min=0.01)
 
@@ -231,7 +231,7 @@ def is_matrix_shape(shape: Sequence[int]) -> bool:
     return not embedding and (long <= LARGE or long <= LARGE_RATIO * short)
 
 
-def _is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
+def is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
     """By its state: of a sharded tensor, the part alone does not tell."""
     return parameter.dim() > 1 and state["v"].dim() == 1
 

@@ -42,11 +42,16 @@ def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     Returns:
         `[..., rows, columns]`, in the dtype of `matrices`.
     """
+    # The scale drops out, so it needs no derivative; the largest first, lest squares overflow.
+    x = matrices / one_where_zero(matrices.detach().abs().amax((-2, -1), keepdim=True))
+    x = x / safe_sqrt(one_where_zero(x.square().sum((-2, -1), keepdim=True)))
+    return orthogonalize_unit(x, iterations)
+
+
+def orthogonalize_unit(matrices: Tensor, iterations: int) -> Tensor:
+    """The same for matrices whose squares add up to 1, or to 0."""
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
-    # The scale drops out, so it needs no derivative; the largest first, lest squares overflow.
-    x = x / one_where_zero(x.detach().abs().amax((-2, -1), keepdim=True))
-    x = x / safe_sqrt(one_where_zero(x.square().sum((-2, -1), keepdim=True)))
     if x.is_cuda and x.dtype == torch.float32:
         x = x.bfloat16()
     gram = x @ x.mT
