@@ -215,7 +215,7 @@ def _step_matrices(batch: _Batch, call: _Call) -> list[PendingUpdate]:
     torch._foreach_mul_(batch.tensors("m"), momentum)
     torch._foreach_add_(batch.tensors("m"), batch.gradients, alpha=sign * (1 - momentum))
     factor = _advance(batch, call, norm) * math.sqrt(max(shape))
-    directions = directions.mul_(torch.tensor(factor, dtype=torch.float32)[:, None, None])
+    directions = directions.mul_(_on_host(factor).float()[:, None, None])
     parts = [
         direction.reshape(parameter.shape)
         for direction, parameter in zip(directions.unbind(), batch.parameters, strict=True)
@@ -270,7 +270,7 @@ def _advance(batch: _Batch, call: _Call, momentum_norm: Numbers) -> Numbers:
     taken = step - 1
     weight = np.where(taken > batch.averaged, 9 / (taken + 8), 0.0)
     _lerp(batch.tensors("average"), batch.parameters, weight)
-    scalars = torch.tensor(np.stack([size, np.maximum(taken, batch.averaged)], 1)).float()
+    scalars = _on_host(np.stack([size, np.maximum(taken, batch.averaged)], 1)).float()
     torch._foreach_copy_(batch.tensors("scalars"), list(scalars.unbind()))
     torch._foreach_add_(batch.tensors("step"), 1)
     lr = batch.option("lr") * _schedule(call, step)
@@ -294,7 +294,12 @@ def _lerp(targets: list[Tensor], values: list[Tensor], weights: Numbers) -> None
             )
 
 
+def _on_host(numbers: Numbers) -> Tensor:
+    """Numbers as a tensor of the CPU, whatever the default device is."""
+    return torch.from_numpy(numbers)
+
+
 def _schedule(call: _Call, step: Numbers) -> Numbers:
-    planned = None if call.total_steps is None else torch.tensor(call.total_steps).double()
-    found = call.rule.schedule(torch.tensor(step), planned)
+    planned = None if call.total_steps is None else _on_host(np.array(call.total_steps))
+    found = call.rule.schedule(_on_host(step), planned)
     return np.asarray(found.numpy())

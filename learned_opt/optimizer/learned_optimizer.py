@@ -63,7 +63,8 @@ class LearnedOptimizer(Optimizer):
     """An update rule, learned or hand-designed, as a `torch.optim` optimizer.
 
     Args:
-        params: parameters, named parameters, or parameter groups.
+        params: parameters, named parameters, or parameter groups. Under the default rule a group
+            may have `"direction": "adam"`, before its first step; see `OrthogonalMomentum`.
         lr: multiplies the update that the rule proposes; by default the rule's own. It is not
             Adam's learning rate: a learned rule chooses its own step sizes.
         rule: an `UpdateRule`, the name of bundled weights (`list_pretrained()`) or of a hand-made
@@ -128,6 +129,7 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize,
             "total_steps": total_steps,
             "rule": rule_digest(rule),
+            "direction": None,
             MODE: True,
         }
         check_options({**defaults, "foreach": foreach, "capturable": capturable})
@@ -281,14 +283,14 @@ class LearnedOptimizer(Optimizer):
                     # Detached: torch.compile refuses pieces that are views in an autograd graph.
                     sharding.local_part(parameter.detach()),
                     sharding.local_gradient(gradient, parameter),
-                    sharding.local_state(self._state_of(parameter), parameter),
+                    sharding.local_state(self._state_of(parameter, group), parameter),
                     group,
                     name,
                     parameter if sharding.is_sharded(parameter) else None,
                 )
 
-    def _state_of(self, parameter: Tensor) -> State:
-        return ensure_state(self.state[parameter], self.rule, parameter)
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> State:
+        return ensure_state(self.state[parameter], self.rule, parameter, group["direction"])
 
     def init_state(self) -> None:
         """Make the state of every parameter now, not at its first gradient.
@@ -298,7 +300,7 @@ class LearnedOptimizer(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.requires_grad:
-                    self._state_of(parameter)
+                    self._state_of(parameter, group)
 
     def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
         rule = self._rule_on(updates[0].parameter.device)

@@ -103,7 +103,7 @@ def local_state(state: State, parameter: Tensor) -> State:
     return {key: local_part(value) for key, value in state.items()}
 
 
-def init_state(rule: UpdateRule, parameter: Tensor) -> State:
+def init_state(rule: UpdateRule, parameter: Tensor, direction: str | None) -> State:
     """Make the state of a parameter, sharded like it; `step` is a plain tensor on every process.
 
     Raises:
@@ -111,8 +111,8 @@ def init_state(rule: UpdateRule, parameter: Tensor) -> State:
     """
     check_parameter(parameter, rule)
     if not is_sharded(parameter):
-        return rule.init_state(local_part(parameter.detach()))
-    state = rule.init_state(local_part(parameter.detach()), parameter.shape)
+        return rule.init_state(local_part(parameter.detach()), direction=direction)
+    state = rule.init_state(local_part(parameter.detach()), parameter.shape, direction)
     return {
         key: _assemble(value, parameter) if is_placed(key, value, parameter, rule) else value
         for key, value in state.items()

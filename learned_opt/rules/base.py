@@ -86,6 +86,9 @@ class UpdateRule(nn.Module, ABC):
     uses: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Context` that the rule reads where they are given, and does without otherwise."""
 
+    directions: ClassVar[tuple[str, ...]] = ()
+    """Values of the option `direction` that a parameter group may have; None is the rule's own."""
+
     takes_parts: ClassVar[bool] = False
     """Whether a rule that steps whole tensors asks `Context.tensors` for all that it needs of them,
     so that it can be given parts of sharded ones. A `CoordinateRule` needs nothing of them."""
@@ -139,19 +142,30 @@ class UpdateRule(nn.Module, ABC):
         for field in context.missing(self.required_context()):
             raise ValueError(f"rule {type(self).__name__} needs {_HOW_TO_GIVE[field]}")
 
-    def init_state(self, parameter: Tensor, shape: Sequence[int] | None = None) -> State:
+    def init_state(
+        self,
+        parameter: Tensor,
+        shape: Sequence[int] | None = None,
+        direction: str | None = None,
+    ) -> State:
         """Make the state of a tensor that has taken no step, on the parameter's device.
 
         Args:
             parameter: the tensor, or the part of a sharded one that this process holds.
             shape: of the whole tensor, if `parameter` is a part.
+            direction: one of `directions`, or None.
         """
         step = torch.zeros((), dtype=self.wide_dtype, device=parameter.device)
         whole = parameter.shape if shape is None else shape
-        return {"step": step, **self.init_part_state(parameter, whole)}
+        return {"step": step, **self.init_part_state(parameter, whole, direction)}
 
-    def init_part_state(self, parameter: Tensor, shape: Sequence[int]) -> State:
-        """Make the rule's own state of a part of a tensor of `shape`; see `takes_parts`."""
+    def init_part_state(
+        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+    ) -> State:
+        """Make the rule's own state of a tensor; for rules with `takes_parts` or `directions`.
+
+        `parameter` may be a part of a tensor of `shape`.
+        """
         return self.init_tensor_state(parameter)
 
     @abstractmethod

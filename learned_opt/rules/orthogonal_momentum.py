@@ -69,6 +69,8 @@ class OrthogonalMomentum(UpdateRule):
     planned number of steps T the schedule is instead a warm-up over 3% of the steps and a linear
     decay to zero, and the parameters themselves end where they should be evaluated.
 
+    A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
+
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.
 
@@ -88,11 +90,17 @@ class OrthogonalMomentum(UpdateRule):
     Example:
         >>> rule = create_rule("orthogonal-momentum")
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+        >>> groups = [
+        ...     {"params": model[0].parameters()},
+        ...     {"params": model[2].parameters(), "direction": "adam"},
+        ... ]
+        >>> optimizer = LearnedOptimizer(groups, rule=rule)
     """
 
     default_lr = 6.8e-3
     averages = True
     uses = frozenset({"total_steps"})
+    directions = ("adam",)
     takes_parts = True
     tensor_state = frozenset({"scalars"})
 
@@ -121,17 +129,20 @@ class OrthogonalMomentum(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
-        return self.init_part_state(parameter, parameter.shape)
+        return self.init_part_state(parameter, parameter.shape, None)
 
-    def init_part_state(self, parameter: Tensor, shape: Sequence[int]) -> State:
+    def init_part_state(
+        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+    ) -> State:
         """See `init_tensor_state`; whether the tensor is a matrix depends on its whole shape."""
+        matrix = is_matrix_shape(shape) and direction != "adam"
 
         def zeros(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
         return {
             "m": zeros(*parameter.shape),
-            "v": zeros(0) if is_matrix_shape(shape) else zeros(*parameter.shape),
+            "v": zeros(0) if matrix else zeros(*parameter.shape),
             # A late step changes the average by less than half precision can tell.
             "average": parameter.detach().to(self.wide_dtype, copy=True),
             "scalars": zeros(2, dtype=self.wide_dtype),
