@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
@@ -22,6 +22,7 @@ from learned_opt.functional import (
     without_autocast,
 )
 from learned_opt.optimizer import sharding
+from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
 from learned_opt.optimizer.evaluation_mode import (
     MODE,
     EvaluationMode,
@@ -224,24 +225,40 @@ class LearnedOptimizer(Optimizer):
         return loss
 
     @torch.no_grad()
-    def eval(self) -> None:
+    def eval(self, model: nn.Module | None = None, batches: Iterable[Any] | None = None) -> None:
         """Put the running average of the weights in the model's parameters, to evaluate or save it.
 
         Only for rules that keep an average (`rule.averages`), and where no planned number of steps
         was given; for all others it does nothing. Meanwhile the weights to train on take the memory
         of one more copy. Weights that were loaded since the last step are kept, with a warning.
 
-        Batch normalisation's running statistics stay those of training: recompute them with
-        `torch.optim.swa_utils.update_bn`.
+        An optimizer does not see modules. **A model with batch normalisation is evaluated wrongly
+        unless you give it, and batches of training data**: its running statistics belong to the
+        weights of training, and are recomputed. That takes a forward pass for each batch.
+
+        Args:
+            model: the model. Layers of batch normalisation whose scale this optimizer does not
+                train keep their statistics.
+            batches: such as the training loader, or `itertools.islice(loader, 100)` of it. Of a
+                list or tuple the first part is the input; a mapping gives keyword arguments.
+
+        Raises:
+            ValueError: the model has running statistics, and there are no batches.
 
         Example:
             >>> optimizer = LearnedOptimizer(model.parameters())
             >>> optimizer.eval()
             >>> validation_loss = nn.functional.cross_entropy(model(inputs), targets).item()
             >>> optimizer.train()
+            >>> optimizer.eval(model, [inputs])  # recomputes running statistics, if there are some
+            >>> optimizer.train()
         """
+        check_batches(model, batches)
         if self.rule.averages:
             self._evaluation.evaluate(self.param_groups, self.state)
+        if model is not None and batches is not None:
+            trained = (parameter for group in self.param_groups for parameter in group["params"])
+            recompute_statistics(model, batches, trained)
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
