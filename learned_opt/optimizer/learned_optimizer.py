@@ -137,7 +137,7 @@ class LearnedOptimizer(Optimizer):
         self._set_rule(rule, chunk_size, checked_fused(fused))
         super().__init__(params, plain_options(defaults))
         warn_if_ignored(rule, self.defaults["total_steps"])
-        warn_if_small(rule, lr)
+        warn_if_small(rule, [group["lr"] for group in self.param_groups])
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int, fused: bool | None) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.

@@ -150,7 +150,8 @@ class _Plan:
         self._rest = [n for axis, n in enumerate(owner.shape) if axis != self._axis]
         step = -(-length // ranks)
         self._rows = [max(0, min(length, (one + 1) * step) - one * step) for one in range(ranks)]
-        self.cost = owner.numel() * min(owner.shape[0], owner.numel() // owner.shape[0])
+        rows, size = owner.shape[0], owner.numel()
+        self.cost: int = size * min(rows, size // rows)
 
     def size(self, rank: int) -> int:
         """Elements of the part of a process."""

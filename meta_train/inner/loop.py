@@ -277,7 +277,7 @@ class InnerLoop(LoopSettings):
                     parameter,
                     delta,
                     lead(lr, parameter) if isinstance(lr, Tensor) else lr,
-                    scheduled_decay(rule, self.weight_decay, state, context),
+                    scheduled_decay(self.rule, self.weight_decay, state, context),
                 )
                 for parameter, delta, state in zip(parameters, deltas, new_states, strict=True)
             ]
