@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
-from learned_opt.backends.library import load_library
 from learned_opt.backends.registry import FUSED_STEPS
+from learned_opt.optimizer import fused as driver
 
-pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
-
-RULES = [name for name in list_rules() if type(create_rule(name)) in FUSED_STEPS]
+CASES = [
+    (name, step) for name in list_rules() for step in FUSED_STEPS.get(type(create_rule(name)), ())
+]
 ROUNDING = {"orthogonal-momentum": 1e-3}
 """Tolerances of rules that magnify rounding, at learning rates up to 0.5. Newton-Schulz iterations
 multiply small singular values, and so the rounding of the momentum, by 300."""
@@ -87,9 +87,15 @@ class Pair:
                 )
 
 
-@pytest.fixture(params=RULES)
-def name(request):
-    return request.param
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].__name__}")
+def name(request, monkeypatch):
+    """The name of a rule, of whose faster code optimizers get one kind only."""
+    name, step = request.param
+    why = step().refuses_rule(create_rule(name)) or step().refuses_parameter(torch.zeros(2))
+    if why:
+        pytest.skip(why)
+    monkeypatch.setattr(driver, "fused_steps", lambda rule: [step()])
+    return name
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
@@ -119,7 +125,8 @@ def test_options_are_followed(name, options):
     pair.check()
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e6, 1e15])
+# Squares of gradients below 1e-22 are 0 in float32; a norm of a single element takes no square.
+@pytest.mark.parametrize("scale", [1e-18, 1e-12, 1e6, 1e15])
 def test_gradients_of_any_scale_agree(name, scale):
     lr = 0.1 / scale if name == "sgd" else 0.1
     pair = Pair(name, SHAPES["mixed"], lr=lr)
@@ -135,41 +142,54 @@ def test_a_learning_rate_of_zero_moves_no_bit(name):
         assert torch.equal(parameter, old)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_not_finite_is_skipped_by_both(name, bad):
     shapes = [(300, 70), (70,), (5,)]
-    pair = Pair(name, shapes, lr=1e-2)
+    pair = Pair(name, shapes)
     pair.run(2)
     grads = gradients(shapes, 7)
     grads[0][299, 69] = bad
-    before = copy.deepcopy(pair.sides[0][1].state_dict()["state"])
-    old = [parameter.detach().clone() for parameter in pair.sides[0][0]]
-    if math.isfinite(bad):
+    parameters, optimizer = pair.sides[0]
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    old = [parameter.detach().clone() for parameter in parameters]
+    with pytest.warns(RuntimeWarning) as warned:
         pair.step(grads)
-    else:
-        for side in range(2):
-            with pytest.warns(RuntimeWarning, match="update of 0.0 was not finite"):
-                parameters, optimizer = pair.sides[side]
-                for parameter, gradient in zip(parameters, grads, strict=True):
-                    parameter.grad = gradient.clone()
-                optimizer.step(lambda: torch.tensor(1.0))
-        state = pair.sides[0][1].state_dict()["state"]
-        assert torch.equal(pair.sides[0][0][0], old[0])
-        for key, value in before[0].items():
-            assert torch.equal(state[0][key], value)
-        assert not torch.equal(pair.sides[0][0][1], old[1])
-        assert [optimizer.skipped_updates for _, optimizer in pair.sides] == [1, 1]
+    assert [str(w.message).split(" was")[0] for w in warned] == ["the update of 0.0"] * 2
+    assert [optimizer.skipped_updates for _, optimizer in pair.sides] == [1, 1]
+    assert torch.equal(parameters[0], old[0])
+    for key, value in before[0].items():
+        assert torch.equal(optimizer.state_dict()["state"][0][key], value)
+    assert not torch.equal(parameters[1], old[1])
     pair.check()
 
 
-def test_an_infinite_parameter_stays_and_the_rest_moves(name):
+@pytest.mark.filterwarnings("ignore:the update of")
+@pytest.mark.parametrize("huge", [1e18, 1e20, 3e38])
+@pytest.mark.parametrize("place", ["gradient", "parameter"])
+def test_huge_numbers_are_judged_alike(name, huge, place):
+    shapes = [(300, 70), (70,)]
+    pair = Pair(name, shapes)
+    pair.run(2)
+    grads = gradients(shapes, 7)
+    if place == "gradient":
+        grads[0][299, 69] = huge
+    else:
+        with torch.no_grad():
+            for parameters, _ in pair.sides:
+                parameters[0][299, 69] = huge
+    pair.step(grads)
+    counts = [optimizer.skipped_updates for _, optimizer in pair.sides]
+    assert counts[0] == counts[1]
+    pair.check()
+
+
+@pytest.mark.filterwarnings("ignore:the update of")
+def test_an_infinite_parameter_stays_as_the_rule_says(name):
     pair = Pair(name, [(40, 30), (7,)])
     with torch.no_grad():
         for parameters, _ in pair.sides:
             parameters[0][3, 4] = -math.inf
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.warn", lambda *args, **kwargs: None)
-        pair.run(3)
+    pair.run(3)
     (fused, one), (_, two) = pair.sides
     assert fused[0][3, 4] == -math.inf
     assert one.skipped_updates == two.skipped_updates
@@ -216,33 +236,28 @@ def test_a_resumed_run_is_the_unbroken_one(name):
         assert torch.equal(one, other)
 
 
-def test_the_number_of_threads_changes_no_bit(name):
+def test_the_number_of_threads_changes_rounding_at_most(name):
+    """In C no bit; plain torch may add up in another order."""
     shapes, runs, threads = [(1100, 1000), (70,)], [], torch.get_num_threads()
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            optimizer = (pair := Pair(name, shapes)).sides[0][1]
-            for step in range(2):
-                for parameter, gradient in zip(
-                    pair.sides[0][0], gradients(shapes, step), strict=True
-                ):
-                    parameter.grad = gradient
-                optimizer.step(lambda: torch.tensor(1.0))
+            pair = Pair(name, shapes)
+            pair.run(2)
+            pair.check()
             runs.append(pair.sides[0][0])
+            in_c = pair.sides[0][1]._fused._steps[0].code == "C"
     finally:
         torch.set_num_threads(threads)
-    for one, other in zip(*runs, strict=True):
-        assert torch.equal(one, other)
+    if in_c:
+        assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
 def test_a_parameter_that_autograd_saved_has_changed(name):
     (parameter,) = make_parameters([(3, 2)])
-    optimizer = LearnedOptimizer(
-        [parameter],
-        rule=random_rule(name),
-        fused=True,
-        **({"total_steps": 9} if name == "step-size-lstm" else {}),
-    )
+    rule = random_rule(name)
+    plan = {"total_steps": 9} if "total_steps" in rule.read_context() else {}
+    optimizer = LearnedOptimizer([parameter], rule=rule, fused=True, **plan)
     loss = parameter.square().sum()
     parameter.grad = torch.ones(3, 2)
     optimizer.step(lambda: torch.tensor(1.0))
