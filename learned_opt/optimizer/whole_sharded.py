@@ -151,7 +151,7 @@ class _Plan:
         step = -(-length // ranks)
         self._rows = [max(0, min(length, (one + 1) * step) - one * step) for one in range(ranks)]
         rows, size = owner.shape[0], owner.numel()
-        self.cost: int = size * min(rows, size // rows)
+        self.cost = int(size * min(rows, size // rows))
 
     def size(self, rank: int) -> int:
         """Elements of the part of a process."""
