@@ -147,11 +147,13 @@ class _Plan:
     def __init__(self, owner: DTensor, dim: int, ranks: int) -> None:
         self._axis: int = owner.placements[dim].dim  # type: ignore[attr-defined]
         length = owner.shape[self._axis]
-        self._rest = [n for axis, n in enumerate(owner.shape) if axis != self._axis]
+        self._rest: list[int] = [n for axis, n in enumerate(owner.shape) if axis != self._axis]
         step = -(-length // ranks)
-        self._rows = [max(0, min(length, (one + 1) * step) - one * step) for one in range(ranks)]
-        rows, size = owner.shape[0], owner.numel()
-        self.cost = int(size * min(rows, size // rows))
+        self._rows: list[int] = [
+            max(0, min(length, (one + 1) * step) - one * step) for one in range(ranks)
+        ]
+        rows, size = owner.shape[0], math.prod(owner.shape)
+        self.cost: int = size * min(rows, size // rows)
 
     def size(self, rank: int) -> int:
         """Elements of the part of a process."""
