@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.base import CoordinateRule, State, UpdateRule
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.whole_tensors import WholeTensors
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -35,14 +35,14 @@ def device_mesh(tensor: Tensor) -> DeviceMesh | None:
     return tensor.device_mesh if is_sharded(tensor) else None
 
 
-def whole_tensors(sharded: Sequence[DTensor | None]) -> WholeTensors:
-    """What rules ask of the whole tensors in a step.
+def whole_tensors(sharded: Sequence[DTensor | None]) -> WholeTensors | None:
+    """What rules ask of the whole tensors in a step; None if none is sharded.
 
     Args:
         sharded: by position in the step, the DTensor of which the rule is given a part, or None.
     """
     if all(one is None for one in sharded):
-        return LOCAL
+        return None
     from learned_opt.optimizer.whole_sharded import ShardedTensors
 
     return ShardedTensors(sharded)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.whole_tensors import WholeTensors
 
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
@@ -41,12 +41,13 @@ class Context:
     Attributes:
         loss: the inner loss at `parameters`, 0-dim and detached, or None if unknown.
         total_steps: the planned number of steps, 0-dim, or None if unknown.
-        tensors: answers about whole tensors, where the rule may be given parts of sharded ones.
+        tensors: answers about whole tensors, where the rule is given parts of sharded ones; None if
+            all are whole.
     """
 
     loss: Tensor | None = None
     total_steps: Tensor | None = None
-    tensors: WholeTensors = LOCAL
+    tensors: WholeTensors | None = None
 
     def missing(self, fields: Iterable[str]) -> list[str]:
         """The fields, of those given, that are None."""

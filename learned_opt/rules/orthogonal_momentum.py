@@ -17,7 +17,7 @@ from torch import Tensor
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
 from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
-from learned_opt.rules.whole_tensors import WholeTensors, one_where_zero
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 VECTOR_BETAS = (0.9, 0.99)
 """Decays of Adam's two moments, for vectors and scalars."""
@@ -162,7 +162,7 @@ class OrthogonalMomentum(UpdateRule):
         """See the class."""
         numbered = list(enumerate(zip(gradients, parameters, states, strict=True)))
         matrices = {k for k, (_, p, state) in numbered if is_stepped_as_matrix(p, state)}
-        whole = context.tensors
+        whole = context.tensors or LOCAL
         sizes = whole.rms(dict(enumerate(gradients)))
         lengths = whole.rms(dict(enumerate(parameters)))
         lookahead: dict[int, Tensor] = {}
