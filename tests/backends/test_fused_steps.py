@@ -14,6 +14,10 @@ from learned_opt.optimizer import fused as driver
 CASES = [
     (name, step) for name in list_rules() for step in FUSED_STEPS.get(type(create_rule(name)), ())
 ]
+ROUNDING = {"orthogonal-momentum": 1e-3}
+"""Tolerances of rules that magnify rounding, at learning rates up to 0.5; relative to the largest
+number of a tensor. Newton-Schulz iterations multiply small singular values, and so the rounding of
+the momentum, by 300."""
 SHAPES = {
     "scalar": [()],
     "empty": [(0,), (3, 0)],
@@ -49,6 +53,8 @@ class Pair:
 
     def __init__(self, name, shapes, groups=1, **options):
         self.rule, self.shapes = random_rule(name), shapes
+        self.magnifies = name in ROUNDING
+        self.tolerance = ROUNDING.get(name, 1e-5)
         if "total_steps" in self.rule.read_context():
             options["total_steps"] = 50
         self.sides = []
@@ -69,15 +75,18 @@ class Pair:
         for step in range(steps):
             self.step(gradients(self.shapes, step, scale), 1.5 - 0.1 * step)
 
-    def check(self, tolerance=1e-5):
+    def check(self):
         (fused, one), (eager, two) = self.sides
         for a, b in zip(fused, eager, strict=True):
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+            self.check_tensor(a.detach(), b.detach())
             assert one.state[a].keys() == two.state[b].keys()
-            for key in one.state[a]:
-                torch.testing.assert_close(
-                    one.state[a][key], two.state[b][key], rtol=tolerance, atol=tolerance
-                )
+            for key, value in two.state[b].items():
+                self.check_tensor(one.state[a][key], value)
+
+    def check_tensor(self, found, expected):
+        most = float(expected.abs().max()) if self.magnifies and expected.numel() else 1.0
+        allowed = self.tolerance * (max(1.0, most) if most < math.inf else 1.0)
+        torch.testing.assert_close(found, expected, rtol=self.tolerance, atol=allowed)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].__name__}")

@@ -144,13 +144,15 @@ def test_14_a_tensor_lr_changed_in_place_is_seen_and_groups_have_their_own(rule)
     assert not same(second, values(4))
 
 
-def test_15_weight_decay_is_decoupled_per_group_and_off_by_default(rule):
+def test_15_weight_decay_is_decoupled_per_group_and_off_by_default(rule, rule_name):
     decayed, plain = (nn.Parameter(values(4).double()) for _ in range(2))
     groups = [{"params": [decayed], "weight_decay": 0.25}, {"params": [plain]}]
     optimizer = LearnedOptimizer(groups, lr=0.5, rule=rule.double(), total_steps=100)
     assert optimizer.param_groups[1]["weight_decay"] == 0
     step_with(optimizer, values(4).double(), values(4).double())
-    torch.testing.assert_close(plain - decayed, 0.5 * 0.25 * values(4).double())
+    # The first of three steps of warm-up, where the weight decay follows a schedule.
+    factor = {"orthogonal-momentum": 1 / 3}.get(rule_name, 1.0)
+    torch.testing.assert_close(plain - decayed, 0.5 * 0.25 * factor * values(4).double())
 
 
 def test_16_maximize_equals_minimising_the_negated_loss(rule):

@@ -12,7 +12,7 @@ from learned_opt.rules.features import (
     moving_average,
     safe_sqrt,
 )
-from learned_opt.rules.orthogonal_momentum import rms
+from learned_opt.rules.whole_tensors import rms
 
 
 @pytest.mark.parametrize("p", [5.0, 10.0])
