@@ -1,4 +1,4 @@
-"""The step of a population of rules, compiled by `torch.compile`: a quarter of the time of vmap.
+"""The step of a population of rules, compiled by `torch.compile`: a third of the time of vmap.
 
 A graph is compiled for every number of tensors (and which of their sizes are 0 or 1), and none per
 shape. It is compiled on tensors of fixed sizes, not on those that happen to come first: compilers

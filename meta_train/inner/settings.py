@@ -84,7 +84,7 @@ class InnerSettings:
     way ("auto")."""
 
     compile_rule: bool = False
-    """Compile the rule's step with torch.compile, for the estimators es and pes: a quarter of its
+    """Compile the rule's step with torch.compile, for the estimators es and pes: a third of its
     time, the same numbers to rounding. It pays in long runs: each number of parameter tensors is
     compiled once, in 20 to 80 seconds. Without a C++ compiler the rule runs uncompiled."""
 

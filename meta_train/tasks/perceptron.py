@@ -40,14 +40,19 @@ def loss_of_perceptrons(
 
     Returns:
         See `BatchedLoss.many`. None unless the module is an `nn.Sequential` of linear layers
-        and `ACTIVATIONS`, inputs are `[M, features]`, and the loss is
+        and `ACTIVATIONS`, inputs are `[M, features]` or flattened first, and the loss is
         `torch.nn.functional.cross_entropy` of classes or `mse_loss`.
     """
     layers = _layers(module)
     if layers is None:
         return None
+    inputs = [data.inputs for data in datasets]
+    if not all(isinstance(value, Tensor) for value in inputs):
+        return None
+    if type(layers[0][1]) is not nn.Flatten and any(value.dim() != 2 for value in inputs):
+        return None
     outputs = [part.out_features for _, part in layers if isinstance(part, nn.Linear)][-1]
-    loss_of_outputs = _loss_of_outputs(loss, outputs, datasets)
+    loss_of_outputs = _loss_of_outputs(loss, outputs, [data.targets for data in datasets])
     return None if loss_of_outputs is None else _LossOfPerceptrons(tuple(layers), loss_of_outputs)
 
 
@@ -72,6 +77,8 @@ class _LossOfPerceptrons:
                 bias = None if part.bias is None else parameters[f"{name}.bias"]
                 weight = parameters[f"{name}.weight"]
                 x = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+            elif isinstance(part, nn.Flatten):
+                x = x.flatten(2)
             else:
                 x = part(x)
         return self.loss_of_outputs(x, targets), buffers
@@ -116,8 +123,15 @@ def _layers(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
         return None
     layers = list(module.named_children())
     linear = [part for _, part in layers if type(part) is nn.Linear]
-    known = len(linear) + sum(
-        type(part) in ACTIVATIONS and not vars(part).get("inplace") for _, part in layers
+    first = layers[0][1] if layers else None
+    flattening = type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1)
+    known = (
+        flattening
+        + len(linear)
+        + sum(
+            type(part) in ACTIVATIONS and not vars(part).get("inplace")
+            for _, part in layers[flattening:]
+        )
     )
     tensors = sum(len(list(part.parameters())) for part in linear)
     tied = len(layers) < len(module) or len(list(module.parameters())) < tensors
@@ -125,18 +139,17 @@ def _layers(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
 
 
 def _loss_of_outputs(
-    loss: Callable[[Any, Any], Tensor], outputs: int, datasets: Sequence[InMemoryDataset]
+    loss: Callable[[Any, Any], Tensor], outputs: int, targets: Sequence[Any]
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
     """See `_LossOfPerceptrons`; None for other losses or other data."""
-    pairs = [(data.inputs, data.targets) for data in datasets]
-    if not all(isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() == 2 for x, y in pairs):
+    if not all(isinstance(y, Tensor) for y in targets):
         return None
-    if loss is F.mse_loss and all(y.shape[1:] == (outputs,) for _, y in pairs):
+    if loss is F.mse_loss and all(y.shape[1:] == (outputs,) for y in targets):
         return _mean_squares
     # A class of -100 is left out of the mean; classes that do not exist raise.
     if loss is F.cross_entropy and all(
         y.dim() == 1 and y.dtype == torch.int64 and 0 <= int(y.min()) and int(y.max()) < outputs
-        for _, y in pairs
+        for y in targets
     ):
         return _cross_entropies
     return None

@@ -21,9 +21,9 @@ def mlp(outputs=4, activation=nn.Tanh, bias=True):
     return nn.Sequential(*layers).double()
 
 
-def data(targets):
+def data(targets, shape=(6,)):
     torch.manual_seed(0)
-    return torch.randn(len(targets), 6, dtype=torch.float64), targets
+    return torch.randn(len(targets), *shape, dtype=torch.float64), targets
 
 
 CLASSES = torch.arange(40) % 4
@@ -32,13 +32,15 @@ CASES = {
     "classes": (mlp, F.cross_entropy, CLASSES),
     "numbers": (mlp, F.mse_loss, NUMBERS),
     "without bias": (lambda: mlp(bias=False), F.mse_loss, NUMBERS),
+    "flattened": (lambda: nn.Sequential(nn.Flatten(), *mlp()), F.mse_loss, NUMBERS),
     "gelu": (lambda: mlp(activation=nn.GELU), F.cross_entropy, CLASSES),
 }
 
 
 def make_task(name):
     make_module, loss, targets = CASES[name]
-    return ModuleTask(make_module, loss, data(targets), 8)
+    inputs = data(targets, (2, 3) if name == "flattened" else (6,))
+    return ModuleTask(make_module, loss, inputs, 8)
 
 
 @pytest.mark.parametrize("rescaled", [False, True])
@@ -122,6 +124,11 @@ OTHERS = {
         F.mse_loss,
         NUMBERS,
     ),
+    "another flattening": (
+        lambda: nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (-1, 6)), nn.Linear(6, 4)).double(),
+        F.mse_loss,
+        NUMBERS,
+    ),
     "another loss": (mlp, F.l1_loss, NUMBERS),
     "targets that are broadcast": (lambda: mlp(1), lambda x, y: F.mse_loss(x[:, 0], y), CLASSES),
     "classes to ignore": (mlp, F.cross_entropy, torch.where(CLASSES == 1, -100, CLASSES)),
@@ -133,6 +140,12 @@ OTHERS = {
 def test_whatever_else_goes_through_vmap(name):
     make_module, loss, targets = OTHERS[name]
     task = ModuleTask(make_module, loss, data(targets), 8)
+    assert not isinstance(task.sample(generator(0), CPU).loss, BatchedLoss)
+
+
+def test_inputs_of_several_axes_go_through_vmap():
+    inputs, targets = torch.randn(40, 2, 6, dtype=torch.float64), torch.randn(40, 2, 4).double()
+    task = ModuleTask(mlp, F.mse_loss, (inputs, targets), 8)
     assert not isinstance(task.sample(generator(0), CPU).loss, BatchedLoss)
 
 
