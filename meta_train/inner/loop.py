@@ -268,7 +268,8 @@ class InnerLoop(LoopSettings):
         names = list(inner.parameters)
         total = self.total_steps
         if isinstance(total, int):
-            total = torch.full((), float(total), device=losses.device)
+            # float32 whatever the default: bfloat16 would round it.
+            total = torch.full((), float(total), dtype=torch.float32, device=losses.device)
         hidden = self.hide_loss and "loss" not in self.rule.required_context()
         given = (
             self.weight_decay,
