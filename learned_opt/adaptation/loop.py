@@ -79,10 +79,13 @@ class Adaptation:
         self, module: nn.Module, chosen: dict[str, Tensor], batches: Iterator[tuple[Any, Any]]
     ) -> dict[str, Tensor]:
         """Adapted parameters and buffers by name; the module's own are unchanged."""
-        rest: dict[str, Tensor] = {k: v for k, v in module.named_parameters() if k not in chosen}
+        # Copies: what is returned is none of the module's own tensors, adapted or not.
+        with torch.enable_grad():
+            rest = {k: v.clone() for k, v in module.named_parameters() if k not in chosen}
+            chosen = {key: value.clone() for key, value in chosen.items()}
         buffers = {key: value.clone() for key, value in module.named_buffers()}
         if not self.create_graph:
-            chosen = {key: value.detach().clone() for key, value in chosen.items()}
+            chosen = {key: value.detach() for key, value in chosen.items()}
             rest = {key: value.detach() for key, value in rest.items()}
         anchors = chosen
         states = self._states(chosen)

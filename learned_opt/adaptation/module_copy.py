@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from learned_opt.adaptation.plain_modules import copy_plain_module, is_plain
+
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
@@ -36,6 +38,7 @@ def call_with_tensors(
     writes reaches the module or the tensors: the copy has its own attributes and generators.
     Compiled modules go through `functional_call`: their own code is bound to them, so the function
     must differentiate inside, and what it writes into parameters and attributes stays.
+    Modules made of torch.nn's layers (`plain_modules`) are copied in a cheaper way.
 
     Args:
         module: any module; it is left alone.
@@ -55,6 +58,10 @@ def call_with_tensors(
         result = functional_call(_Caller(module, function), lent)
         # functional_call has put buffers that the module reassigned into the dict.
         return result, {key: lent[f"module.{key}"] for key in tensors}
+    if is_plain(module):  # writes nothing but buffers
+        plain, buffers = copy_plain_module(module, tensors)
+        result = function(plain)
+        return result, {key: buffers.get(key, value) for key, value in tensors.items()}
     own = {key: value.clone() for key, value in tensors.items()}
     made: dict[int, Any] = {}
     for key, value in _named_tensors(module):

@@ -137,7 +137,8 @@ class TensorDirections:
         before = gradient, m9, m99, m9 * (v + EPS).rsqrt(), parameter
         inverse = (self.v + EPS).rsqrt()
         self._small: Tensor | None = None
-        if gradient.numel() <= STACKED:
+        # A compiler fuses what is one at a time, and would write the array to memory.
+        if gradient.numel() <= STACKED and not torch.compiler.is_compiling():
             after = self.m9 * inverse, self.m99 * inverse, self.m9, gradient * inverse
             rows = torch.stack([row.reshape(-1) for row in (*before, *after)])
             self.norms = torch.linalg.vector_norm(rows, dim=-1)

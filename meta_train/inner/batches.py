@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meta_train.inner.state import cast, stack
 from meta_train.tasks.base import Batch
+from meta_train.tasks.data.in_memory import RandomRows
 
 __all__ = ["BatchStream", "InnerData", "Mark", "cast"]
 
@@ -40,9 +41,15 @@ class BatchStream:
         self.sources = sources
         self.copies = copies
         self.dtype = dtype
+        self._rows = _rows_of_one_dataset(draws)
 
     def next(self) -> Batch:
         """Draw the next batch."""
+        if self._rows is not None:
+            # One gather takes the rows of all runs.
+            drawn = zip(self._rows, self.sources, strict=True)
+            rows = torch.stack([draw.row_numbers(source) for draw, source in drawn] * self.copies)
+            return cast(self._rows[0].dataset.take(rows), self.dtype)
         batches = [draw(source) for draw, source in zip(self.draws, self.sources, strict=True)]
         batch = cast(stack(batches), self.dtype)
         if self.copies == 1:
@@ -91,3 +98,12 @@ class InnerData:
         """Go back to positions that `mark` returned."""
         for stream, mark in zip(self.streams(), marks, strict=True):
             stream.rewind(mark)
+
+
+def _rows_of_one_dataset(
+    draws: Sequence[Callable[[torch.Generator], Batch]],
+) -> list[RandomRows] | None:
+    """The draws, if all draw batches of one size from one data set; otherwise None."""
+    rows = [draw for draw in draws if isinstance(draw, RandomRows)]
+    alike = {(id(draw.dataset), draw.batch_size) for draw in rows}
+    return rows if len(rows) == len(draws) and len(alike) == 1 else None

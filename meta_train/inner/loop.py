@@ -2,8 +2,9 @@
 
     (parameters, buffers, optimizer state, batch) -> (parameters, buffers, optimizer state, loss)
 
-Built on `torch.func.functional_call` and plain `autograd.grad`. With `vectorize` every tensor has a
-leading axis of runs; loss and rule go through `torch.func.vmap` (the loss only if vmap accepts it).
+Built on plain `autograd.grad`. With `vectorize` every tensor has a leading axis of runs. Loss and
+rule then go through `torch.func.vmap`, where there is no faster way (`BatchedLoss`, `CompiledRule`)
+and, of the loss, if vmap accepts it.
 
 First order is the default, as most learned optimizers are meta-trained: the rule reads inner
 gradients as constants (Andrychowicz et al. 2016, section 2.1). The derivative of the inner loss by
@@ -13,20 +14,20 @@ differentiated once, its graph is freed at once, and only the graph of the rule 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from learned_opt.adaptation.second_derivatives import twice_differentiable
-from learned_opt.functional import apply_update, compute_updates, scheduled_decay
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import CoordinateRule, State, UpdateRule
 from meta_train.inner.loop_settings import LoopSettings
-from meta_train.inner.masking import LossWithGradient, largest, lead, where_alive
+from meta_train.inner.masking import LossWithGradient, largest, where_alive
+from meta_train.inner.rule_step import rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
 from meta_train.inner.vmap_fallback import losses_of_runs
 from meta_train.tasks.base import Batch, Loss, Tensors
@@ -239,6 +240,8 @@ class InnerLoop(LoopSettings):
     def _is_finite_and_bounded(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
         """Check each run: finite loss and gradients, loss at most `divergence` times the first."""
         finite = losses.isfinite() & (losses <= self.divergence * first.abs().clamp_min(1e-8))
+        if self._all_known_small(gradients, losses.device):
+            return finite
         axis = 1 if self.vectorize else 0
         # The largest magnitude takes two passes at the speed of memory. Testing every number takes
         # twenty times as long, more than the rest of a step of SGD.
@@ -250,63 +253,38 @@ class InnerLoop(LoopSettings):
         ]
         return finite & torch.stack(squares).isfinite().all(0) if squares else finite
 
+    def _all_known_small(self, gradients: Tensors, device: torch.device) -> bool:
+        """Check without device sync whether all squares are finite; False means unknown."""
+        if self.traceable or device.type != "cpu":
+            return False
+        # One pass over each; none is larger than the norm of all.
+        norms = [torch.linalg.vector_norm(value.detach()) for value in gradients.values()]
+        return bool(norms) and math.isfinite(float(torch.stack(norms).sum().square()))
+
     def _apply_rule(
         self, inner: InnerState, gradients: Tensors, losses: Tensor
     ) -> tuple[Tensors, dict[str, State]]:
         """Return the parameters and the rule's state after an update."""
         names = list(inner.parameters)
-        lr = self.rule.default_lr if self.lr is None else self.lr
         total = self.total_steps
         if isinstance(total, int):
             # float32 whatever the default: bfloat16 would round it.
             total = torch.full((), float(total), dtype=torch.float32, device=losses.device)
-
-        def one_step(
-            gradients: list[Tensor],
-            parameters: list[Tensor],
-            states: list[State],
-            loss: Tensor | None,
-            lr: float | Tensor,
-            total: Tensor | None,
-            weights: Mapping[str, Tensor] | None,
-        ) -> tuple[list[Tensor], list[State]]:
-            context = Context(loss=loss, total_steps=total)
-            rule = self._rule_with(weights)
-            deltas, new_states = compute_updates(rule, gradients, parameters, states, context)
-            moved = [
-                apply_update(
-                    parameter,
-                    delta,
-                    lead(lr, parameter) if isinstance(lr, Tensor) else lr,
-                    scheduled_decay(self.rule, self.weight_decay, state, context),
-                )
-                for parameter, delta, state in zip(parameters, deltas, new_states, strict=True)
-            ]
-            return moved, new_states
-
         hidden = self.hide_loss and "loss" not in self.rule.required_context()
-        loss = None if hidden else losses
-        # A coordinate rule needs no vmap: more runs are more coordinates.
-        coordinatewise = isinstance(self.rule, CoordinateRule) and self.weights is None
-        if self.vectorize and not coordinatewise:
-            own_lr = 0 if isinstance(lr, Tensor) and lr.dim() else None
-            own_total = 0 if total is not None and total.dim() else None
-            own_weights = None if self.weights is None else 0
-            own_loss = None if loss is None else 0
-            one_step = vmap(one_step, (0, 0, 0, own_loss, own_lr, own_total, own_weights))
-        parameters, states = one_step(
+        given = (
+            self.weight_decay,
             [gradients[name] for name in names],
             [inner.parameters[name] for name in names],
             [inner.states[name] for name in names],
-            loss,
-            lr,
+            None if hidden else losses,
+            self.rule.default_lr if self.lr is None else self.lr,
             total,
-            self.weights,
         )
+        if not self.vectorize or (isinstance(self.rule, CoordinateRule) and self.weights is None):
+            # A coordinate rule needs no vmap: more runs are more coordinates.
+            parameters, states = rule_step(self.rule, *given, self.weights)
+        elif self.compiled is None or self.weights is None or self.differentiable:
+            parameters, states = rule_steps(self.rule, *given, self.weights)
+        else:
+            parameters, states = self.compiled(*given, self.weights)
         return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
-
-    def _rule_with(self, weights: Mapping[str, Tensor] | None) -> Callable[..., Any]:
-        """Return the rule, with other weights if they are given."""
-        if weights is None:
-            return self.rule
-        return lambda *arguments: functional_call(self.rule, dict(weights), arguments)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from meta_train.inner.compiled_rule import CompiledRule
 from meta_train.inner.imitation import Teacher
 
 
@@ -21,6 +22,8 @@ class LoopSettings:
             first loss.
         hide_loss: do not give the loss to the rule, unless the rule requires it.
         teacher: hand-designed rule whose updates are compared with ours at every step.
+        compiled: takes the steps of a population, in which each run has weights of its own; None
+            goes through `torch.func.vmap`.
     """
 
     lr: float | Tensor | None = None
@@ -29,3 +32,4 @@ class LoopSettings:
     divergence: float = 1e3
     hide_loss: bool = False
     teacher: Teacher | None = None
+    compiled: CompiledRule | None = None

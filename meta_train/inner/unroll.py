@@ -10,7 +10,7 @@ from torch import Tensor
 from meta_train.inner.batches import InnerData
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState
-from meta_train.runtime.seeding import derive_seed, own_randomness
+from meta_train.runtime.seeding import derive_seed, own_randomness, seed_globally
 from meta_train.tasks.base import Batch
 
 
@@ -62,10 +62,11 @@ def roll_out(
             'a run of zero inner steps needs outer data: set objective_data="validation" or "fresh"'
         )
     losses, distances = [], []
-    with own_randomness(inner.alive.device):  # losses may draw from it
+    device = inner.alive.device
+    with own_randomness(device):  # losses may draw from it
         batch = data.training.next() if steps else None
         for step in range(steps):
-            torch.manual_seed(derive_seed(data.seed, first + step))
+            seed_globally(device, derive_seed(data.seed, first + step))
             inner, loss, distance = loop.step_and_compare(inner, batch)
             distances.append(distance)
             if data.outer_batches is not None and not data.last_only:
@@ -76,13 +77,13 @@ def roll_out(
             if step + 1 < steps:
                 batch = data.training.next()
         if steps == 0:
-            torch.manual_seed(derive_seed(data.seed, first))
+            seed_globally(device, derive_seed(data.seed, first))
         if data.outer_batches is not None and (data.last_only or steps == 0) and not more:
             inner, outer_loss = _evaluate(loop, inner, data.outer_batches.next())
             losses.append(outer_loss)
         if data.outer_batches is None and not more:
             # The last step is evaluated too, on the batch that would come next.
-            torch.manual_seed(derive_seed(data.seed, first + steps))
+            seed_globally(device, derive_seed(data.seed, first + steps))
             mark = data.training.mark()
             inner, outer_loss = _evaluate(loop, inner, data.training.next())
             data.training.rewind(mark)

@@ -1,4 +1,4 @@
-"""Losses of many runs: under `vmap`, or run by run if `vmap` cannot batch the loss."""
+"""Losses of many runs: by the task's own way, under `vmap`, or run by run if `vmap` cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
-from meta_train.tasks.base import Batch, Loss, Tensors
+from meta_train.tasks.base import Batch, BatchedLoss, Loss, Tensors
 
 _RandomState: TypeAlias = tuple[Tensor, Tensor | None, Any, Any]
 """Global generators: torch's of the CPU and of the device, Python's and NumPy's."""
@@ -49,6 +49,8 @@ def losses_of_runs(
     Raises:
         Exception: any error of the loss itself.
     """
+    if isinstance(loss, BatchedLoss):
+        return loss.many(parameters, buffers, batch)
     if torch.compiler.is_compiling():
         return _together(loss, parameters, buffers, batch, copies)
     signature = _signature(parameters, buffers, batch)

@@ -12,6 +12,7 @@ from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import Estimator, create_estimator
 from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget
 from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.inner.compiled_rule import CompiledRule, why_not_compiled
 from meta_train.inner.groups import Groups
 from meta_train.inner.imitation import create_teacher
 from meta_train.inner.loop_settings import LoopSettings
@@ -69,10 +70,17 @@ def build_parts(
     def build(settings: TrainSettings) -> TrainerParts:
         return _build(rule, family, settings, initialization, device, distributed)
 
+    notes: tuple[str, ...] = ()
+    if settings.compile_rule:
+        # All processes do alike, and a checkpoint records what they do.
+        problem = distributed.from_first(why_not_compiled)
+        if problem is not None:
+            settings = replace(settings, compile_rule=False)
+            notes = (f"the rule is not compiled: {problem}",)
     if settings.memory == "plain":
-        return build(settings)
+        return replace(build(settings), notes=notes)
     plan = _plan_memory(build(replace(settings, memory="plain")), settings, distributed)
-    return replace(build(_with_plan(settings, plan)), notes=(str(plan),))
+    return replace(build(_with_plan(settings, plan)), notes=(*notes, str(plan)))
 
 
 def _build(
@@ -116,6 +124,7 @@ def _build(
         lr=settings.inner_lr,
         second_order=_second_order(settings, estimator, meta_parameters),
         teacher=teacher,
+        compiled=CompiledRule(meta_parameters.rule) if settings.compile_rule else None,
     )
     return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings)
 

@@ -1,7 +1,16 @@
 """Tasks: the problems that optimizers are meta-trained and evaluated on."""
 
 from meta_train.tasks.autoencoder import Autoencoder
-from meta_train.tasks.base import Batch, Loss, Problem, SampledTask, Task, TaskFamily, Tensors
+from meta_train.tasks.base import (
+    Batch,
+    BatchedLoss,
+    Loss,
+    Problem,
+    SampledTask,
+    Task,
+    TaskFamily,
+    Tensors,
+)
 from meta_train.tasks.char_rnn import CharRNN
 from meta_train.tasks.char_transformer import CharTransformer
 from meta_train.tasks.classic_functions import TestFunction, TestFunctions
@@ -21,6 +30,7 @@ __all__ = [
     "TASKS",
     "Autoencoder",
     "Batch",
+    "BatchedLoss",
     "CharRNN",
     "CharTransformer",
     "Conv",

@@ -13,8 +13,9 @@ from torch.utils import _pytree as pytree
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.adaptation.support_set import module_arguments
 from meta_train.runtime.checks import check_at_least
-from meta_train.tasks.base import Batch, Problem, Task, Tensors
-from meta_train.tasks.data.in_memory import Data, InMemoryDataset, as_dataset
+from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors
+from meta_train.tasks.data.in_memory import Data, InMemoryDataset, RandomRows, as_dataset
+from meta_train.tasks.perceptron import loss_of_perceptrons
 
 
 class ModuleTask(Task):
@@ -94,6 +95,7 @@ class ModuleTask(Task):
         self._try_batch(self.dataset, "data")
         if self.validation_dataset is not None:
             self._try_batch(self.validation_dataset, "validation_data")
+        self._problem_loss = self._batched_loss()
 
     @property
     def inputs(self) -> Any:
@@ -164,31 +166,19 @@ class ModuleTask(Task):
             seen, unseen = order[: self.examples], order[self.examples :]
         draw_validation = None
         if self.validation_dataset is not None:
-            draw_validation = self._batches(self.validation_dataset.on(device), None)
+            draw_validation = RandomRows(self.validation_dataset.on(device), self.batch_size)
         elif unseen is not None and len(unseen):
-            draw_validation = self._batches(dataset, unseen)
+            draw_validation = RandomRows(dataset, self.batch_size, unseen)
         named = list(module.named_parameters())
         return Problem(
             parameters={k: v.detach().to(device) for k, v in named if v.requires_grad},
             fixed={k: v.detach().to(device) for k, v in named if not v.requires_grad},
             buffers={k: v.detach().to(device) for k, v in module.named_buffers()},
-            loss=self.loss,
-            draw=self._batches(dataset, seen),
+            loss=self._problem_loss,
+            draw=RandomRows(dataset, self.batch_size, seen),
             full=lambda: dataset.take(self._for_evaluation(seen)),
             draw_validation=draw_validation,
         )
-
-    def _batches(
-        self, dataset: InMemoryDataset, among: Tensor | None
-    ) -> Callable[[torch.Generator], Batch]:
-        """A function that draws batches of the examples at the indices `among`; None for all."""
-        count = len(dataset if among is None else among)
-
-        def draw(generator: torch.Generator) -> Batch:
-            index = torch.randint(count, (self.batch_size,), generator=generator)
-            return dataset.take(index if among is None else among[index])
-
-        return draw
 
     def _for_evaluation(self, seen: Tensor | None) -> Tensor | None:
         """Indices of at most `full_rows` training examples, evenly spaced; None for all."""
@@ -203,6 +193,14 @@ class ModuleTask(Task):
         inputs, targets = batch
         output, buffers = self._output(parameters, buffers, inputs)
         return self._loss(output, targets), buffers
+
+    def _batched_loss(self) -> Loss:
+        """The loss, with a faster way for many runs if one is known."""
+        if type(self).loss is not ModuleTask.loss:  # a subclass has its own
+            return self.loss
+        datasets = [d for d in (self.dataset, self.validation_dataset) if d is not None]
+        losses = loss_of_perceptrons(self._skeleton, self._loss_of_output, datasets)
+        return self.loss if losses is None else BatchedLoss(self.loss, losses)
 
     def _output(
         self, parameters: Tensors, buffers: Tensors, inputs: Any

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from meta_train.runtime.checks import check_not_negative
-from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
+from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, SampledTask, Task, Tensors
 
 SCALE = "scale of "
 """Prefix of the buffers that hold the factors."""
@@ -73,19 +73,36 @@ class Reparametrized(Task):
             problem,
             parameters={key: value / scales[key] for key, value in problem.parameters.items()},
             buffers={**problem.buffers, **buffers},
-            loss=self.loss,
+            loss=BatchedLoss(self.loss, self._losses) if self._is_batched else self.loss,
         )
+
+    @property
+    def _is_batched(self) -> bool:
+        return isinstance(self._task_loss, BatchedLoss)
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The rescaled loss of `task` at the original parameters; the factors are buffers."""
+        return self._rescaled(self._task_loss, parameters, buffers, batch)
+
+    def _losses(
+        self, parameters: Tensors, buffers: Tensors, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        """The rescaled losses of many runs, of a task that has them."""
+        assert isinstance(self._task_loss, BatchedLoss)
+        return self._rescaled(self._task_loss.many, parameters, buffers, batch)
+
+    def _rescaled(
+        self, task_loss: Loss, parameters: Tensors, buffers: Tensors, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        """A loss of `task`, of one run (factors are 0-dim) or of many (`[runs]`)."""
         scales = {key: value for key, value in buffers.items() if key.startswith(SCALE)}
         own_buffers = {key: value for key, value in buffers.items() if key not in scales}
         original = {
             # Frozen parameters are not rescaled.
-            key: value * scales[SCALE + key] if SCALE + key in scales else value
+            key: value * _lead(scales[SCALE + key], value) if SCALE + key in scales else value
             for key, value in parameters.items()
         }
-        loss, new_buffers = self._task_loss(original, own_buffers, batch)
+        loss, new_buffers = task_loss(original, own_buffers, batch)
         if LOSS_SCALE in scales:
             loss = loss * scales[LOSS_SCALE]
         return loss, {**new_buffers, **scales}
@@ -97,3 +114,8 @@ class Reparametrized(Task):
     def held_out(self) -> dict[str, Task]:
         """The held-out tasks of `task`, not rescaled."""
         return self.task.held_out()
+
+
+def _lead(factor: Tensor, tensor: Tensor) -> Tensor:
+    """Append axes to a factor per run, so that it broadcasts over `[*runs, *param]`."""
+    return factor.reshape((*factor.shape, *([1] * (tensor.dim() - factor.dim()))))

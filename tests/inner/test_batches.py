@@ -1,9 +1,12 @@
 """Streams of batches: stacked over runs, repeated for copies, rewound."""
 
+import pytest
 import torch
 from conftest import same
 
 from meta_train.inner.batches import BatchStream, cast
+from meta_train.inner.state import stack
+from meta_train.tasks.data.in_memory import InMemoryDataset, RandomRows
 
 
 def make_stream(copies=1, dtype=None):
@@ -47,3 +50,34 @@ def test_a_stream_goes_back_to_where_it_was_marked():
     for _ in range(2):
         stream.rewind(mark)
         assert same([stream.next() for _ in range(3)], expected)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("own", [False, True])
+def test_rows_of_one_data_set_are_those_of_one_run_at_a_time(own, copies):
+    inputs = {"x": torch.randn(20, 3), "y": torch.randn(20, 1, dtype=torch.float64)}
+    dataset = InMemoryDataset(inputs, torch.arange(20))
+    among = [torch.arange(10) + run for run in range(3)] if own else [None] * 3
+    draws = [RandomRows(dataset, 4, rows) for rows in among]
+
+    def sources():
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    together = BatchStream(draws, sources(), copies, torch.float32)
+    alone = [(draw, source) for draw, source in zip(draws, sources(), strict=True)]
+    mark = together.mark()
+    expected = []
+    for _ in range(3):
+        batch = [draw(source) for draw, source in alone] * copies
+        expected.append(cast(stack(batch), torch.float32))
+        assert same(together.next(), expected[-1])
+    together.rewind(mark)
+    assert same([together.next() for _ in range(3)], expected)
+
+
+def test_rows_of_several_data_sets_are_drawn_one_by_one():
+    draws = [
+        RandomRows(InMemoryDataset(torch.full((5, 2), v), torch.zeros(5)), 2) for v in (1.0, 2.0)
+    ]
+    inputs, _ = BatchStream(draws, [torch.Generator() for _ in range(2)]).next()
+    assert torch.equal(inputs, torch.tensor([1.0, 2.0])[:, None, None].expand(2, 2, 2))

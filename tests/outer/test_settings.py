@@ -32,6 +32,7 @@ DEFAULTS = {
     "imitate_weight": (1.0, 0.0),
     "second_order": None,
     "vectorize": "auto",
+    "compile_rule": False,
     "outer_steps": 300,
     "meta_optimizer": "adam",
     "lr": 5e-3,

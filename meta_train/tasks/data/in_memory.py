@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,15 +71,48 @@ class InMemoryDataset:
         return self._on_device[device]
 
     def take(self, index: Tensor | None) -> tuple[Any, Any]:
-        """Inputs and targets at the indices `[n]`; all of them for None."""
+        """Inputs and targets at the indices, `[*index, ...]`; all of them for None."""
         if index is None:
             return self.inputs, self.targets
-        taken = pytree.tree_map(lambda t: t[index.to(t.device)], (self.inputs, self.targets))
+        flat = index.flatten()
+        # Four times as fast as indexing.
+        taken = pytree.tree_map(
+            lambda t: t.index_select(0, flat.to(t.device)).unflatten(0, index.shape),
+            (self.inputs, self.targets),
+        )
         return taken[0], taken[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave copies on other devices out of a pickle."""
         return {**self.__dict__, "_on_device": {}}
+
+
+@dataclass(frozen=True)
+class RandomRows:
+    """Draws batches of random rows, with replacement.
+
+    Calling it draws a batch. `row_numbers` draws the same rows, so that the batches of many runs
+    can be taken from the data at once.
+
+    Attributes:
+        dataset: the data.
+        batch_size: rows in a batch.
+        among: indices of the rows to draw from, `[n]`; None for all.
+    """
+
+    dataset: InMemoryDataset
+    batch_size: int
+    among: Tensor | None = None
+
+    def __call__(self, generator: torch.Generator) -> tuple[Any, Any]:
+        """Draw inputs and targets, `[batch_size, ...]`."""
+        return self.dataset.take(self.row_numbers(generator))
+
+    def row_numbers(self, generator: torch.Generator) -> Tensor:
+        """Draw the indices of a batch, `[batch_size]`."""
+        count = len(self.dataset if self.among is None else self.among)
+        index = torch.randint(count, (self.batch_size,), generator=generator)
+        return index if self.among is None else self.among.index_select(0, index)
 
 
 Data: TypeAlias = InMemoryDataset | Sequence[Any] | Dataset[Any] | DataLoader[Any]
