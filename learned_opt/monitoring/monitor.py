@@ -24,9 +24,9 @@ from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
 from learned_opt.monitoring.histograms import write_histogram
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
-from learned_opt.optimizer.updates import PendingUpdate, distinct_names
 from learned_opt.optimizer.wrappers import unwrapped
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.updates import PendingUpdate, distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.optimizer import sharding
-from learned_opt.optimizer.updates import PendingUpdate
 from learned_opt.rules.base import State
+from learned_opt.updates import PendingUpdate
 
 Flag: TypeAlias = bool | Tensor
 """A Python bool, or 0-dim and boolean."""

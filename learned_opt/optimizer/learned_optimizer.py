@@ -21,9 +21,11 @@ from learned_opt.optimizer.evaluation_mode import (
     check_training,
 )
 from learned_opt.optimizer.finite_guard import FiniteGuard
+from learned_opt.optimizer.fused import FusedSteps
 from learned_opt.optimizer.options import (
     check_group,
     check_options,
+    checked_fused,
     plain_options,
     scalar_loss,
     whole_number,
@@ -40,8 +42,8 @@ from learned_opt.optimizer.step_plan import (
     warn_if_replaced,
     warn_if_small,
 )
-from learned_opt.optimizer.updates import PendingUpdate, batch_by_size
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.updates import PendingUpdate, batch_by_size
 from learned_opt.weights import find_rule, rule_digest
 
 DEFAULT_RULE = "orthogonal-momentum"
@@ -67,14 +69,17 @@ class LearnedOptimizer(Optimizer):
             rules need it for their schedule. Past it, updates are about a hundredth of their size.
         chunk_size: step at most this many coordinates at once. It bounds the memory that a step
             needs besides the state. Only for rules that treat coordinates alone.
-        foreach: None or False, like `fused` and `capturable`: there is one implementation, which
-            groups tensors and can be captured in CUDA graphs. Taken since frameworks pass it on.
-        fused: see `foreach`.
+        foreach: None or False, like `capturable`: tensors are grouped, and steps can be captured in
+            CUDA graphs, in any case. Taken since frameworks pass it on.
+        fused: whether to step by faster code than the rule's own, such as C, with the same numbers
+            to rounding. None: where it fits, rule and tensor by tensor. True: raise where it does
+            not fit. False: never.
         capturable: see `foreach`.
         differentiable: not supported; see `learned_opt.differentiable` and `meta_train.inner.loop`.
 
     Raises:
-        ValueError: an argument out of range, an unknown name, a damaged weights file.
+        ValueError: an argument out of range, an unknown name, a damaged weights file; `fused=True`
+            where there is no faster code for the rule, for a parameter, or on this machine.
         RuntimeError: parameters flattened by FSDP1 (use `fully_shard`), complex DTensors.
 
     Example:
@@ -109,7 +114,6 @@ class LearnedOptimizer(Optimizer):
                 "higher.innerloop_ctx (after `import learned_opt.differentiable`) or "
                 "meta_train.inner.loop"
             )
-        self._set_rule(rule, chunk_size)
         defaults = {
             "lr": rule.default_lr if lr is None else lr,
             "weight_decay": weight_decay,
@@ -118,18 +122,20 @@ class LearnedOptimizer(Optimizer):
             "rule": rule_digest(rule),
             MODE: True,
         }
-        check_options({**defaults, "foreach": foreach, "fused": fused, "capturable": capturable})
+        check_options({**defaults, "foreach": foreach, "capturable": capturable})
+        self._set_rule(rule, chunk_size, checked_fused(fused))
         super().__init__(params, plain_options(defaults))
         warn_if_ignored(rule, self.defaults["total_steps"])
         warn_if_small(rule, lr)
 
-    def _set_rule(self, rule: UpdateRule, chunk_size: int) -> None:
+    def _set_rule(self, rule: UpdateRule, chunk_size: int, fused: bool | None) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.
         self.rule = rule
         self.chunk_size = chunk_size
         self._rule_copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
         self._guard = FiniteGuard()
+        self._fused = FusedSteps(rule, fused)
         self._evaluation = EvaluationMode(rule)
         self._plan = StepPlan()
         self._has_plan = "total_steps" in rule.read_context()
@@ -139,6 +145,7 @@ class LearnedOptimizer(Optimizer):
 
         Raises:
             ValueError: an option out of range, or one that all groups share, such as the rule.
+                Or `fused=True` does not fit a parameter.
             RuntimeError: flattened by FSDP1, or sharded in a way that the rule cannot step.
         """
         if isinstance(param_group, dict):  # the base class refuses anything else
@@ -148,6 +155,7 @@ class LearnedOptimizer(Optimizer):
         group.update(plain_options(group))
         for parameter in group["params"]:
             sharding.check_parameter(parameter, self.rule)
+            self._fused.check_parameter(parameter)
         if isinstance(group["lr"], Tensor):
             group["lr"] = one_element(group["lr"]).clone()
 
@@ -169,7 +177,8 @@ class LearnedOptimizer(Optimizer):
             The closure's return value, or None without a closure.
 
         Raises:
-            RuntimeError: a gradient is sparse, or the optimizer is in evaluation mode.
+            RuntimeError: a gradient is sparse, `fused=True` does not fit a tensor, or the optimizer
+                is in evaluation mode.
             ValueError: the rule reads the loss, and there is no closure or it returns no number.
         """
         check_training(self.param_groups)
@@ -285,6 +294,9 @@ class LearnedOptimizer(Optimizer):
 
     def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
         rule = self._rule_on(updates[0].parameter.device)
+        updates = self._fused.step(rule, updates, context, maximize)
+        if not updates:
+            return
         tensors = self._guard.check_gradients(updates)
         if isinstance(rule, CoordinateRule):
             keys = rule.coordinate_state()
@@ -355,13 +367,14 @@ class LearnedOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the rule too: without it the optimizer cannot step."""
-        return {**super().__getstate__(), "rule": self.rule, "chunk_size": self.chunk_size}
+        own = {"rule": self.rule, "chunk_size": self.chunk_size, "fused": self._fused.option}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle, or take the state that `load_state_dict` has read."""
         state = dict(state)
         if "rule" in state:
-            self._set_rule(state.pop("rule"), state.pop("chunk_size"))
+            self._set_rule(state.pop("rule"), state.pop("chunk_size"), state.pop("fused", None))
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # the base class adds it; we have no such option
         unwrap_loaded(self.rule, self)

@@ -15,7 +15,7 @@ from learned_opt.rules.base import UpdateRule, plain
 SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 """Options that all parameter groups share."""
 
-UNSUPPORTED = ("foreach", "fused", "capturable")
+UNSUPPORTED = ("foreach", "capturable")
 """Options of torch's optimizers that choose an implementation; frameworks pass them on."""
 
 
@@ -38,6 +38,17 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in UNSUPPORTED:
         if options.get(name):
             raise ValueError(f"{name}={options[name]} is not supported, only None or False")
+
+
+def checked_fused(fused: Any) -> bool | None:
+    """The choice of faster code as Python's.
+
+    Raises:
+        ValueError: not True, False or None.
+    """
+    if fused is None or (not isinstance(fused, str) and fused in (True, False)):
+        return None if fused is None else bool(fused)
+    raise ValueError(f"fused must be True, False or None, got {fused!r}")
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -80,6 +91,8 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
                 f"a parameter group has its own {name}, but all groups share one: give it to the "
                 "optimizer, or make two optimizers"
             )
+    if group.get("fused"):
+        raise ValueError("fused=True is not for one parameter group: give it to the optimizer")
     options = {**defaults, **group}
     check_options(options)
     if "total_steps" in rule.required_context() and options["total_steps"] is None:

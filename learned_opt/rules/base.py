@@ -122,6 +122,15 @@ class UpdateRule(nn.Module, ABC):
         """The fields of `Context` that the rule reads, needed or not."""
         return self.required_context() | self.uses
 
+    def check_context(self, context: Context) -> None:
+        """Check that a context has what the rule needs.
+
+        Raises:
+            ValueError: it lacks a field; the message says how to give it.
+        """
+        for field in context.missing(self.required_context()):
+            raise ValueError(f"rule {type(self).__name__} needs {_HOW_TO_GIVE[field]}")
+
     def init_state(self, parameter: Tensor) -> State:
         """Make the state of a tensor that has taken no step, on the parameter's device."""
         step = torch.zeros((), dtype=self.wide_dtype, device=parameter.device)
@@ -156,8 +165,7 @@ class UpdateRule(nn.Module, ABC):
         if self.dtype != self.wide_dtype:
             return self._forward_widely(gradients, parameters, states, context)
         context = context or Context()
-        for field in context.missing(self.required_context()):
-            raise ValueError(f"rule {type(self).__name__} needs {_HOW_TO_GIVE[field]}")
+        self.check_context(context)
         advanced = [{**state, "step": state["step"] + 1} for state in states]
         return self.update(
             [gradient.to(self.dtype) for gradient in gradients],

@@ -6,7 +6,9 @@ arXiv 2211.09760). Hand-made directions take the place of a network per coordina
 and cost stay close to Adam's. The untrained rule is its base; training can only bend it.
 
 A step has three parts: statistics of each tensor (`measure`), a few coefficients for each tensor
-(`StepSizeLSTM.coefficients`), and one pass that applies them (`combine`).
+(`StepSizeLSTM.coefficients`, where the network is), and one pass that applies them (`combine`).
+Faster code takes the first from sums over the tensors (`measure_sums`, `mix_rms`), and shares the
+second.
 """
 
 from __future__ import annotations
@@ -82,6 +84,13 @@ class Coefficients(NamedTuple):
     target: Tensor
     """RMS that the mix gets: 1, or less where Adam's direction is below its floor."""
     mix: Mix
+
+    def factor(self, rms: Tensor) -> Tensor:
+        """What to multiply a mix of this RMS with to get the deltas, `[n]`."""
+        # At least 1% of the target: where the parts cancel, they are not blown up more than
+        # 100-fold.
+        scale = self.target / torch.maximum(rms, 0.01 * self.target + TINY)
+        return -self.step_size * scale
 
 
 class StepSizeLSTM(UpdateRule):
@@ -172,12 +181,7 @@ class StepSizeLSTM(UpdateRule):
         statistics = measure(tensors)
         coefficients, after = self.coefficients(statistics, before, context, gates)
         deltas = combine(tensors, statistics.size, coefficients)
-
-        idle = statistics.is_idle.unsqueeze(-1)
-        h, c, scalars = (
-            torch.where(idle, old, new).unbind()
-            for old, new in zip(before[1:], after[1:], strict=True)
-        )
+        h, c, scalars = (value.unbind() for value in after[1:])
         new_states: list[State] = []
         for k, (state, tensor) in enumerate(zip(states, tensors, strict=True)):
             averages = {"m9": tensor.m9, "m99": tensor.m99, "v": tensor.v}
@@ -191,7 +195,7 @@ class StepSizeLSTM(UpdateRule):
         """Features -> LSTM -> controls -> coefficients, for n tensors at once.
 
         Returns:
-            The coefficients, and the memory after the step.
+            The coefficients, and the memory after the step; of idle tensors it is as before.
 
         Raises:
             ValueError: the context lacks the planned number of steps.
@@ -238,8 +242,10 @@ class StepSizeLSTM(UpdateRule):
         coefficients = Coefficients(
             step_size=schedule * log_factor.exp(), target=scaled_rms.adam / divisor.adam, mix=mix
         )
-        after = Memory(step, h, c, torch.stack(scalars._replace(log_scale=log_scale), dim=-1))
-        return coefficients, after
+        after = h, c, torch.stack(scalars._replace(log_scale=log_scale), dim=-1)
+        idle = statistics.is_idle.unsqueeze(-1)
+        kept = [torch.where(idle, old, new) for old, new in zip(memory[1:], after, strict=True)]
+        return coefficients, Memory(step, *kept)
 
     def gates(
         self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
@@ -269,11 +275,8 @@ def combine(
     weights = torch.stack(coefficients.mix, dim=-1).unbind()
     mixed = [tensor.mix(row) for tensor, row in zip(tensors, weights, strict=True)]
     rms = size.rsqrt() * torch.stack([euclidean_norm(value) for value in mixed])
-    # At least 1% of the target: where the parts cancel, they are not blown up more than 100-fold.
-    target = coefficients.target
-    scale = target / torch.maximum(rms, 0.01 * target + TINY)
-    factors = -coefficients.step_size * scale
-    return [factor * value for factor, value in zip(factors.unbind(), mixed, strict=True)]
+    factors = coefficients.factor(rms).unbind()
+    return [factor * value for factor, value in zip(factors, mixed, strict=True)]
 
 
 def warm_up_and_cosine(step: Tensor, planned: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rules.features import bias_correction, euclidean_norm
+from learned_opt.rules.features import bias_correction, euclidean_norm, safe_sqrt
 
 BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.99, 0.99
 """Decays of the momenta m9 and m99 and of the mean square v."""
@@ -21,6 +21,18 @@ STACKED = 1 << 16
 
 TINY = 1e-15
 """Added to norms before a division; its square does not underflow in float32."""
+
+PAIRS = tuple((i, j) for i in range(5) for j in range(i, 5))
+"""Pairs of the parameter and the four directions of `Mix`: the upper triangle of their Gram matrix,
+by rows."""
+
+SUMS = 8 + len(PAIRS)
+"""Number of sums over the elements of a tensor that tell all that a step must know of it.
+
+Gradient times gradient, m9, m99 and m9 / sqrt(v); squares of m9, m99, m9 / sqrt(v) and the
+parameter, all before the step; then the products of `PAIRS` after it, of the parameter only where
+v is not 0. Sums over the pieces of a tensor add up to those of the whole.
+"""
 
 
 class Norms(NamedTuple):
@@ -167,16 +179,48 @@ class TensorDirections:
 
 def measure(tensors: Sequence[TensorDirections]) -> Statistics:
     """Gather the statistics of n tensors."""
-    norms = torch.stack([tensor.norms for tensor in tensors])
-    products = torch.stack([tensor.products for tensor in tensors])
-    size = torch.stack([tensor.size for tensor in tensors])
+    return _statistics(
+        torch.stack([tensor.norms for tensor in tensors]),
+        torch.stack([tensor.products for tensor in tensors]),
+        torch.stack([tensor.size for tensor in tensors]),
+        torch.stack([tensor.is_vector for tensor in tensors]),
+    )
+
+
+def measure_sums(sums: Tensor, size: Tensor, is_vector: Tensor) -> Statistics:
+    """Turn sums over n tensors, `[n, 23]` as `SUMS` says, into their statistics.
+
+    Args:
+        sums: over the elements of whole tensors.
+        size: number of elements, at least 1, `[n]`.
+        is_vector: 1 for tensors of at most one dimension, else 0, `[n]`.
+    """
+    after = [sums[:, 8 + k] for k, (i, j) in enumerate(PAIRS) if i == j > 0]
+    squares = torch.cat([sums[:, :1], sums[:, 4:8], torch.stack(after, dim=-1)], dim=-1)
+    return _statistics(safe_sqrt(squares), sums[:, 1:4], size, is_vector)
+
+
+def mix_rms(sums: Tensor, mix: Mix, size: Tensor) -> Tensor:
+    """The root mean square of `TensorDirections.mix` over each tensor, `[n]`, without a pass.
+
+    |sum_i w_i d_i|^2 = sum_ij w_i w_j <d_i, d_j>.
+    """
+    left = torch.stack([mix[i] for i, _ in PAIRS], dim=-1)
+    right = torch.stack([mix[j] if i == j else 2 * mix[j] for i, j in PAIRS], dim=-1)
+    # In this order: the square of a weight, or of a direction, may overflow alone.
+    square = (left * sums[:, 8:] * right).sum(-1).clamp(min=0)
+    return safe_sqrt(square / size)
+
+
+def _statistics(norms: Tensor, products: Tensor, size: Tensor, is_vector: Tensor) -> Statistics:
+    """Statistics from norms, `[n, 9]`, and inner products with the gradient, `[n, 3]`."""
     cosines = products / (norms[:, :1] + TINY) / (norms[:, 1:4] + TINY)
     return Statistics(
         norm=Norms(*norms.unbind(-1)),
         rms=Norms(*(norms * size.rsqrt().unsqueeze(-1) + TINY).unbind(-1)),
         cosine=Cosines(*cosines.unbind(-1)),
         size=size,
-        is_vector=torch.stack([tensor.is_vector for tensor in tensors]),
+        is_vector=is_vector,
     )
 
 

@@ -6,7 +6,7 @@ from conftest import make_model, make_optimizer, make_rule, same, step_with, tra
 from torch import nn
 
 from learned_opt import LearnedOptimizer, UpdateRule
-from learned_opt.optimizer.updates import batch_by_size, piece_indices
+from learned_opt.updates import batch_by_size, piece_indices
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5), (2, 3, 4), (0, 3), (5, 1)])

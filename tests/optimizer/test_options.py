@@ -97,7 +97,7 @@ WRONG = [
     ({"weight_decay": "0.1"}, "weight_decay must be at least 0, got '0.1'"),
     ({"chunk_size": 10.5}, "chunk_size must be a whole number of at least 1, got 10.5"),
     ({"foreach": True}, "foreach=True is not supported, only None or False"),
-    ({"fused": True}, "fused=True is not supported, only None or False"),
+    ({"fused": "yes"}, "fused must be True, False or None, got 'yes'"),
     ({"capturable": True}, "capturable=True is not supported, only None or False"),
 ]
 
@@ -119,8 +119,8 @@ def test_a_folder_is_not_a_rule(tmp_path):
 def test_options_of_torchs_implementations_are_taken_where_they_ask_for_nothing():
     for value in (None, False):
         LearnedOptimizer([parameter(2)], foreach=value, fused=value, capturable=value).step()
-    group = {"params": [parameter(2)], "fused": True}
-    with pytest.raises(ValueError, match="fused=True is not supported"):
+    group = {"params": [parameter(2)], "foreach": True}
+    with pytest.raises(ValueError, match="foreach=True is not supported"):
         LearnedOptimizer([group])
 
 

@@ -1,0 +1,70 @@
+"""Finds and loads the C library that fits the CPU.
+
+setup.py compiles the sources of `c/` once for each level of vector instructions. There are none
+where nothing was compiled: on Windows, and where there was no compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+
+LEVELS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
+"""Libraries by what torch calls the CPU's capability, best first; `generic` fits any CPU."""
+
+ELEMENTS_PER_THREAD = 1 << 18
+"""A thread is worth making only for work on this many elements or more."""
+
+
+@lru_cache(maxsize=1)
+def load_library() -> ctypes.CDLL | None:
+    """Load the library for this CPU; None if there is none.
+
+    `torch.backends.cpu.get_cpu_capability` chooses it, so the environment variable
+    `ATEN_CPU_CAPABILITY` does, too.
+
+    Warns:
+        RuntimeWarning: the library was compiled from other sources than those that lie beside it,
+            as after a pull in an editable install. It is not used then.
+    """
+    levels = (*LEVELS.get(torch.backends.cpu.get_cpu_capability(), ()), "generic")
+    paths = [FOLDER / f"_{level}.so" for level in levels]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.learned_opt_source_digest.restype = ctypes.c_char_p
+    sources = sorted(path for path in (FOLDER / "c").glob("*") if path.suffix in (".c", ".h"))
+    if sources and library.learned_opt_source_digest().decode() != _digest(sources):
+        warnings.warn(
+            f"{path.name} was compiled from other C sources and is not used: to compile it anew, "
+            "install the package again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return library
+
+
+def missing_library() -> str | None:
+    """Why there is no C library to use; None if there is one."""
+    if load_library() is not None:
+        return None
+    return "the package was installed without its C library: there was no compiler for it"
+
+
+def thread_count(elements: int) -> int:
+    """The number of threads for work on so many elements, at most torch's setting."""
+    return max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
+
+
+def _digest(sources: list[Path]) -> str:
+    """The hash of the sources, as setup.py computes it."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]

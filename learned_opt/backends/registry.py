@@ -1,0 +1,28 @@
+"""Which rules have faster code: one row for each class of rules, the first choice first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.plain_rules import SGDInC
+from learned_opt.backends.step_size_lstm import StepSizeLSTMInC
+from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.sgd import SGD
+from learned_opt.rules.step_size_lstm import StepSizeLSTM
+
+FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingProxyType(
+    {
+        SGD: (SGDInC,),
+        StepSizeLSTM: (StepSizeLSTMInC,),
+    }
+)
+
+
+def fused_steps(rule: UpdateRule) -> list[FusedStep]:
+    """Make the fused steps of a rule's class, the first choice first.
+
+    A subclass has none, since it may have changed the equations.
+    """
+    return [cls() for cls in FUSED_STEPS.get(type(rule), ())]

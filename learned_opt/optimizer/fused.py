@@ -1,0 +1,111 @@
+"""Chooses between a rule's own step and faster code for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.registry import fused_steps
+from learned_opt.rules.base import Context, UpdateRule
+from learned_opt.updates import PendingUpdate
+
+
+class FusedSteps:
+    """Takes the steps for which a rule has faster code.
+
+    Args:
+        rule: the optimizer's.
+        fused: None takes what fits; True raises where something does not fit; False takes nothing.
+
+    Raises:
+        ValueError: `fused` is True, and there is no such code for the rule or on this machine.
+    """
+
+    def __init__(self, rule: UpdateRule, fused: bool | None) -> None:
+        self.option = fused
+        self._steps = [] if fused is False else fused_steps(rule)
+        why_none = self._why_none(rule)
+        if fused and why_none:
+            raise ValueError(f"fused=True does not fit {why_none}")
+
+    def check_parameter(self, parameter: Tensor) -> None:
+        """Check a parameter of the optimizer.
+
+        Raises:
+            ValueError: `fused` is True, and no code takes the parameter.
+        """
+        if not self.option:
+            return
+        reasons = [step.refuses_parameter(parameter) for step in self._steps]
+        if None not in reasons:
+            shape = list(parameter.shape)
+            raise ValueError(f"fused=True does not fit a parameter of shape {shape}: {reasons[0]}")
+
+    def step(
+        self,
+        rule: UpdateRule,
+        updates: Sequence[PendingUpdate],
+        context: Context,
+        maximize: bool,
+    ) -> list[PendingUpdate]:
+        """Step tensors in place; return those that the rule itself must step.
+
+        Args:
+            rule: the rule, on the device of the tensors.
+            updates: see `FusedStep.step`, like the rest.
+            context: not yet checked.
+            maximize: see `FusedStep.step`.
+
+        Raises:
+            RuntimeError: `fused` is True, and a tensor does not fit.
+            ValueError: the context lacks something that the rule needs.
+        """
+        if torch.compiler.is_compiling():
+            if self.option:
+                raise RuntimeError("fused=True does not fit: torch.compile cannot compile the step")
+            return list(updates)
+        plan = self._share_out(rule, updates)
+        if plan:
+            rule.check_context(context)
+        left = {id(update) for update in updates}
+        for step, taken in plan:
+            untouched = {id(update) for update in step.step(rule, taken, context, maximize)}
+            moved = [update for update in taken if id(update) not in untouched]
+            # Written behind torch's back: autograd must know that saved tensors have changed.
+            torch.autograd.graph.increment_version([update.parameter for update in moved])
+            left -= {id(update) for update in moved}
+        return [update for update in updates if id(update) in left]
+
+    def _share_out(
+        self, rule: UpdateRule, updates: Sequence[PendingUpdate]
+    ) -> list[tuple[FusedStep, list[PendingUpdate]]]:
+        """Decide which code takes which tensors, before anything is written."""
+        plan: list[tuple[FusedStep, list[PendingUpdate]]] = []
+        waiting = list(updates)
+        why_not = self._why_none(rule)
+        for step in self._steps:
+            if step.refuses_rule(rule) is not None:
+                continue
+            reasons = [step.refuses(update) for update in waiting]
+            taken = [u for u, why in zip(waiting, reasons, strict=True) if why is None]
+            if step.shares_signals and len(taken) < len(updates):
+                taken = []
+            if taken:
+                plan.append((step, taken))
+            refused = [(u, why) for u, why in zip(waiting, reasons, strict=True) if why is not None]
+            if refused:
+                why_not = f"{refused[0][0].name}: {refused[0][1]}"
+            waiting = [update for update, _ in refused] if taken else waiting
+        if waiting and self.option:
+            raise RuntimeError(f"fused=True does not fit {why_not}")
+        return plan
+
+    def _why_none(self, rule: UpdateRule) -> str:
+        """Why no code takes the rule; empty if some does."""
+        reasons = [step.refuses_rule(rule) for step in self._steps]
+        if not reasons:
+            return f"rule {type(rule).__name__}: it has one implementation"
+        return "" if None in reasons else f"rule {type(rule).__name__}: {reasons[0]}"

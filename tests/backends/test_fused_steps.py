@@ -1,0 +1,254 @@
+"""Faster code takes the same steps as the rule, for every rule that has some."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt.backends.library import load_library
+from learned_opt.backends.registry import FUSED_STEPS
+
+pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
+
+RULES = [name for name in list_rules() if type(create_rule(name)) in FUSED_STEPS]
+SHAPES = {
+    "scalar": [()],
+    "empty": [(0,), (3, 0)],
+    "one element": [(1,), (1, 1)],
+    "many small": [(k % 5 + 1, k % 3 + 1) for k in range(40)],
+    "mixed": [(300, 70), (70,), (), (0,), (2, 3, 4, 5)],
+    "several pieces": [(3, 70001), (17,)],
+}
+
+
+def random_rule(name):
+    """A rule with random weights, also where fresh ones are zero."""
+    torch.manual_seed(0)
+    rule = create_rule(name)
+    with torch.no_grad():
+        for weight in rule.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    return rule
+
+
+def make_parameters(shapes, seed=1):
+    torch.manual_seed(seed)
+    return [nn.Parameter(0.3 * torch.randn(shape)) for shape in shapes]
+
+
+def gradients(shapes, step, scale=1.0):
+    torch.manual_seed(100 + step)
+    return [scale * torch.randn(shape) for shape in shapes]
+
+
+class Pair:
+    """Two optimizers on equal parameters: one fused, one by the rule."""
+
+    def __init__(self, name, shapes, groups=1, **options):
+        self.rule, self.shapes = random_rule(name), shapes
+        if "total_steps" in self.rule.read_context():
+            options["total_steps"] = 50
+        self.sides = []
+        for fused in (True, False):
+            parameters = make_parameters(shapes)
+            split = [{"params": parameters[k::groups], "lr": 0.01 * (k + 1)} for k in range(groups)]
+            given = split if groups > 1 else parameters
+            optimizer = LearnedOptimizer(given, rule=self.rule, fused=fused, **options)
+            self.sides.append((parameters, optimizer))
+
+    def step(self, grads, loss=1.5):
+        for parameters, optimizer in self.sides:
+            for parameter, gradient in zip(parameters, grads, strict=True):
+                parameter.grad = None if gradient is None else gradient.clone()
+            optimizer.step(lambda: torch.tensor(loss))
+
+    def run(self, steps=6, scale=1.0):
+        for step in range(steps):
+            self.step(gradients(self.shapes, step, scale), 1.5 - 0.1 * step)
+
+    def check(self, tolerance=1e-5):
+        (fused, one), (eager, two) = self.sides
+        for a, b in zip(fused, eager, strict=True):
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+            assert one.state[a].keys() == two.state[b].keys()
+            for key in one.state[a]:
+                torch.testing.assert_close(
+                    one.state[a][key], two.state[b][key], rtol=tolerance, atol=tolerance
+                )
+
+
+@pytest.fixture(params=RULES)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_steps_agree(name, shapes):
+    pair = Pair(name, shapes)
+    before = [parameter.detach().clone() for parameter in pair.sides[0][0]]
+    pair.run()
+    pair.check()
+    for parameter, old in zip(pair.sides[0][0], before, strict=True):
+        assert parameter.numel() == 0 or not torch.equal(parameter, old)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"maximize": True},
+        {"weight_decay": 0.3},
+        {"lr": 0.5},
+        {"lr": torch.tensor(0.02)},
+        {"groups": 3},
+    ],
+    ids=str,
+)
+def test_options_are_followed(name, options):
+    pair = Pair(name, SHAPES["mixed"], **options)
+    pair.run()
+    pair.check()
+
+
+# Squares of gradients below 1e-22 are 0 in float32; a norm of a single element takes no square.
+@pytest.mark.parametrize("scale", [1e-18, 1e-12, 1e6, 1e15])
+def test_gradients_of_any_scale_agree(name, scale):
+    lr = 0.1 / scale if name == "sgd" else 0.1
+    pair = Pair(name, SHAPES["mixed"], lr=lr)
+    pair.run(scale=scale)
+    pair.check()
+
+
+def test_a_learning_rate_of_zero_moves_no_bit(name):
+    pair = Pair(name, SHAPES["mixed"], lr=0.0)
+    before = [parameter.detach().clone() for parameter in pair.sides[0][0]]
+    pair.run(2)
+    for parameter, old in zip(pair.sides[0][0], before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_by_both(name, bad):
+    shapes = [(300, 70), (70,), (5,)]
+    pair = Pair(name, shapes)
+    pair.run(2)
+    grads = gradients(shapes, 7)
+    grads[0][299, 69] = bad
+    parameters, optimizer = pair.sides[0]
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    old = [parameter.detach().clone() for parameter in parameters]
+    with pytest.warns(RuntimeWarning) as warned:
+        pair.step(grads)
+    assert [str(w.message).split(" was")[0] for w in warned] == ["the update of 0.0"] * 2
+    assert [optimizer.skipped_updates for _, optimizer in pair.sides] == [1, 1]
+    assert torch.equal(parameters[0], old[0])
+    for key, value in before[0].items():
+        assert torch.equal(optimizer.state_dict()["state"][0][key], value)
+    assert not torch.equal(parameters[1], old[1])
+    pair.check()
+
+
+@pytest.mark.filterwarnings("ignore:the update of")
+@pytest.mark.parametrize("huge", [1e18, 1e20, 3e38])
+@pytest.mark.parametrize("place", ["gradient", "parameter"])
+def test_huge_numbers_are_judged_alike(name, huge, place):
+    shapes = [(300, 70), (70,)]
+    pair = Pair(name, shapes)
+    pair.run(2)
+    grads = gradients(shapes, 7)
+    if place == "gradient":
+        grads[0][299, 69] = huge
+    else:
+        with torch.no_grad():
+            for parameters, _ in pair.sides:
+                parameters[0][299, 69] = huge
+    pair.step(grads)
+    counts = [optimizer.skipped_updates for _, optimizer in pair.sides]
+    assert counts[0] == counts[1]
+    pair.check()
+
+
+@pytest.mark.filterwarnings("ignore:the update of")
+def test_an_infinite_parameter_stays_as_the_rule_says(name):
+    pair = Pair(name, [(40, 30), (7,)])
+    with torch.no_grad():
+        for parameters, _ in pair.sides:
+            parameters[0][3, 4] = -math.inf
+    pair.run(3)
+    (fused, one), (_, two) = pair.sides
+    assert fused[0][3, 4] == -math.inf
+    assert one.skipped_updates == two.skipped_updates
+    pair.check()
+
+
+def test_a_tensor_without_gradient_waits(name):
+    shapes = [(20, 3), (7,)]
+    pair = Pair(name, shapes)
+    for step in range(5):
+        grads = gradients(shapes, step)
+        pair.step([grads[0], None if step < 3 else grads[1]])
+    pair.check()
+    assert float(pair.sides[0][1].state[pair.sides[0][0][1]]["step"]) == 2
+
+
+def test_a_zero_gradient_moves_no_fresh_tensor(name):
+    pair = Pair(name, [(20, 3), (7,)])
+    before = [parameter.detach().clone() for parameter in pair.sides[0][0]]
+    pair.step([torch.zeros(20, 3), torch.zeros(7)])
+    for parameter, old in zip(pair.sides[0][0], before, strict=True):
+        assert torch.equal(parameter, old)
+    pair.check()
+
+
+def test_a_resumed_run_is_the_unbroken_one(name):
+    shapes = SHAPES["mixed"]
+    runs = []
+    for broken in (False, True):
+        pair = Pair(name, shapes)
+        pair.run(3)
+        parameters, optimizer = pair.sides[0]
+        if broken:
+            saved = copy.deepcopy(optimizer.state_dict())
+            parameters = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+            plan = {"total_steps": 50} if optimizer.param_groups[0]["total_steps"] else {}
+            optimizer = LearnedOptimizer(parameters, rule=pair.rule, fused=True, **plan)
+            optimizer.load_state_dict(saved)
+        for parameter, gradient in zip(parameters, gradients(shapes, 9), strict=True):
+            parameter.grad = gradient
+        optimizer.step(lambda: torch.tensor(1.0))
+        runs.append(parameters)
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_number_of_threads_changes_no_bit(name):
+    shapes, runs, threads = [(1100, 1000), (70,)], [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            optimizer = (pair := Pair(name, shapes)).sides[0][1]
+            for step in range(2):
+                for parameter, gradient in zip(
+                    pair.sides[0][0], gradients(shapes, step), strict=True
+                ):
+                    parameter.grad = gradient
+                optimizer.step(lambda: torch.tensor(1.0))
+            runs.append(pair.sides[0][0])
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_parameter_that_autograd_saved_has_changed(name):
+    (parameter,) = make_parameters([(3, 2)])
+    rule = random_rule(name)
+    plan = {"total_steps": 9} if "total_steps" in rule.read_context() else {}
+    optimizer = LearnedOptimizer([parameter], rule=rule, fused=True, **plan)
+    loss = parameter.square().sum()
+    parameter.grad = torch.ones(3, 2)
+    optimizer.step(lambda: torch.tensor(1.0))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
