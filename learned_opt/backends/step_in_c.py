@@ -32,25 +32,25 @@ class StepInC(FusedStep, ABC):
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
         """Refuse what is not plain contiguous float32 memory of the CPU."""
-        why = _refuses(parameter.detach())
+        why = refuses_memory(parameter.detach())
         return None if why is None else f"it {why}"
 
     def refuses(self, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
-        why = _refuses(update.parameter)
+        why = refuses_memory(update.parameter)
         if why is not None:
             return f"it {why}"
-        why = _refuses(update.gradient)
+        why = refuses_memory(update.gradient)
         if why is not None:
             return f"its gradient {why}"
         for key, value in update.state.items():
-            why = _refuses(value)
+            why = refuses_memory(value)
             if why is not None:
                 return f"its state {key!r} {why}"
         return None
 
 
-def _refuses(tensor: Tensor) -> str | None:
+def refuses_memory(tensor: Tensor) -> str | None:
     """Why C cannot read and write the memory of a tensor; None if it can."""
     # The exact type: DTensors, fake and other special tensors have no memory of their own.
     if type(tensor) is not Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import CoordinateRule, State, UpdateRule, unit_major
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -102,6 +102,16 @@ def init_state(rule: UpdateRule, parameter: Tensor) -> State:
     }
 
 
+def unit_major_parts(value: Tensor, parameter: Tensor) -> Tensor:
+    """A state tensor, whole or sharded like its parameter, in the layout that rules make it in."""
+    if value.shape[: parameter.dim()] != parameter.shape:
+        return value
+    if is_sharded(value) and is_sharded(parameter):
+        return _assemble(unit_major(value.to_local(), parameter.dim()), parameter)
+    # A complex parameter's state has the shape of its real numbers, `[*param, 2, *trailing]`.
+    return unit_major(value, parameter.dim() + parameter.is_complex())
+
+
 def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
     """Make a DTensor whose part on this process is `part`, `[*local_param, *trailing]`."""
     from torch.distributed.tensor import DTensor
@@ -113,7 +123,7 @@ def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
         parameter.placements,
         run_check=False,
         shape=shape,
-        stride=torch.empty(shape, device="meta").stride(),
+        stride=unit_major(torch.empty(shape, device="meta"), parameter.dim()).stride(),
     )
     # Offloaded parameters are not on their mesh's device.
     return whole.to(part.device)

@@ -113,7 +113,8 @@ def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> S
             dtype = dtypes.get(key, rule.dtype) if floating else tensor.dtype
             if key != "step":
                 tensor = sharding.place_like(parameter, tensor)
-            state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
+            copied = tensor.to(parameter.device, dtype, copy=True)
+            state[key] = sharding.unit_major_parts(copied, parameter)
         else:
             state[key] = copy.deepcopy(value)
     if any(key not in saved for key in rule.added_state):

@@ -309,10 +309,17 @@ class CoordinateRule(UpdateRule):
         """
 
     def init_tensor_state(self, parameter: Tensor) -> State:
-        """Zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`."""
+        """Zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`.
+
+        In memory they lie unit by unit, as `[*trailing, *param]`, so that operations over
+        coordinates run through memory in order.
+        """
         return {
-            key: torch.zeros(
-                (*parameter.shape, *trailing), dtype=self.dtype, device=parameter.device
+            key: unit_major(
+                torch.zeros(
+                    (*parameter.shape, *trailing), dtype=self.dtype, device=parameter.device
+                ),
+                parameter.dim(),
             )
             for key, trailing in self.coordinate_state().items()
         }
@@ -396,6 +403,18 @@ class CoordinateRule(UpdateRule):
             for state, tensor in zip(states, tensors, strict=True)
         ]
         return {"step": _join(steps), **flat}
+
+
+def unit_major(value: Tensor, dims: int) -> Tensor:
+    """The tensor `[*param, *trailing]`, laid out in memory as `[*trailing, *param]`.
+
+    Args:
+        value: any strides; returned as it is where they are these.
+        dims: dimensions of the parameter.
+    """
+    order = [*range(dims, value.dim()), *range(dims)]
+    back = [*range(value.dim() - dims, value.dim()), *range(value.dim() - dims)]
+    return value.permute(order).contiguous().permute(back)
 
 
 def _by_coordinate(value: Tensor | None, tensors: Sequence[Tensor]) -> Tensor | None:

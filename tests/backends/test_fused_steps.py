@@ -75,9 +75,11 @@ class Pair:
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
             assert one.state[a].keys() == two.state[b].keys()
             for key in one.state[a]:
-                torch.testing.assert_close(
-                    one.state[a][key], two.state[b][key], rtol=tolerance, atol=tolerance
-                )
+                value, expected = one.state[a][key], two.state[b][key]
+                # Averages cancel: their rounding is that of the largest numbers in them.
+                largest = float(expected.abs().max()) if expected.numel() else 0.0
+                atol = tolerance * max(1.0, largest)
+                torch.testing.assert_close(value, expected, rtol=tolerance, atol=atol)
 
 
 @pytest.fixture(params=RULES)

@@ -65,7 +65,7 @@ def test_26_state_stays_float32_and_the_update_is_cast_once(rule, dtype):
     gradient = torch.linspace(-1, 1, 6, dtype=dtype)
     optimizer, (parameter,) = make_optimizer(rule, start, lr=0.5)
     # In float32 nothing is cast: the same update, before rounding.
-    wide, (reference,) = make_optimizer(rule, start.float(), lr=0.5)
+    wide, (reference,) = make_optimizer(rule, start.float(), lr=0.5, fused=False)
     step_with(optimizer, gradient)
     step_with(wide, gradient.float())
     assert {tensor.dtype for tensor in optimizer.state[parameter].values()} == {torch.float32}
