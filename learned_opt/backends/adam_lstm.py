@@ -13,7 +13,10 @@ class AdamLSTMInC(CoordinateStepInC):
     """244 bytes of memory traffic and 65 transcendental functions a coordinate, with 12 units."""
 
     function = "adam_lstm"
-    states = ("h", "c", "m", "fast", "slow")
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """Those of the rule."""
+        return ["h", "c", "m", "fast", "slow"]
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:
         """Cell and head."""

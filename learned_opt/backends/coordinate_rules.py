@@ -32,11 +32,12 @@ class CoordinateStepInC(StepInC, ABC):
     function: ClassVar[str]
     """The name of the C function, without `learned_opt_`."""
 
-    states: ClassVar[tuple[str, ...]]
-    """The state tensors in the order that C expects; `step` comes before them."""
-
     def __init__(self) -> None:
         self._own = KnownStates()
+
+    @abstractmethod
+    def states(self, rule: UpdateRule) -> list[str]:
+        """The state tensors in the order that C expects; `step` comes before them."""
 
     @abstractmethod
     def weights(self, rule: UpdateRule) -> list[Tensor]:
@@ -66,8 +67,9 @@ class CoordinateStepInC(StepInC, ABC):
         if why is not None:
             return f"its gradient {why}"
         dims = update.parameter.dim()
-        for key in ("step", *self.states):
-            value = update.state[key]
+        for key, value in update.state.items():
+            if not isinstance(value, Tensor):
+                continue
             if value.dim() > dims:
                 value = value.permute(*range(dims, value.dim()), *range(dims))
             why = refuses_memory(value)
@@ -89,7 +91,7 @@ class CoordinateStepInC(StepInC, ABC):
         states = [update.state for update in updates]
         elements = sizes([update.parameter for update in updates])
         rows = [[update.parameter for update in updates], [update.gradient for update in updates]]
-        rows += [[state[key] for state in states] for key in ("step", *self.states)]
+        rows += [[state[key] for state in states] for key in ("step", *self.states(rule))]
         numbers, counts = self.settings(rule)
         loss = 0.0
         if context.loss is not None:

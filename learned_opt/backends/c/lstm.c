@@ -67,6 +67,11 @@ void read_row(float *to, const float *from, long count) {
     memset(to + count, 0, (BLOCK - count) * sizeof(float));
 }
 
+void mark_nonzero(unsigned *active, const float *values) {
+#pragma omp simd
+    for (int k = 0; k < BLOCK; k++) active[k] |= values[k] != 0 ? ~0u : 0u;
+}
+
 void write_row(float *to, const float *from, const unsigned *active, long count) {
 #pragma omp simd
     for (long k = 0; k < count; k++) to[k] = from_bits(to_bits(from[k]) & active[k]);

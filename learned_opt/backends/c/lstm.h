@@ -41,6 +41,9 @@ void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c);
 /* Read count values to a row, and fill it up with zeros. */
 void read_row(float *to, const float *from, long count);
 
+/* Mark, with all bits, the coordinates whose value is not zero. */
+void mark_nonzero(unsigned *active, const float *values);
+
 /* Write the first count values of a row; with zeros where `active` is zero. */
 void write_row(float *to, const float *from, const unsigned *active, long count);
 
