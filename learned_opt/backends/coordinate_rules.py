@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.backends.step_in_c import StepInC, addresses, call_c, rates, refuses_memory, sizes
+from learned_opt.backends.plain_memory import is_plain, refuses_memory
+from learned_opt.backends.step_in_c import StepInC, addresses, call_c, rates, sizes
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -53,28 +54,24 @@ class CoordinateStepInC(StepInC, ABC):
         if why is not None:
             return why
         for weight in self.weights(rule):
-            why = refuses_memory(weight.detach())
-            if why is not None:
-                return f"a weight {why}"
+            if not is_plain(weight.detach()):
+                return f"a weight {refuses_memory(weight.detach())}"
         return None
 
     def refuses(self, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory, unit by unit."""
-        why = refuses_memory(update.parameter)
-        if why is not None:
-            return f"it {why}"
-        why = refuses_memory(update.gradient)
-        if why is not None:
-            return f"its gradient {why}"
+        if not is_plain(update.parameter):
+            return f"it {refuses_memory(update.parameter)}"
+        if not is_plain(update.gradient):
+            return f"its gradient {refuses_memory(update.gradient)}"
         dims = update.parameter.dim()
         for key, value in update.state.items():
             if not isinstance(value, Tensor):
                 continue
             if value.dim() > dims:
-                value = value.permute(*range(dims, value.dim()), *range(dims))
-            why = refuses_memory(value)
-            if why is not None:
-                return f"its state {key!r} {why}"
+                value = value.movedim(-1, 0)
+            if not is_plain(value):
+                return f"its state {key!r} {refuses_memory(value)}"
         return None
 
     def step(

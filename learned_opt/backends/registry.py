@@ -9,7 +9,8 @@ from learned_opt.backends.adam_lstm import AdamLSTMInC
 from learned_opt.backends.fused_step import FusedStep
 from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
 from learned_opt.backends.plain_rules import SGDInC
-from learned_opt.backends.step_size_lstm import StepSizeLSTMInC
+from learned_opt.backends.step_size_in_blocks import StepSizeLSTMInBlocks
+from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
 from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
@@ -24,7 +25,7 @@ FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingPro
         GatedLSTM: (GatedLSTMInC,),
         MomentumGatedLSTM: (GatedLSTMInC,),
         SGD: (SGDInC,),
-        StepSizeLSTM: (StepSizeLSTMInC,),
+        StepSizeLSTM: (StepSizeLSTMInC, StepSizeLSTMInBlocks),
     }
 )
 

@@ -1,28 +1,69 @@
-"""The step of step-size-lstm in C: two passes over all tensors, and the network in torch between.
+"""The step of step-size-lstm in two passes over all tensors, with the network in torch between.
 
 The network's part is the rule's own (`StepSizeLSTM.coefficients`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from learned_opt.backends.library import thread_count
-from learned_opt.backends.step_in_c import LARGEST, StepInC, addresses, call_c, rates, sizes
+from learned_opt.backends.plain_memory import PlainMemoryStep
+from learned_opt.backends.step_in_c import LARGEST, rates
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
-from learned_opt.rules.tensor_directions import SUMS, measure_sums, mix_rms
+from learned_opt.rules.tensor_directions import PAIRS, SQUARES, SUMS, make_statistics
 from learned_opt.updates import PendingUpdate
 
+FIRST, SECOND = (np.array(indices) for indices in zip(*PAIRS, strict=True))
+TIMES = np.where(FIRST == SECOND, 1.0, 2.0)
+"""How often a pair of directions counts in a square."""
 
-class StepSizeLSTMInC(StepInC):
-    """56 bytes of memory traffic a parameter, twice fused AdamW's."""
+
+class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
+    """Abstract: all but the two passes over the tensors, which subclasses add."""
 
     shares_signals = True
+
+    @abstractmethod
+    def sums(self, updates: Sequence[PendingUpdate], sign: float) -> NDArray[np.float64]:
+        """The sums over each tensor, `[n, 24]`.
+
+        Args:
+            updates: of n tensors.
+            sign: what gradients are multiplied by, 1 or -1.
+
+        Returns:
+            The sums of `tensor_directions.SUMS`, and that of v after the step.
+        """
+
+    @abstractmethod
+    def move(
+        self,
+        updates: Sequence[PendingUpdate],
+        sign: float,
+        weights: NDArray[np.float32],
+        shrink: NDArray[np.float32],
+    ) -> None:
+        """Move parameters and averages in place.
+
+        Args:
+            updates: of n tensors.
+            sign: see `sums`.
+            weights: of the parameter and the directions in the order of `Mix`, with the learning
+                rate, `[n, 5]`.
+            shrink: subtract this times the parameter, `[n]`.
+        """
+
+    @abstractmethod
+    def write_rows(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
+        """Copy the rows of `[n, ...]` into n small tensors."""
 
     def step(
         self,
@@ -36,45 +77,35 @@ class StepSizeLSTMInC(StepInC):
             raise TypeError(f"expected a StepSizeLSTM, got {type(rule).__name__}")
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
+        sign = -1.0 if maximize else 1.0
+        sums = self.sums(updates, sign)
+        if not (np.abs(sums) < LARGEST).all():  # NaN is not below it
+            return list(updates)
         states = [update.state for update in updates]
-        counts = sizes([update.parameter for update in updates])
-        rows = [[update.gradient for update in updates], [update.parameter for update in updates]]
-        rows += [[state[key] for state in states] for key in ("m9", "m99", "v")]
-        tensors = np.concatenate([addresses(row) for row in rows])
-        sign, threads = -1.0 if maximize else 1.0, thread_count(int(counts.sum()))
-        wide = np.empty((len(updates), SUMS + 1))
-        call_c("step_size_sums", len(updates), counts, tensors, sign, wide, threads)
-
-        sums = torch.from_numpy(wide).float()
         before = Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
+        norms = np.sqrt(sums[:, SQUARES])
+        size = np.maximum([update.parameter.numel() for update in updates], 1)
+        is_vector = np.array([update.parameter.dim() <= 1 for update in updates])
+        measured = norms, sums[:, 1:4], size, is_vector
+        statistics = make_statistics(*(torch.from_numpy(x.astype(np.float32)) for x in measured))
         before = before._replace(step=before.step + 1)
-        size = torch.from_numpy(counts).clamp(min=1).float()
-        is_vector = torch.tensor([float(update.parameter.dim() <= 1) for update in updates])
-        statistics = measure_sums(sums[:, :SUMS], size, is_vector)
         coefficients, after = rule.coefficients(statistics, before, context)
-        factor = coefficients.factor(mix_rms(sums[:, :SUMS], coefficients.mix, size))
-        weights = factor.unsqueeze(-1) * torch.stack(coefficients.mix, dim=-1)
+        mix = torch.stack(coefficients.mix, dim=-1).numpy().astype(np.float64)
+        # |sum_i w_i d_i|^2, as in `mix_rms`.
+        square = (mix[:, FIRST] * sums[:, 8:SUMS] * TIMES * mix[:, SECOND]).sum(1)
+        rms = np.sqrt(np.maximum(square, 0) / size)
+        factor = coefficients.factor(torch.from_numpy(rms.astype(np.float32)))
 
         lr, decay = rates(updates).T
-        weights = torch.from_numpy(lr).unsqueeze(-1) * weights.double()
-        # A bound on the new parameters. If it and the sums are finite, so is all that is written.
-        norm = statistics.norm
-        lengths = (norm.parameter, norm.adam, norm.slow_adam, norm.m9, norm.scaled_gradient)
-        bound = (weights.abs() * torch.stack(lengths, dim=-1)).sum(-1)
-        bound += norm.parameter * torch.from_numpy(1 + lr * decay)
-        written = [sums, *after]
-        if not (bound < 0.9 * LARGEST).all() or not all(x.isfinite().all() for x in written):
+        weights = (lr * factor.numpy())[:, None] * mix
+        # The sums are finite, hence all gradients, parameters and averages. So this bounds the new
+        # parameters, and finite memory is all that is left to see.
+        lengths = norms[:, 4:]  # of the parameter and the directions
+        bound = lengths[:, 0] * (1 + lr * decay) + (np.abs(weights) * lengths).sum(1)
+        remembered = all(np.isfinite(rows.numpy()).all() for rows in after)
+        if not remembered or not (bound < 0.9 * LARGEST).all():
             return list(updates)
-        call_c(
-            "step_size_step",
-            len(updates),
-            counts,
-            tensors,
-            sign,
-            weights.float().numpy(),
-            (lr * decay).astype(np.float32),
-            threads,
-        )
-        for key, values in zip(Memory._fields, after, strict=True):
-            torch._foreach_copy_([state[key] for state in states], list(values.unbind()))
+        self.move(updates, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
+        for key, rows in zip(Memory._fields, after, strict=True):
+            self.write_rows([state[key] for state in states], rows)
         return []

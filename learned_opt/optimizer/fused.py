@@ -68,39 +68,43 @@ class FusedSteps:
                 raise RuntimeError("fused=True does not fit: torch.compile cannot compile the step")
             return list(updates)
         plan = self._share_out(rule, updates)
-        if plan:
-            rule.check_context(context)
-        left = {id(update) for update in updates}
+        if not plan:
+            return list(updates)
+        rule.check_context(context)
+        moved: set[int] = set()
         for step, taken in plan:
-            untouched = {id(update) for update in step.step(rule, taken, context, maximize)}
-            moved = [update for update in taken if id(update) not in untouched]
+            untouched = step.step(rule, taken, context, maximize)
+            if untouched:
+                doubtful = {id(update) for update in untouched}
+                taken = [update for update in taken if id(update) not in doubtful]
             # Written behind torch's back: autograd must know that saved tensors have changed.
-            torch.autograd.graph.increment_version([update.parameter for update in moved])
-            left -= {id(update) for update in moved}
-        return [update for update in updates if id(update) in left]
+            torch.autograd.graph.increment_version([update.parameter for update in taken])
+            if len(taken) == len(updates):
+                return []
+            moved.update(map(id, taken))
+        return [update for update in updates if id(update) not in moved]
 
     def _share_out(
         self, rule: UpdateRule, updates: Sequence[PendingUpdate]
-    ) -> list[tuple[FusedStep, list[PendingUpdate]]]:
+    ) -> list[tuple[FusedStep, Sequence[PendingUpdate]]]:
         """Decide which code takes which tensors, before anything is written."""
-        plan: list[tuple[FusedStep, list[PendingUpdate]]] = []
-        waiting = list(updates)
-        why_not = self._why_none(rule)
+        plan: list[tuple[FusedStep, Sequence[PendingUpdate]]] = []
+        waiting = updates
+        why_not = ""
         for step in self._steps:
             if step.refuses_rule(rule) is not None:
                 continue
-            reasons = [step.refuses(update) for update in waiting]
-            taken = [u for u, why in zip(waiting, reasons, strict=True) if why is None]
-            if step.shares_signals and len(taken) < len(updates):
-                taken = []
-            if taken:
-                plan.append((step, taken))
-            refused = [(u, why) for u, why in zip(waiting, reasons, strict=True) if why is not None]
-            if refused:
-                why_not = f"{refused[0][0].name}: {refused[0][1]}"
-            waiting = [update for update, _ in refused] if taken else waiting
-        if waiting and self.option:
-            raise RuntimeError(f"fused=True does not fit {why_not}")
+            refused = [(u, why) for u in waiting if (why := step.refuses(u)) is not None]
+            if not refused:
+                plan.append((step, waiting))
+                return plan
+            why_not = why_not or f"{refused[0][0].name}: {refused[0][1]}"
+            if len(refused) < len(waiting) and not step.shares_signals:
+                left = {id(update) for update, _ in refused}
+                plan.append((step, [u for u in waiting if id(u) not in left]))
+                waiting = [update for update, _ in refused]
+        if self.option:
+            raise RuntimeError(f"fused=True does not fit {why_not or self._why_none(rule)}")
         return plan
 
     def _why_none(self, rule: UpdateRule) -> str:

@@ -269,11 +269,15 @@ class LearnedOptimizer(Optimizer):
                 if gradient.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
                 name = names[position] if names else f"{index}.{position}"
+                # Detached: torch.compile refuses pieces that are views in an autograd graph.
+                value, state = parameter.detach(), self._state_of(parameter)
+                if type(value) is Tensor and type(gradient) is Tensor and not value.is_complex():
+                    yield PendingUpdate(value, gradient, state, group, name)
+                    continue
                 yield PendingUpdate(
-                    # Detached: torch.compile refuses pieces that are views in an autograd graph.
-                    sharding.local_part(parameter.detach()),
+                    sharding.local_part(value),
                     sharding.local_gradient(gradient, parameter),
-                    sharding.local_state(self._state_of(parameter), parameter),
+                    sharding.local_state(state, parameter),
                     group,
                     name,
                     sharding.device_mesh(parameter),

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from learned_opt.rules.features import bias_correction, euclidean_norm, safe_sqrt
 
-BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.99, 0.99
+BETA_FAST, BETA_SLOW = 0.9, 0.99
+BETA_SQUARE = BETA_SLOW
 """Decays of the momenta m9 and m99 and of the mean square v."""
 
 EPS = 1e-24
@@ -33,6 +34,9 @@ Gradient times gradient, m9, m99 and m9 / sqrt(v); squares of m9, m99, m9 / sqrt
 parameter, all before the step; then the products of `PAIRS` after it, of the parameter only where
 v is not 0. Sums over the pieces of a tensor add up to those of the whole.
 """
+
+SQUARES = (0, *range(4, 8), *(8 + k for k, (i, j) in enumerate(PAIRS) if i == j > 0))
+"""The places in the sums of the squares of the norms of `Norms`, in its order."""
 
 
 class Norms(NamedTuple):
@@ -179,7 +183,7 @@ class TensorDirections:
 
 def measure(tensors: Sequence[TensorDirections]) -> Statistics:
     """Gather the statistics of n tensors."""
-    return _statistics(
+    return make_statistics(
         torch.stack([tensor.norms for tensor in tensors]),
         torch.stack([tensor.products for tensor in tensors]),
         torch.stack([tensor.size for tensor in tensors]),
@@ -188,16 +192,15 @@ def measure(tensors: Sequence[TensorDirections]) -> Statistics:
 
 
 def measure_sums(sums: Tensor, size: Tensor, is_vector: Tensor) -> Statistics:
-    """Turn sums over n tensors, `[n, 23]` as `SUMS` says, into their statistics.
+    """Turn sums over n tensors, `[n, 23]` as `SUMS` says, into their statistics; no derivatives.
 
     Args:
         sums: over the elements of whole tensors.
         size: number of elements, at least 1, `[n]`.
         is_vector: 1 for tensors of at most one dimension, else 0, `[n]`.
     """
-    after = [sums[:, 8 + k] for k, (i, j) in enumerate(PAIRS) if i == j > 0]
-    squares = torch.cat([sums[:, :1], sums[:, 4:8], torch.stack(after, dim=-1)], dim=-1)
-    return _statistics(safe_sqrt(squares), sums[:, 1:4], size, is_vector)
+    squares = torch.cat([sums[:, place : place + 1] for place in SQUARES], dim=-1)
+    return make_statistics(squares.sqrt(), sums[:, 1:4], size, is_vector)
 
 
 def mix_rms(sums: Tensor, mix: Mix, size: Tensor) -> Tensor:
@@ -212,8 +215,15 @@ def mix_rms(sums: Tensor, mix: Mix, size: Tensor) -> Tensor:
     return safe_sqrt(square / size)
 
 
-def _statistics(norms: Tensor, products: Tensor, size: Tensor, is_vector: Tensor) -> Statistics:
-    """Statistics from norms, `[n, 9]`, and inner products with the gradient, `[n, 3]`."""
+def make_statistics(norms: Tensor, products: Tensor, size: Tensor, is_vector: Tensor) -> Statistics:
+    """Statistics of n tensors.
+
+    Args:
+        norms: in the order of `Norms`, `[n, 9]`.
+        products: of the gradient with m9, m99 and m9 / sqrt(v) before the step, `[n, 3]`.
+        size: number of elements, at least 1, `[n]`.
+        is_vector: 1 for tensors of at most one dimension, else 0, `[n]`.
+    """
     cosines = products / (norms[:, :1] + TINY) / (norms[:, 1:4] + TINY)
     return Statistics(
         norm=Norms(*norms.unbind(-1)),
@@ -226,9 +236,10 @@ def _statistics(norms: Tensor, products: Tensor, size: Tensor, is_vector: Tensor
 
 def bias_factors(step: Tensor) -> ScaledDirections:
     """Factors that undo the bias of averages that started at 0: m9_hat / sqrt(v_hat), `[n]`."""
-    root = bias_correction(step, BETA_SQUARE).sqrt()
+    square = slow = bias_correction(step, BETA_SLOW)  # BETA_SQUARE is the same
+    root = square.sqrt()
     return ScaledDirections(
         adam=root / bias_correction(step, BETA_FAST),
-        slow_adam=root / bias_correction(step, BETA_SLOW),
+        slow_adam=root / slow,
         gradient=root,
     )

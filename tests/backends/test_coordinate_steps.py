@@ -162,7 +162,7 @@ def test_a_state_that_somebody_spoilt_is_noticed(name, bad):
     assert math.isinf(bad) or counts[0] == int(math.isnan(bad))
     for one, other in zip(*map(everything, sides), strict=True):
         for value, expected in zip(one, other, strict=True):
-            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+            torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
