@@ -21,6 +21,10 @@ ELEMENTS_PER_THREAD = 1 << 13
 """A coordinate takes some 30 ns, and a thread 20 us to make."""
 
 
+MOST_UNITS = 1024
+"""More would not fit the stack of a thread."""
+
+
 class CoordinateStepInC(StepInC, ABC):
     """Abstract: a network's step for each coordinate, in C, in blocks that stay in cache.
 
@@ -53,6 +57,8 @@ class CoordinateStepInC(StepInC, ABC):
         why = super().refuses_rule(rule)
         if why is not None:
             return why
+        if max(self.settings(rule)[1]) > MOST_UNITS:
+            return f"it has more than {MOST_UNITS} units"
         for weight in self.weights(rule):
             if not is_plain(weight.detach()):
                 return f"a weight {refuses_memory(weight.detach())}"
@@ -60,6 +66,9 @@ class CoordinateStepInC(StepInC, ABC):
 
     def refuses(self, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory, unit by unit."""
+        if update.mesh is not None:
+            # Processes agree on the gradients of sharded tensors, where the rule steps them.
+            return "it is sharded"
         if not is_plain(update.parameter):
             return f"it {refuses_memory(update.parameter)}"
         if not is_plain(update.gradient):

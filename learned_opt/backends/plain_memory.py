@@ -24,6 +24,9 @@ class PlainMemoryStep(FusedStep, ABC):
 
     def refuses(self, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
+        if update.mesh is not None:
+            # Processes agree on the gradients of sharded tensors, where the rule steps them.
+            return "it is sharded"
         if not is_plain(update.parameter):
             return f"it {refuses_memory(update.parameter)}"
         if not is_plain(update.gradient):

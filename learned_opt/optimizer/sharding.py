@@ -104,12 +104,13 @@ def init_state(rule: UpdateRule, parameter: Tensor) -> State:
 
 def unit_major_parts(value: Tensor, parameter: Tensor) -> Tensor:
     """A state tensor, whole or sharded like its parameter, in the layout that rules make it in."""
-    if value.shape[: parameter.dim()] != parameter.shape:
-        return value
-    if is_sharded(value) and is_sharded(parameter):
-        return _assemble(unit_major(value.to_local(), parameter.dim()), parameter)
     # A complex parameter's state has the shape of its real numbers, `[*param, 2, *trailing]`.
-    return unit_major(value, parameter.dim() + parameter.is_complex())
+    dims = parameter.dim() + parameter.is_complex()
+    if value.dim() <= dims or value.shape[: parameter.dim()] != parameter.shape:
+        return value.contiguous()
+    if is_sharded(value) and is_sharded(parameter):
+        return _assemble(unit_major(value.to_local(), dims), parameter)
+    return unit_major(value, dims)
 
 
 def _assemble(part: Tensor, parameter: DTensor) -> Tensor:

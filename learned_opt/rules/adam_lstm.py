@@ -165,13 +165,12 @@ class AdamLSTM(CoordinateRule):
                 seen * (1 + 0.2 * (seen_gradient.abs() + 1e-9).log()),
                 seen * (1 + 0.1 * log_slow),
                 *(seen * (step / (step + scale)) for scale in AGE_SCALES),
-            ],
-            dim=-1,
+            ]
         )
-        h, c, values = self.lstm(features, state["h"], state["c"])
+        h, c, values = self.lstm(features.mT, state["h"], state["c"], with_gates=gates is not None)
         if gates is not None:
             record_gates(gates, "lstm", values)
-        scale, bend = self.head(h).unbind(-1)
+        scale, bend = torch.addmm(self.head.bias.unsqueeze(-1), self.head.weight, h.mT)
         factor = torch.exp(self.log_range * torch.tanh(self.log_gain * scale / self.log_range))
         root = safe_sqrt(slow_hat)
         size = factor / (1 + step / self.decay_steps) * (root / (root + SMALLEST))
@@ -180,7 +179,7 @@ class AdamLSTM(CoordinateRule):
         if not self.differentiate_inputs:
             fade = fade.detach()
         delta = -size * (direction + self.direction_gain * fade * bend)
-        return delta, {"h": h, "c": c, "m": torch.stack(momenta, -1), "fast": fast, "slow": slow}
+        return delta, {"h": h, "c": c, "m": torch.stack(momenta).mT, "fast": fast, "slow": slow}
 
 
 def _inverse_root(mean_square: Tensor) -> tuple[Tensor, Tensor]:

@@ -395,7 +395,7 @@ class CoordinateRule(UpdateRule):
     def _flatten(self, tensors: Sequence[Tensor], states: Sequence[State]) -> State:
         """Join states per coordinate; the step of each tensor is repeated over its coordinates."""
         flat = {
-            key: _join([state[key].reshape(-1, *trailing) for state in states])
+            key: _join_units([state[key] for state in states], len(trailing))
             for key, trailing in self.coordinate_state().items()
         }
         steps = [
@@ -432,6 +432,16 @@ def _per_coordinate(value: Tensor, tensor: Tensor) -> Tensor:
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _join_units(parts: Sequence[Tensor], trailing: int) -> Tensor:
+    """Join states `[*param, *trailing]` to `[N, *trailing]`, unit by unit in memory."""
+    if not trailing:
+        return _join([part.reshape(-1) for part in parts])
+    units = range(-trailing, 0)
+    first = [part.movedim(tuple(units), tuple(range(trailing))) for part in parts]
+    flat = [part.reshape(*part.shape[:trailing], -1) for part in first]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)).movedim(-1, 0)
 
 
 def _all_zero(state: Tensor) -> Tensor:

@@ -87,10 +87,13 @@ class CoordinateLSTM(CoordinateRule):
         signal = log_sign(gradient, self.p)
         new_state: State = {"recent": recent_size(state["recent"], gradient)}
         for k, layer in enumerate(self.layers):
-            h, c, values = layer(signal, state[f"h{k}"], state[f"c{k}"])
+            h, c, values = layer(
+                signal, state[f"h{k}"], state[f"c{k}"], with_gates=gates is not None
+            )
             new_state.update({f"h{k}": h, f"c{k}": c})
             if gates is not None:
                 record_gates(gates, f"lstm{k}", values)
             signal = h
         known = known_share(new_state["recent"], self.p)
-        return known * (self.output_scale * self.head(signal).squeeze(-1)), new_state
+        output = torch.addmm(self.head.bias.unsqueeze(-1), self.head.weight, signal.mT)
+        return known * (self.output_scale * output.squeeze(0)), new_state

@@ -36,7 +36,7 @@ def log_sign(value: Tensor, p: float) -> Tensor:
     logarithm = torch.where(large, magnitude, torch.ones_like(magnitude)).log() / p
     first = torch.where(large, logarithm, -torch.ones_like(value))
     second = torch.where(large, value.sign(), value * math.exp(p))
-    return torch.stack([first, second], dim=-1)
+    return torch.stack([first, second]).movedim(0, -1)  # unit by unit in memory
 
 
 def recent_size(last: Tensor, gradient: Tensor) -> Tensor:

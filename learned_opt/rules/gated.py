@@ -70,12 +70,13 @@ class GatePair(nn.Module):
         Returns:
             f `[N]`, f - 1 `[N]` (exact where f rounds to 1), i `[N]`, and `last` for the next call.
         """
-        seen = torch.cat([features, cell.unsqueeze(-1)], dim=-1)
-        logits = torch.addmm(self.bias, seen, self.weight[:-1]) + last * self.weight[-1]
+        seen = torch.cat([features.mT, cell.unsqueeze(0)])
+        logits = torch.addmm(self.bias.unsqueeze(-1), self.weight[:-1].t(), seen)
+        logits = logits + last.mT * self.weight[-1].unsqueeze(-1)
         gates = logits.sigmoid()
-        f, i = gates.unbind(-1)
-        shrink = -torch.sigmoid(-logits[..., 0])
-        return f, shrink, i, gates if self.recurrence == "value" else logits
+        f, i = gates
+        shrink = -torch.sigmoid(-logits[0])
+        return f, shrink, i, (gates if self.recurrence == "value" else logits).mT
 
 
 class GatedLSTM(CoordinateRule):
@@ -306,7 +307,7 @@ def _preprocess(value: Tensor, loss: Tensor | None, p: float) -> Tensor:
     if loss is None:
         return features
     shared = log_sign(loss.to(value.dtype), p)
-    return torch.cat([features, shared.expand(*value.shape, 2)], dim=-1)
+    return torch.cat([features.mT, shared.expand(*value.shape, 2).mT]).mT
 
 
 def _read(
@@ -314,7 +315,9 @@ def _read(
 ) -> tuple[Tensor, State]:
     if reader is None:
         return inputs, {}
-    h, c, values = reader(inputs, state[f"{prefix}h"], state[f"{prefix}c"])
+    h, c, values = reader(
+        inputs, state[f"{prefix}h"], state[f"{prefix}c"], with_gates=gates is not None
+    )
     if gates is not None:
         record_gates(gates, f"{prefix}lstm", values)
     return h, {f"{prefix}h": h, f"{prefix}c": c}

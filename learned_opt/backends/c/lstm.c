@@ -40,6 +40,15 @@ static inline void gate_sums(const float *weight, const row *seen, long count, r
         for (int v = 0; v < VECTORS; v++) ((vector *)sums[gate])[v] = total[gate][v];
 }
 
+void lstm_gate_sums(const lstm_cell *cell, long unit, const row *seen, row *sums) {
+    long count = cell->inputs + cell->units;
+    gate_sums(cell->packed + unit * (1 + count) * 4, seen, count, sums);
+}
+
+void lstm_four_sums(const float *weight, const row *rows, long count, row *sums) {
+    gate_sums(weight, rows, count, sums);
+}
+
 void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c) {
     long count = cell->inputs + cell->units;
     for (long unit = 0; unit < cell->units; unit++) {

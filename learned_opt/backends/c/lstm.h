@@ -38,6 +38,12 @@ void free_lstm_cell(lstm_cell *cell);
  * h, c: [units] rows, where the new h goes, and the last c, which becomes the new one. */
 void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c);
 
+/* The sums of one unit's gates i, f, o and of its candidate z, before the sigmoids: 4 rows. */
+void lstm_gate_sums(const lstm_cell *cell, long unit, const row *seen, row *sums);
+
+/* Four sums at once over count rows; weight [1 + count, 4], the first four are added. */
+void lstm_four_sums(const float *weight, const row *rows, long count, row *sums);
+
 /* Read count values to a row, and fill it up with zeros. */
 void read_row(float *to, const float *from, long count);
 
