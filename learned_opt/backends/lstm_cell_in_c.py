@@ -22,13 +22,18 @@ NO_DOUBLE_BACKWARD = (
 )
 
 
-def fits_lstm_cell(seen: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Whether C can step a cell: float32 in the CPU's memory, outside of torch.func."""
-    if torch.compiler.is_compiling() or load_library() is None or c.shape[-2] > MOST_UNITS:
+def fits_lstm_cell(*tensors: Tensor) -> bool:
+    """Whether C can step a cell: float32 in the CPU's memory, outside of torch.func.
+
+    Args:
+        *tensors: x, h, c, weight and bias, as `LSTMCellInC` takes them.
+    """
+    units = tensors[-1].shape[-1] // 4
+    if torch.compiler.is_compiling() or load_library() is None or units > MOST_UNITS:
         return False
     # Tensors under vmap look plain and have no memory.
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return all(not wrapped(t) and _is_float32(t.detach()) for t in (seen, c, weight, bias))
+    return all(not wrapped(value) and _is_float32(value.detach()) for value in tensors)
 
 
 def _is_float32(tensor: Tensor) -> bool:
@@ -37,21 +42,21 @@ def _is_float32(tensor: Tensor) -> bool:
 
 
 class LSTMCellInC(torch.autograd.Function):
-    """Columns `[K, N]` and c, `[H, N]`, to h and c, `[H, N]`; see `LSTMCell`.
+    """Columns of x, `[F, N]`, h and c, `[H, N]`, to new h and c, `[H, N]`; see `LSTMCell`.
 
     It keeps its inputs alone: the backward pass computes the gates anew.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, seen: Tensor, c: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any, x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Step the columns."""
-        seen, c, weight, bias = (value.contiguous() for value in (seen, c, weight, bias))
+        x, h, c, weight, bias = (value.contiguous() for value in (x, h, c, weight, bias))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(seen, c, weight, bias)
+        ctx.save_for_backward(x, h, c, weight, bias)
         new_h, new_c = torch.empty_like(c), torch.empty_like(c)
-        _call("lstm_forward", weight, bias, seen, c, new_h, new_c)
+        _call("lstm_forward", weight, bias, x, h, c, new_h, new_c)
         return new_h, new_c
 
     @staticmethod
@@ -59,21 +64,21 @@ class LSTMCellInC(torch.autograd.Function):
         """Compute the gates anew, and all gradients in the same blocks."""
         if torch.is_grad_enabled():
             raise RuntimeError(NO_DOUBLE_BACKWARD)
-        seen, c, weight, bias = ctx.saved_tensors
+        x, h, c, weight, bias = ctx.saved_tensors
         if grad_h is None and grad_c is None:
-            return None, None, None, None
+            return None, None, None, None, None
         grad_h = torch.zeros_like(c) if grad_h is None else grad_h.contiguous()
         grad_c = torch.zeros_like(c) if grad_c is None else grad_c.contiguous()
-        found = [torch.empty_like(value) for value in (seen, c, weight, bias)]
-        _call("lstm_backward", weight, bias, seen, c, grad_h, grad_c, *found)
+        found = [torch.empty_like(value) for value in (x, h, c, weight, bias)]
+        _call("lstm_backward", weight, bias, x, h, c, grad_h, grad_c, *found)
         return tuple(
             value if needed else None
             for value, needed in zip(found, ctx.needs_input_grad, strict=True)
         )
 
 
-def _call(function: str, weight: Tensor, bias: Tensor, seen: Tensor, *others: Tensor) -> None:
-    count, units = seen.shape[1], len(bias) // 4
+def _call(function: str, weight: Tensor, bias: Tensor, x: Tensor, *others: Tensor) -> None:
+    features, count = x.shape
     threads = max(1, min(torch.get_num_threads(), count // ROWS_PER_THREAD))
-    arrays = addresses([weight, bias, seen, *others])
-    call_c(function, count, len(seen) - units, units, arrays, threads)
+    arrays = addresses([weight, bias, x, *others])
+    call_c(function, count, features, len(bias) // 4, arrays, threads)

@@ -256,11 +256,15 @@ _HOW_TO_GIVE: Mapping[str, str] = {
 }
 
 
+LARGE = 4096
+"""Coordinates of a tensor that is worth a call of its own."""
+
+
 class CoordinateRule(UpdateRule):
     """Abstract: a rule that treats every coordinate alike and alone.
 
     A subclass declares its state in `coordinate_state` and implements `update_coordinates` on flat
-    arrays. This class concatenates the coordinates of all tensors into one array (few large
+    arrays. This class concatenates the coordinates of all small tensors into one array (few large
     operations instead of many small ones), and splits the result.
 
     **Idle coordinates do not move.** A coordinate whose gradient is zero and whose state is still
@@ -336,13 +340,35 @@ class CoordinateRule(UpdateRule):
         states: Sequence[State],
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
-        """Flatten, step all coordinates at once, hold the idle ones, split.
+        """Flatten, step many coordinates at once, hold the idle ones, split.
+
+        Large tensors are stepped one by one, all small ones together: to join and split a large
+        one costs more than a call.
 
         Several runs can share one call without `vmap`: give `step` (and the loss, and the planned
         number of steps) leading axes, `[*runs]`, and the tensors the same, `[*runs, *param]`.
         """
-        if not gradients:
-            return [], []
+        small = [k for k, tensor in enumerate(gradients) if tensor.numel() < LARGE]
+        large = [[k] for k, tensor in enumerate(gradients) if tensor.numel() >= LARGE]
+        results: dict[int, tuple[Tensor, State]] = {}
+        for group in [small, *large] if small else large:
+            deltas, new_states = self._update_joined(
+                [gradients[k] for k in group],
+                [parameters[k] for k in group],
+                [states[k] for k in group],
+                context,
+            )
+            results.update(zip(group, zip(deltas, new_states, strict=True), strict=True))
+        ordered = [results[k] for k in range(len(gradients))]
+        return [delta for delta, _ in ordered], [state for _, state in ordered]
+
+    def _update_joined(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> tuple[list[Tensor], list[State]]:
         context = Context(
             loss=_by_coordinate(context.loss, gradients),
             total_steps=_by_coordinate(context.total_steps, gradients),
@@ -355,9 +381,7 @@ class CoordinateRule(UpdateRule):
             idle = (gradient == 0) & _all_zero(state[self.idle_key])
             delta = delta.masked_fill(idle, 0)
             # The state of an idle coordinate is all zero: to zero it is to keep it.
-            new_state = {
-                key: value.masked_fill(_like(idle, value), 0) for key, value in new_state.items()
-            }
+            new_state = {key: _zero_where(idle, value) for key, value in new_state.items()}
 
         sizes = [tensor.numel() for tensor in gradients]
         deltas = [
@@ -450,6 +474,7 @@ def _all_zero(state: Tensor) -> Tensor:
     return ~state.flatten(1).any(-1) if state.dim() > 1 else state == 0
 
 
-def _like(mask: Tensor, value: Tensor) -> Tensor:
-    """Give the mask `[N]` the trailing dimensions that let it broadcast over `value`."""
-    return mask.reshape(-1, *([1] * (value.dim() - 1)))
+def _zero_where(mask: Tensor, value: Tensor) -> Tensor:
+    """A state `[N, *trailing]` with zeros where the mask, `[N]`, is true."""
+    # With the coordinates last: masked_fill makes the memory of its result contiguous.
+    return value.movedim(0, -1).masked_fill(mask, 0).movedim(-1, 0)

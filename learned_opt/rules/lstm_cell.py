@@ -86,14 +86,13 @@ class LSTMCell(nn.Module):
                 *(x, h, c),
             )
             return new_h.mT, new_c.mT, gates[0].mT if with_gates else new_h.new_empty(0)
-        seen = torch.cat([x, h], dim=-2)
-        if not with_gates and fits_lstm_cell(seen, c, self.weight, self.bias):
+        if not with_gates and fits_lstm_cell(x, h, c, self.weight, self.bias):
             new_h, new_c = LSTMCellInC.apply(  # type: ignore[no-untyped-call]
-                seen, c, self.weight, self.bias
+                x, h, c, self.weight, self.bias
             )
             return new_h.mT, new_c.mT, new_h.new_empty(0)
         new_h, new_c, kept, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
-            seen, c, self.weight, self.bias
+            torch.cat([x, h], dim=-2), c, self.weight, self.bias
         )
         return new_h.mT, new_c.mT, kept.mT
 

@@ -21,8 +21,8 @@ typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef struct {
     lstm_cell cell;
     int64_t count;
-    const float *seen, *c, *grad_h, *grad_c;
-    float *new_h, *new_c, *grad_seen, *grad_last_c;
+    const float *x, *h, *c, *grad_h, *grad_c;
+    float *new_h, *new_c, *grad_x, *grad_last_h, *grad_last_c;
     long wides;     /* of each task of the backward pass, of WIDE blocks */
     float *turned;  /* [K / 4, 1 + 4 units, 4]: the weights of four inputs side by side, after 0 */
     float *sums;    /* [tasks, 1 + K, 4 units]: gradients of bias and weights; gates of a unit
@@ -31,10 +31,12 @@ typedef struct {
 } job;
 
 static void read_block(const job *own, long start, long count, row *seen, row *c) {
-    for (long k = 0; k < own->cell.inputs + own->cell.units; k++)
-        read_row(seen[k], own->seen + k * own->count + start, count);
-    for (long u = 0; u < own->cell.units; u++)
+    for (long k = 0; k < own->cell.inputs; k++)
+        read_row(seen[k], own->x + k * own->count + start, count);
+    for (long u = 0; u < own->cell.units; u++) {
+        read_row(seen[own->cell.inputs + u], own->h + u * own->count + start, count);
         read_row(c[u], own->c + u * own->count + start, count);
+    }
 }
 
 static void forward_task(void *shared, long task) {
@@ -120,9 +122,12 @@ static void backward_task(void *shared, long task) {
             logits[blocks] = (const row *)logits_here;
             for (long k = 0; k < read; k += 4) {
                 lstm_four_sums(own->turned + k * (1 + width), (const row *)logits_here, width, four);
-                for (long j = k; j < read && j < k + 4; j++)
-                    write_row(own->grad_seen + j * own->count + start, four[j - k], own->all,
-                              count);
+                for (long j = k; j < read && j < k + 4; j++) {
+                    float *to = j < own->cell.inputs
+                                    ? own->grad_x + j * own->count
+                                    : own->grad_last_h + (j - own->cell.inputs) * own->count;
+                    write_row(to + start, four[j - k], own->all, count);
+                }
             }
         }
         for (long u = 0; u < units; u++)
@@ -135,11 +140,11 @@ static void backward_task(void *shared, long task) {
     }
 }
 
-/* Step count columns. arrays: weight, bias, seen [inputs + units, count], c; new h, new c. */
+/* Step count columns. arrays: weight, bias, x [inputs, count], h, c; new h, new c. */
 int learned_opt_lstm_forward(int64_t count, int64_t inputs, int64_t units, float *const *arrays,
                              int64_t threads) {
-    job own = {.count = count, .seen = arrays[2], .c = arrays[3], .new_h = arrays[4],
-               .new_c = arrays[5]};
+    job own = {.count = count, .x = arrays[2], .h = arrays[3], .c = arrays[4],
+               .new_h = arrays[5], .new_c = arrays[6]};
     if (make_lstm_cell(&own.cell, inputs, units, arrays[0], arrays[1])) return -1;
     memset(own.all, -1, sizeof own.all);
     long length = TASK_BLOCKS * BLOCK;
@@ -150,17 +155,17 @@ int learned_opt_lstm_forward(int64_t count, int64_t inputs, int64_t units, float
 
 /* From the gradients of h and c to those of all that was read.
  *
- * arrays: weight, bias, seen, c, gradients of h and c; then the gradients of seen, of the last c,
- * of weight and bias, which are written. */
+ * arrays: weight, bias, x, h, c, gradients of the new h and c; then the gradients of x, of the last
+ * h and c, of weight and bias, which are written. */
 int learned_opt_lstm_backward(int64_t count, int64_t inputs, int64_t units, float *const *arrays,
                               int64_t threads) {
     long read = inputs + units, width = 4 * units, length = WIDE * BLOCK;
     long all = (count + length - 1) / length, wides = (all + MOST_TASKS - 1) / MOST_TASKS;
     if (wides < 1) wides = 1;
     long tasks = (all + wides - 1) / wides;
-    job own = {.count = count, .seen = arrays[2], .c = arrays[3], .grad_h = arrays[4],
-               .grad_c = arrays[5], .grad_seen = arrays[6], .grad_last_c = arrays[7],
-               .wides = wides};
+    job own = {.count = count, .x = arrays[2], .h = arrays[3], .c = arrays[4],
+               .grad_h = arrays[5], .grad_c = arrays[6], .grad_x = arrays[7],
+               .grad_last_h = arrays[8], .grad_last_c = arrays[9], .wides = wides};
     const float *weight = arrays[0];
     own.turned = calloc((read + 3) / 4 * 4 * (1 + width), sizeof(float));
     own.sums = calloc((tasks + 1) * (1 + read) * width, sizeof(float));
@@ -180,7 +185,7 @@ int learned_opt_lstm_backward(int64_t count, int64_t inputs, int64_t units, floa
                     double total = 0;
                     for (long task = 0; task < tasks; task++)
                         total += own.sums[(task * (1 + read) + k) * width + 4 * u + gate];
-                    float *to = k ? arrays[8] + (k - 1) * width : arrays[9];
+                    float *to = k ? arrays[10] + (k - 1) * width : arrays[11];
                     to[gate * units + u] = (float)total;
                 }
         free_lstm_cell(&own.cell);
