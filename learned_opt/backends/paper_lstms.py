@@ -32,7 +32,8 @@ class CoordinateLSTMInC(CoordinateStepInC):
     def weights(self, rule: UpdateRule) -> list[Tensor]:
         """Layers and head."""
         own = _coordinate_lstm(rule)
-        layers = [weight for layer in own.layers for weight in (layer.weight, layer.bias)]
+        names = ("weight", "bias")
+        layers = [layer.get_parameter(name) for layer in own.layers for name in names]
         return [*layers, own.head.weight, own.head.bias]
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
