@@ -130,11 +130,20 @@ def omniglot():
     return markdown_table(["method", "accuracy, %", "minutes on one CPU core"], rows)
 
 
+def step_cost():
+    """Time of a step by a rule's own code and by faster code, beside fused AdamW's."""
+    sys.path.append(str(ROOT / "benchmarks" / "speed"))
+    from step_cost import table
+
+    return table(measured("step_cost"))
+
+
 TABLES = (
     ("README.md", "held-out", held_out),
     ("docs/measured.md", "held-out", held_out),
     ("docs/measured.md", "digits", digits),
     ("docs/measured.md", "meta-gradient", meta_gradient),
+    ("docs/choose.md", "step-cost", step_cost),
     ("docs/estimators.md", "unroll-memory", unroll_memory),
     ("docs/initialisations.md", "sine", sine),
     ("docs/initialisations.md", "omniglot", omniglot),

@@ -1,72 +1,114 @@
 """What does an optimizer step cost, beside torch's fused AdamW?
 
-    python benchmarks/speed/step_cost.py  # models of 1e5, 1e6 and 1e7 parameters
-    python benchmarks/speed/step_cost.py --quick  # up to 1e6 parameters, one minute
+    python benchmarks/speed/step_cost.py  # every rule, models of 1e5, 1e6 and 1e7 parameters
+    python benchmarks/speed/step_cost.py --quick  # up to 1e6 parameters
+    python benchmarks/speed/step_cost.py --rules step-size-lstm --out docs/measured/step_cost.json
     python benchmarks/speed/step_cost.py --state  # bytes of state per parameter
 
-Prints a Markdown table: milliseconds per step, the ratio to AdamW, and peak temporary memory, for
-each rule and model size.
+Prints a Markdown table of ratios to AdamW, hot / cold, for each rule by its own code and by each
+faster code that it has on this machine, and peak temporary memory at the largest size.
 
-Each model has the tensors of four transformer blocks (48 tensors) and random gradients. A rule and
-`torch.optim.AdamW(fused=True)` take turns on equal parameters, so that other programs slow down
-both alike. Times are medians, and the ratio is the median of the turns' ratios. Memory is the peak
-that torch's allocator holds above its level before the step.
+Parameters are one tensor, or the 48 or 96 tensors of transformer blocks; gradients are random. A
+rule and `torch.optim.AdamW(fused=True)` take turns on equal parameters, so that other programs slow
+down both alike, and processor time of the calling thread is measured. "Hot" is a step after steps;
+"cold" comes after a sweep over 192 MiB, and is nearer to training, where a forward and a backward
+pass lie between steps. The ratio is the median of the turns' ratios. Memory is the peak that
+torch's allocator holds above its level before the step.
 """
 
 import argparse
+import json
 import math
 import statistics
 import sys
+import time
+from unittest import mock
 
 import torch
-from measuring import peak_bytes, seconds
+from measuring import peak_bytes
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt.backends.registry import fused_steps
 from meta_train.evaluation.tables import markdown_table
 
 SIZES = (10**5, 10**6, 10**7)
+OWN = "the rule's own"
+"""What the code of a rule itself is called."""
+SWEPT = 192 << 20
+"""Bytes that are written before a cold step."""
 
 
-def make_parameters(size):
-    """About `size` parameters with gradients, shaped like four transformer blocks."""
-    width = round(math.sqrt(size / 48))
+def make_parameters(size, many=True):
+    """About `size` parameters with gradients, in one tensor or shaped like transformer blocks."""
+    blocks = 8 if size >= 10**7 else 4
+    width = round(math.sqrt(size / (12 * blocks)))
     matrices = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
     norms = [(width,)] * 4
     shapes = [shape for matrix in matrices for shape in (matrix, matrix[:1])] + norms
     torch.manual_seed(0)
-    parameters = [torch.nn.Parameter(0.02 * torch.randn(shape)) for shape in 4 * shapes]
+    shapes = blocks * shapes if many else [(size,)]
+    parameters = [torch.nn.Parameter(0.02 * torch.randn(shape)) for shape in shapes]
     for parameter in parameters:
         parameter.grad = 0.01 * torch.randn(parameter.shape)
     return parameters
 
 
-def make_step(optimizer):
+def codes(rule):
+    """The code that can step a rule here: its own, and by name the classes of faster code."""
+    found = {OWN: None}
+    for step in fused_steps(rule):
+        if not (step.refuses_rule(rule) or step.refuses_parameter(torch.zeros(2))):
+            found.setdefault(step.code, type(step))
+    return found
+
+
+def make_step(rule_name, size, many, code):
     """A function that takes one step, with a loss for the rules that read it."""
-    loss = torch.tensor(1.0)
-    if isinstance(optimizer, LearnedOptimizer):
-        return lambda: optimizer.step(lambda: loss)
-    return optimizer.step
-
-
-def measure(rule_name, size, turns):
-    """Milliseconds per step, ratio to AdamW, peak MiB of the rule's step and of AdamW's."""
     rule = create_rule(rule_name).requires_grad_(False)
-    parameters = make_parameters(size)
-    plan = {"total_steps": 1000} if "total_steps" in rule.read_context() else {}
-    learned = make_step(LearnedOptimizer(parameters, rule=rule, **plan))
-    fused = make_step(torch.optim.AdamW(make_parameters(size), lr=1e-3, fused=True))
-    learned(), fused()  # creates the state
+    plan = {"total_steps": 10**6} if "total_steps" in rule.read_context() else {}
+    step, loss = codes(rule)[code], torch.tensor(1.0)
+    with mock.patch("learned_opt.optimizer.fused.fused_steps", lambda rule: [step()]):
+        optimizer = LearnedOptimizer(
+            make_parameters(size, many), rule=rule, fused=step is not None, **plan
+        )
+    return lambda: optimizer.step(lambda: loss)
+
+
+def thread_seconds(function):
+    """Processor time of this thread in one call, seconds."""
+    begin = time.thread_time()
+    function()
+    return time.thread_time() - begin
+
+
+def measure(rule_name, size, turns, many=True, code=OWN):
+    """Cost of a step.
+
+    Returns:
+        Milliseconds, ratios to AdamW hot and cold, peak MiB of the step and of AdamW's.
+    """
+    learned = make_step(rule_name, size, many, code)
+    fused = torch.optim.AdamW(make_parameters(size, many), lr=1e-3, fused=True).step
+    sweep = torch.zeros(SWEPT // 4)
+    begin = thread_seconds(learned), thread_seconds(fused)  # creates the state
     # One step of a small model is too short to time.
-    repeats = max(1, min(20, 10**6 // size))
-    pairs = []
-    for turn in range(turns):
-        times = {}
-        for step in (learned, fused) if turn % 2 else (fused, learned):
-            times[step] = sum(seconds(step) for _ in range(repeats)) / repeats
-        pairs.append((times[learned], times[fused]))
+    repeats = 1 if begin[0] > 1 else max(1, min(30, 3 * 10**6 // size))
+    hot, cold = [], []
+    for _ in range(1 if begin[0] > 1 else turns):
+        times = []
+        for step in (fused, learned):
+            step()
+            times.append(sum(thread_seconds(step) for _ in range(repeats)) / repeats)
+        hot.append(times)
+        times = []
+        for step in (fused, learned):
+            sweep.add_(1)
+            times.append(thread_seconds(step))
+        cold.append(times)
     return (
-        1e3 * statistics.median(own for own, _ in pairs),
-        statistics.median(own / other for own, other in pairs),
+        1e3 * statistics.median(own for _, own in hot),
+        statistics.median(own / other for other, own in hot),
+        statistics.median(own / other for other, own in cold),
         peak_bytes(learned) / 2**20,
         peak_bytes(fused) / 2**20,
     )
@@ -78,27 +120,52 @@ def print_state():
     print(markdown_table(["rule", "state, bytes per parameter"], rows))
 
 
-def main(quick, turns, threads, rules, state):
+def table(found):
+    """The measurements as a Markdown table: a line for each rule and code."""
+    places = [(size, many) for many in (False, True) for size in found["sizes"]]
+    titles = [f"{size:.0e}".replace("e+0", "e") + " in one" * (not many) for size, many in places]
+    lines = {}
+    for row in found["rows"]:
+        cell = f"{row['hot']:.3g} / {row['cold']:.3g}"
+        line = lines.setdefault((row["rule"], row["code"]), {})
+        line[row["size"], row["many"]] = cell
+        line["memory"] = f"{row['mib']:.1f}"
+    rows = [
+        [f"`{rule}`", code, *(line.get(place, "-") for place in places), line["memory"]]
+        for (rule, code), line in lines.items()
+    ]
+    return markdown_table(["rule", "code", *titles, "MiB"], rows)
+
+
+def main(quick, turns, threads, rules, state, out):
     if state:
         print_state()
         return
     torch.set_num_threads(threads)
-    rows = []
-    for size in SIZES[:2] if quick else SIZES:
-        for name in rules:
-            step, ratio, peak, other = measure(name, size, 3 if quick or size > 10**6 else turns)
-            cells = f"{step:.2f}", f"{ratio:.1f}", f"{peak:.1f}", f"{other:.1f}"
-            rows.append([name, f"{size:.0e}", *cells])
-            print(*rows[-1], file=sys.stderr)
-    header = ["rule", "parameters", "ms per step", "x AdamW", "peak MiB", "AdamW peak MiB"]
-    print(f"Threads: {threads}\n\n{markdown_table(header, rows)}")
+    sizes = SIZES[:2] if quick else SIZES
+    found = {"sizes": sizes, "threads": threads, "rows": []}
+    for name in rules:
+        for code in codes(create_rule(name)):
+            for many in (False, True):
+                for size in sizes:
+                    milliseconds, hot, cold, mib, _ = measure(name, size, turns, many, code)
+                    row = {"rule": name, "code": code, "size": size, "many": many}
+                    row |= {"ms": milliseconds, "hot": hot, "cold": cold, "mib": mib}
+                    found["rows"].append(row)
+                    print(*row.values(), file=sys.stderr)
+    if out:
+        with open(out, "w") as file:
+            json.dump(found, file, indent=1)
+            file.write("\n")
+    print(f"Threads: {threads}\n\n{table(found)}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="up to 1e6 parameters, 3 turns")
+    parser.add_argument("--quick", action="store_true", help="up to 1e6 parameters")
     parser.add_argument("--state", action="store_true", help="print only the table of state sizes")
-    parser.add_argument("--turns", type=int, default=9, help="measurements per rule and size")
+    parser.add_argument("--turns", type=int, default=7, help="measurements per rule and size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rules", nargs="+", default=list_rules(), metavar="RULE")
+    parser.add_argument("--out", help="write the measurements into this file, too", metavar="FILE")
     main(**vars(parser.parse_args()))

@@ -28,6 +28,9 @@ class FusedStep(ABC):
     shares_signals: ClassVar[bool] = False
     """Whether the update of a tensor depends on the others: then it steps all of a call or none."""
 
+    code: ClassVar[str] = "torch"
+    """What it is written in: torch, C or Triton."""
+
     @abstractmethod
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Why it cannot take the rule's steps on this machine; None if it can.

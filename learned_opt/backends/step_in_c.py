@@ -23,6 +23,8 @@ LARGEST = float(np.finfo(np.float32).max)
 class StepInC(PlainMemoryStep, ABC):
     """Abstract: a step in C. Subclasses add `step`."""
 
+    code = "C"
+
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse where there is no library, and rules that were cast to another dtype."""
         return refuses_cast(rule) or missing_library()

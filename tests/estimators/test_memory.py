@@ -34,7 +34,8 @@ def test_the_peak_of_a_step_follows_the_chunk_and_not_the_parameter(
 ):
     def peak(size, chunk_size):
         rule = make_rule(rule_name, **SMALL.get(rule_name, {})).requires_grad_(False)
-        optimizer, (parameter,) = make_optimizer(rule, torch.ones(size), chunk_size=chunk_size)
+        options = {"chunk_size": chunk_size, "fused": False}
+        optimizer, (parameter,) = make_optimizer(rule, torch.ones(size), **options)
         optimizer.init_state()
         gradient = torch.ones(size)
         return step_cost.peak_bytes(lambda: step_with(optimizer, gradient))
@@ -51,10 +52,28 @@ def test_the_peak_of_a_step_follows_the_chunk_and_not_the_parameter(
 
 
 def test_the_benchmark_measures_every_rule_beside_adamw(rule_name, step_cost):
-    milliseconds, ratio, peak, other = step_cost.measure(rule_name, 2000, turns=1)
-    assert milliseconds > 0
-    assert ratio > 0
-    assert peak > other >= 0
+    for code in step_cost.codes(create_rule(rule_name)):
+        for many in (True, False):
+            measured = step_cost.measure(rule_name, 2000, 1, many, code)
+            milliseconds, hot, cold, peak, other = measured
+            assert min(milliseconds, hot, cold) > 0
+            assert other >= 0
+            assert peak > other or code != step_cost.OWN
+
+
+def test_the_benchmarks_table_has_a_line_for_each_rule_and_code(step_cost):
+    rows = [
+        {"rule": "sgd", "code": code, "size": size, "many": many}
+        | {"hot": 10 * size, "cold": 2.0, "mib": 3.0}
+        for code in ("C", "own")
+        for size in (10, 100)
+        for many in (False, True)
+    ]
+    lines = step_cost.table({"sizes": [10, 100], "rows": rows}).splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert shown[0] == ["rule", "code", "1e1 in one", "1e2 in one", "1e1", "1e2", "MiB"]
+    costs = ["100 / 2", "1e+03 / 2"] * 2
+    assert shown[2:] == [["`sgd`", code, *costs, "3.0"] for code in ("C", "own")]
 
 
 @pytest.mark.parametrize("size", [10**5, 10**6])
