@@ -19,23 +19,26 @@ class PlainMemoryStep(FusedStep, ABC):
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
         """Refuse what is not plain contiguous float32 memory of the CPU."""
-        why = _refuses(parameter.detach())
+        why = refuses_memory(parameter.detach())
         return None if why is None else f"it {why}"
 
     def refuses(self, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
-        if not _is_plain(update.parameter):
-            return f"it {_refuses(update.parameter)}"
-        if not _is_plain(update.gradient):
-            return f"its gradient {_refuses(update.gradient)}"
+        if update.mesh is not None:
+            # Processes agree on the gradients of sharded tensors, where the rule steps them.
+            return "it is sharded"
+        if not is_plain(update.parameter):
+            return f"it {refuses_memory(update.parameter)}"
+        if not is_plain(update.gradient):
+            return f"its gradient {refuses_memory(update.gradient)}"
         for key, value in update.state.items():
             if not (type(value) is Tensor and value.dtype is FLOAT32 and value.is_contiguous()):
-                return f"its state {key!r} {_refuses(value)}"
+                return f"its state {key!r} {refuses_memory(value)}"
         return None
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether `_refuses` would say None, in a tenth of the time."""
+def is_plain(tensor: Tensor) -> bool:
+    """Whether `refuses_memory` would say None, in a tenth of the time."""
     return (
         type(tensor) is Tensor
         and tensor.dtype is FLOAT32
@@ -47,7 +50,7 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
-def _refuses(tensor: Tensor) -> str | None:
+def refuses_memory(tensor: Tensor) -> str | None:
     """Why code cannot read and write the memory of a tensor; None if it can."""
     # The exact type: DTensors, fake and other special tensors have no memory of their own.
     if type(tensor) is not Tensor:

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from learned_opt.backends.adam_lstm import AdamLSTMInC
 from learned_opt.backends.fused_step import FusedStep
 from learned_opt.backends.orthogonal_momentum_step import OrthogonalMomentumInPlace
+from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
 from learned_opt.backends.plain_rules import SGDInC
 from learned_opt.backends.step_size_in_blocks import StepSizeLSTMInBlocks
 from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
+from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.coordinate_lstm import CoordinateLSTM
+from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingProxyType(
     {
+        AdamLSTM: (AdamLSTMInC,),
+        CoordinateLSTM: (CoordinateLSTMInC,),
+        GatedLSTM: (GatedLSTMInC,),
+        MomentumGatedLSTM: (GatedLSTMInC,),
         OrthogonalMomentum: (OrthogonalMomentumInPlace,),
         SGD: (SGDInC,),
         StepSizeLSTM: (StepSizeLSTMInC, StepSizeLSTMInBlocks),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import CoordinateRule, State, UpdateRule, unit_major
 from learned_opt.rules.whole_tensors import WholeTensors
 
 if TYPE_CHECKING:
@@ -128,6 +128,17 @@ def is_placed(key: str, value: Tensor, parameter: Tensor, rule: UpdateRule) -> b
     return not own and value.dim() >= parameter.dim()
 
 
+def unit_major_parts(value: Tensor, parameter: Tensor) -> Tensor:
+    """A state tensor, whole or sharded like its parameter, in the layout that rules make it in."""
+    # A complex parameter's state has the shape of its real numbers, `[*param, 2, *trailing]`.
+    dims = parameter.dim() + parameter.is_complex()
+    if value.dim() <= dims or value.shape[: parameter.dim()] != parameter.shape:
+        return value.contiguous()
+    if is_sharded(value) and is_sharded(parameter):
+        return _assemble(unit_major(value.to_local(), dims), parameter)
+    return unit_major(value, dims)
+
+
 def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
     """Make a DTensor whose part on this process is `part`, `[*local_param, *trailing]`."""
     from torch.distributed.tensor import DTensor
@@ -139,7 +150,7 @@ def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
         parameter.placements,
         run_check=False,
         shape=shape,
-        stride=torch.empty(shape, device="meta").stride(),
+        stride=unit_major(torch.empty(shape, device="meta"), parameter.dim()).stride(),
     )
     # Offloaded parameters are not on their mesh's device.
     return whole.to(part.device)

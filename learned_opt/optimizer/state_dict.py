@@ -82,6 +82,8 @@ def _check_shapes(
 ) -> None:
     for name, tensor in _fresh_on_meta(rule, parameter, direction).items():
         if name not in state:
+            if name in rule.added_state:
+                continue
             raise ValueError(f"the loaded state of parameter {key} has no {name!r}")
         shape = tuple(torch.as_tensor(state[name]).shape)
         if shape != tuple(tensor.shape):
@@ -117,9 +119,12 @@ def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> S
             dtype = dtypes.get(key, rule.dtype) if floating else tensor.dtype
             if key != "step":
                 tensor = sharding.place_like(parameter, key, tensor, rule)
-            state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
+            copied = tensor.to(parameter.device, dtype, copy=True)
+            state[key] = sharding.unit_major_parts(copied, parameter)
         else:
             state[key] = copy.deepcopy(value)
+    if any(key not in saved for key in rule.added_state):
+        state = {**sharding.init_state(rule, parameter, None), **state}
     return state
 
 

@@ -96,6 +96,8 @@ class UpdateRule(nn.Module, ABC):
 
     tensor_state: ClassVar[frozenset[str]] = frozenset()
     """State tensors that hold numbers of the whole tensor, equal on all processes that share it."""
+    added_state: ClassVar[frozenset[str]] = frozenset()
+    """State tensors that checkpoints of earlier versions lack; loaded from those, they are new."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -297,11 +299,15 @@ _HOW_TO_GIVE: Mapping[str, str] = {
 }
 
 
+LARGE = 4096
+"""Coordinates of a tensor that is worth a call of its own."""
+
+
 class CoordinateRule(UpdateRule):
     """Abstract: a rule that treats every coordinate alike and alone.
 
     A subclass declares its state in `coordinate_state` and implements `update_coordinates` on flat
-    arrays. This class concatenates the coordinates of all tensors into one array (few large
+    arrays. This class concatenates the coordinates of all small tensors into one array (few large
     operations instead of many small ones), and splits the result.
 
     **Idle coordinates do not move.** A coordinate whose gradient is zero and whose state is still
@@ -350,10 +356,17 @@ class CoordinateRule(UpdateRule):
         """
 
     def init_tensor_state(self, parameter: Tensor) -> State:
-        """Zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`."""
+        """Zeros of shape `[*param, *trailing]` for every tensor of `coordinate_state`.
+
+        In memory they lie unit by unit, as `[*trailing, *param]`, so that operations over
+        coordinates run through memory in order.
+        """
         return {
-            key: torch.zeros(
-                (*parameter.shape, *trailing), dtype=self.dtype, device=parameter.device
+            key: unit_major(
+                torch.zeros(
+                    (*parameter.shape, *trailing), dtype=self.dtype, device=parameter.device
+                ),
+                parameter.dim(),
             )
             for key, trailing in self.coordinate_state().items()
         }
@@ -370,13 +383,35 @@ class CoordinateRule(UpdateRule):
         states: Sequence[State],
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
-        """Flatten, step all coordinates at once, hold the idle ones, split.
+        """Flatten, step many coordinates at once, hold the idle ones, split.
+
+        Large tensors are stepped one by one, all small ones together: to join and split a large
+        one costs more than a call.
 
         Several runs can share one call without `vmap`: give `step` (and the loss, and the planned
         number of steps) leading axes, `[*runs]`, and the tensors the same, `[*runs, *param]`.
         """
-        if not gradients:
-            return [], []
+        small = [k for k, tensor in enumerate(gradients) if tensor.numel() < LARGE]
+        large = [[k] for k, tensor in enumerate(gradients) if tensor.numel() >= LARGE]
+        results: dict[int, tuple[Tensor, State]] = {}
+        for group in [small, *large] if small else large:
+            deltas, new_states = self._update_joined(
+                [gradients[k] for k in group],
+                [parameters[k] for k in group],
+                [states[k] for k in group],
+                context,
+            )
+            results.update(zip(group, zip(deltas, new_states, strict=True), strict=True))
+        ordered = [results[k] for k in range(len(gradients))]
+        return [delta for delta, _ in ordered], [state for _, state in ordered]
+
+    def _update_joined(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> tuple[list[Tensor], list[State]]:
         context = Context(
             loss=_by_coordinate(context.loss, gradients),
             total_steps=_by_coordinate(context.total_steps, gradients),
@@ -389,9 +424,7 @@ class CoordinateRule(UpdateRule):
             idle = (gradient == 0) & _all_zero(state[self.idle_key])
             delta = delta.masked_fill(idle, 0)
             # The state of an idle coordinate is all zero: to zero it is to keep it.
-            new_state = {
-                key: value.masked_fill(_like(idle, value), 0) for key, value in new_state.items()
-            }
+            new_state = {key: _zero_where(idle, value) for key, value in new_state.items()}
 
         sizes = [tensor.numel() for tensor in gradients]
         deltas = [
@@ -429,7 +462,7 @@ class CoordinateRule(UpdateRule):
     def _flatten(self, tensors: Sequence[Tensor], states: Sequence[State]) -> State:
         """Join states per coordinate; the step of each tensor is repeated over its coordinates."""
         flat = {
-            key: _join([state[key].reshape(-1, *trailing) for state in states])
+            key: _join_units([state[key] for state in states], len(trailing))
             for key, trailing in self.coordinate_state().items()
         }
         steps = [
@@ -437,6 +470,18 @@ class CoordinateRule(UpdateRule):
             for state, tensor in zip(states, tensors, strict=True)
         ]
         return {"step": _join(steps), **flat}
+
+
+def unit_major(value: Tensor, dims: int) -> Tensor:
+    """The tensor `[*param, *trailing]`, laid out in memory as `[*trailing, *param]`.
+
+    Args:
+        value: any strides; returned as it is where they are these.
+        dims: dimensions of the parameter.
+    """
+    order = [*range(dims, value.dim()), *range(dims)]
+    back = [*range(value.dim() - dims, value.dim()), *range(value.dim() - dims)]
+    return value.permute(order).contiguous().permute(back)
 
 
 def _by_coordinate(value: Tensor | None, tensors: Sequence[Tensor]) -> Tensor | None:
@@ -456,12 +501,23 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+def _join_units(parts: Sequence[Tensor], trailing: int) -> Tensor:
+    """Join states `[*param, *trailing]` to `[N, *trailing]`, unit by unit in memory."""
+    if not trailing:
+        return _join([part.reshape(-1) for part in parts])
+    units = range(-trailing, 0)
+    first = [part.movedim(tuple(units), tuple(range(trailing))) for part in parts]
+    flat = [part.reshape(*part.shape[:trailing], -1) for part in first]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)).movedim(-1, 0)
+
+
 def _all_zero(state: Tensor) -> Tensor:
     """Which coordinates, `[N]`, have only zeros in a state `[N, *trailing]`."""
     # `any` of the numbers themselves: to compare them first takes four times as long.
     return ~state.flatten(1).any(-1) if state.dim() > 1 else state == 0
 
 
-def _like(mask: Tensor, value: Tensor) -> Tensor:
-    """Give the mask `[N]` the trailing dimensions that let it broadcast over `value`."""
-    return mask.reshape(-1, *([1] * (value.dim() - 1)))
+def _zero_where(mask: Tensor, value: Tensor) -> Tensor:
+    """A state `[N, *trailing]` with zeros where the mask, `[N]`, is true."""
+    # With the coordinates last: masked_fill makes the memory of its result contiguous.
+    return value.movedim(0, -1).masked_fill(mask, 0).movedim(-1, 0)

@@ -10,6 +10,12 @@ from torch import Tensor
 NORM_BLOCK = 1 << 16
 """Elements whose squares are added up at once in a norm."""
 
+RECENT_DECAY = 0.5
+"""The recent size of a gradient halves with each step without one."""
+
+UNKNOWN = 1e-3
+"""`log_sign` reads gradients below this share of e^-p as (-1, 0): their sign and size are lost."""
+
 
 def log_sign(value: Tensor, p: float) -> Tensor:
     """Split numbers of any magnitude into a bounded logarithm and a sign.
@@ -30,7 +36,27 @@ def log_sign(value: Tensor, p: float) -> Tensor:
     logarithm = torch.where(large, magnitude, torch.ones_like(magnitude)).log() / p
     first = torch.where(large, logarithm, -torch.ones_like(value))
     second = torch.where(large, value.sign(), value * math.exp(p))
-    return torch.stack([first, second], dim=-1)
+    return torch.stack([first, second]).movedim(0, -1)  # unit by unit in memory
+
+
+def recent_size(last: Tensor, gradient: Tensor) -> Tensor:
+    """The recent size of a gradient: its largest magnitude, halved with each step since."""
+    return torch.maximum(gradient.abs(), RECENT_DECAY * last)
+
+
+def known_share(recent: Tensor, p: float) -> Tensor:
+    """The factor on an update that a network writes from `log_sign` of gradients.
+
+    1 where the recent size is at least 0.001 e^-p, and in proportion below. From a gradient of 1,
+    with p = 10, an update stays whole for 24 steps without a gradient; then it halves with each.
+    No derivative flows through it: its slope is 1000 e^p.
+    """
+    return (recent.detach() / smallest_known(p)).clamp(max=1)
+
+
+def smallest_known(p: float) -> float:
+    """The smallest gradient whose sign and size `log_sign` tells."""
+    return max(UNKNOWN * math.exp(-p), 1e-30)
 
 
 def safe_sqrt(value: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """One LSTM cell for millions of coordinates: one matrix product, one hand-written derivative.
 
 Every coordinate of the optimizee is a row of the batch, so the cell, not the optimizee, takes most
-of the time and memory of an unroll. As one `autograd.Function` it saves only the tensors that its
+of the time and memory of an unroll. Inside, rows are columns: each unit's numbers lie side by side,
+and gates are whole blocks of memory. As one `autograd.Function` it saves only the tensors that its
 backward pass reads, and runs about a third of the operations that autograd would record. Double
 backward is not supported: meta-training differentiates a rule's network once (the optimizee twice).
 """
@@ -14,6 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from learned_opt.backends.lstm_cell_in_c import (
+    NO_DOUBLE_BACKWARD,
+    LSTMCellInC,
+    fits_lstm_cell,
+)
 
 BLOCK = 4096
 """Rows computed at a time on a CPU, so that they stay in its cache. With 20 units on one thread,
@@ -54,41 +61,51 @@ class LSTMCell(nn.Module):
         with torch.no_grad():
             self.bias[hidden_size : 2 * hidden_size] += forget_bias
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, h: Tensor, c: Tensor, *, with_gates: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Step `N` rows.
 
         Args:
             x: `[N, input_size]`.
             h: `[N, hidden_size]`.
             c: `[N, hidden_size]`.
+            with_gates: also return the gates; without them, C takes the step and its derivative.
 
         Returns:
-            New h, new c, and the gates i, f, o side by side, `[N, 3 * hidden_size]`. No derivative
-            flows through the gates.
+            New h, new c, and the gates i, f, o side by side, `[N, 3 * hidden_size]`, or an empty
+            tensor. No derivative flows through the gates.
         """
-        if torch.is_grad_enabled():
-            inputs = torch.cat([x, h], dim=-1)
-            new_h, new_c, gates, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
-                inputs, c, self.weight, self.bias
+        x, h, c = x.mT, h.mT, c.mT
+        if not torch.is_grad_enabled():  # then autograd.Function would only cost time
+            wanted = 3 if with_gates else 2
+            new_h, new_c, *gates = _by_blocks(
+                lambda x, h, c: _cell(torch.cat([x, h], dim=-2), c, self.weight, self.bias)[
+                    :wanted
+                ],
+                *(x, h, c),
             )
-            return new_h, new_c, gates
-        # Without derivatives, autograd.Function would only cost time.
-        new_h, new_c, gates = _by_blocks(
-            lambda x, h, c: _cell(torch.cat([x, h], dim=-1), c, self.weight, self.bias)[:3], x, h, c
+            return new_h.mT, new_c.mT, gates[0].mT if with_gates else new_h.new_empty(0)
+        if not with_gates and fits_lstm_cell(x, h, c, self.weight, self.bias):
+            new_h, new_c = LSTMCellInC.apply(  # type: ignore[no-untyped-call]
+                x, h, c, self.weight, self.bias
+            )
+            return new_h.mT, new_c.mT, new_h.new_empty(0)
+        new_h, new_c, kept, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
+            torch.cat([x, h], dim=-2), c, self.weight, self.bias
         )
-        return new_h, new_c, gates
+        return new_h.mT, new_c.mT, kept.mT
 
 
 def _cell(
     inputs: Tensor, c: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    size = c.shape[-1]
-    logits = torch.addmm(bias, inputs, weight)
-    # Over the whole row, though a quarter of it is not used: on a slice of each row the
-    # transcendental kernels are not vectorised and take four times as long.
-    gates = logits.sigmoid()[..., : 3 * size]
-    candidate = logits[..., 3 * size :].contiguous().tanh()
-    i, f, o = gates.split(size, dim=-1)
+    """Step columns: `[K, N]`, `[H, N]` to h and c, `[H, N]`, gates, candidate and tanh(c)."""
+    size = c.shape[-2]
+    logits = torch.addmm(bias.unsqueeze(-1), weight.t(), inputs)
+    gates = logits[: 3 * size].sigmoid()
+    candidate = logits[3 * size :].tanh()
+    i, f, o = gates.split(size, dim=-2)
     new_c = torch.addcmul(f * c, i, candidate)
     squashed = new_c.tanh()
     return o * squashed, new_c, gates, candidate, squashed
@@ -97,18 +114,18 @@ def _cell(
 def _by_blocks(
     function: Callable[..., tuple[Tensor, ...]], *arguments: Tensor
 ) -> tuple[Tensor, ...]:
-    """`function(*arguments)` of tensors `[N, ...]`, by blocks of rows where that is faster."""
-    count = len(arguments[0])
+    """`function(*arguments)` of tensors `[..., N]`, by blocks of columns where that is faster."""
     first = arguments[0]
+    count = first.shape[-1]
     if count <= BLOCK or first.device.type != "cpu" or torch.compiler.is_compiling():
         return function(*arguments)
     results: list[Tensor] = []
-    for rows in (slice(begin, begin + BLOCK) for begin in range(0, count, BLOCK)):
-        parts = function(*(argument[rows] for argument in arguments))
+    for columns in (slice(begin, begin + BLOCK) for begin in range(0, count, BLOCK)):
+        parts = function(*(argument[..., columns] for argument in arguments))
         if not results:  # made from a part, so that under vmap they have its batch axis
-            results = [part.new_empty((count, *part.shape[1:])) for part in parts]
+            results = [part.new_empty((*part.shape[:-1], count)) for part in parts]
         for result, part in zip(results, parts, strict=True):
-            result[rows] = part
+            result[..., columns] = part
     return tuple(results)
 
 
@@ -134,10 +151,7 @@ class _LSTMCellFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, *_: Any) -> Any:
         if torch.is_grad_enabled():  # create_graph=True; once_differentiable can miss it
-            raise RuntimeError(
-                "the network of a rule does not support double backward: use backward() or "
-                "torch.autograd.grad without create_graph"
-            )
+            raise RuntimeError(NO_DOUBLE_BACKWARD)
         joined, c, weight, gates, candidate, squashed = ctx.saved_tensors
         if grad_h is None and grad_c is None:
             return None, None, None, None
@@ -149,22 +163,22 @@ class _LSTMCellFunction(torch.autograd.Function):
         )
         needs = ctx.needs_input_grad
         return (
-            grad_logits @ weight.t() if needs[0] else None,
+            weight @ grad_logits if needs[0] else None,
             by_c if needs[1] else None,
-            joined.t() @ grad_logits if needs[2] else None,
-            grad_logits.sum(0) if needs[3] else None,
+            joined @ grad_logits.t() if needs[2] else None,
+            grad_logits.sum(-1) if needs[3] else None,
         )
 
 
 def _cell_backward(
     grad_h: Tensor, grad_c: Tensor, c: Tensor, gates: Tensor, candidate: Tensor, squashed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to the logits and to c."""
-    i, f, o = gates.split(c.shape[-1], dim=-1)
+    """Gradients with respect to the logits, `[4 H, N]`, and to c."""
+    i, f, o = gates.split(c.shape[-2], dim=-2)
     total_c = grad_h * o * (1 - squashed * squashed) + grad_c
-    by_gate = torch.cat([total_c * candidate, total_c * c, grad_h * squashed], dim=-1)
+    by_gate = torch.cat([total_c * candidate, total_c * c, grad_h * squashed], dim=-2)
     grad_logits = torch.cat(
-        [by_gate * (gates * (1 - gates)), total_c * i * (1 - candidate * candidate)], dim=-1
+        [by_gate * (gates * (1 - gates)), total_c * i * (1 - candidate * candidate)], dim=-2
     )
     return grad_logits, total_c * f
 

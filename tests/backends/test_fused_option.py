@@ -34,7 +34,7 @@ class Doubled(SGD):
 
 
 def test_a_rule_without_faster_code_is_refused():
-    for rule in (create_rule("momentum-gated-lstm"), Doubled()):
+    for rule in (create_rule("rmsprop"), Doubled()):
         said = refusal(
             ValueError, lambda r=rule: LearnedOptimizer([parameter(2)], rule=r, fused=True)
         )

@@ -1,0 +1,56 @@
+/* A long short-term memory cell for blocks of coordinates. */
+#ifndef LEARNED_OPT_LSTM_H
+#define LEARNED_OPT_LSTM_H
+
+/* Coordinates of a block: as many vectors as let the four sums of each stay in registers. A block
+ * of each number lies in a row, [BLOCK]. */
+#if defined(__AVX512F__)
+#define LANES 16
+#define VECTORS 4
+#elif defined(__AVX__)
+#define LANES 8
+#define VECTORS 2
+#else
+#define LANES 4
+#define VECTORS 2
+#endif
+#define BLOCK (LANES * VECTORS)
+
+typedef float row[BLOCK] __attribute__((aligned(4 * LANES)));
+
+typedef struct {
+    long inputs, units;
+    /* [units, 1 + inputs + units, 4]: for each unit the bias and the weights of its gates i, f, o
+     * and of its candidate z side by side. */
+    float *packed;
+} lstm_cell;
+
+/* Take weights [inputs + units, 4 units] and bias [4 units], columns in the order i, f, o, z, as
+ * the Python class has them. Returns 0, or -1 if there is no memory. */
+int make_lstm_cell(lstm_cell *cell, long inputs, long units, const float *weight,
+                   const float *bias);
+
+void free_lstm_cell(lstm_cell *cell);
+
+/* Step a block.
+ *
+ * seen: [inputs + units] rows, the inputs and the last h.
+ * h, c: [units] rows, where the new h goes, and the last c, which becomes the new one. */
+void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c);
+
+/* The sums of one unit's gates i, f, o and of its candidate z, before the sigmoids: 4 rows. */
+void lstm_gate_sums(const lstm_cell *cell, long unit, const row *seen, row *sums);
+
+/* Four sums at once over count rows; weight [1 + count, 4], the first four are added. */
+void lstm_four_sums(const float *weight, const row *rows, long count, row *sums);
+
+/* Read count values to a row, and fill it up with zeros. */
+void read_row(float *to, const float *from, long count);
+
+/* Mark, with all bits, the coordinates whose value is not zero. */
+void mark_nonzero(unsigned *active, const float *values);
+
+/* Write the first count values of a row; with zeros where `active` is zero. */
+void write_row(float *to, const float *from, const unsigned *active, long count);
+
+#endif

@@ -1,0 +1,196 @@
+/* An LSTM cell with its derivative, for `learned_opt.rules.lstm_cell.LSTMCell`.
+ *
+ * All arrays lie unit by unit, [units, count]. The derivative computes the gates anew from what
+ * the cell read, so that nothing else needs to be kept. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lstm.h"
+#include "parallel.h"
+#include "vector_math.h"
+
+/* Blocks of one task of the forward pass, and blocks that the backward pass sums up at once. */
+#define TASK_BLOCKS 16
+#define WIDE 8
+/* Most tasks of a backward pass; each has sums of its own, added up in order. */
+#define MOST_TASKS 64
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+
+typedef struct {
+    lstm_cell cell;
+    int64_t count;
+    const float *x, *h, *c, *grad_h, *grad_c;
+    float *new_h, *new_c, *grad_x, *grad_last_h, *grad_last_c;
+    long wides;     /* of each task of the backward pass, of WIDE blocks */
+    float *turned;  /* [K / 4, 1 + 4 units, 4]: the weights of four inputs side by side, after 0 */
+    float *sums;    /* [tasks, 1 + K, 4 units]: gradients of bias and weights; gates of a unit
+                     * side by side */
+    unsigned all[BLOCK];
+} job;
+
+static void read_block(const job *own, long start, long count, row *seen, row *c) {
+    for (long k = 0; k < own->cell.inputs; k++)
+        read_row(seen[k], own->x + k * own->count + start, count);
+    for (long u = 0; u < own->cell.units; u++) {
+        read_row(seen[own->cell.inputs + u], own->h + u * own->count + start, count);
+        read_row(c[u], own->c + u * own->count + start, count);
+    }
+}
+
+static void forward_task(void *shared, long task) {
+    const job *own = shared;
+    long units = own->cell.units, begin = task * TASK_BLOCKS * BLOCK;
+    row space[own->cell.inputs + 3 * units], *h = space + own->cell.inputs + units, *c = h + units;
+    for (long start = begin; start < begin + TASK_BLOCKS * BLOCK && start < own->count;
+         start += BLOCK) {
+        long count = own->count - start < BLOCK ? own->count - start : BLOCK;
+        read_block(own, start, count, space, c);
+        step_lstm_cell(&own->cell, (const row *)space, h, c);
+        for (long u = 0; u < units; u++) {
+            write_row(own->new_h + u * own->count + start, h[u], own->all, count);
+            write_row(own->new_c + u * own->count + start, c[u], own->all, count);
+        }
+    }
+}
+
+/* Gradients of the logits of a block, [4 units] rows, and of the last c. */
+static void logits_block(const job *own, long start, long count, const row *seen, const row *c,
+                         row *logits) {
+    row by_h, by_c;
+    for (long u = 0; u < own->cell.units; u++) {
+        row *sums = logits + 4 * u;
+        lstm_gate_sums(&own->cell, u, seen, sums);
+        read_row(by_h, own->grad_h + u * own->count + start, count);
+        read_row(by_c, own->grad_c + u * own->count + start, count);
+#pragma omp simd
+        for (int k = 0; k < BLOCK; k++) {
+            float i = sigmoid(sums[0][k]), f = sigmoid(sums[1][k]), o = sigmoid(sums[2][k]);
+            float z = hyperbolic_tangent(sums[3][k]);
+            float squashed = hyperbolic_tangent(f * c[u][k] + i * z);
+            float total = by_h[k] * o * (1.0f - squashed * squashed) + by_c[k];
+            sums[0][k] = total * z * (i * (1.0f - i));
+            sums[1][k] = total * c[u][k] * (f * (1.0f - f));
+            sums[2][k] = by_h[k] * squashed * (o * (1.0f - o));
+            sums[3][k] = total * i * (1.0f - z * z);
+            by_c[k] = total * f;
+        }
+        write_row(own->grad_last_c + u * own->count + start, by_c, own->all, count);
+    }
+}
+
+static float sum_of(vector x) {
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += x[lane];
+    return total;
+}
+
+/* Add to the gradients of the weights of four inputs (or fewer) to one unit. */
+static void add_products(const row *const *seen, const row *const *logits, long blocks, long first,
+                         long inputs, long unit, long width, float *sums) {
+    vector total[4][4] = {{{0}}};
+    for (long b = 0; b < blocks; b++)
+        for (int v = 0; v < VECTORS; v++)
+            for (int k = 0; k < 4; k++) {
+                vector x = ((const vector *)seen[b][first + (k < inputs ? k : 0)])[v];
+                for (int gate = 0; gate < 4; gate++)
+                    total[k][gate] += x * ((const vector *)logits[b][4 * unit + gate])[v];
+            }
+    for (long k = 0; k < inputs; k++)
+        for (int gate = 0; gate < 4; gate++)
+            sums[(1 + first + k) * width + 4 * unit + gate] += sum_of(total[k][gate]);
+}
+
+static void backward_task(void *shared, long task) {
+    const job *own = shared;
+    long units = own->cell.units, width = 4 * units, read = own->cell.inputs + units;
+    long begin = task * own->wides * WIDE * BLOCK, end = begin + own->wides * WIDE * BLOCK;
+    row space[WIDE * (read + width) + units + 4], *c = space + WIDE * (read + width);
+    row *four = c + units;
+    float *sums = own->sums + task * (1 + read) * width;
+    const row *seen[WIDE], *logits[WIDE];
+    if (end > own->count) end = own->count;
+    for (long wide = begin; wide < end; wide += WIDE * BLOCK) {
+        long blocks = 0;
+        for (long start = wide; start < end && blocks < WIDE; start += BLOCK, blocks++) {
+            long count = end - start < BLOCK ? end - start : BLOCK;
+            row *seen_here = space + blocks * (read + width), *logits_here = seen_here + read;
+            read_block(own, start, count, seen_here, c);
+            logits_block(own, start, count, (const row *)seen_here, (const row *)c, logits_here);
+            seen[blocks] = (const row *)seen_here;
+            logits[blocks] = (const row *)logits_here;
+            for (long k = 0; k < read; k += 4) {
+                lstm_four_sums(own->turned + k * (1 + width), (const row *)logits_here, width, four);
+                for (long j = k; j < read && j < k + 4; j++) {
+                    float *to = j < own->cell.inputs
+                                    ? own->grad_x + j * own->count
+                                    : own->grad_last_h + (j - own->cell.inputs) * own->count;
+                    write_row(to + start, four[j - k], own->all, count);
+                }
+            }
+        }
+        for (long u = 0; u < units; u++)
+            for (long k = 0; k < read; k += 4)
+                add_products(seen, logits, blocks, k, read - k < 4 ? read - k : 4, u, width, sums);
+        for (long j = 0; j < width; j++)
+            for (long b = 0; b < blocks; b++)
+                for (int v = 0; v < VECTORS; v++)
+                    sums[j] += sum_of(((const vector *)logits[b][j])[v]);
+    }
+}
+
+/* Step count columns. arrays: weight, bias, x [inputs, count], h, c; new h, new c. */
+int learned_opt_lstm_forward(int64_t count, int64_t inputs, int64_t units, float *const *arrays,
+                             int64_t threads) {
+    job own = {.count = count, .x = arrays[2], .h = arrays[3], .c = arrays[4],
+               .new_h = arrays[5], .new_c = arrays[6]};
+    if (make_lstm_cell(&own.cell, inputs, units, arrays[0], arrays[1])) return -1;
+    memset(own.all, -1, sizeof own.all);
+    long length = TASK_BLOCKS * BLOCK;
+    run_tasks(forward_task, &own, (count + length - 1) / length, threads);
+    free_lstm_cell(&own.cell);
+    return 0;
+}
+
+/* From the gradients of h and c to those of all that was read.
+ *
+ * arrays: weight, bias, x, h, c, gradients of the new h and c; then the gradients of x, of the last
+ * h and c, of weight and bias, which are written. */
+int learned_opt_lstm_backward(int64_t count, int64_t inputs, int64_t units, float *const *arrays,
+                              int64_t threads) {
+    long read = inputs + units, width = 4 * units, length = WIDE * BLOCK;
+    long all = (count + length - 1) / length, wides = (all + MOST_TASKS - 1) / MOST_TASKS;
+    if (wides < 1) wides = 1;
+    long tasks = (all + wides - 1) / wides;
+    job own = {.count = count, .x = arrays[2], .h = arrays[3], .c = arrays[4],
+               .grad_h = arrays[5], .grad_c = arrays[6], .grad_x = arrays[7],
+               .grad_last_h = arrays[8], .grad_last_c = arrays[9], .wides = wides};
+    const float *weight = arrays[0];
+    own.turned = calloc((read + 3) / 4 * 4 * (1 + width), sizeof(float));
+    own.sums = calloc((tasks + 1) * (1 + read) * width, sizeof(float));
+    int failed = !own.turned || !own.sums ||
+                 make_lstm_cell(&own.cell, inputs, units, arrays[0], arrays[1]);
+    if (!failed) {
+        memset(own.all, -1, sizeof own.all);
+        for (long k = 0; k < read; k++)
+            for (long u = 0; u < units; u++)
+                for (long gate = 0; gate < 4; gate++)
+                    own.turned[k / 4 * 4 * (1 + width) + (1 + 4 * u + gate) * 4 + k % 4] =
+                        weight[k * width + gate * units + u];
+        run_tasks(backward_task, &own, tasks, threads);
+        for (long k = 0; k <= read; k++)
+            for (long u = 0; u < units; u++)
+                for (long gate = 0; gate < 4; gate++) {
+                    double total = 0;
+                    for (long task = 0; task < tasks; task++)
+                        total += own.sums[(task * (1 + read) + k) * width + 4 * u + gate];
+                    float *to = k ? arrays[10] + (k - 1) * width : arrays[11];
+                    to[gate * units + u] = (float)total;
+                }
+        free_lstm_cell(&own.cell);
+    }
+    free(own.turned);
+    free(own.sums);
+    return failed ? -1 : 0;
+}

@@ -1,0 +1,100 @@
+"""The steps in C of the LSTM rules of papers: lstm, gated-lstm and momentum-gated-lstm."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.coordinate_lstm import CoordinateLSTM
+from learned_opt.rules.features import RECENT_DECAY, smallest_known
+from learned_opt.rules.gated import GatedLSTM, GatePair, MomentumGatedLSTM
+from learned_opt.rules.lstm_cell import LSTMCell
+
+LARGEST_P = 80.0
+"""Beyond it, e^-p is no normal number in float32."""
+
+
+class CoordinateLSTMInC(CoordinateStepInC):
+    """The stack of LSTMs, any number of layers and units."""
+
+    function = "coordinate_lstm"
+
+    def refuses_rule(self, rule: UpdateRule) -> str | None:
+        """See `StepInC`; refuse a p too large for float32, too."""
+        return super().refuses_rule(rule) or _refuses_p(_coordinate_lstm(rule).p)
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """`h` and `c` of each layer, and the `recent` size of the gradient."""
+        layers = range(len(_coordinate_lstm(rule).hidden_sizes))
+        return [*(f"{name}{k}" for k in layers for name in "hc"), "recent"]
+
+    def weights(self, rule: UpdateRule) -> list[Tensor]:
+        """Layers and head."""
+        own = _coordinate_lstm(rule)
+        names = ("weight", "bias")
+        layers = [layer.get_parameter(name) for layer in own.layers for name in names]
+        return [*layers, own.head.weight, own.head.bias]
+
+    def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
+        """See the enum and the last function in `c/coordinate_lstm.c`."""
+        own = _coordinate_lstm(rule)
+        numbers = [own.p, own.output_scale, RECENT_DECAY, smallest_known(own.p)]
+        return numbers, [len(own.hidden_sizes), *own.hidden_sizes]
+
+
+class GatedLSTMInC(CoordinateStepInC):
+    """Both gated rules, with gates that read their last values, as in the paper."""
+
+    function = "gated"
+
+    def refuses_rule(self, rule: UpdateRule) -> str | None:
+        """See `StepInC`; refuse gates that read their last logits, which have no bound."""
+        own = _gated(rule)
+        if own.gate_pair.recurrence != "value":
+            return f"its gates read their last {own.gate_pair.recurrence}"
+        return super().refuses_rule(rule) or _refuses_p(own.p)
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """As in the rule."""
+        own = _gated(rule)
+        if isinstance(own, GatedLSTM):
+            return [*(["h", "c"] if own.hidden_size else []), "gates", "recent"]
+        lstms = ["m_h", "m_c", "h", "c"] if own.hidden_size else []
+        return ["m", *lstms, "m_gates", "gates", "recent"]
+
+    def weights(self, rule: UpdateRule) -> list[Tensor]:
+        """An LSTM and its gates, those of the memory first."""
+        own = _gated(rule)
+        if isinstance(own, GatedLSTM):
+            return _weights(own.reader, own.gate_pair)
+        memory = _weights(own.memory_reader, own.memory_gates)
+        return [*memory, *_weights(own.reader, own.gate_pair)]
+
+    def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
+        """See the enum and the last function in `c/gated.c`."""
+        own = _gated(rule)
+        has_memory = isinstance(own, MomentumGatedLSTM)
+        numbers = [own.p, RECENT_DECAY, smallest_known(own.p)]
+        return numbers, [own.hidden_size, int(own.use_loss), int(has_memory)]
+
+
+def _refuses_p(p: float) -> str | None:
+    return f"its p is above {LARGEST_P:g}" if p > LARGEST_P else None
+
+
+def _weights(reader: LSTMCell | None, gates: GatePair) -> list[Tensor]:
+    own: list[Tensor] = [] if reader is None else [reader.weight, reader.bias]
+    return [*own, gates.weight, gates.bias]
+
+
+def _coordinate_lstm(rule: UpdateRule) -> CoordinateLSTM:
+    if not isinstance(rule, CoordinateLSTM):
+        raise TypeError(f"expected a CoordinateLSTM, got {type(rule).__name__}")
+    return rule
+
+
+def _gated(rule: UpdateRule) -> GatedLSTM | MomentumGatedLSTM:
+    if not isinstance(rule, (GatedLSTM, MomentumGatedLSTM)):
+        raise TypeError(f"expected a gated rule, got {type(rule).__name__}")
+    return rule
