@@ -76,6 +76,8 @@ def _check_shapes(
 ) -> None:
     for name, tensor in _fresh_on_meta(rule, parameter).items():
         if name not in state:
+            if name in rule.added_state:
+                continue
             raise ValueError(f"the loaded state of parameter {key} has no {name!r}")
         shape = tuple(torch.as_tensor(state[name]).shape)
         if shape != tuple(tensor.shape):
@@ -114,6 +116,8 @@ def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> S
             state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
         else:
             state[key] = copy.deepcopy(value)
+    if any(key not in saved for key in rule.added_state):
+        state = {**sharding.init_state(rule, parameter), **state}
     return state
 
 

@@ -22,8 +22,9 @@ from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 SMALLEST = 1e-9
 """Gradients far below this do not move a coordinate: the LSTM cannot tell their size."""
 
-FADE = 0.01
-"""The correction fades where no momentum is longer than this share of recent gradients."""
+FADE = 1e-5
+"""The correction fades where the gradient and the shortest momentum are below this share of the
+root mean square: with a decay of 0.5, after 17 steps without a gradient."""
 
 AGE_SCALES = (1.0, 4.0, 15.0, 50.0)
 """The LSTM reads the step t as t / (t + scale), for each of these scales."""
@@ -35,10 +36,10 @@ class AdamLSTM(CoordinateRule):
         delta_t = -exp(a_t) known_t (d_t + direction_gain * fade_t * b_t) / (1 + t / decay_steps)
 
     d is Adam's direction, m_hat / sqrt(v_hat). Two factors are 1 in ordinary training. `fade` is at
-    most the longest momentum over 0.01 times the fast root mean square, so that without a gradient
-    the update dies with the momentum. `known` is sqrt(v_hat) / (sqrt(v_hat) + 1e-9): gradients far
-    below that move nothing, since the LSTM cannot tell their size. A linear head on an LSTM gives
-    y = (y_a, y_b):
+    most max(|g|, |m|) / (1e-5 sqrt(v_hat)), with the shortest momentum m, so that without a
+    gradient the update dies with that momentum. `known` is sqrt(v_hat) / (sqrt(v_hat) + 1e-9):
+    gradients far below that move nothing, since the LSTM cannot tell their size. A linear head on
+    an LSTM gives y = (y_a, y_b):
 
         a = log_range * tanh(log_gain * y_a / log_range),  b = y_b
 
@@ -111,6 +112,7 @@ class AdamLSTM(CoordinateRule):
                 raise ValueError(f"{name} must be positive, got {value}")
         self.betas = betas
         self.main = min(range(len(betas)), key=lambda k: abs(betas[k] - 0.9))
+        self.shortest = min(range(len(betas)), key=lambda k: betas[k])
         self.fast_beta = fast_beta
         self.slow_beta = slow_beta
         self.log_range = log_range
@@ -173,8 +175,8 @@ class AdamLSTM(CoordinateRule):
         factor = torch.exp(self.log_range * torch.tanh(self.log_gain * scale / self.log_range))
         root = safe_sqrt(slow_hat)
         size = factor / (1 + step / self.decay_steps) * (root / (root + SMALLEST))
-        longest = torch.stack([m.abs() for m in corrected[: self.main + 1]]).amax(0)
-        fade = (longest * per_fast / FADE).clamp(max=1)
+        longest = torch.maximum(gradient.abs(), corrected[self.shortest].abs())
+        fade = (longest * per_slow / FADE).clamp(max=1)
         if not self.differentiate_inputs:
             fade = fade.detach()
         delta = -size * (direction + self.direction_gain * fade * bend)

@@ -82,6 +82,9 @@ class UpdateRule(nn.Module, ABC):
     uses: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Context` that the rule reads where they are given, and does without otherwise."""
 
+    added_state: ClassVar[frozenset[str]] = frozenset()
+    """State tensors that checkpoints of earlier versions lack; loaded from those, they are new."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = {key: plain(value) for key, value in settings.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State
-from learned_opt.rules.features import log_sign
+from learned_opt.rules.features import known_share, log_sign, recent_size
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 
@@ -24,7 +24,12 @@ class CoordinateLSTM(CoordinateRule):
     Andrychowicz et al. 2016, section 2.1 and appendix A; h is the output of the last LSTM. All
     coordinates share the weights; each has its own state.
 
-    State per coordinate: `h0`, `c0`, `h1`, `c1`, ... of the layers, `[H]` each.
+    The paper's network goes on writing updates where gradients have stopped. Here they fade: after
+    about 24 steps without a gradient they halve with each step, and gradients far below 0.001 e^-p
+    move nothing. See `known_share`.
+
+    State per coordinate: `h0`, `c0`, `h1`, `c1`, ... of the layers, `[H]` each; the `recent` size
+    of the gradient.
 
     Args:
         hidden_sizes: units of each LSTM layer (paper: 20, 20).
@@ -38,6 +43,7 @@ class CoordinateLSTM(CoordinateRule):
 
     default_lr = 1.0
     idle_key = "c0"
+    added_state = frozenset({"recent"})
 
     def __init__(
         self,
@@ -65,8 +71,9 @@ class CoordinateLSTM(CoordinateRule):
         self.head = nn.Linear(hidden_sizes[-1], 1, dtype=torch.float32)
 
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
-        """`h` and `c` of every layer."""
-        return {f"{name}{k}": (size,) for k, size in enumerate(self.hidden_sizes) for name in "hc"}
+        """`h` and `c` of every layer, and the `recent` size of the gradient."""
+        sizes = enumerate(self.hidden_sizes)
+        return {**{f"{name}{k}": (size,) for k, size in sizes for name in "hc"}, "recent": ()}
 
     def update_coordinates(
         self,
@@ -78,11 +85,12 @@ class CoordinateLSTM(CoordinateRule):
     ) -> tuple[Tensor, State]:
         """See the class."""
         signal = log_sign(gradient, self.p)
-        new_state: State = {}
+        new_state: State = {"recent": recent_size(state["recent"], gradient)}
         for k, layer in enumerate(self.layers):
             h, c, values = layer(signal, state[f"h{k}"], state[f"c{k}"])
             new_state.update({f"h{k}": h, f"c{k}": c})
             if gates is not None:
                 record_gates(gates, f"lstm{k}", values)
             signal = h
-        return self.output_scale * self.head(signal).squeeze(-1), new_state
+        known = known_share(new_state["recent"], self.p)
+        return known * (self.output_scale * self.head(signal).squeeze(-1)), new_state

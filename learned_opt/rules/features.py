@@ -10,6 +10,12 @@ from torch import Tensor
 NORM_BLOCK = 1 << 16
 """Elements whose squares are added up at once in a norm."""
 
+RECENT_DECAY = 0.5
+"""The recent size of a gradient halves with each step without one."""
+
+UNKNOWN = 1e-3
+"""`log_sign` reads gradients below this share of e^-p as (-1, 0): their sign and size are lost."""
+
 
 def log_sign(value: Tensor, p: float) -> Tensor:
     """Split numbers of any magnitude into a bounded logarithm and a sign.
@@ -31,6 +37,22 @@ def log_sign(value: Tensor, p: float) -> Tensor:
     first = torch.where(large, logarithm, -torch.ones_like(value))
     second = torch.where(large, value.sign(), value * math.exp(p))
     return torch.stack([first, second], dim=-1)
+
+
+def recent_size(last: Tensor, gradient: Tensor) -> Tensor:
+    """The recent size of a gradient: its largest magnitude, halved with each step since."""
+    return torch.maximum(gradient.abs(), RECENT_DECAY * last)
+
+
+def known_share(recent: Tensor, p: float) -> Tensor:
+    """The factor on an update that a network writes from `log_sign` of gradients.
+
+    1 where the recent size is at least 0.001 e^-p, and in proportion below. From a gradient of 1,
+    with p = 10, an update stays whole for 24 steps without a gradient; then it halves with each.
+    No derivative flows through it: its slope is 1000 e^p.
+    """
+    smallest = max(UNKNOWN * math.exp(-p), 1e-30)
+    return (recent.detach() / smallest).clamp(max=1)
 
 
 def safe_sqrt(value: Tensor) -> Tensor:

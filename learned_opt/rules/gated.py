@@ -4,6 +4,10 @@ Ravi & Larochelle 2017, "Optimization as a model for few-shot learning" (ICLR). 
 cell as c' = f c + i z. With c = theta and z = -gradient, the cell is a parameter: the forget gate
 shrinks it, and the input gate is its learning rate. The variant with momentum puts such a cell on
 top of another that stores past gradients.
+
+Without a gradient, the papers' forget gate still shrinks the parameter. Here the update fades:
+after about 24 steps without a gradient it halves with each step, and gradients far below
+0.001 e^-p move nothing. See `known_share`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, CoordinateRule, Gates, State
-from learned_opt.rules.features import log_sign
+from learned_opt.rules.features import known_share, log_sign, recent_size
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 
 
@@ -83,7 +87,8 @@ class GatedLSTM(CoordinateRule):
     output and theta drive the gates f and i. With `hidden_size=0` the gates read the preprocessed
     numbers directly, as in the paper's equations.
 
-    State per coordinate: `h` and `c` of the LSTM, `[H]`; the last `gates` f and i, `[2]`.
+    State per coordinate: `h` and `c` of the LSTM, `[H]`; the last `gates` f and i, `[2]`; the
+    `recent` size of the gradient.
 
     Args:
         hidden_size: units of the first LSTM, or 0 for none.
@@ -103,6 +108,7 @@ class GatedLSTM(CoordinateRule):
 
     default_lr = 1.0
     idle_key = "gates"
+    added_state = frozenset({"recent"})
 
     def __init__(
         self,
@@ -139,8 +145,8 @@ class GatedLSTM(CoordinateRule):
         return frozenset({"loss"}) if self.use_loss else frozenset()
 
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
-        """`h`, `c` of the LSTM, and the last `gates` (f, i)."""
-        return {**_reader_state("", self.hidden_size), "gates": (2,)}
+        """`h`, `c` of the LSTM, the last `gates` (f, i), the `recent` size of the gradient."""
+        return {**_reader_state("", self.hidden_size), "gates": (2,), "recent": ()}
 
     def update_coordinates(
         self,
@@ -156,7 +162,9 @@ class GatedLSTM(CoordinateRule):
         f, shrink, i, last = self.gate_pair(features, parameter, state["gates"])
         if gates is not None:
             gates.update({"forget": f, "input": i})
-        return shrink * parameter - i * gradient, {**new_state, "gates": last}
+        recent = recent_size(state["recent"], gradient)
+        delta = known_share(recent, self.p) * (shrink * parameter - i * gradient)
+        return delta, {**new_state, "gates": last, "recent": recent}
 
 
 class MomentumGatedLSTM(CoordinateRule):
@@ -170,7 +178,7 @@ class MomentumGatedLSTM(CoordinateRule):
     gates and the initial values of Ravi & Larochelle 2017.
 
     State per coordinate: the memory `m`; `m_h`, `m_c`, `h` and `c` of the LSTMs, `[H]`; the last
-    `m_gates` and `gates`, `[2]`.
+    `m_gates` and `gates`, `[2]`; the `recent` size of the gradient.
 
     Args:
         hidden_size: units of each LSTM; with 0 the gates read the preprocessed numbers directly.
@@ -187,6 +195,7 @@ class MomentumGatedLSTM(CoordinateRule):
 
     default_lr = 1.0
     idle_key = "gates"
+    added_state = frozenset({"recent"})
 
     def __init__(
         self,
@@ -225,13 +234,14 @@ class MomentumGatedLSTM(CoordinateRule):
         return frozenset({"loss"}) if self.use_loss else frozenset()
 
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
-        """The memory `m`, `h` and `c` of both LSTMs, the last gates of both pairs."""
+        """The memory `m`, `h` and `c` of both LSTMs, the last gates of both pairs, `recent`."""
         return {
             "m": (),
             **_reader_state("m_", self.hidden_size),
             **_reader_state("", self.hidden_size),
             "m_gates": (2,),
             "gates": (2,),
+            "recent": (),
         }
 
     def update_coordinates(
@@ -254,8 +264,10 @@ class MomentumGatedLSTM(CoordinateRule):
         f, shrink, i, last = self.gate_pair(features, parameter, state["gates"])
         if gates is not None:
             gates.update({"memory_forget": f_m, "memory_input": i_m, "forget": f, "input": i})
+        recent = recent_size(state["recent"], gradient)
         kept = {"m": m, **memory_state, **new_state, "m_gates": last_m, "gates": last}
-        return shrink * parameter + i * m, kept
+        delta = known_share(recent, self.p) * (shrink * parameter + i * m)
+        return delta, {**kept, "recent": recent}
 
 
 def _uniform(low: float, high: float) -> Tensor:
