@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from learned_opt.functional import apply_update, compute_updates
+from learned_opt.functional import apply_update, compute_updates, scheduled_decay
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context, State
 
@@ -108,19 +108,21 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         planned = None
         if total_steps is not None:
             planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
+        context = Context(loss=self._loss, total_steps=planned)
         deltas, new_states = compute_updates(
             self.rule,
             [gradient for *_, gradient, _ in pending],
             [parameter for _, _, parameter, *_ in pending],
             [state for *_, state in pending],
-            Context(loss=self._loss, total_steps=planned),
+            context,
             maximize=maximize,
         )
         for (index, k, parameter, *_), delta, state in zip(
             pending, deltas, new_states, strict=True
         ):
             group = self.param_groups[index]
-            group["params"][k] = apply_update(parameter, delta, group["lr"], group["weight_decay"])
+            decay = scheduled_decay(self.rule, group["weight_decay"], state, context)
+            group["params"][k] = apply_update(parameter, delta, group["lr"], decay)
             if not self._track_higher_grads:
                 state = {key: value.detach() for key, value in state.items()}
             self.state[index][k] = state

@@ -1,8 +1,9 @@
 """The step around a rule that all drivers share.
 
-    theta' = theta - lr * weight_decay * theta + lr * delta
+    theta' = theta - lr * weight_decay * factor * theta + lr * delta
 
-with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). The in-place optimizer,
+with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). The factor is 1, or the
+schedule of a rule that has its own. The in-place optimizer,
 the unroll of `meta_train` and the bridge to `higher` all call these functions.
 """
 
@@ -59,8 +60,8 @@ def apply_rule(
         rule, gradients, parameters, states, context, maximize=maximize
     )
     moved = [
-        apply_update(parameter, delta, lr, weight_decay)
-        for parameter, delta in zip(parameters, deltas, strict=True)
+        apply_update(parameter, delta, lr, scheduled_decay(rule, weight_decay, state, context))
+        for parameter, delta, state in zip(parameters, deltas, new_states, strict=True)
     ]
     return moved, new_states
 
@@ -94,6 +95,15 @@ def compute_updates(
     with without_autocast({gradient.device.type for gradient in gradients}):
         deltas, new_states = rule(gradients, parameters, states, context)
     return deltas, new_states
+
+
+def scheduled_decay(
+    rule: UpdateRule, weight_decay: float | Tensor, state: State, context: Context
+) -> float | Tensor:
+    """The weight decay times the rule's own schedule, at the step that led to `state`."""
+    if not isinstance(weight_decay, Tensor) and weight_decay == 0:
+        return weight_decay
+    return weight_decay * rule.decay_factor(state, context)
 
 
 def apply_update(

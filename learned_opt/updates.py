@@ -12,6 +12,7 @@ from learned_opt.rules.base import State
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
     from torch.optim import Optimizer
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class PendingUpdate:
         state: the rule's state before the step.
         group: the parameter group, with `lr` and the other options.
         name: the name from `named_parameters()`, else the position: "0.3" is the fourth of group 0.
-        mesh: the processes that hold the parts of the tensor, if it is sharded.
+        sharded: the DTensor of which `parameter` is a part, or None.
     """
 
     parameter: Tensor
@@ -36,7 +37,12 @@ class PendingUpdate:
     state: State
     group: dict[str, Any]
     name: str
-    mesh: DeviceMesh | None = None
+    sharded: DTensor | None = None
+
+    @property
+    def mesh(self) -> DeviceMesh | None:
+        """The processes that hold the parts of the tensor, if it is sharded."""
+        return None if self.sharded is None else self.sharded.device_mesh
 
     def split(self, limit: int, keys: Iterable[str]) -> Iterator[PendingUpdate]:
         """Views of at most `limit` coordinates, for rules that treat coordinates alone.

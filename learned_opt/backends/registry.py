@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.orthogonal_momentum_step import OrthogonalMomentumInPlace
 from learned_opt.backends.plain_rules import SGDInC
 from learned_opt.backends.step_size_in_blocks import StepSizeLSTMInBlocks
 from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingProxyType(
     {
+        OrthogonalMomentum: (OrthogonalMomentumInPlace,),
         SGD: (SGDInC,),
         StepSizeLSTM: (StepSizeLSTMInC, StepSizeLSTMInBlocks),
     }

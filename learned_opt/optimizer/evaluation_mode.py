@@ -68,24 +68,34 @@ class EvaluationMode:
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
         """Put the values to train on back; bit for bit as they were."""
-        foreign = False
+        evaluated = [
+            parameter
+            for group in groups
+            for parameter in group["params"]
+            if TRAINING_VALUE in states.get(parameter, {})
+        ]
+        untouched = [self._holds_average(p, states[p]) for p in evaluated]
+        if untouched:
+            # The processes that share a tensor agree whether it was changed.
+            flags = torch.tensor(untouched, device="cpu")
+            meshes = [sharding.device_mesh(parameter) for parameter in evaluated]
+            untouched = sharding.all_parts(flags, meshes).tolist()
+        for parameter, own in zip(evaluated, untouched, strict=True):
+            kept = states[parameter].pop(TRAINING_VALUE)
+            if own:
+                parameter.detach().copy_(kept)
+            else:
+                self._restart(parameter, states[parameter])
         for group in groups:
-            for parameter in group["params"]:
-                state = states.get(parameter, {})
-                kept = state.pop(TRAINING_VALUE, None)
-                if kept is None:
-                    continue
-                value = sharding.local_part(parameter.detach())
-                average = sharding.local_state({"average": state["average"]}, parameter)["average"]
-                if torch.equal(value, average.to(value.dtype)):
-                    parameter.detach().copy_(kept)
-                else:
-                    foreign = True
-                    self._restart(parameter, state)
             group[MODE] = True
-        if foreign:
+        if not all(untouched):
             _warn("in evaluation mode", "trained on")
         self.note_step(groups)
+
+    def _holds_average(self, parameter: Tensor, state: State) -> bool:
+        value = sharding.local_part(parameter.detach())
+        average = sharding.local_part(state["average"])
+        return torch.equal(value, average.to(value.dtype))
 
     def _use_average(self, parameter: Tensor, state: State) -> None:
         value = sharding.local_part(parameter.detach())

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from learned_opt.functional import apply_update, compute_updates, one_element, without_autocast
+from learned_opt.functional import (
+    apply_update,
+    compute_updates,
+    one_element,
+    scheduled_decay,
+    without_autocast,
+)
 from learned_opt.optimizer import sharding
+from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
 from learned_opt.optimizer.evaluation_mode import (
     MODE,
     EvaluationMode,
@@ -56,14 +64,16 @@ class LearnedOptimizer(Optimizer):
     """An update rule, learned or hand-designed, as a `torch.optim` optimizer.
 
     Args:
-        params: parameters, named parameters, or parameter groups.
+        params: parameters, named parameters, or parameter groups. Under the default rule a group
+            may have `"direction": "adam"`, before its first step; see `OrthogonalMomentum`.
         lr: multiplies the update that the rule proposes; by default the rule's own. It is not
             Adam's learning rate: a learned rule chooses its own step sizes.
         rule: an `UpdateRule`, the name of bundled weights (`list_pretrained()`) or of a hand-made
             rule, or the path of a weights file. The default is hand-made: it needs no learning
             rate and no number of steps; see `OrthogonalMomentum`. The rule is held by reference,
             so optimizers can share one.
-        weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`.
+        weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`, times the
+            rule's own schedule if it has one, as the default has.
         maximize: maximise the objective instead of minimising it.
         total_steps: the planned number of optimizer steps, such as `epochs * len(loader)`; some
             rules need it for their schedule. Past it, updates are about a hundredth of their size.
@@ -120,13 +130,14 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize,
             "total_steps": total_steps,
             "rule": rule_digest(rule),
+            "direction": None,
             MODE: True,
         }
         check_options({**defaults, "foreach": foreach, "capturable": capturable})
         self._set_rule(rule, chunk_size, checked_fused(fused))
         super().__init__(params, plain_options(defaults))
         warn_if_ignored(rule, self.defaults["total_steps"])
-        warn_if_small(rule, lr)
+        warn_if_small(rule, [group["lr"] for group in self.param_groups])
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int, fused: bool | None) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.
@@ -214,24 +225,40 @@ class LearnedOptimizer(Optimizer):
         return loss
 
     @torch.no_grad()
-    def eval(self) -> None:
+    def eval(self, model: nn.Module | None = None, batches: Iterable[Any] | None = None) -> None:
         """Put the running average of the weights in the model's parameters, to evaluate or save it.
 
         Only for rules that keep an average (`rule.averages`), and where no planned number of steps
         was given; for all others it does nothing. Meanwhile the weights to train on take the memory
         of one more copy. Weights that were loaded since the last step are kept, with a warning.
 
-        Batch normalisation's running statistics stay those of training: recompute them with
-        `torch.optim.swa_utils.update_bn`.
+        An optimizer does not see modules. **A model with batch normalisation is evaluated wrongly
+        unless you give it, and batches of training data**: its running statistics belong to the
+        weights of training, and are recomputed. That takes a forward pass for each batch.
+
+        Args:
+            model: the model. Layers of batch normalisation whose scale this optimizer does not
+                train keep their statistics.
+            batches: such as the training loader, or `itertools.islice(loader, 100)` of it. Of a
+                list or tuple the first part is the input; a mapping gives keyword arguments.
+
+        Raises:
+            ValueError: the model has running statistics, and there are no batches.
 
         Example:
             >>> optimizer = LearnedOptimizer(model.parameters())
             >>> optimizer.eval()
             >>> validation_loss = nn.functional.cross_entropy(model(inputs), targets).item()
             >>> optimizer.train()
+            >>> optimizer.eval(model, [inputs])  # recomputes running statistics, if there are some
+            >>> optimizer.train()
         """
+        check_batches(model, batches)
         if self.rule.averages:
             self._evaluation.evaluate(self.param_groups, self.state)
+        if model is not None and batches is not None:
+            trained = (parameter for group in self.param_groups for parameter in group["params"])
+            recompute_statistics(model, batches, trained)
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
@@ -270,7 +297,7 @@ class LearnedOptimizer(Optimizer):
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
                 name = names[position] if names else f"{index}.{position}"
                 # Detached: torch.compile refuses pieces that are views in an autograd graph.
-                value, state = parameter.detach(), self._state_of(parameter)
+                value, state = parameter.detach(), self._state_of(parameter, group)
                 if type(value) is Tensor and type(gradient) is Tensor and not value.is_complex():
                     yield PendingUpdate(value, gradient, state, group, name)
                     continue
@@ -280,11 +307,11 @@ class LearnedOptimizer(Optimizer):
                     sharding.local_state(state, parameter),
                     group,
                     name,
-                    sharding.device_mesh(parameter),
+                    parameter if sharding.is_sharded(parameter) else None,
                 )
 
-    def _state_of(self, parameter: Tensor) -> State:
-        return ensure_state(self.state[parameter], self.rule, parameter)
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> State:
+        return ensure_state(self.state[parameter], self.rule, parameter, group["direction"])
 
     def init_state(self) -> None:
         """Make the state of every parameter now, not at its first gradient.
@@ -294,7 +321,7 @@ class LearnedOptimizer(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.requires_grad:
-                    self._state_of(parameter)
+                    self._state_of(parameter, group)
 
     def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
         rule = self._rule_on(updates[0].parameter.device)
@@ -313,6 +340,8 @@ class LearnedOptimizer(Optimizer):
             batches = batch_by_size(pieces, sizes, self.chunk_size)
         else:
             batches = iter([[(tensor, tensor.update) for tensor in tensors]])
+            whole = sharding.whole_tensors([update.sharded for update in updates])
+            context = replace(context, tensors=whole)
         for batch in batches:
             deltas, new_states = compute_updates(
                 rule,
@@ -323,8 +352,13 @@ class LearnedOptimizer(Optimizer):
                 maximize=maximize,
             )
             new_parameters = [
-                apply_update(piece.parameter, delta, piece.group["lr"], piece.group["weight_decay"])
-                for (_, piece), delta in zip(batch, deltas, strict=True)
+                apply_update(
+                    piece.parameter,
+                    delta,
+                    piece.group["lr"],
+                    scheduled_decay(rule, piece.group["weight_decay"], state, context),
+                )
+                for (_, piece), delta, state in zip(batch, deltas, new_states, strict=True)
             ]
             self._guard.commit(batch, deltas, new_parameters, new_states)
         self._guard.finish(tensors)

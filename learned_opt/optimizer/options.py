@@ -95,6 +95,12 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
         raise ValueError("fused=True is not for one parameter group: give it to the optimizer")
     options = {**defaults, **group}
     check_options(options)
+    direction = options["direction"]
+    if direction is not None and direction not in rule.directions:
+        choices = " or ".join(map(repr, (*rule.directions, None)))
+        raise ValueError(
+            f"direction must be {choices} under rule {type(rule).__name__}, got {direction!r}"
+        )
     if "total_steps" in rule.required_context() and options["total_steps"] is None:
         raise ValueError(
             f"rule {type(rule).__name__} needs total_steps, the planned number of optimizer steps: "

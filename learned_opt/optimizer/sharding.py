@@ -1,8 +1,10 @@
 """Sharded parameters: each process steps the part that it holds.
 
 FSDP2's `fully_shard` and tensor parallelism make parameters `DTensor`s. A rule that treats every
-coordinate alone needs no whole tensor, so it steps local parts. Its state, `[*param, *trailing]`,
-is a DTensor placed like its parameter, so that torch.distributed.checkpoint saves every part.
+coordinate alone needs no whole tensor, so it steps local parts; others ask for what they need of
+whole tensors. State per coordinate, `[*param, *trailing]`, is a DTensor placed like its parameter,
+so that torch.distributed.checkpoint saves every part. Numbers per tensor are plain tensors, equal
+on all processes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.base import CoordinateRule, State, UpdateRule
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -30,6 +33,19 @@ def is_sharded(tensor: object) -> TypeGuard[DTensor]:
 def device_mesh(tensor: Tensor) -> DeviceMesh | None:
     """The processes that hold the parts of a tensor, if it is a DTensor."""
     return tensor.device_mesh if is_sharded(tensor) else None
+
+
+def whole_tensors(sharded: Sequence[DTensor | None]) -> WholeTensors:
+    """What rules ask of the whole tensors in a step.
+
+    Args:
+        sharded: by position in the step, the DTensor of which the rule is given a part, or None.
+    """
+    if all(one is None for one in sharded):
+        return LOCAL
+    from learned_opt.optimizer.whole_sharded import ShardedTensors
+
+    return ShardedTensors(sharded)
 
 
 def check_parameter(parameter: Tensor, rule: UpdateRule) -> None:
@@ -52,7 +68,7 @@ def check_parameter(parameter: Tensor, rule: UpdateRule) -> None:
         raise RuntimeError("complex DTensor parameters are not supported")
     if any(placement.is_partial() for placement in parameter.placements):
         raise RuntimeError(f"cannot step a DTensor parameter placed {parameter.placements}")
-    if not isinstance(rule, CoordinateRule):
+    if not isinstance(rule, CoordinateRule) and not rule.takes_parts:
         raise RuntimeError(
             f"rule {type(rule).__name__} steps whole tensors: it takes no DTensor parameters"
         )
@@ -87,19 +103,29 @@ def local_state(state: State, parameter: Tensor) -> State:
     return {key: local_part(value) for key, value in state.items()}
 
 
-def init_state(rule: UpdateRule, parameter: Tensor) -> State:
+def init_state(rule: UpdateRule, parameter: Tensor, direction: str | None) -> State:
     """Make the state of a parameter, sharded like it; `step` is a plain tensor on every process.
 
     Raises:
         RuntimeError: see `check_parameter`.
     """
     check_parameter(parameter, rule)
-    state = rule.init_state(local_part(parameter.detach()))
     if not is_sharded(parameter):
-        return state
+        return rule.init_state(local_part(parameter.detach()), direction=direction)
+    state = rule.init_state(local_part(parameter.detach()), parameter.shape, direction)
     return {
-        key: value if key == "step" else _assemble(value, parameter) for key, value in state.items()
+        key: _assemble(value, parameter) if is_placed(key, value, parameter, rule) else value
+        for key, value in state.items()
     }
+
+
+def is_placed(key: str, value: Tensor, parameter: Tensor, rule: UpdateRule) -> bool:
+    """Whether a state tensor, or a part of it, is sharded like its parameter.
+
+    The step, the numbers of a whole tensor, and what a tensor does without are not.
+    """
+    own = key == "step" or key in rule.tensor_state
+    return not own and value.dim() >= parameter.dim()
 
 
 def _assemble(part: Tensor, parameter: DTensor) -> Tensor:
@@ -136,12 +162,12 @@ def check_state(key: object, state: Mapping[str, Any], parameter: Tensor) -> Non
             )
 
 
-def place_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Place a state tensor, whole or sharded, like its parameter; tensors of other shapes stay.
+def place_like(parameter: Tensor, key: str, value: Tensor, rule: UpdateRule) -> Tensor:
+    """Place a state tensor, whole or sharded, like its parameter, if it is shaped like it.
 
     The result may share memory with `value`.
     """
-    if not is_sharded(parameter) or value.shape[: parameter.dim()] != parameter.shape:
+    if not is_sharded(parameter) or not is_placed(key, value, parameter, rule):
         return value
     if is_sharded(value):
         return value.redistribute(parameter.device_mesh, parameter.placements)

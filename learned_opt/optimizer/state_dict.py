@@ -29,10 +29,10 @@ class _LoadedState:
     tensors: Mapping[str, Any]
 
 
-def ensure_state(state: State, rule: UpdateRule, parameter: Tensor) -> State:
+def ensure_state(state: State, rule: UpdateRule, parameter: Tensor, direction: str | None) -> State:
     """Make the state of a parameter if there is none yet, and return it."""
     if "step" not in state:
-        state.update(sharding.init_state(rule, parameter))
+        state.update(sharding.init_state(rule, parameter, direction))
     elif state["step"].device != parameter.device:  # ZeroRedundancyOptimizer loads it to the CPU
         state["step"] = state["step"].to(parameter.device)
     return state
@@ -61,9 +61,11 @@ def check_and_wrap(
     ids = chain.from_iterable(group["params"] for group in saved_groups)
     parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
     known = dict(zip(ids, parameters, strict=False))
+    # The saved options will be the optimizer's.
+    directions = {key: g.get("direction") for g in saved_groups for key in g["params"]}
     for key, state in state_dict["state"].items():
         if key in known and state:
-            _check_shapes(rule, key, state, known[key])
+            _check_shapes(rule, key, state, known[key], directions.get(key))
     wrapped = {
         key: _LoadedState(state) if key in known else state
         for key, state in state_dict["state"].items()
@@ -72,9 +74,13 @@ def check_and_wrap(
 
 
 def _check_shapes(
-    rule: UpdateRule, key: object, state: Mapping[str, Any], parameter: Tensor
+    rule: UpdateRule,
+    key: object,
+    state: Mapping[str, Any],
+    parameter: Tensor,
+    direction: str | None,
 ) -> None:
-    for name, tensor in _fresh_on_meta(rule, parameter).items():
+    for name, tensor in _fresh_on_meta(rule, parameter, direction).items():
         if name not in state:
             if name in rule.added_state:
                 continue
@@ -88,11 +94,11 @@ def _check_shapes(
     sharding.check_state(key, state, parameter)
 
 
-def _fresh_on_meta(rule: UpdateRule, parameter: Tensor) -> State:
+def _fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = None) -> State:
     """The state of a parameter that has taken no step, without values."""
     # Not empty_like: a sharded parameter's state has the whole tensor's shape.
     like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-    return rule.init_state(sharding.local_part(like))
+    return rule.init_state(sharding.local_part(like), direction=direction)
 
 
 def unwrap_loaded(rule: UpdateRule, optimizer: Optimizer) -> None:
@@ -112,12 +118,12 @@ def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> S
             floating = key == "step" or tensor.is_floating_point()
             dtype = dtypes.get(key, rule.dtype) if floating else tensor.dtype
             if key != "step":
-                tensor = sharding.place_like(parameter, tensor)
+                tensor = sharding.place_like(parameter, key, tensor, rule)
             state[key] = tensor.to(parameter.device, dtype, copy=True).contiguous()
         else:
             state[key] = copy.deepcopy(value)
     if any(key not in saved for key in rule.added_state):
-        state = {**sharding.init_state(rule, parameter), **state}
+        state = {**sharding.init_state(rule, parameter, None), **state}
     return state
 
 

@@ -64,11 +64,15 @@ def warn_if_ignored(rule: UpdateRule, total_steps: int | None) -> None:
         )
 
 
-def warn_if_small(rule: UpdateRule, lr: float | Tensor | None) -> None:
-    """Warn of a learning rate that was meant for Adam, where the rule needs none."""
-    if rule.averages and lr is not None and 0 < float(lr) <= rule.default_lr / 5:
+def warn_if_small(rule: UpdateRule, rates: Sequence[float | Tensor]) -> None:
+    """Warn of learning rates that were meant for Adam, where the rule needs none.
+
+    One group with the rule's own, or a larger one, shows that the others are meant relative to it.
+    """
+    lr = max(map(float, rates)) if rule.averages else 0.0
+    if 0 < lr <= rule.default_lr / 5:
         warnings.warn(
-            f"lr={float(lr):g} makes every step {rule.default_lr / float(lr):.1f} times smaller: "
+            f"lr={lr:g} makes every step {rule.default_lr / lr:.1f} times smaller: "
             f"it multiplies the update of rule {type(rule).__name__}, and is not Adam's learning "
             f"rate. Leave it out to take the rule's own, {rule.default_lr:g}",
             UserWarning,

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
 
@@ -39,10 +41,12 @@ class Context:
     Attributes:
         loss: the inner loss at `parameters`, 0-dim and detached, or None if unknown.
         total_steps: the planned number of steps, 0-dim, or None if unknown.
+        tensors: answers about whole tensors, where the rule may be given parts of sharded ones.
     """
 
     loss: Tensor | None = None
     total_steps: Tensor | None = None
+    tensors: WholeTensors = LOCAL
 
     def missing(self, fields: Iterable[str]) -> list[str]:
         """The fields, of those given, that are None."""
@@ -84,6 +88,16 @@ class UpdateRule(nn.Module, ABC):
 
     added_state: ClassVar[frozenset[str]] = frozenset()
     """State tensors that checkpoints of earlier versions lack; loaded from those, they are new."""
+
+    directions: ClassVar[tuple[str, ...]] = ()
+    """Values of the option `direction` that a parameter group may have; None is the rule's own."""
+
+    takes_parts: ClassVar[bool] = False
+    """Whether a rule that steps whole tensors asks `Context.tensors` for all that it needs of them,
+    so that it can be given parts of sharded ones. A `CoordinateRule` needs nothing of them."""
+
+    tensor_state: ClassVar[frozenset[str]] = frozenset()
+    """State tensors that hold numbers of the whole tensor, equal on all processes that share it."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -131,10 +145,31 @@ class UpdateRule(nn.Module, ABC):
         for field in context.missing(self.required_context()):
             raise ValueError(f"rule {type(self).__name__} needs {_HOW_TO_GIVE[field]}")
 
-    def init_state(self, parameter: Tensor) -> State:
-        """Make the state of a tensor that has taken no step, on the parameter's device."""
+    def init_state(
+        self,
+        parameter: Tensor,
+        shape: Sequence[int] | None = None,
+        direction: str | None = None,
+    ) -> State:
+        """Make the state of a tensor that has taken no step, on the parameter's device.
+
+        Args:
+            parameter: the tensor, or the part of a sharded one that this process holds.
+            shape: of the whole tensor, if `parameter` is a part.
+            direction: one of `directions`, or None.
+        """
         step = torch.zeros((), dtype=self.wide_dtype, device=parameter.device)
-        return {"step": step, **self.init_tensor_state(parameter)}
+        whole = parameter.shape if shape is None else shape
+        return {"step": step, **self.init_part_state(parameter, whole, direction)}
+
+    def init_part_state(
+        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+    ) -> State:
+        """Make the rule's own state of a tensor; for rules with `takes_parts` or `directions`.
+
+        `parameter` may be a part of a tensor of `shape`.
+        """
+        return self.init_tensor_state(parameter)
 
     @abstractmethod
     def init_tensor_state(self, parameter: Tensor) -> State:
@@ -203,6 +238,14 @@ class UpdateRule(nn.Module, ABC):
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
         """Compute deltas and new states; `step` counts from 1 and is already advanced."""
+
+    def decay_factor(self, state: State, context: Context) -> float | Tensor:
+        """The factor on the weight decay at the step that led to `state`, 0-dim; by default 1.
+
+        A rule with its own schedule gives the schedule, as AdamW's weight decay follows that of
+        its learning rate.
+        """
+        return 1.0
 
     averages: ClassVar[bool] = False
     """Whether the model is to be evaluated elsewhere than at the parameters it trains on."""

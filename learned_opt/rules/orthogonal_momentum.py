@@ -8,17 +8,16 @@ as in Schedule-Free (Defazio et al. 2024, arXiv 2405.15682).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients a, b, c of X <- a X + (b A + c A A) X, A = X X^T: Muon's."""
+from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
+from learned_opt.rules.whole_tensors import WholeTensors, one_where_zero
 
 VECTOR_BETAS = (0.9, 0.99)
 """Decays of Adam's two moments, for vectors and scalars."""
@@ -39,10 +38,13 @@ SIZE_BETA = 0.99
 FADE = 0.1
 """Momentum that is shorter than this share of the usual gradient shortens the step."""
 
-TABLE_ROWS, TABLE_RATIO = 8192, 8
+TABLE_ROWS, TABLE_RATIO = 1024, 32
 """A matrix with more rows than the first, and with more rows for each column than the second, is
-stepped like a vector. It is the embedding of a large vocabulary: a batch sees few of its rows, and
-orthogonalising it costs more than the rest of the training step. Likewise for columns."""
+stepped like a vector: it is an embedding, of which a batch sees few rows."""
+
+LARGE, LARGE_RATIO = 8192, 8
+"""So is a matrix with more rows or columns than the first, and with more of them for each of the
+other than the second: to orthogonalise it costs more than the rest of the training step."""
 
 TINY = 1e-30
 
@@ -56,8 +58,8 @@ class OrthogonalMomentum(UpdateRule):
         u = orthogonal(b m + (1 - b) g) * sqrt(max(rows, columns))        RMS(u) is about 1
 
     orthogonal(M) brings all singular values of M near 1 by Newton-Schulz iterations, which need
-    matrix products only. For a vector, a scalar, and the table of a large vocabulary, u is Adam's
-    direction over max(its RMS, 0.03). Then, at step t::
+    matrix products only. For a vector, a scalar, a matrix of one row or column, and the table of a
+    vocabulary (`is_matrix_shape`), u is Adam's direction over max(its RMS, 0.03). Then, at step t::
 
         delta = -schedule(t) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)
@@ -66,6 +68,8 @@ class OrthogonalMomentum(UpdateRule):
     Evaluate the model at the average: `LearnedOptimizer.eval()` swaps it in, `train()` out. With a
     planned number of steps T the schedule is instead a warm-up over 3% of the steps and a linear
     decay to zero, and the parameters themselves end where they should be evaluated.
+
+    A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
 
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.
@@ -76,8 +80,7 @@ class OrthogonalMomentum(UpdateRule):
 
     Args:
         momentum: b, in [0, 1).
-        iterations: Newton-Schulz iterations, at least 1. Five bring singular values to 0.7 to 1.2;
-            three take 40% fewer products.
+        iterations: Newton-Schulz iterations, at least 1; see `orthogonalize`.
         warm_up: steps over which the step grows, without a planned number of steps.
         decay_after: steps after which the inverse-root schedule begins to fall.
 
@@ -87,17 +90,25 @@ class OrthogonalMomentum(UpdateRule):
     Example:
         >>> rule = create_rule("orthogonal-momentum")
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+        >>> groups = [
+        ...     {"params": model[0].parameters()},
+        ...     {"params": model[2].parameters(), "direction": "adam"},
+        ... ]
+        >>> optimizer = LearnedOptimizer(groups, rule=rule)
     """
 
     default_lr = 6.8e-3
     averages = True
     uses = frozenset({"total_steps"})
+    directions = ("adam",)
+    takes_parts = True
+    tensor_state = frozenset({"scalars"})
 
     def __init__(
         self,
         *,
         momentum: float = 0.8,
-        iterations: int = 5,
+        iterations: int = 4,
         warm_up: float = 20.0,
         decay_after: float = 50.0,
     ) -> None:
@@ -118,13 +129,20 @@ class OrthogonalMomentum(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
+        return self.init_part_state(parameter, parameter.shape, None)
+
+    def init_part_state(
+        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+    ) -> State:
+        """See `init_tensor_state`; whether the tensor is a matrix depends on its whole shape."""
+        matrix = is_matrix_shape(shape) and direction != "adam"
 
         def zeros(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
         return {
             "m": zeros(*parameter.shape),
-            "v": zeros(0) if is_matrix(parameter) else zeros(*parameter.shape),
+            "v": zeros(0) if matrix else zeros(*parameter.shape),
             # A late step changes the average by less than half precision can tell.
             "average": parameter.detach().to(self.wide_dtype, copy=True),
             "scalars": zeros(2, dtype=self.wide_dtype),
@@ -142,39 +160,42 @@ class OrthogonalMomentum(UpdateRule):
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
         """See the class."""
-        directions: list[Tensor] = [torch.empty(0)] * len(gradients)
-        by_shape: dict[tuple[int, int], list[int]] = {}
+        numbered = list(enumerate(zip(gradients, parameters, states, strict=True)))
+        matrices = {k for k, (_, p, state) in numbered if is_stepped_as_matrix(p, state)}
+        whole = context.tensors
+        sizes = whole.rms(dict(enumerate(gradients)))
+        lengths = whole.rms(dict(enumerate(parameters)))
         lookahead: dict[int, Tensor] = {}
         new_states: list[State] = []
-        for k, (gradient, parameter, state) in enumerate(
-            zip(gradients, parameters, states, strict=True)
-        ):
-            if is_matrix(parameter):
-                m, v = moving_average(state["m"], gradient, self.momentum), state["v"]
-                lookahead[k] = moving_average(m, gradient, self.momentum)
-                by_shape.setdefault(_as_matrix(gradient), []).append(k)
+        for k, (gradient, parameter, state) in numbered:
+            new = dict(state)
+            if k in matrices:
+                new["m"] = moving_average(state["m"], gradient, self.momentum)
+                lookahead[k] = moving_average(new["m"], gradient, self.momentum)
             else:
-                directions[k], m, v = _adam_direction(gradient, state)
-                lookahead[k] = m
+                new["m"] = moving_average(state["m"], gradient, VECTOR_BETAS[0])
+                new["v"] = moving_square(state["v"], gradient, VECTOR_BETAS[1])
+                lookahead[k] = new["m"]
             average, averaged = self._with_point(parameter, state, state["step"] - 1)
-            size = moving_average(state["scalars"][0], rms(gradient), SIZE_BETA)
+            size = moving_average(state["scalars"][0], sizes[k], SIZE_BETA)
             # A tensor that never had a gradient stays as it was made.
             averaged = torch.where(size == 0, state["scalars"][1], averaged)
-            scalars = torch.stack([size, averaged])
-            new_states.append(
-                {"step": state["step"], "m": m, "v": v, "average": average, "scalars": scalars}
-            )
-        for shape, members in by_shape.items():
-            stacked = torch.stack([lookahead[k].reshape(shape) for k in members])
-            orthogonal = orthogonalize(stacked, self.iterations) * math.sqrt(max(shape))
-            for k, direction in zip(members, orthogonal.unbind(), strict=True):
-                directions[k] = direction.reshape(gradients[k].shape)
+            new_states.append({**new, "average": average, "scalars": torch.stack([size, averaged])})
+        directions = whole.transform(
+            partial(orthogonal_directions, iterations=self.iterations),
+            {k: lookahead[k] for k in sorted(matrices)},
+        )
+        directions |= _divided_by_rms(
+            {k: adam_direction(state) for k, state in enumerate(new_states) if k not in directions},
+            whole,
+        )
+        fades = _fades(whole.rms(lookahead), new_states)
         deltas = [
             -self.schedule(state["step"], context.total_steps)
-            * (rms(parameter).clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
-            * _fade(lookahead[k], state)
+            * (lengths[k].clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
+            * fades[k]
             * directions[k]
-            for k, (parameter, state) in enumerate(zip(parameters, new_states, strict=True))
+            for k, state in enumerate(new_states)
         ]
         return deltas, new_states
 
@@ -182,9 +203,13 @@ class OrthogonalMomentum(UpdateRule):
         """The factor on the step at a number of steps, from 1; 0-dim."""
         if total_steps is None:
             return (step / self.warm_up).clamp(max=1) * (1 + step / self.decay_after).rsqrt()
-        planned = total_steps.to(self.dtype)
+        planned = total_steps.to(step.dtype)
         warm_up = (step / (0.03 * planned).clamp(min=1)).clamp(max=1)
         return warm_up * (1 - (step - 1) / planned).clamp(min=0.01)
+
+    def decay_factor(self, state: State, context: Context) -> Tensor:
+        """The schedule: the weight decay falls with the steps."""
+        return self.schedule(state["step"], context.total_steps)
 
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """The average with the parameter as it is now in it, and the state that records that."""
@@ -200,66 +225,44 @@ class OrthogonalMomentum(UpdateRule):
 
 
 def is_matrix(tensor: Tensor) -> bool:
-    """Whether a tensor is stepped as a matrix: no vector, not empty, no large vocabulary."""
-    if tensor.dim() < 2 or tensor.numel() == 0:
+    """Whether a whole tensor is stepped as a matrix; see `is_matrix_shape`."""
+    return is_matrix_shape(tensor.shape)
+
+
+def is_matrix_shape(shape: Sequence[int]) -> bool:
+    """Whether it is no vector, not empty, no single row or column, and no embedding."""
+    if len(shape) < 2 or 0 in shape:
         return False
-    short, long = sorted(_as_matrix(tensor))
-    return long <= TABLE_ROWS or long <= TABLE_RATIO * short
+    rows, columns = matrix_shape(shape)
+    short, long = sorted((rows, columns))
+    # To orthogonalise a row is to normalise it: without noise, its steps would not shrink.
+    if short == 1:
+        return False
+    embedding = rows > TABLE_ROWS and rows > TABLE_RATIO * columns
+    return not embedding and (long <= LARGE or long <= LARGE_RATIO * short)
 
 
-def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
-    """Bring all singular values near 1 by Newton-Schulz iterations; zero stays zero.
-
-    Args:
-        matrices: `[..., rows, columns]`, of any scale.
-        iterations: how many; five bring singular values above 1e-3 of the norm to 0.7 to 1.2.
-
-    Returns:
-        `[..., rows, columns]`, in the dtype of `matrices`.
-    """
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    # The scale drops out, so it needs no derivative; the largest first, lest squares overflow.
-    x = x / _or_one(x.detach().abs().amax((-2, -1), keepdim=True))
-    x = x / safe_sqrt(_or_one(x.square().sum((-2, -1), keepdim=True)))
-    if x.is_cuda and x.dtype == torch.float32:
-        x = x.bfloat16()
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+def is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
+    """By its state: of a sharded tensor, the part alone does not tell."""
+    return parameter.dim() > 1 and state["v"].dim() == 1
 
 
-def rms(tensor: Tensor) -> Tensor:
-    """The root of the mean square, 0-dim; 0 for an empty tensor; its derivative at 0 is 0."""
-    if tensor.numel() == 0:
-        return tensor.new_zeros(())
-    largest = _or_one(tensor.detach().abs().amax())
-    return safe_sqrt((tensor / largest).square().mean()) * largest
-
-
-def _fade(momentum: Tensor, state: State) -> Tensor:
-    """1 where the momentum has its usual length, less where it dies without gradients; 0-dim."""
-    usual = state["scalars"][0] / bias_correction(state["step"], SIZE_BETA)
-    return (rms(momentum) / (FADE * usual).clamp(min=TINY)).clamp(max=1)
-
-
-def _or_one(value: Tensor) -> Tensor:
-    """The value, or 1 where it is 0: what zero is divided by."""
-    return torch.where(value == 0, 1.0, value)
-
-
-def _as_matrix(tensor: Tensor) -> tuple[int, int]:
-    return tensor.shape[0], tensor.numel() // tensor.shape[0]
-
-
-def _adam_direction(gradient: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's direction over its RMS, and the two moments."""
+def adam_direction(state: State) -> Tensor:
+    """Adam's direction from its two moments; 0 where there was no gradient yet."""
     b1, b2 = VECTOR_BETAS
-    m = moving_average(state["m"], gradient, b1)
-    v = moving_square(state["v"], gradient, b2)
-    m_hat = m / bias_correction(state["step"], b1)
-    root = safe_sqrt(v) / bias_correction(state["step"], b2).sqrt()
-    direction = torch.where(root == 0, 0.0, m_hat / _or_one(root))
-    return direction / rms(direction).clamp(min=VECTOR_FLOOR), m, v
+    m_hat = state["m"] / bias_correction(state["step"], b1)
+    root = safe_sqrt(state["v"]) / bias_correction(state["step"], b2).sqrt()
+    return torch.where(root == 0, 0.0, m_hat / one_where_zero(root))
+
+
+def _divided_by_rms(directions: dict[int, Tensor], whole: WholeTensors) -> dict[int, Tensor]:
+    sizes = whole.rms(directions)
+    return {k: one / sizes[k].clamp(min=VECTOR_FLOOR) for k, one in directions.items()}
+
+
+def _fades(lengths: Mapping[int, Tensor], states: Sequence[State]) -> list[Tensor]:
+    """1 where the momentum has its usual length, less where it dies without gradients; 0-dim."""
+    usual = [state["scalars"][0] / bias_correction(state["step"], SIZE_BETA) for state in states]
+    return [
+        (lengths[k] / (FADE * size).clamp(min=TINY)).clamp(max=1) for k, size in enumerate(usual)
+    ]

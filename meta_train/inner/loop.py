@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from learned_opt.adaptation.second_derivatives import twice_differentiable
-from learned_opt.functional import apply_update, compute_updates
+from learned_opt.functional import apply_update, compute_updates, scheduled_decay
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.masking import LossWithGradient, largest, lead, where_alive
@@ -277,9 +277,9 @@ class InnerLoop(LoopSettings):
                     parameter,
                     delta,
                     lead(lr, parameter) if isinstance(lr, Tensor) else lr,
-                    self.weight_decay,
+                    scheduled_decay(self.rule, self.weight_decay, state, context),
                 )
-                for parameter, delta in zip(parameters, deltas, strict=True)
+                for parameter, delta, state in zip(parameters, deltas, new_states, strict=True)
             ]
             return moved, new_states
 

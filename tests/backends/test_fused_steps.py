@@ -14,6 +14,9 @@ from learned_opt.optimizer import fused as driver
 CASES = [
     (name, step) for name in list_rules() for step in FUSED_STEPS.get(type(create_rule(name)), ())
 ]
+ROUNDING = {"orthogonal-momentum": 1e-3}
+"""Tolerances of rules that magnify rounding, at learning rates up to 0.5. Newton-Schulz iterations
+multiply small singular values, and so the rounding of the momentum, by 300."""
 SHAPES = {
     "scalar": [()],
     "empty": [(0,), (3, 0)],
@@ -49,6 +52,7 @@ class Pair:
 
     def __init__(self, name, shapes, groups=1, **options):
         self.rule, self.shapes = random_rule(name), shapes
+        self.tolerance = ROUNDING.get(name, 1e-5)
         if "total_steps" in self.rule.read_context():
             options["total_steps"] = 50
         self.sides = []
@@ -69,14 +73,17 @@ class Pair:
         for step in range(steps):
             self.step(gradients(self.shapes, step, scale), 1.5 - 0.1 * step)
 
-    def check(self, tolerance=1e-5):
+    def check(self):
+        tolerance = self.tolerance
         (fused, one), (eager, two) = self.sides
         for a, b in zip(fused, eager, strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
             assert one.state[a].keys() == two.state[b].keys()
-            for key in one.state[a]:
+            for key, value in two.state[b].items():
+                # Sums that cancel are off by the rounding of their terms.
+                most = float(value.abs().max()) if value.numel() else 0.0
                 torch.testing.assert_close(
-                    one.state[a][key], two.state[b][key], rtol=tolerance, atol=tolerance
+                    one.state[a][key], value, rtol=tolerance, atol=tolerance * max(1.0, most)
                 )
 
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from learned_opt import LearnedOptimizer
 
-RULES = ["adam", "lstm", "adam-lstm", "gated-lstm"]
+RULES = ["adam", "lstm", "adam-lstm", "gated-lstm", "orthogonal-momentum"]
 
 
 def make_model(seed=0, dtype=torch.float32):

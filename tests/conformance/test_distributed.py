@@ -34,6 +34,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from learned_opt import LearnedOptimizer
+from learned_opt.optimizer.zero import evaluate
 
 
 @on_two_processes
@@ -102,6 +103,31 @@ def test_50_zero_redundancy_optimizer_resumes_bitwise(folder):
         reference.param_groups[0]["lr"] = 0.5
         train(plain, reference, 6)
         assert_close(clones(model.parameters()), clones(plain.parameters()))
+
+
+@on_two_processes
+def test_50_zero_redundancy_optimizer_evaluates_at_the_average_in_every_process(folder):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    rule = make_rule("orthogonal-momentum")
+    model = DistributedDataParallel(make_model())
+    constructor = functools.partial(LearnedOptimizer, rule=rule)
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), constructor, lr=0.0068)
+    plain, reference = make_replicated(rule)
+    for steps in (4, 3):
+        for pair in ((model, optimizer), (plain, reference)):
+            train(*pair, steps)
+        before = clones(model.parameters())
+        for _ in range(2):  # also at once again, without a step between
+            evaluate(optimizer)
+            reference.eval()
+            assert_close(clones(model.parameters()), clones(plain.parameters()))
+            assert not same(clones(model.parameters()), before)
+            evaluate(optimizer, False)
+            reference.train()
+            assert same(clones(model.parameters()), before)
+    other = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
+    assert "must hold a LearnedOptimizer, got SGD" in refusal(TypeError, evaluate, other)
 
 
 @on_two_processes

@@ -156,6 +156,78 @@ def test_52_any_placement_steps_its_local_part(folder):
 
 
 @on_two_processes
+def test_52_whole_matrices_are_stepped_wherever_their_parts_are(folder):
+    """Tensors of several shapes, cut along several axes: exchanged, gathered, or on one process."""
+    line, square = init_device_mesh("cpu", (RANKS,)), init_device_mesh("cpu", (1, RANKS))
+    shapes = [(4, 6), (7, 3), (6, 4), (3, 5), (5, 2, 3), (1, 4), (9,), (2,), (8200, 2)]
+    wheres = [(line, [Shard(0)]), (line, [Shard(1)]), (line, [Replicate()])]
+    wheres += [(square, [Replicate(), Shard(0)]), (square, [Shard(1), Shard(0)])]
+    rule = make_rule("orthogonal-momentum", torch.float64)
+    torch.manual_seed(0)
+    values, alone, spread = [], [], []
+    for shape in shapes:
+        for mesh, placements in wheres:
+            if any(one == Shard(1) for one in placements) and len(shape) == 1:
+                continue
+            value = torch.randn(shape, dtype=torch.float64)
+            values.append(value)
+            alone.append(nn.Parameter(value.clone()))
+            spread.append(nn.Parameter(distribute_tensor(value, mesh, placements)))
+    plain, optimizer = LearnedOptimizer(alone, rule=rule), LearnedOptimizer(spread, rule=rule)
+    for _ in range(3):
+        for one, parameter in zip(alone, spread, strict=True):
+            one.grad = torch.randn_like(one)
+            parameter.grad = distribute_tensor(
+                one.grad, parameter.device_mesh, parameter.placements
+            )
+        plain.step()
+        optimizer.step()
+    assert_close([whole(p) for p in spread], [p.detach() for p in alone], 1e-12)
+    for one, parameter in zip(alone, spread, strict=True):
+        state = {key: whole(value) for key, value in optimizer.state[parameter].items()}
+        expected = plain.state[one]
+        assert {key: value.shape for key, value in state.items()} == {
+            key: value.shape for key, value in expected.items()
+        }
+        assert_close(state.values(), expected.values(), 1e-12)
+    plain.eval()
+    optimizer.eval()
+    assert_close([whole(p) for p in spread], [p.detach() for p in alone], 1e-12)
+
+
+@on_two_processes
+def test_52_the_average_of_sharded_weights_is_swapped_in_and_out(folder):
+    rule = make_rule("orthogonal-momentum")
+    sharded, alone = make_sharded(rule), make_alone(rule)
+    train(*sharded, 5)
+    train(*alone, 5, alone=True)
+    before = snapshot(*sharded)[0]
+    sharded[1].eval()
+    alone[1].eval()
+    assert_close(whole_weights(sharded[0]), whole_weights(alone[0]))
+    assert not same(snapshot(*sharded)[0], before)
+    sharded[1].train()
+    assert same(snapshot(*sharded)[0], before)
+
+
+@on_two_processes
+def test_52_weights_that_one_process_alone_sees_change_are_kept_by_all(folder):
+    """Loaded weights whose first part happens to be the average's: no process may undo the load."""
+    model, optimizer = make_sharded(make_rule("orthogonal-momentum"))
+    train(model, optimizer, 3)
+    optimizer.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if dist.get_rank() == 1:
+                parameter.to_local().add_(1)
+    expected = snapshot(model, optimizer)[0]
+    with pytest.warns(UserWarning, match="changed in evaluation mode"):
+        optimizer.train()
+    # The second process holds nothing of the last two.
+    assert same(snapshot(model, optimizer)[0][:2], expected[:2])
+
+
+@on_two_processes
 def test_52_what_cannot_be_stepped_in_parts_is_refused(folder):
     mesh = init_device_mesh("cpu", (RANKS,))
     rule = make_rule("adam")

@@ -134,6 +134,10 @@ def test_adams_learning_rate_is_not_taken_in_silence():
         LearnedOptimizer([parameter], lr=1e-3)
     for lr in (0.002, 0.0, 0.0068):
         LearnedOptimizer([parameter], lr=lr)
+    with pytest.warns(UserWarning, match=r"lr=0.001 makes every step 6.8 times smaller"):
+        LearnedOptimizer([{"params": [parameter], "lr": 1e-3}])
+    other = torch.nn.Parameter(torch.ones(2))
+    LearnedOptimizer([{"params": [parameter], "lr": 1e-3}, {"params": [other]}])
 
 
 def test_an_unknown_rule_is_met_with_the_names_that_work():

@@ -6,15 +6,24 @@ import torch
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.rules import Context
-from learned_opt.rules.orthogonal_momentum import is_matrix, orthogonalize, rms
+from learned_opt.rules.orthogonal_momentum import is_matrix
+from learned_opt.rules.orthogonalize import orthogonalize
+from learned_opt.rules.whole_tensors import rms
 
 F64 = torch.float64
 
 
-def polynomial(values, iterations=5):
-    """The five steps on the singular values alone (Jordan et al. 2024)."""
-    for _ in range(iterations):
-        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+def polynomial(values, iterations=4):
+    """The iterations on the singular values alone."""
+    values = values / (values**8).sum() ** (1 / 8)
+    for a, b, c in [
+        (8.3007, -24.0375, 17.4661),
+        (4.0059, -2.9253, 0.5424),
+        (3.4840, -2.5614, 0.5024),
+        (2.5153, -1.8615, 0.4425),
+        (1.875, -1.25, 0.375),
+    ][:iterations]:
+        values = a * values + b * values**3 + c * values**5
     return values
 
 
@@ -22,26 +31,44 @@ def random(*shape, seed=0):
     return torch.tensor(np.random.default_rng(seed).normal(size=shape))
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 4), (4, 4)])
-@pytest.mark.parametrize("iterations", [1, 5])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 4), (4, 4), (3, 6), (20, 3)])
+@pytest.mark.parametrize("iterations", [1, 4, 5])
 def test_orthogonalising_maps_singular_values_and_keeps_singular_vectors(shape, iterations):
     matrix = random(*shape)
     u, s, vt = np.linalg.svd(matrix.numpy(), full_matrices=False)
-    expected = u @ np.diag(polynomial(s / np.sqrt((s**2).sum()), iterations)) @ vt
+    expected = u @ np.diag(polynomial(s, iterations)) @ vt
     found = orthogonalize(matrix, iterations)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 256), (5, 4)])
+@pytest.mark.parametrize("decay", [0.0, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_singular_values_come_near_one(shape, decay, dtype):
+    u, _, vt = np.linalg.svd(random(*shape).numpy(), full_matrices=False)
+    s = np.exp(-decay * np.linspace(0, 1, min(shape)))  # down to 0.018 of the largest
+    matrix = torch.tensor(u * s @ vt).to(dtype)
+    found = np.linalg.svd(orthogonalize(matrix, 4).double().numpy(), compute_uv=False)
+    assert 0.78 < found.min() and found.max() < 1.22
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 40)])
+def test_many_iterations_end_at_the_orthogonal_matrix(shape):
+    matrix = random(*shape).float()
+    u, _, vt = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
+    np.testing.assert_allclose(orthogonalize(matrix, 60).numpy(), u @ vt, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e15, 1e30])
 def test_orthogonalising_has_no_scale(scale):
     matrix = random(6, 9).float()
-    expected = orthogonalize(matrix, 5)
-    torch.testing.assert_close(orthogonalize(scale * matrix, 5), expected, rtol=1e-4, atol=1e-4)
+    expected = orthogonalize(matrix, 4)
+    torch.testing.assert_close(orthogonalize(scale * matrix, 4), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_zero_stays_zero_and_so_do_the_derivatives():
     matrix = torch.zeros(3, 4, requires_grad=True)
-    result = orthogonalize(matrix, 5)
+    result = orthogonalize(matrix, 4)
     assert torch.equal(result, torch.zeros(3, 4))
     result.sum().backward()
     assert matrix.grad.isfinite().all()
@@ -50,7 +77,7 @@ def test_zero_stays_zero_and_so_do_the_derivatives():
 def test_dead_rows_and_columns_stay_still():
     gradient = random(4, 6).float()
     gradient[1], gradient[:, 2] = 0, 0
-    moved = orthogonalize(gradient, 5)
+    moved = orthogonalize(gradient, 4)
     assert not moved[1].any() and not moved[:, 2].any()
     assert moved[0, 0] != 0
 
@@ -67,7 +94,7 @@ def reference(gradients, start, *, schedule, vector=False):
             m = 0.8 * m + 0.2 * g
             ahead = 0.8 * m + 0.2 * g
             left, s, right = np.linalg.svd(ahead, full_matrices=False)
-            s = polynomial(s / np.sqrt((s**2).sum()))
+            s = polynomial(s)
             u = left @ np.diag(s) @ right * np.sqrt(max(g.shape))
             size = 0.99 * size + 0.01 * np.sqrt((g**2).mean())
             u = u * min(1, np.sqrt((ahead**2).mean()) / (0.1 * size / (1 - 0.99**t)))
@@ -81,13 +108,14 @@ def planned(t, total=20):
 
 
 @pytest.mark.parametrize("total", [None, 20], ids=["open", "planned"])
-@pytest.mark.parametrize("shape", [(3, 5), (7,)], ids=["matrix", "vector"])
+@pytest.mark.parametrize("shape", [(3, 5), (7,), (1, 4)], ids=["matrix", "vector", "row"])
 def test_it_is_its_equations(shape, total):
     gradients = [random(*shape, seed=k) for k in range(12)]
     start = 0.3 * random(*shape, seed=99)
     schedule = planned if total else lambda t: min(1, t / 20) / math.sqrt(1 + t / 50)
+    vector = len(shape) == 1 or 1 in shape
     expected, average = reference(
-        [g.numpy() for g in gradients], start.numpy(), schedule=schedule, vector=len(shape) == 1
+        [g.numpy() for g in gradients], start.numpy(), schedule=schedule, vector=vector
     )
     parameter = torch.nn.Parameter(start.clone())
     rule = create_rule("orthogonal-momentum").double()
@@ -150,9 +178,22 @@ def test_without_a_gradient_the_update_dies_with_the_momentum(shape):
         ((), False),
         ((0, 4), False),
         ((2, 3, 4), True),
-        ((8192, 2), True),
-        ((8193, 2), False),
+        ((1, 3), False),
+        ((3, 1), False),
+        ((3, 1, 1), False),
+        ((1, 3, 5, 5), False),
+        ((2, 2), True),
+        ((1024, 2), True),
+        ((1025, 2), False),
+        ((1025, 32), False),
+        ((1025, 33), True),
+        ((2, 8192), True),
         ((2, 8193), False),
+        ((8192, 1024), True),
+        ((8193, 1024), False),
+        ((8193, 1025), True),
+        ((8200, 1024), False),
+        ((1024, 8193), False),
         ((9000, 1200), True),
         ((50_000, 768), False),
     ],
@@ -207,6 +248,21 @@ def test_settings_out_of_range_are_refused(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=name):
         create_rule("orthogonal-momentum", **settings)
+
+
+@pytest.mark.parametrize("total", [None, 20], ids=["open", "planned"])
+def test_weight_decay_follows_the_schedule(total):
+    parameters = [torch.nn.Parameter(random(3, 5)), torch.nn.Parameter(random(4))]
+    rule = create_rule("orthogonal-momentum").double()
+    optimizer = LearnedOptimizer(parameters, rule=rule, weight_decay=0.5, total_steps=total)
+    expected = [parameter.detach().clone() for parameter in parameters]
+    for t in range(1, 15):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        schedule = planned(t) if total else min(1, t / 20) / math.sqrt(1 + t / 50)
+        expected = [(1 - 6.8e-3 * 0.5 * schedule) * one for one in expected]
+        torch.testing.assert_close([p.detach() for p in parameters], expected)
 
 
 def test_past_the_planned_steps_it_steps_on_at_a_hundredth():

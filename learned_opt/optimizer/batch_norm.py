@@ -1,0 +1,90 @@
+"""Recomputes the running statistics of batch normalisation at the weights that are evaluated.
+
+As `torch.optim.swa_utils.update_bn`, but layers that are not trained keep their statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def check_batches(model: nn.Module | None, batches: Iterable[Any] | None) -> None:
+    """Check that statistics can be recomputed where there are some.
+
+    Raises:
+        ValueError: a model with running statistics without batches, or batches without a model.
+    """
+    if model is None and batches is not None:
+        raise ValueError("give the model beside its batches: eval(model, batches)")
+    if model is not None and batches is None:
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                raise ValueError(
+                    f"{name or 'the model'} has running statistics of other weights: give batches "
+                    "of training data, eval(model, batches), to recompute them"
+                )
+
+
+def recompute_statistics(
+    model: nn.Module, batches: Iterable[Any], trained: Iterable[Tensor]
+) -> None:
+    """Replace running means and variances by the averages over all batches.
+
+    Args:
+        model: the model; its parts keep their training or evaluation mode.
+        batches: inputs. Of a list or tuple, the first part is the input; a mapping gives keyword
+            arguments. Tensors are moved to the model's device.
+        trained: parameters of the optimizer. Layers whose scale is not among them are left alone.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    own = set(trained)
+    every = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    layers = [
+        layer
+        for layer in every
+        if layer.running_mean is not None and (layer.weight is None or layer.weight in own)
+    ]
+    if not layers:
+        return
+    modes = {module: module.training for module in model.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    count = 0
+    try:
+        model.train()
+        for layer in every:
+            layer.eval()
+        for layer in layers:
+            layer.train()
+            layer.momentum = None  # the average over all batches
+        for batch in batches:
+            if count == 0:
+                for layer in layers:
+                    layer.reset_running_stats()
+            count += 1
+            _call(model, batch, device)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+    if count == 0:
+        raise ValueError("there is no batch to recompute running statistics from")
+
+
+def _call(model: nn.Module, batch: Any, device: torch.device) -> None:
+    if isinstance(batch, Mapping):
+        model(**{key: _moved(value, device) for key, value in batch.items()})
+        return
+    model(_moved(batch[0] if isinstance(batch, (list, tuple)) else batch, device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -1,0 +1,68 @@
+"""What a rule asks of whole tensors, where it may hold only a part of each.
+
+A rule that reads one number of a tensor, such as its RMS, or that transforms whole matrices, asks
+`context.tensors`. In one process the parts are the tensors. Where FSDP2 or tensor parallelism
+shards them, the optimizer gives an implementation that asks the other processes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from learned_opt.rules.features import safe_sqrt
+
+Transform = Callable[[list[Tensor]], list[Tensor]]
+"""Maps whole tensors to whole tensors of the same shapes, each alone."""
+
+
+class WholeTensors(ABC):
+    """Abstract: numbers and transforms of whole tensors.
+
+    Tensors are named by their position in the lists that the rule was given.
+    """
+
+    @abstractmethod
+    def rms(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The root mean square of each whole tensor, 0-dim; see `rms`."""
+
+    @abstractmethod
+    def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Apply a function to the whole tensors; give back the parts of its results.
+
+        The function may be called with any split of the tensors into lists, or not at all.
+        """
+
+
+class LocalTensors(WholeTensors):
+    """One process holds every tensor."""
+
+    def rms(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See the base class."""
+        return {k: rms(part) for k, part in parts.items()}
+
+    def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See the base class."""
+        if not parts:
+            return {}
+        return dict(zip(parts, function(list(parts.values())), strict=True))
+
+
+LOCAL = LocalTensors()
+
+
+def rms(tensor: Tensor) -> Tensor:
+    """The root of the mean square, 0-dim; 0 for an empty tensor; its derivative at 0 is 0."""
+    if tensor.numel() == 0:
+        return tensor.new_zeros(())
+    # The largest first, lest squares overflow.
+    largest = one_where_zero(tensor.detach().abs().amax())
+    return safe_sqrt((tensor / largest).square().mean()) * largest
+
+
+def one_where_zero(value: Tensor) -> Tensor:
+    """The value, or 1 where it is 0: what zero is divided by."""
+    return torch.where(value == 0, 1.0, value)

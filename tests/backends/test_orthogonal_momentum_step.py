@@ -1,0 +1,105 @@
+"""The default's step in place, beside the rule in double precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from learned_opt import LearnedOptimizer, create_rule
+
+SHAPES = [
+    (30, 7),
+    (30, 7),
+    (7, 30),
+    (4, 3, 2, 2),
+    (1, 5),
+    (5, 1),
+    (1100, 3),
+    (9,),
+    (9,),
+    (),
+    (0, 3),
+]
+
+
+def run(steps, *, fused, dtype=torch.float32, total=None, late=(), **options):
+    torch.manual_seed(0)
+    parameters = [nn.Parameter((0.3 * torch.randn(shape)).to(dtype)) for shape in SHAPES]
+    rule = create_rule("orthogonal-momentum").to(dtype)
+    optimizer = LearnedOptimizer(parameters, rule=rule, fused=fused, total_steps=total, **options)
+    for step in range(steps):
+        torch.manual_seed(100 + step)
+        for k, parameter in enumerate(parameters):
+            gradient = torch.randn(parameter.shape).to(dtype)
+            parameter.grad = None if k in late and step < 3 else gradient
+        optimizer.step()
+    return parameters, optimizer
+
+
+@pytest.mark.parametrize("total", [None, 10])
+@pytest.mark.parametrize("late", [(), (1, 8)], ids=["together", "some begin later"])
+def test_it_is_as_near_to_double_precision_as_the_rule(total, late):
+    options = {"weight_decay": 0.1, "total": total, "late": late}
+    (exact, reference) = run(10, fused=False, dtype=torch.float64, **options)
+    (found, optimizer) = run(10, fused=True, **options)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.detach().double(), other.detach(), rtol=1e-5, atol=1e-5)
+        for key, value in reference.state[other].items():
+            torch.testing.assert_close(
+                optimizer.state[one][key].double(), value, rtol=1e-5, atol=1e-5
+            )
+    optimizer.eval()
+    reference.eval()
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.detach().double(), other.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tensor_without_gradient_dies_down_as_by_the_rule():
+    runs = []
+    for fused in (True, False):
+        parameters, optimizer = run(5, fused=fused)
+        for _ in range(150):
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+        runs.append(parameters)
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_tensors_that_others_hold_in_other_strides_are_stepped_in_place():
+    torch.manual_seed(0)
+    storage = torch.randn(6, 4)
+    kernel = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    moved = []
+    for fused in (True, False):
+        one, two = nn.Parameter(storage.clone().mT), nn.Parameter(kernel.clone())
+        optimizer = LearnedOptimizer([one, two], fused=fused)
+        for step in range(3):
+            torch.manual_seed(step)
+            one.grad, two.grad = torch.randn(6, 4).mT, torch.randn(4, 3, 2, 2)
+            optimizer.step()
+        assert not one.is_contiguous() and two.is_contiguous(memory_format=torch.channels_last)
+        moved.append([one.detach(), two.detach()])
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes_are_refused(dtype):
+    parameter = nn.Parameter(torch.ones(3, 4, dtype=dtype))
+    short = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"shape \[3, 4\]: it is {short}, not float32"):
+        LearnedOptimizer([parameter], fused=True)
+
+
+def test_gradients_whose_momentum_overflows_leave_the_tensor_to_the_rule():
+    runs = []
+    for fused in (None, False):
+        parameter = nn.Parameter(torch.ones(3, 4))
+        optimizer = LearnedOptimizer([parameter], fused=fused)
+        for scale in (1.0, 1e25, 1.0):
+            torch.manual_seed(0)
+            parameter.grad = scale * torch.randn(3, 4)
+            optimizer.step()
+        runs.append(parameter.detach())
+        assert optimizer.skipped_updates == 0
+    torch.testing.assert_close(*runs)
