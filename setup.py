@@ -68,7 +68,7 @@ class AnyPythonWheel(bdist_wheel):
 def library(level, flags):
     """The library of one level: all sources with its flags."""
     return Extension(
-        f"learned_opt.backends._{level}",
+        f"learned_opt.backends.c.{level}",
         sources=SOURCES,
         depends=HEADERS,
         define_macros=[("SOURCE_DIGEST", f'"{digest()}"')],

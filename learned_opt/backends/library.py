@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "c"
+"""The C sources and the libraries: no package, or Python would take libraries for modules."""
 
 LEVELS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 """Libraries by what torch calls the CPU's capability, best first; `generic` fits any CPU."""
@@ -35,13 +36,13 @@ def load_library() -> ctypes.CDLL | None:
             as after a pull in an editable install. It is not used then.
     """
     levels = (*LEVELS.get(torch.backends.cpu.get_cpu_capability(), ()), "generic")
-    paths = [FOLDER / f"_{level}.so" for level in levels]
+    paths = [FOLDER / f"{level}.so" for level in levels]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
     library.learned_opt_source_digest.restype = ctypes.c_char_p
-    sources = sorted(path for path in (FOLDER / "c").glob("*") if path.suffix in (".c", ".h"))
+    sources = sorted(path for path in FOLDER.glob("*") if path.suffix in (".c", ".h"))
     if sources and library.learned_opt_source_digest().decode() != _digest(sources):
         warnings.warn(
             f"{path.name} was compiled from other C sources and is not used: to compile it anew, "

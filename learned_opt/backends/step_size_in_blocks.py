@@ -31,7 +31,7 @@ BLOCK = 1 << 16
 BLOCK_PER_THREAD = 1 << 15
 """So many elements for each thread, if that is more: torch gives a thread no fewer."""
 
-FIRST, SECOND = (torch.tensor(indices) for indices in zip(*PAIRS, strict=True))
+FIRST, SECOND = (torch.tensor(indices, device="cpu") for indices in zip(*PAIRS, strict=True))
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +53,7 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
     """For machines without the C library: a fifth of the memory traffic of the rule itself."""
 
     def __init__(self) -> None:
-        self._buffers = torch.empty(0)
+        self._buffers = torch.empty(0, device="cpu")
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse rules that were cast to another dtype."""
@@ -64,8 +64,8 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
 
         That of v is only to see whether it is finite: a block's goes to its first tensor.
         """
-        sums = torch.zeros(2, len(updates), 5, 5, dtype=torch.float64)
-        totals = torch.zeros(len(updates), 1, dtype=torch.float64)
+        sums = torch.zeros(2, len(updates), 5, 5, dtype=torch.float64, device="cpu")
+        totals = torch.zeros(len(updates), 1, dtype=torch.float64, device="cpu")
         for block in _blocks(updates):
             rows = self._rows(sum(block.counts))
             g, m, s, a, p, q, d, e, n, h, v, _ = rows.unbind()
@@ -87,7 +87,7 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
             for half, products in zip((rows[:5], rows[5:10]), grams, strict=True):
                 for part, product in zip(half.split(block.counts, dim=1), products, strict=True):
                     torch.mm(part, part.T, out=product)
-            sums.index_add_(1, torch.tensor(block.numbers), grams.double())
+            sums.index_add_(1, torch.tensor(block.numbers, device="cpu"), grams.double())
         before, after = sums
         squares = before.diagonal(dim1=1, dim2=2)[:, 1:]
         found = [before[:, 0, :4], squares, after[:, FIRST, SECOND], totals]
@@ -114,7 +114,7 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
                 p, m, s, v = copies
                 for target, pieces in zip(copies, block.tensors[1:], strict=True):
                     torch.cat(pieces, out=target)
-                repeats = torch.tensor(block.counts)
+                repeats = torch.tensor(block.counts, device="cpu")
                 w = w.repeat_interleave(repeats, dim=1, output_size=count)
             m.lerp_(g, 1 - BETA_FAST)
             s.lerp_(g, 1 - BETA_SLOW)

@@ -51,7 +51,7 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
         weights: NDArray[np.float32],
         shrink: NDArray[np.float32],
     ) -> None:
-        """Move parameters and averages in place.
+        """Move parameters and averages in place, after `sums` of the same tensors.
 
         Args:
             updates: of n tensors.
@@ -65,6 +65,7 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
     def write_rows(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
         """Copy the rows of `[n, ...]` into n small tensors."""
 
+    @torch.inference_mode()
     def step(
         self,
         rule: UpdateRule,

@@ -83,24 +83,34 @@ def read_features(
         Features, `[n, 18]`, in the order of `FEATURES` and not yet shifted and scaled; and the
         scalars after the step.
     """
-    surprise, mean_log_gradient = _surprise(statistics, scalars)
+    logs = _logarithms(
+        gradient=statistics.rms.gradient,
+        adam=scaled_rms.adam,
+        slow_adam=scaled_rms.slow_adam,
+        step_size=step_size,
+        rms=statistics.rms.parameter + RMS_FLOOR,
+        initial_rms=scalars.initial_rms + RMS_FLOOR,
+        step=step,
+        planned=planned.expand_as(step),
+        size=statistics.size,
+    )
+    surprise, mean_log_gradient = _surprise(logs["gradient"], statistics.is_first, scalars)
     scalars = _follow_loss(scalars._replace(mean_log_gradient=mean_log_gradient), loss)
-    log_rms = (statistics.rms.parameter + RMS_FLOOR).log()
     features = {
         "surprise": surprise,
         "cosine_m9": statistics.cosine.m9,
         "cosine_m99": statistics.cosine.m99,
         "cosine_adam": statistics.cosine.adam,
-        "log_adam": scaled_rms.adam.log(),
-        "log_slow_adam": scaled_rms.slow_adam.log(),
-        "log_relative_step": step_size.log() + scalars.log_scale - log_rms,
-        "log_growth": log_rms - (scalars.initial_rms + RMS_FLOOR).log(),
+        "log_adam": logs["adam"],
+        "log_slow_adam": logs["slow_adam"],
+        "log_relative_step": logs["step_size"] + scalars.log_scale - logs["rms"],
+        "log_growth": logs["rms"] - logs["initial_rms"],
         "progress": progress(step, planned),
-        "log_step": step.log(),
-        "log_planned": planned.log().expand_as(step),
+        "log_step": logs["step"],
+        "log_planned": logs["planned"],
         "mean_cosine": _mean_cosine(statistics).expand_as(step),
         "is_vector": statistics.is_vector,
-        "log_size": statistics.size.log(),
+        "log_size": logs["size"],
         **_loss_features(scalars, loss),
     }
     return torch.stack([features[name] for name in FEATURES], dim=-1), scalars
@@ -122,13 +132,18 @@ def _mean_cosine(statistics: Statistics) -> Tensor:
     return total / counted.sum().clamp(min=1)
 
 
-def _surprise(statistics: Statistics, scalars: Scalars) -> tuple[Tensor, Tensor]:
+def _logarithms(**values: Tensor) -> dict[str, Tensor]:
+    """The logarithms of values, `[n]` each, by one operation."""
+    logs = torch.stack(list(values.values()), dim=-1).log()
+    return dict(zip(values, logs.unbind(-1), strict=True))
+
+
+def _surprise(log_gradient: Tensor, is_first: Tensor, scalars: Scalars) -> tuple[Tensor, Tensor]:
     """Log gradient RMS minus its running mean, and the new mean, `[n]` each."""
-    log_gradient = statistics.rms.gradient.log()
     surprise = log_gradient - scalars.mean_log_gradient
-    surprise = torch.where(statistics.is_first, 0.0, surprise).clamp(-4, 4)
+    surprise = torch.where(is_first, 0.0, surprise).clamp(-4, 4)
     moved = scalars.mean_log_gradient + (1 - BETA_LOG) * surprise
-    return surprise, torch.where(statistics.is_first, log_gradient, moved)
+    return surprise, torch.where(is_first, log_gradient, moved)
 
 
 def _follow_loss(scalars: Scalars, loss: Tensor | None) -> Scalars:

@@ -196,6 +196,25 @@ def test_an_infinite_parameter_stays_as_the_rule_says(name):
     pair.check()
 
 
+def test_a_default_device_and_dtype_change_nothing(name):
+    runs = []
+    for device, dtype in (("cpu", torch.float32), ("meta", torch.float64)):
+        pair = Pair(name, SHAPES["mixed"])
+        pair.run(1)
+        grads = gradients(pair.shapes, 1)
+        try:
+            torch.set_default_dtype(dtype)
+            with torch.device(device):
+                for parameter, gradient in zip(pair.sides[0][0], grads, strict=True):
+                    parameter.grad = gradient
+                pair.sides[0][1].step(lambda: 1.0)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        runs.append(pair.sides[0][0])
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_tensor_without_gradient_waits(name):
     shapes = [(20, 3), (7,)]
     pair = Pair(name, shapes)
