@@ -468,3 +468,24 @@ def test_a_large_lstm_is_refused():
     rule = create_rule("adam-lstm", hidden_size=65)
     with pytest.raises(ValueError, match="its LSTM has 65 units, more than 64"):
         LearnedOptimizer([nn.Parameter(torch.ones(2, device=DEVICE))], rule=rule, fused=True)
+
+
+def test_default_dtype_and_device_change_nothing(name):
+    pair = Pair(name, [(5, 3), (4,)], lr=0.01, weight_decay=0.1)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        for step in range(2):
+            grads = [gradient.float() for gradient in gradients(pair.shapes, step)]
+            loss = torch.tensor(1.5, device=DEVICE, dtype=torch.float32)
+            for parameters, optimizer in zip(pair.parameters, pair.optimizers, strict=True):
+                for parameter, gradient in zip(parameters, grads, strict=True):
+                    parameter.grad = gradient.to(DEVICE)
+                with torch.device("meta"):
+                    optimizer.step(lambda value=loss: value)
+    finally:
+        torch.set_default_dtype(before)
+    pair.check()
+    for optimizer in pair.optimizers:
+        states = optimizer.state.values()
+        assert {value.dtype for state in states for value in state.values()} == {torch.float32}
