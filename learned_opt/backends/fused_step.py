@@ -66,3 +66,23 @@ class FusedStep(ABC):
         Returns:
             The tensors that were left untouched.
         """
+
+
+class DeviceStep(FusedStep, ABC):
+    """Abstract: a step on an accelerator, whose numbers the host does not wait for.
+
+    Only the device knows which tensors have doubtful numbers. So it leaves none to the rule: those
+    stay as they are, bit for bit, and the optimizer counts them as skipped.
+
+    Attributes:
+        judged: the tensors of the last step.
+        written: whether each of them was written, `[n]`, boolean, on the device.
+    """
+
+    def __init__(self) -> None:
+        self.judged: Sequence[PendingUpdate] = []
+        self.written: Tensor | None = None
+
+    def judge(self, updates: Sequence[PendingUpdate], written: Tensor) -> None:
+        """Note which tensors a step has written; `step` calls it."""
+        self.judged, self.written = updates, written

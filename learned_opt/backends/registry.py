@@ -12,6 +12,9 @@ from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
 from learned_opt.backends.plain_rules import SGDInC
 from learned_opt.backends.step_size_in_blocks import StepSizeLSTMInBlocks
 from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
+from learned_opt.backends.triton.adam_lstm import AdamLSTMInTriton
+from learned_opt.backends.triton.orthogonal import OrthogonalMomentumInTriton
+from learned_opt.backends.triton.step_size import StepSizeInTriton
 from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
@@ -22,13 +25,13 @@ from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingProxyType(
     {
-        AdamLSTM: (AdamLSTMInC,),
+        AdamLSTM: (AdamLSTMInC, AdamLSTMInTriton),
         CoordinateLSTM: (CoordinateLSTMInC,),
         GatedLSTM: (GatedLSTMInC,),
         MomentumGatedLSTM: (GatedLSTMInC,),
-        OrthogonalMomentum: (OrthogonalMomentumInPlace,),
+        OrthogonalMomentum: (OrthogonalMomentumInPlace, OrthogonalMomentumInTriton),
         SGD: (SGDInC,),
-        StepSizeLSTM: (StepSizeLSTMInC, StepSizeLSTMInBlocks),
+        StepSizeLSTM: (StepSizeLSTMInC, StepSizeLSTMInBlocks, StepSizeInTriton),
     }
 )
 

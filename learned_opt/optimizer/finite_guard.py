@@ -125,13 +125,26 @@ class FiniteGuard:
         device = tensors[0].update.parameter.device
         one = torch.ones((), dtype=torch.int64, device=device)
         written = [flag if isinstance(flag, Tensor) else one == int(flag) for flag in whole]
-        skipped = torch.stack(written).logical_not().long()
+        self._add_skipped(names, torch.stack(written).logical_not())
+
+    def count_on_device(self, updates: Sequence[PendingUpdate], written: Tensor) -> None:
+        """Count tensors that faster code has skipped.
+
+        Args:
+            updates: the tensors of a step, on one device.
+            written: whether each was written, `[n]`, boolean, on that device.
+        """
+        self._add_skipped([update.name for update in updates], written.logical_not())
+
+    def _add_skipped(self, names: Sequence[str], is_skipped: Tensor) -> None:
+        device, skipped = is_skipped.device, is_skipped.long()
         for name in names:
             if name not in self._skipped_by_name:
-                self._skipped_by_name[name] = torch.zeros_like(one)
+                zero = torch.zeros((), dtype=torch.int64, device=device)
+                self._skipped_by_name[name] = zero
         torch._foreach_add_([self._skipped_by_name[name] for name in names], list(skipped.unbind()))
         if device not in self._skipped_by_device:
-            self._skipped_by_device[device] = torch.zeros_like(one)
+            self._skipped_by_device[device] = torch.zeros((), dtype=torch.int64, device=device)
         self._skipped_by_device[device].add_(skipped.sum())
 
     @property

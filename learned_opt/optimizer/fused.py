@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.fused_step import DeviceStep, FusedStep
 from learned_opt.backends.registry import fused_steps
+from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -50,6 +51,7 @@ class FusedSteps:
         updates: Sequence[PendingUpdate],
         context: Context,
         maximize: bool,
+        guard: FiniteGuard,
     ) -> list[PendingUpdate]:
         """Step tensors in place; return those that the rule itself must step.
 
@@ -58,6 +60,7 @@ class FusedSteps:
             updates: see `FusedStep.step`, like the rest.
             context: not yet checked.
             maximize: see `FusedStep.step`.
+            guard: counts the tensors that a device skips.
 
         Raises:
             RuntimeError: `fused` is True, and a tensor does not fit.
@@ -77,6 +80,8 @@ class FusedSteps:
             if untouched:
                 doubtful = {id(update) for update in untouched}
                 taken = [update for update in taken if id(update) not in doubtful]
+            if isinstance(step, DeviceStep) and step.written is not None:
+                guard.count_on_device(step.judged, step.written)
             # Written behind torch's back: autograd must know that saved tensors have changed.
             torch.autograd.graph.increment_version([update.parameter for update in taken])
             if len(taken) == len(updates):

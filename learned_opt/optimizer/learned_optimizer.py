@@ -325,7 +325,7 @@ class LearnedOptimizer(Optimizer):
 
     def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
         rule = self._rule_on(updates[0].parameter.device)
-        updates = self._fused.step(rule, updates, context, maximize)
+        updates = self._fused.step(rule, updates, context, maximize, self._guard)
         if not updates:
             return
         tensors = self._guard.check_gradients(updates)

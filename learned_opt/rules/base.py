@@ -87,6 +87,9 @@ class UpdateRule(nn.Module, ABC):
     uses: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Context` that the rule reads where they are given, and does without otherwise."""
 
+    added_state: ClassVar[frozenset[str]] = frozenset()
+    """State tensors that checkpoints of earlier versions lack; loaded from those, they are new."""
+
     directions: ClassVar[tuple[str, ...]] = ()
     """Values of the option `direction` that a parameter group may have; None is the rule's own."""
 
@@ -96,8 +99,6 @@ class UpdateRule(nn.Module, ABC):
 
     tensor_state: ClassVar[frozenset[str]] = frozenset()
     """State tensors that hold numbers of the whole tensor, equal on all processes that share it."""
-    added_state: ClassVar[frozenset[str]] = frozenset()
-    """State tensors that checkpoints of earlier versions lack; loaded from those, they are new."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

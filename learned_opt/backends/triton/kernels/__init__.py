@@ -1,0 +1,1 @@
+"""Kernels in Triton, a file for each rule. To import one is to import Triton."""
