@@ -105,7 +105,6 @@ def test_a_second_derivative_is_refused_rather_than_wrong():
         (grad,) = torch.autograd.grad(
             cell(x, h, c, with_gates=False)[0].sum(), x, create_graph=True
         )
-    assert grad is None
 
 
 @pytest.mark.parametrize("name", ["lstm", "gated-lstm", "momentum-gated-lstm", "adam-lstm"])
