@@ -14,6 +14,7 @@ RULES = [
     "rmsprop",
     "adam",
     "orthogonal-momentum",
+    "general",
     "adam-lstm",
     "digits-lstm",
     "step-size-lstm",
