@@ -25,7 +25,9 @@ from meta_train.evaluation.compare import (
     compare,
     total_steps,
 )
+from meta_train.evaluation.ratio_validator import RatioValidator
 from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.evaluation.validator import Validator
 from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder, locked
@@ -89,7 +91,7 @@ def _meta_train(
         task,
         config.train,
         device=device,
-        validate=TaskValidator(task.validation(), config.evaluate.steps, device),
+        validate=_validator(config, task, device),
         distributed=distributed,
     )
     folder = trainer.folder = distributed.from_first(lambda: _run_folder(config, lock))
@@ -117,6 +119,19 @@ def _meta_train(
     return trainer, folder
 
 
+def _validator(config: MainConfig, task: TaskFamily, device: torch.device) -> Validator:
+    settings = config.validate
+    if settings.reference is None:
+        return TaskValidator(task.validation(), config.evaluate.steps, device)
+    return RatioValidator(
+        create_task(settings.task).held_out(),
+        create_rule(settings.reference),
+        steps=settings.steps,
+        seeds=range(settings.seeds),
+        device=device,
+    )
+
+
 def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder: Path) -> None:
     trained = trainer.kept.rule
     tasks = comparison_tasks(task, config.evaluate)
@@ -140,6 +155,7 @@ def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
         "rule": config.rule,
         "rule_settings": config.rule_settings,
         "train": asdict(config.train),
+        "validate": asdict(config.validate),
         "meta_training": {
             "outer_steps": trainer.outer_step,
             "stopped_early": trainer.outer_step < config.train.outer_steps,
