@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
+from learned_opt.rules import create_rule
 from learned_opt.weights import find_rule
 from meta_train.evaluation.compare import train_curves
 from meta_train.evaluation.tables import markdown_table
@@ -53,13 +54,18 @@ def log_ratios(found, reference):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rule", help="name of a rule, or a weights file")
+    parser.add_argument("--settings", type=json.loads, help="of a rule without weights, as JSON")
     parser.add_argument("--reference", default="orthogonal-momentum")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--out", type=Path, help="write the log ratios here, as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rule, reference = find_rule(arguments.rule), find_rule(arguments.reference)
+    reference = find_rule(arguments.reference)
+    if arguments.settings:
+        rule = create_rule(arguments.rule, **arguments.settings)
+    else:
+        rule = find_rule(arguments.rule)
     found = {}
     for name, task in tqdm(create_task("varied").held_out().items(), unit="task"):
         losses = [

@@ -92,6 +92,10 @@ class MainConfig:
     rule_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the rule's class (see learned_opt/rules/), such as {"hidden_size": 8}."""
 
+    start: Path | None = None
+    """A weights file of the same rule to begin with, perhaps of smaller settings: weights that it
+    lacks begin as usual. Default: all weights begin as usual."""
+
     train: TrainSettings = field(default_factory=TrainSettings)
     """Settings of meta-training."""
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from learned_opt.rules import UpdateRule, create_rule
-from learned_opt.weights import save_rule
+from learned_opt.rules import UpdateRule, create_rule, rule_name
+from learned_opt.weights import load_rule, save_rule
 from meta_train.evaluation import report
 from meta_train.evaluation.baselines import BASELINES
 from meta_train.evaluation.compare import (
@@ -85,6 +85,8 @@ def _meta_train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
+    if config.start is not None:
+        _start_at(rule, config.start)
     # Before the folder is made: bad settings should not leave an empty one.
     trainer = MetaTrainer(
         rule,
@@ -117,6 +119,26 @@ def _meta_train(
         # An interrupted comparison must not lose the weights; it writes them again with the table.
         save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
     return trainer, folder
+
+
+def _start_at(rule: UpdateRule, path: Path) -> None:
+    """Copy the weights of a file into a rule, in place.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a damaged file, another rule, or a weight that has no place in this one.
+    """
+    earlier = load_rule(path)
+    if type(earlier) is not type(rule):
+        raise ValueError(f"start={path} holds rule {rule_name(earlier)}, not {rule_name(rule)}")
+    own = rule.state_dict()
+    for name, value in earlier.state_dict().items():
+        if name not in own or own[name].shape != value.shape:
+            there = list(own[name].shape) if name in own else "none"
+            raise ValueError(
+                f"start={path} has {name} of shape {list(value.shape)}, the rule has {there}"
+            )
+    rule.load_state_dict({**own, **earlier.state_dict()})
 
 
 def _validator(config: MainConfig, task: TaskFamily, device: torch.device) -> Validator:
@@ -154,6 +176,7 @@ def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
         "task_settings": config.task_settings,
         "rule": config.rule,
         "rule_settings": config.rule_settings,
+        "start": None if config.start is None else config.start.name,
         "train": asdict(config.train),
         "validate": asdict(config.validate),
         "meta_training": {
