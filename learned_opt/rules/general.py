@@ -80,6 +80,13 @@ class General(UpdateRule):
         # Of matrices and of vectors: [kind, output, feature] and [kind, output].
         self.weight = nn.Parameter(torch.zeros(2, 2, len(FEATURES), dtype=torch.float32))
         self.bias = nn.Parameter(torch.zeros(2, 2, dtype=torch.float32))
+        self._scaling: Tensor
+        self._bounds: Tensor
+        scaling, bounds = [*FEATURES.values()], [bound, vector_bound]
+        self.register_buffer(
+            "_scaling", torch.tensor(scaling, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer("_bounds", torch.tensor(bounds, dtype=torch.float32), persistent=False)
         self.lstm: LSTMCell | None = None
         if hidden_size:
             self.lstm = LSTMCell(len(FEATURES), hidden_size)
@@ -125,6 +132,7 @@ class General(UpdateRule):
             Memory(*before.unbind(-1)),
             after,
             [parameter.shape for parameter in parameters],
+            self._scaling,
             self.default_lr,
         )
         kinds = [0 if is_matrix(parameter) else 1 for parameter in parameters]
@@ -142,7 +150,7 @@ class General(UpdateRule):
                 record_gates(gates, "lstm", gate_values)
         direct, drifting = y.unbind(-1)
         step = torch.stack([state["step"] for state in after])
-        bound = step.new_tensor([(self.bound, self.vector_bound)[kind] for kind in kinds])
+        bound = torch.stack([self._bounds[kind] for kind in kinds])
         drift = torch.clamp(memory.drift + drifting / (step + DRIFT_DELAY), -2 * bound, 2 * bound)
         factor = (bound * torch.tanh((direct + drift) / bound)).exp()
         # A tensor that never had a gradient stays as it was made.

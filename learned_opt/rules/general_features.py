@@ -113,6 +113,7 @@ def read_features(
     memory: Memory,
     states: Sequence[State],
     shapes: Sequence[Sequence[int]],
+    scaling: Tensor,
     lr: float,
 ) -> tuple[Tensor, Memory]:
     """Compute the features of n tensors.
@@ -122,6 +123,7 @@ def read_features(
         memory: before the step.
         states: the base's, after the step.
         shapes: of the parameters.
+        scaling: shift and scale of each of `FEATURES`, `[14, 2]`.
         lr: the rule's own learning rate.
 
     Returns:
@@ -132,11 +134,12 @@ def read_features(
     usual = torch.stack([state["scalars"][0] for state in states])
     usual = usual / bias_correction(step, SIZE_BETA)
     unbias = 1 / bias_correction(step, COSINE_BETA)
-    sizes = [max(math.prod(shape), 1) for shape in shapes]
-    short = [_shorter_side(shape) for shape in shapes]
+    # Filled in place of copied from a list: no transfer to a GPU.
+    size = torch.stack([step.new_full((), max(math.prod(shape), 1)) for shape in shapes])
+    short = torch.stack([step.new_full((), _shorter_side(shape)) for shape in shapes])
 
     norms = safe_sqrt(found.gram.diagonal(dim1=-2, dim2=-1))
-    rms = norms * found.largest * step.new_tensor(sizes).rsqrt().unsqueeze(-1)
+    rms = norms * found.largest * size.rsqrt().unsqueeze(-1)
     lengths = norms.unsqueeze(-1) * norms.unsqueeze(-2)
     cosines = found.gram / torch.where(lengths == 0, 1.0, lengths)
     after = memory._replace(
@@ -168,14 +171,14 @@ def read_features(
         "log_signal": log_signal,
         "log_reach": log_reach,
         "log_step": step.log(),
-        "log_size": step.new_tensor(sizes).log(),
-        "log_short": step.new_tensor(short).log(),
+        "log_size": size.log(),
+        "log_short": short.log(),
         "log_rms": log_rms,
         "log_growth": log_growth,
         "idle_rows": found.idle_rows,
         "mean_cosine": _mean_of_finite(cosine_momentum).expand_as(step),
     }
-    shift, scale = step.new_tensor([FEATURES[name] for name in values]).unbind(-1)
+    shift, scale = scaling[: len(values)].unbind(-1)
     features = ((torch.stack(list(values.values()), dim=-1) - shift) * scale).clamp(-3, 3)
     square = features[:, list(values).index("log_step")].square() - 1
     return torch.cat([features, square.unsqueeze(-1)], dim=-1), after
