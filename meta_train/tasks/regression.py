@@ -138,7 +138,7 @@ def _correlated(inputs: Tensor, log_condition: float, generator: torch.Generator
     n = inputs.shape[1]
     rotation, _ = torch.linalg.qr(torch.randn(n, n, generator=generator))
     scale = torch.exp(-0.5 * log_condition * torch.linspace(0, 1, n))
-    found = inputs * scale @ rotation
+    found: Tensor = inputs * scale @ rotation
     return found / found.square().mean().sqrt()
 
 

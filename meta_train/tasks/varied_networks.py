@@ -79,10 +79,11 @@ class Highway(nn.Module):
         super().__init__()
         self.embed = nn.Linear(inputs, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.carry = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        carry = [nn.Linear(width, width) for _ in range(depth)]
+        for layer in carry:
+            nn.init.constant_(layer.bias, -1.0)
+        self.carry = nn.ModuleList(carry)
         self.head = nn.Linear(width, outputs)
-        for carry in self.carry:
-            nn.init.constant_(carry.bias, -1.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[B, inputs] -> [B, outputs]`."""
