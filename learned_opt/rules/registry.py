@@ -13,6 +13,7 @@ from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.general import General
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
@@ -40,6 +41,9 @@ RULES: Mapping[str, RuleEntry] = MappingProxyType(
         "orthogonal-momentum": RuleEntry(
             OrthogonalMomentum,
             "Orthogonalised momentum; needs no learning rate and no number of steps; no network",
+        ),
+        "general": RuleEntry(
+            General, "Orthogonalised momentum with a learned factor on the step of each tensor"
         ),
         "lstm": RuleEntry(
             CoordinateLSTM, "LSTM per coordinate that writes the update (Andrychowicz et al. 2016)"

@@ -26,7 +26,7 @@ class MetaObjective:
     Attributes:
         objective: one of `meta_train.estimators.objectives.OBJECTIVES`.
         data: "training" evaluates each step on the next training batch; "fresh" on a batch of its
-            own; "validation" on data that inner training does not see.
+            own; "validation" on data that inner training does not see; "full" on all training data.
         imitation: weight of the distance from the teacher's steps, which is added to the objective.
     """
 

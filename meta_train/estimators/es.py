@@ -19,6 +19,8 @@ class EvolutionStrategies(AntitheticES):
         sigma: see `AntitheticES`.
         clip: see `AntitheticES`.
         penalty: see `AntitheticES`.
+        soft_sign: see `AntitheticES`.
+        floor: see `AntitheticES`.
     """
 
     allows_zero_steps = True

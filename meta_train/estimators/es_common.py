@@ -27,22 +27,44 @@ class AntitheticES(Estimator):
             length of the gradient does not depend on the scale of the objective.
         penalty: every loss of a diverged run counts as this multiple of its first loss; None leaves
             out its pair.
+        soft_sign: if given, each pair's difference d = F+ - F- enters as d / (|d| + soft_sign). No
+            pair then counts more than another by much. Without it a few tasks whose loss can fall
+            without end outweigh all others. Excludes `clip`.
+        floor: if given, this multiple of the run's first loss is added to every loss. Then the
+            objective does not reward losses far below it.
 
     Raises:
-        ValueError: a value that is not positive.
+        ValueError: a value that is not positive, or both `clip` and `soft_sign`.
     """
 
     copies = 2
 
     def __init__(
-        self, *, sigma: float = 0.05, clip: float | None = None, penalty: float | None = None
+        self,
+        *,
+        sigma: float = 0.05,
+        clip: float | None = None,
+        penalty: float | None = None,
+        soft_sign: float | None = None,
+        floor: float | None = None,
     ) -> None:
-        for name, value in (("sigma", sigma), ("clip", clip), ("penalty", penalty)):
+        given = {
+            "sigma": sigma,
+            "clip": clip,
+            "penalty": penalty,
+            "soft_sign": soft_sign,
+            "floor": floor,
+        }
+        for name, value in given.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if clip is not None and soft_sign is not None:
+            raise ValueError(f"clip={clip} and soft_sign={soft_sign} exclude each other")
         self.sigma = sigma
         self.clip = clip
         self.penalty = penalty
+        self.soft_sign = soft_sign
+        self.floor = floor
 
     def check(self, meta_parameters: MetaParameters) -> None:
         """Accept all meta-parameters."""
@@ -63,13 +85,16 @@ class AntitheticES(Estimator):
         """Return the objective of each run, `[2 * runs]`.
 
         With a penalty, losses of a diverged run and larger losses count as the penalty times the
-        size of the run's first loss.
+        size of the run's first loss. A floor is added after that.
         """
         losses = rollout.losses
+        first = rollout.inner.first_loss.nan_to_num(1.0, 1.0, 1.0).abs()
         if self.penalty is not None:
-            worst = self.penalty * rollout.inner.first_loss.nan_to_num(1.0, 1.0, 1.0).abs()
+            worst = self.penalty * first
             sound = losses.isfinite() & (losses < worst) & rollout.inner.alive
             losses = torch.where(sound, losses, worst)
+        if self.floor is not None:
+            losses = losses + self.floor * first
         value = objective_by_run(losses, meta_objective.objective)
         if meta_objective.imitation:
             value = value + meta_objective.imitation * rollout.imitation.mean(0)
@@ -104,6 +129,9 @@ class AntitheticES(Estimator):
             scale = (squares / number.clamp_min(1)).sqrt().clamp_min(1e-12)
             # In units of sigma, so that a difference of size one gives a gradient of usual length.
             difference = (difference / scale).clamp(-self.clip, self.clip) * sigma
+        if self.soft_sign is not None:  # in units of sigma, too
+            whole = 2 * difference
+            difference = whole / (whole.abs() + self.soft_sign) * sigma
         counted = int(counts.sum())
         flat = difference @ directions / (sigma**2 * max(counted, 1))
         means = torch.where(counts, (positive + negative) / 2, torch.zeros_like(positive))

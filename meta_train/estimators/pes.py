@@ -20,6 +20,8 @@ class PersistentES(AntitheticES):
         sigma: see `AntitheticES`.
         clip: see `AntitheticES`.
         penalty: see `AntitheticES`.
+        soft_sign: see `AntitheticES`.
+        floor: see `AntitheticES`.
     """
 
     continues = True

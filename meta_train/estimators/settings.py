@@ -8,7 +8,7 @@ from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.memory_budget import read_budget
 from meta_train.estimators.objectives import OBJECTIVES
 
-ObjectiveData = Literal["training", "fresh", "validation"]
+ObjectiveData = Literal["training", "fresh", "validation", "full"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class EstimatorSettings:
     meta_train/estimators/objectives.py)."""
 
     objective_data: ObjectiveData = "training"
-    """Data of the meta-objective: the next "training" batch, a "fresh" batch of the same data, or
-    "validation" data that inner training does not see."""
+    """Data of the meta-objective: the next "training" batch, a "fresh" batch of the same data,
+    "validation" data that inner training does not see, or the "full" training data of the
+    problem. Rules that keep an average are evaluated at it on all but "training"."""
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -120,7 +120,7 @@ class InnerLoop(LoopSettings):
         Returns:
             The state, with `alive` and `buffers` updated, and the loss (0-dim or `[runs]`). The
             loss can be differentiated once. It is that of the parameters, also for a rule that
-            keeps an average: only `evaluate` goes there.
+            keeps an average: see `at_average`.
         """
         # No rule reads these gradients, so second derivatives are not needed.
         losses, after, _, _ = self._evaluate(inner, batch, twice=False)
@@ -137,20 +137,26 @@ class InnerLoop(LoopSettings):
         A rule that keeps an average of the parameters is evaluated there, as by
         `LearnedOptimizer.eval()`, unless it was told the number of steps.
         """
-        inner = inner.detach()
-        parameters = inner.parameters
-        if self.rule.averages and self.total_steps is None:
-            with torch.no_grad():
-                point = self.rule.evaluation_point
-                point = vmap(point) if self.vectorize else point
-                parameters = {
-                    key: point(value, inner.states[key])[0].to(value.dtype)
-                    for key, value in parameters.items()
-                }
+        with torch.no_grad():
+            inner = self.at_average(inner.detach())
         # Nothing here needs a gradient, so no graph is built, but a module may differentiate.
         with torch.enable_grad():
-            losses, _ = self._losses({**inner.fixed, **parameters}, inner.buffers, batch)
+            losses, _ = self._losses({**inner.fixed, **inner.parameters}, inner.buffers, batch)
         return losses.detach()
+
+    def at_average(self, inner: InnerState) -> InnerState:
+        """Return the state with its parameters where the rule wants the model to be evaluated.
+
+        That is at the average, for a rule that keeps one and was not told the number of steps.
+        """
+        if not self.rule.averages or self.total_steps is not None:
+            return inner
+        point = vmap(self.rule.evaluation_point) if self.vectorize else self.rule.evaluation_point
+        parameters = {
+            key: point(value, inner.states[key])[0].to(value.dtype)
+            for key, value in inner.parameters.items()
+        }
+        return replace(inner, parameters=parameters)
 
     def _evaluate(
         self, inner: InnerState, batch: Batch, *, twice: bool

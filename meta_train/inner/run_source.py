@@ -6,7 +6,7 @@ is the same in whichever process it lives, and no generator needs to be saved.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.run_plan import RunPlan
 from meta_train.inner.state import InnerState, map_states, start
 from meta_train.runtime.seeding import derive_seed, generator
-from meta_train.tasks.base import Problem, Task
+from meta_train.tasks.base import Batch, Problem, Task
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class RunSource:
                     'use objective_data="training" or "fresh"'
                 )
             draws = held_out
+        if purpose == "full":
+            draws = [_always(problem.full) for problem in problems]
         sources = [self.generator(purpose, outer_step, run) for run in runs]
         return BatchStream(draws, sources, self.plan.copies, self.plan.dtype)
 
@@ -105,3 +107,7 @@ class RunSource:
             seed=derive_seed(self.seed, "randomness", outer_step),
             last_only=last_only,
         )
+
+
+def _always(full: Callable[[], Batch]) -> Callable[[torch.Generator], Batch]:
+    return lambda _: full()

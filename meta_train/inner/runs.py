@@ -118,7 +118,7 @@ class Runs:
         Args:
             settings: how steps are taken.
             outer_step: part of every seed.
-            outer_data: "training", "fresh" or "validation"; see `MetaObjective.data`.
+            outer_data: "training", "fresh", "validation" or "full"; see `MetaObjective.data`.
             last_only: see `InnerData`.
 
         Raises:
@@ -175,7 +175,8 @@ class Runs:
             self.meta_parameters.rule,
             self.problems[0].loss,
             vectorize=True,
-            total_steps=self._totals(),
+            # A rule that keeps an average is for runs of unknown length; compare.py agrees.
+            total_steps=None if self.meta_parameters.rule.averages else self._totals(),
             **vars(settings),
         )
 
@@ -189,7 +190,7 @@ class Runs:
         Args:
             outer_step: part of the seed.
             purpose: "batches" to train on, "fresh" for others of the same data, "validation" for
-                data that inner training does not see.
+                data that inner training does not see, "full" for all training data.
 
         Raises:
             ValueError: validation data of a task that has none.

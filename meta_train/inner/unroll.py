@@ -98,6 +98,10 @@ def roll_out(
 
 
 def _evaluate(loop: InnerLoop, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
-    """Return the outer loss and the state, in which only `alive` may change."""
-    after, loss = loop.loss_at(inner, batch)
+    """Return the outer loss and the state, in which only `alive` may change.
+
+    Outer data are evaluated at the average of a rule that keeps one, as a user would.
+    """
+    point = loop.at_average(inner)
+    after, loss = loop.loss_at(point, batch)
     return replace(inner, alive=after.alive), loss

@@ -42,6 +42,37 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class ValidateSettings:
+    """Settings of the validation that selects the weights.
+
+    Raises:
+        ValueError: names the setting and its value.
+    """
+
+    reference: str | None = None
+    """A rule to compare with: weights are selected by the mean log ratio of their final losses to
+    its final losses. Default: by the mean log loss on validation data of the family."""
+
+    task: str = "varied"
+    """With a reference, the family whose held-out tasks are compared. It should not be among those
+    that are trained on."""
+
+    steps: int = 300
+    """With a reference, inner steps."""
+
+    seeds: int = 2
+    """With a reference, problems per task."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        make_plain(self)
+        if self.reference is not None:
+            look_up("rule", self.reference, RULES)
+        look_up("task", self.task, TASKS)
+        check_at_least(1, steps=self.steps, seeds=self.seeds)
+
+
+@dataclass(frozen=True)
 class MainConfig:
     """Configuration of the main job.
 
@@ -62,8 +93,15 @@ class MainConfig:
     rule_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the rule's class (see learned_opt/rules/), such as {"hidden_size": 8}."""
 
+    start: Path | None = None
+    """A weights file of the same rule to begin with, perhaps of smaller settings: weights that it
+    lacks begin as usual. Default: all weights begin as usual."""
+
     train: TrainSettings = field(default_factory=TrainSettings)
     """Settings of meta-training."""
+
+    validate: ValidateSettings = field(default_factory=ValidateSettings)
+    """Settings of the validation that selects the weights."""
 
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     """Settings of the comparison afterwards."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from learned_opt.rules import UpdateRule, create_rule
-from learned_opt.weights import save_rule
+from learned_opt.rules import UpdateRule, create_rule, rule_name
+from learned_opt.weights import load_rule, save_rule
 from meta_train.evaluation import report
 from meta_train.evaluation.baselines import BASELINES
 from meta_train.evaluation.compare import (
@@ -23,7 +23,9 @@ from meta_train.evaluation.compare import (
     compare,
     total_steps,
 )
+from meta_train.evaluation.ratio_validator import RatioValidator
 from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.evaluation.validator import Validator
 from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder, locked
@@ -82,13 +84,15 @@ def _meta_train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
+    if config.start is not None:
+        _start_at(rule, config.start)
     # Before the folder is made: bad settings should not leave an empty one.
     trainer = MetaTrainer(
         rule,
         task,
         config.train,
         device=device,
-        validate=TaskValidator(task.validation(), config.evaluate.steps, device),
+        validate=_validator(config, task, device),
         distributed=distributed,
     )
     folder = trainer.folder = distributed.from_first(lambda: _run_folder(config, lock))
@@ -116,6 +120,39 @@ def _meta_train(
     return trainer, folder
 
 
+def _start_at(rule: UpdateRule, path: Path) -> None:
+    """Copy the weights of a file into a rule, in place.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a damaged file, another rule, or a weight that has no place in this one.
+    """
+    earlier = load_rule(path)
+    if type(earlier) is not type(rule):
+        raise ValueError(f"start={path} holds rule {rule_name(earlier)}, not {rule_name(rule)}")
+    own = rule.state_dict()
+    for name, value in earlier.state_dict().items():
+        if name not in own or own[name].shape != value.shape:
+            there = list(own[name].shape) if name in own else "none"
+            raise ValueError(
+                f"start={path} has {name} of shape {list(value.shape)}, the rule has {there}"
+            )
+    rule.load_state_dict({**own, **earlier.state_dict()})
+
+
+def _validator(config: MainConfig, task: TaskFamily, device: torch.device) -> Validator:
+    settings = config.validate
+    if settings.reference is None:
+        return TaskValidator(task.validation(), config.evaluate.steps, device)
+    return RatioValidator(
+        create_task(settings.task).held_out(),
+        create_rule(settings.reference),
+        steps=settings.steps,
+        seeds=range(settings.seeds),
+        device=device,
+    )
+
+
 def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder: Path) -> None:
     trained = trainer.kept.rule
     tasks = comparison_tasks(task, config.evaluate)
@@ -138,7 +175,9 @@ def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:
         "task_settings": config.task_settings,
         "rule": config.rule,
         "rule_settings": config.rule_settings,
+        "start": None if config.start is None else config.start.name,
         "train": asdict(config.train),
+        "validate": asdict(config.validate),
         "meta_training": {
             "outer_steps": trainer.outer_step,
             "stopped_early": trainer.outer_step < config.train.outer_steps,

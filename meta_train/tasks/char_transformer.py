@@ -27,10 +27,15 @@ class CharTransformer(CharFamily):
     Attributes:
         depth: range of the number of blocks.
         heads: attention heads. Widths are rounded down to a multiple of it.
+        init_std: standard deviation of all initial weights but those of normalisations; None takes
+            torch's. GPT-2's is 0.02.
+        tied: the output layer has the embedding's weights.
     """
 
     depth: Sequence[int] = (1, 2)
     heads: int = 2
+    init_std: float | None = None
+    tied: bool = False
 
     def __post_init__(self) -> None:
         """See `CharFamily`."""
@@ -38,6 +43,8 @@ class CharTransformer(CharFamily):
         check_range("depth", self.depth)
         if not 1 <= self.heads <= self.width[0]:
             raise ValueError(f"heads must be from 1 to the width {self.width}, got {self.heads}")
+        if self.init_std is not None and not 0 < self.init_std < float("inf"):
+            raise ValueError(f"init_std must be positive and finite, got {self.init_std}")
 
     def sample_network(
         self, data: LabelledData, generator: torch.Generator
@@ -45,7 +52,16 @@ class CharTransformer(CharFamily):
         """Draw the width and the depth."""
         width = sample_int(generator, self.width) // self.heads * self.heads
         depth = sample_int(generator, self.depth)
-        return functools.partial(_make, width, depth, self.heads, data.shape[0], self.scale_spread)
+        return functools.partial(
+            _make,
+            width,
+            depth,
+            self.heads,
+            data.shape[0],
+            self.scale_spread,
+            init_std=self.init_std,
+            tied=self.tied,
+        )
 
     def held_out(self) -> dict[str, Task]:
         """The largest network of the family, and one twice as wide."""
@@ -119,5 +135,22 @@ class Transformer(nn.Module):
         return outputs
 
 
-def _make(width: int, depth: int, heads: int, length: int, scale_spread: float) -> nn.Module:
-    return rescale(NextSymbol(Transformer(width, depth, heads, length), width), scale_spread)
+def _make(
+    width: int,
+    depth: int,
+    heads: int,
+    length: int,
+    scale_spread: float,
+    *,
+    init_std: float | None,
+    tied: bool,
+) -> nn.Module:
+    model = NextSymbol(Transformer(width, depth, heads, length), width)
+    if tied:
+        model.head.weight = model.embedding.weight
+    if init_std is not None:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "norm" not in name:
+                    weight.normal_(std=init_std) if weight.dim() > 1 else weight.zero_()
+    return rescale(model, scale_spread)

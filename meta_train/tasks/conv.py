@@ -1,4 +1,4 @@
-"""Small convolutional networks with batch normalisation (Ioffe & Szegedy 2015)."""
+"""Small convolutional networks, with batch normalisation (Ioffe & Szegedy 2015) or without."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from meta_train.tasks.sampling import check_range, sample_int
 
 @dataclass(frozen=True, kw_only=True)
 class Conv(DataFamily):
-    """3 x 3 convolutions, each with batch normalisation and ReLU, and a linear layer on top.
+    """3 x 3 convolutions, each with ReLU, and a linear layer on top.
 
     Convolutions after the first have stride 2.
 
     Attributes:
         depth: range of the number of convolutions.
         channels: range of the channels, drawn for each convolution.
+        normalize: put batch normalisation after each convolution; else it has a bias.
     """
 
     depth: Sequence[int] = (1, 3)
     channels: Sequence[int] = (4, 12)
+    normalize: bool = True
 
     supported_data: ClassVar[Sequence[str]] = tuple(IMAGES)
 
@@ -38,7 +40,7 @@ class Conv(DataFamily):
         super().__post_init__()
         check_range("depth", self.depth)
         check_range("channels", self.channels)
-        if self.batch_size[0] < 2:
+        if self.normalize and self.batch_size[0] < 2:
             raise ValueError(
                 f"batch_size must be at least 2 for batch normalisation, got {self.batch_size}"
             )
@@ -51,7 +53,12 @@ class Conv(DataFamily):
             sample_int(generator, self.channels) for _ in range(sample_int(generator, self.depth))
         ]
         return functools.partial(
-            _make_conv, data.shape, tuple(channels), data.outputs, self.scale_spread
+            _make_conv,
+            data.shape,
+            tuple(channels),
+            data.outputs,
+            self.scale_spread,
+            normalize=self.normalize,
         )
 
     def held_out(self) -> dict[str, Task]:
@@ -69,15 +76,20 @@ class Conv(DataFamily):
 
 
 def _make_conv(
-    shape: Sequence[int], channels: Sequence[int], outputs: int, scale_spread: float
+    shape: Sequence[int],
+    channels: Sequence[int],
+    outputs: int,
+    scale_spread: float,
+    *,
+    normalize: bool,
 ) -> nn.Module:
     inputs, height, width = shape
     layers: list[nn.Module] = []
     for k, count in enumerate(channels):
         stride = 1 if k == 0 else 2
         layers += [
-            nn.Conv2d(inputs, count, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(count),
+            nn.Conv2d(inputs, count, 3, stride=stride, padding=1, bias=not normalize),
+            *([nn.BatchNorm2d(count)] if normalize else []),
             nn.ReLU(),
         ]
         inputs, height, width = count, -(-height // stride), -(-width // stride)

@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 from learned_opt.registry import create
 from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.base import TaskFamily
+from meta_train.tasks.char_recurrent import CharRecurrent
 from meta_train.tasks.char_rnn import CharRNN
 from meta_train.tasks.char_transformer import CharTransformer
 from meta_train.tasks.classic_functions import TestFunctions
@@ -22,6 +23,9 @@ from meta_train.tasks.logistic_regression import LogisticRegression
 from meta_train.tasks.mixture import Mixture
 from meta_train.tasks.quadratic import Quadratic
 from meta_train.tasks.random_mlp import RandomMLP
+from meta_train.tasks.regression import Regression
+from meta_train.tasks.varied import Varied
+from meta_train.tasks.word_pairs import WordPairs
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class TaskEntry:
         make: builds the family from its settings.
         description: one line for `list_tasks`.
         few_shot: for few-shot learning; not part of the default mixture.
+        validation_only: to select rules on; not part of the default mixture.
         needs_files: reads files that neither this package nor its dependencies install.
     """
 
     make: Callable[..., TaskFamily]
     description: str
     few_shot: bool = False
+    validation_only: bool = False
     needs_files: bool = False
 
 
@@ -51,7 +57,8 @@ def create_mixture(
     Args:
         families: the settings of each family by its name: {"random-mlp": {"depth": [1, 2]}}. A
             setting "task" gives the registered name if the key is another one, so that a family can
-            appear twice. The default is every registered family that is not for few-shot learning.
+            appear twice. The default is every registered family that is neither for few-shot
+            learning nor for validation.
         weights: see `Mixture`.
 
     Raises:
@@ -61,7 +68,8 @@ def create_mixture(
         families = {
             name: {}
             for name, entry in TASKS.items()
-            if name != "mixture" and not entry.few_shot and not entry.needs_files
+            if name != "mixture"
+            and not (entry.few_shot or entry.validation_only or entry.needs_files)
         }
     made = {}
     for name, settings in families.items():
@@ -81,11 +89,25 @@ TASKS: Mapping[str, TaskEntry] = MappingProxyType(
             LogisticRegression, "Linear models on digits and scikit-learn's tables"
         ),
         "random-mlp": TaskEntry(RandomMLP, "MLPs of random depth and width on small images"),
-        "conv": TaskEntry(Conv, "Random convolutional networks with batch norm on small images"),
+        "conv": TaskEntry(
+            Conv, "Random convolutional networks with or without batch norm on small images"
+        ),
         "autoencoder": TaskEntry(Autoencoder, "Random MLP autoencoders of small images"),
+        "regression": TaskEntry(
+            Regression, "Random functions fitted by small models, with and without noise"
+        ),
+        "word-pairs": TaskEntry(WordPairs, "Embeddings of a made-up language's words"),
+        "char-recurrent": TaskEntry(
+            CharRecurrent, "Recurrent networks in plain operations that predict the next character"
+        ),
         "char-rnn": TaskEntry(CharRNN, "Random GRUs that predict the next character"),
         "char-transformer": TaskEntry(
             CharTransformer, "Random causal transformers that predict the next character"
+        ),
+        "varied": TaskEntry(
+            Varied,
+            "Sixteen fixed tasks unlike all others, to select rules on",
+            validation_only=True,
         ),
         "mixture": TaskEntry(create_mixture, "A weighted mixture of the families above"),
         "sine": TaskEntry(Sine, "Few-shot regression of sine waves", few_shot=True),

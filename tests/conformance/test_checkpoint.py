@@ -106,7 +106,7 @@ def test_40_state_that_another_rule_made_is_refused(rule_name):
     optimizer, _ = make_optimizer(make_rule(rule_name), torch.ones(2))
     others = [make_rule(name) for name in list_rules() if name != rule_name]
     if list(optimizer.rule.parameters()):
-        others.append(make_rule(rule_name, seed=1))
+        others.append(make_rule(rule_name, seed=1, spread=0.1))
     for rule in others:
         other, _ = make_optimizer(rule, torch.ones(2))
         with pytest.raises(ValueError, match="rule"):

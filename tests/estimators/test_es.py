@@ -191,9 +191,9 @@ LOSSES = [[1.0, 2.0, 3.0, 4.0], [3.0, 90.0, 3.0, NAN]]
 """Pairs are (0, 2) and (1, 3); the last run is lost."""
 
 
-def combined(penalty, clip=None):
+def combined(penalty, clip=None, **settings):
     meta_parameters, rollout = made_rollout(LOSSES, [True, True, True, False])
-    estimator = create_estimator("es", sigma=0.5, penalty=penalty, clip=clip)
+    estimator = create_estimator("es", sigma=0.5, penalty=penalty, clip=clip, **settings)
     value = estimator.value_by_run(rollout, meta_objective())
     noise = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], dtype=F64)
     return value, estimator.average_pairs(meta_parameters, rollout, value, noise, ALONE)
@@ -237,6 +237,35 @@ def test_clip_puts_pairs_on_one_scale():
     close(found.gradients[0], vector(first, 2 * second, 0) / 0.5 / 2)
 
 
+def test_a_soft_sign_bounds_what_a_pair_counts():
+    _, found = combined(10.0, soft_sign=0.5)
+    # Differences 2 - 3 and 6 - 10 over their size plus a half, in units of sigma.
+    close(found.gradients[0], vector(-1 / 1.5, 2 * -4 / 4.5, 0) / 0.5 / 2)
+
+
+def test_a_soft_sign_is_the_plain_estimate_where_differences_are_small():
+    _, plain = combined(10.0)
+    _, found = combined(10.0, soft_sign=1e6)
+    # d / (|d| + s) is d / s, and it counts in units of sigma: 2 sigma / s times the plain one.
+    torch.testing.assert_close(found.gradients[0], plain.gradients[0] * 1e-6, rtol=1e-5, atol=0)
+
+
+def test_a_floor_is_a_share_of_the_first_loss():
+    _, rollout = made_rollout([[1.0, 2.0, 3.0, 4.0]], [True] * 4, first=-50.0)
+    estimator = create_estimator("es", floor=0.01)
+    close(estimator.value_by_run(rollout, meta_objective()), vector(1.5, 2.5, 3.5, 4.5))
+
+
+def test_a_floor_comes_on_top_of_a_penalty():
+    value, _ = combined(10.0, floor=0.5)
+    close(value, vector(2.5, 6.5, 3.5, 10.5))
+
+
+def test_a_soft_sign_and_a_clip_exclude_each_other():
+    with pytest.raises(ValueError, match="clip=1.0 and soft_sign=0.1 exclude each other"):
+        create_estimator("es", clip=1.0, soft_sign=0.1)
+
+
 def test_hopeless_runs_do_not_reach_the_estimate():
     meta_parameters = make_meta_parameters("lstm")
     runs = pairs_of(meta_parameters, SometimesHopeless(dimensions=3), runs=8)
@@ -253,7 +282,7 @@ def test_hopeless_runs_do_not_reach_the_estimate():
         assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sigma", "clip", "penalty"])
+@pytest.mark.parametrize("name", ["sigma", "clip", "penalty", "soft_sign", "floor"])
 def test_settings_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be positive, got 0.0"):
         create_estimator("es", **{name: 0.0})

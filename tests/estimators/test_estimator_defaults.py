@@ -4,9 +4,10 @@ import pytest
 
 from meta_train.estimators import create_estimator
 
+ES = {"sigma": 0.05, "clip": None, "penalty": None, "soft_sign": None, "floor": None}
 DEFAULTS = {
-    "es": {"sigma": 0.05, "clip": None, "penalty": None},
-    "pes": {"sigma": 0.05, "clip": None, "penalty": None},
+    "es": ES,
+    "pes": ES,
     # Lambda and steps of conjugate gradient of iMAML's few-shot runs (arXiv 1909.04630).
     "implicit": {"proximal": 2.0, "cg_steps": 5, "batches": 1, "freeze_rule": False},
     "reptile": {"freeze_rule": False},

@@ -4,9 +4,11 @@ import json
 from contextlib import ExitStack
 
 import pytest
+from conftest import make_rule, same
 
-from meta_train.jobs.config import EvaluateSettings, MainConfig
-from meta_train.jobs.meta_training import _run_folder, comparison_tasks, run
+from learned_opt import load_rule, save_rule
+from meta_train.jobs.config import EvaluateSettings, MainConfig, ValidateSettings
+from meta_train.jobs.meta_training import _run_folder, _start_at, comparison_tasks, run
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks import create_task, list_tasks
 
@@ -58,3 +60,59 @@ def test_any_number_of_evaluation_steps_is_fine(tmp_path, steps):
 
 def test_all_tasks_say_what_they_are_judged_by():
     assert {name for name in list_tasks() if not create_task(name).held_out()} == set()
+
+
+def test_an_lstm_grows_from_the_weights_of_a_linear_map(tmp_path):
+    path = tmp_path / "linear.safetensors"
+    linear, grown = make_rule("general", spread=0.3), make_rule("general", hidden_size=3)
+    save_rule(linear, path)
+    cell = grown.lstm.weight.clone()
+    _start_at(grown, path)
+    assert same(grown.weight, linear.weight) and same(grown.bias, linear.bias)
+    assert same(grown.lstm.weight, cell)
+    assert not grown.head.weight.any()
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "earlier.safetensors"
+    save_rule(make_rule("general", hidden_size=4), path)
+    with pytest.raises(ValueError, match="lstm.weight of shape .18, 16., the rule has .17, 12."):
+        _start_at(make_rule("general", hidden_size=3), path)
+    with pytest.raises(ValueError, match="lstm.weight of shape .18, 16., the rule has none"):
+        _start_at(make_rule("general"), path)
+    with pytest.raises(ValueError, match="holds rule general, not adam-lstm"):
+        _start_at(make_rule("adam-lstm"), path)
+
+
+def test_a_run_begins_with_given_weights_and_selects_beside_a_reference(tmp_path):
+    start = make_rule("general", spread=0.1)
+    save_rule(start, tmp_path / "start.safetensors")
+    config = MainConfig(
+        task="quadratic",
+        rule="general",
+        start=tmp_path / "start.safetensors",
+        train=TrainSettings(
+            estimator="es",
+            estimator_settings={"soft_sign": 0.1, "floor": 0.01},
+            objective="log-last",
+            objective_data="full",
+            outer_steps=2,
+            runs=2,
+            horizons=(4,),
+            lr=1e-6,
+        ),
+        validate=ValidateSettings(
+            reference="orthogonal-momentum", task="quadratic", steps=3, seeds=1
+        ),
+        evaluate=EvaluateSettings(steps=3, seeds=1, workers=1),
+        device="cpu",
+        out=tmp_path / "run",
+        progress=False,
+    )
+    run(config, lambda path: path.write_text("recorded"))
+    trained = load_rule(tmp_path / "run" / "weights.safetensors")
+    assert (trained.weight - start.weight).abs().max() < 1e-5
+    assert not same(trained.weight, start.weight)
+    card = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert card["start"] == "start.safetensors"
+    assert card["validate"]["reference"] == "orthogonal-momentum"

@@ -12,6 +12,7 @@ HALVES = [torch.bfloat16, torch.float16]
 PLAN = Context(loss=torch.tensor(0.5), total_steps=torch.tensor(5000.0))
 WHOLE_TENSOR = {
     "orthogonal-momentum": {"average", "scalars"},
+    "general": {"average", "scalars", "steering"},
     "step-size-lstm": {"h", "c", "scalars"},
 }
 

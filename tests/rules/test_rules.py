@@ -37,7 +37,7 @@ HAND_DESIGNED = {
     "adam beta 0": ("adam", {"betas": (0.0, 0.99)}, torch.optim.Adam, {"betas": (0.0, 0.99)}),
     "adamw": ("adam", {}, torch.optim.AdamW, {"weight_decay": 0.1}),
 }  # fmt: skip
-LSTM_RULES = [name for name in list_rules() if list(create_rule(name).parameters())]
+LSTM_RULES = list_rules("*lstm")
 
 
 @pytest.mark.parametrize(

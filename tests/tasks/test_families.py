@@ -23,6 +23,9 @@ SMALL = {
     "conv": {"channels": (2, 4), "depth": (2, 2), "batch_size": (8, 8)},
     "autoencoder": {"width": (4, 8), "batch_size": (8, 8)},
     "char-rnn": {"width": (4, 6), "length": (4, 5), "batch_size": (4, 4)},
+    "char-recurrent": {"width": (4, 6), "length": (4, 5), "batch_size": (4, 4)},
+    "regression": {"width": (4, 8), "examples": (64, 64)},
+    "word-pairs": {"vocabulary": (20, 40), "batch_size": (8, 8)},
     "char-transformer": {"width": (4, 6), "length": (4, 5), "batch_size": (4, 4)},
 }
 """Settings that make these tests fast."""

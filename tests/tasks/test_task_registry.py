@@ -12,8 +12,12 @@ def test_every_family_is_listed():
         "random-mlp",
         "conv",
         "autoencoder",
+        "regression",
+        "word-pairs",
+        "char-recurrent",
         "char-rnn",
         "char-transformer",
+        "varied",
         "mixture",
         "sine",
         "omniglot",
@@ -22,7 +26,7 @@ def test_every_family_is_listed():
 
 
 def test_a_pattern_filters_names():
-    assert list_tasks("char-*") == ["char-rnn", "char-transformer"]
+    assert list_tasks("char-*") == ["char-recurrent", "char-rnn", "char-transformer"]
     assert list_tasks("sine") == ["sine"]
     assert list_tasks("nothing*") == []
 

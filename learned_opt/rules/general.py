@@ -1,0 +1,184 @@
+"""Orthogonalised momentum whose step sizes a small learned map steers.
+
+Direction, schedule and average are those of `orthogonal_momentum.py`, which is made by hand. What
+is learned is one bounded factor on the step of each tensor: a linear map of scale-free
+measurements, as small as a learned optimizer can be, and if asked for an LSTM beside it, whose skip
+connection the linear map is. Before training the factor is 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from learned_opt.rules.base import Context, Gates, State, UpdateRule, cast_state
+from learned_opt.rules.general_features import (
+    FEATURES,
+    Measurements,
+    Memory,
+    initial_steering,
+    measure,
+    read_features,
+)
+from learned_opt.rules.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_matrix
+
+DRIFT_DELAY = 10.0
+"""Added to the step number in the weight 1 / (t + 10) of the drift, which integrates over log t."""
+
+
+class General(UpdateRule):
+    r"""A learned factor on the steps of orthogonalised momentum.
+
+    With delta the step of `OrthogonalMomentum`, x the `FEATURES` of a tensor, and one set of
+    weights w, b for matrices and one for vectors::
+
+        y = w x + b + head(LSTM(x))
+        A <- clamp(A + y_1 / (t + 10), -2 B, 2 B)
+        step = exp(B tanh((y_0 + A) / B)) * delta
+
+    w, b and the head are zero before training; the rule then equals its base, bit for bit. The
+    factor lies between exp(-B) and exp(B). The rule reads no loss. A planned number of steps, where
+    it is given, changes the schedule of the base alone.
+
+    The state of a tensor is the base's; `steering`, `[5]`, see `Memory`; and `h` and `c` of its
+    LSTM, `[H]`, if there is one.
+
+    Args:
+        hidden_size: units H of the LSTM, which all tensors share; 0 is no LSTM.
+        bound: B of matrices, positive.
+        vector_bound: B of vectors, scalars, and the tables of large vocabularies; positive.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> rule = create_rule("general")
+        >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+    """
+
+    default_lr = OrthogonalMomentum.default_lr
+    averages = True
+    uses = frozenset({"total_steps"})
+
+    def __init__(
+        self, *, hidden_size: int = 0, bound: float = 1.0, vector_bound: float = 0.5
+    ) -> None:
+        super().__init__(hidden_size=hidden_size, bound=bound, vector_bound=vector_bound)
+        if hidden_size < 0:
+            raise ValueError(f"hidden_size must not be negative, got {hidden_size}")
+        for name, value in (("bound", bound), ("vector_bound", vector_bound)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        self.hidden_size = hidden_size
+        self.bound = bound
+        self.vector_bound = vector_bound
+        self.base = OrthogonalMomentum()
+        # Of matrices and of vectors: [kind, output, feature] and [kind, output].
+        self.weight = nn.Parameter(torch.zeros(2, 2, len(FEATURES), dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(2, 2, dtype=torch.float32))
+        self._scaling: Tensor
+        self._bounds: Tensor
+        scaling, bounds = [*FEATURES.values()], [bound, vector_bound]
+        self.register_buffer(
+            "_scaling", torch.tensor(scaling, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer("_bounds", torch.tensor(bounds, dtype=torch.float32), persistent=False)
+        self.lstm: LSTMCell | None = None
+        if hidden_size:
+            self.lstm = LSTMCell(len(FEATURES), hidden_size)
+            self.head = nn.Linear(hidden_size, 2, bias=False, dtype=torch.float32)
+            nn.init.zeros_(self.head.weight)
+
+    def init_tensor_state(self, parameter: Tensor) -> State:
+        """The base's state, and zeros except for the initial RMS in `steering`."""
+        own = {"steering": initial_steering(parameter, self.wide_dtype)}
+        for key in self._network_state():
+            own[key] = own["steering"].new_zeros(self.hidden_size)
+        return {**self.base.init_tensor_state(parameter), **own}
+
+    def _network_state(self) -> tuple[str, ...]:
+        """Names of the LSTM's state."""
+        return () if self.lstm is None else ("h", "c")
+
+    def state_bytes_per_parameter(self) -> int:
+        """Bytes of state that one coordinate of a matrix costs; of a vector, half as much again."""
+        return self.base.state_bytes_per_parameter()
+
+    def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
+        """The base's average."""
+        average, after = self.base.evaluation_point(parameter, state)
+        return average, {**state, **after}
+
+    def update(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+        gates: Gates | None = None,
+    ) -> tuple[list[Tensor], list[State]]:
+        """See the class. The gates of the LSTM, `[n, H]`, are written into `gates` if given."""
+        if not gradients:
+            return [], []
+        deltas, after = self.base.update(gradients, parameters, states, context)
+        tensors = zip(gradients, parameters, deltas, states, after, strict=True)
+        before = torch.stack([state["steering"] for state in states])
+        features, memory = read_features(
+            Measurements.of([measure(*one) for one in tensors]),
+            Memory(*before.unbind(-1)),
+            after,
+            [parameter.shape for parameter in parameters],
+            self._scaling,
+            self.default_lr,
+        )
+        kinds = [0 if is_matrix(parameter) else 1 for parameter in parameters]
+        weight = torch.stack([self.weight[kind] for kind in kinds])
+        bias = torch.stack([self.bias[kind] for kind in kinds])
+        y = (weight * features.unsqueeze(-2)).sum(-1) + bias
+        own = {}
+        if self.lstm is not None:
+            h, c, gate_values = self.lstm(
+                features, *(torch.stack([state[key] for state in states]) for key in ("h", "c"))
+            )
+            own = {"h": h, "c": c}
+            y = y + self.head(h)
+            if gates is not None:
+                record_gates(gates, "lstm", gate_values)
+        direct, drifting = y.unbind(-1)
+        step = torch.stack([state["step"] for state in after])
+        bound = torch.stack([self._bounds[kind] for kind in kinds])
+        drift = torch.clamp(memory.drift + drifting / (step + DRIFT_DELAY), -2 * bound, 2 * bound)
+        factor = (bound * torch.tanh((direct + drift) / bound)).exp()
+        # A tensor that never had a gradient stays as it was made.
+        idle = torch.stack([state["scalars"][0] == 0 for state in after]).unsqueeze(-1)
+        own["steering"] = torch.stack(memory._replace(drift=drift), dim=-1)
+        new_states = [dict(state) for state in after]
+        for key, value in own.items():
+            kept = torch.where(idle, torch.stack([state[key] for state in states]), value)
+            for state, row in zip(new_states, kept.unbind(), strict=True):
+                state[key] = row
+        return [f * delta for f, delta in zip(factor.unbind(), deltas, strict=True)], new_states
+
+    def gates(
+        self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
+    ) -> Gates:
+        """Gates of the tensor's LSTM, `[1, ..., 1, H]`, which its coordinates share.
+
+        Without an LSTM there are none. Asked about one tensor alone, the mean cosine over all
+        tensors is its own.
+        """
+        if self.lstm is None:
+            return {}
+        if self.dtype != self.wide_dtype:
+            wide = copy.deepcopy(self).to(self.wide_dtype)
+            return wide.gates(gradient, parameter, cast_state(state, self.wide_dtype), context)
+        recorded: Gates = {}
+        advanced = {**state, "step": state["step"] + 1}
+        gradient, parameter = gradient.to(self.dtype), parameter.to(self.dtype)
+        self.update([gradient], [parameter], [advanced], context or Context(), recorded)
+        shape = (*([1] * gradient.dim()), self.hidden_size)
+        return {key: value.reshape(shape) for key, value in recorded.items()}
