@@ -38,7 +38,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 
 def digest():
-    """The hash of the C sources; `learned_opt.backends.library` computes the same."""
+    """The hash of the C sources; `learned_opt.c_library` computes the same."""
     parts = (Path(path).read_bytes() for path in sorted(SOURCES + HEADERS))
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 

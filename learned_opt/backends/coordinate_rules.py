@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.backends.plain_memory import is_plain, refuses_memory
-from learned_opt.backends.step_in_c import StepInC, addresses, call_c, rates, sizes
+from learned_opt.backends.step_in_c import StepInC, rates, sizes
+from learned_opt.c_library import addresses, call_c
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.updates import PendingUpdate
 

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from learned_opt.backends.library import thread_count
-from learned_opt.backends.step_in_c import (
-    LARGEST,
-    StepInC,
-    addresses,
-    call_c,
-    largest,
-    rates,
-    sizes,
-)
+from learned_opt.backends.step_in_c import LARGEST, StepInC, largest, rates, sizes
+from learned_opt.c_library import addresses, call_c, thread_count
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 

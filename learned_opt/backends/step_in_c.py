@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.backends.library import load_library, missing_library, thread_count
 from learned_opt.backends.plain_memory import PlainMemoryStep, refuses_cast
+from learned_opt.c_library import addresses, call_c, missing_library, thread_count
 from learned_opt.rules.base import UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -30,33 +28,6 @@ class StepInC(PlainMemoryStep, ABC):
         return refuses_cast(rule) or missing_library()
 
 
-def call_c(function: str, *arguments: NDArray[Any] | int | float) -> None:
-    """Call a function of the C library.
-
-    Args:
-        function: its name, without `learned_opt_`.
-        arguments: contiguous arrays, which C gets as pointers; ints, as `int64_t`; floats, as
-            `double`.
-
-    Raises:
-        RuntimeError: there is no library; `StepInC.refuses_rule` says so before.
-        MemoryError: there was no memory for the work; nothing was written.
-    """
-    library = load_library()
-    if library is None:
-        raise RuntimeError(missing_library())
-    if getattr(library, f"learned_opt_{function}")(*map(_as_c, arguments)):
-        raise MemoryError(f"no memory for the work of {function}")
-
-
-def _as_c(argument: NDArray[Any] | int | float) -> Any:
-    if isinstance(argument, np.ndarray):
-        if not argument.flags.c_contiguous:
-            raise ValueError(f"C reads contiguous arrays, got strides {argument.strides}")
-        return ctypes.c_void_p(argument.__array_interface__["data"][0])
-    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_double(argument)
-
-
 def sizes(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     """Numbers of elements, as C reads them."""
     return np.array([tensor.numel() for tensor in tensors], dtype=np.int64)
@@ -68,11 +39,6 @@ def largest(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
     threads = thread_count(int(counts.sum()))
     call_c("largest", len(tensors), counts, addresses(tensors), found, threads)
     return found
-
-
-def addresses(tensors: Sequence[Tensor]) -> NDArray[np.uintp]:
-    """Where the elements of each tensor lie, as C reads them."""
-    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
 
 
 def rates(updates: Sequence[PendingUpdate]) -> NDArray[np.float64]:

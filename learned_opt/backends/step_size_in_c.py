@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.backends.library import missing_library, thread_count
 from learned_opt.backends.plain_memory import refuses_cast
-from learned_opt.backends.step_in_c import addresses, call_c, sizes
+from learned_opt.backends.step_in_c import sizes
 from learned_opt.backends.step_size_lstm import StepSizeLSTMInTwoPasses
+from learned_opt.c_library import addresses, call_c, missing_library, thread_count
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.tensor_directions import SUMS
 from learned_opt.updates import PendingUpdate

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learned_opt.backends.lstm_cell_in_c import (
+from learned_opt.rules.lstm_cell_in_c import (
     NO_DOUBLE_BACKWARD,
     LSTMCellInC,
     fits_lstm_cell,
@@ -77,6 +77,12 @@ class LSTMCell(nn.Module):
             tensor. No derivative flows through the gates.
         """
         x, h, c = x.mT, h.mT, c.mT
+        if not with_gates and fits_lstm_cell(x, h, c, self.weight, self.bias):
+            # With and without derivatives: a step that is computed again must be the same.
+            new_h, new_c = LSTMCellInC.apply(  # type: ignore[no-untyped-call]
+                x, h, c, self.weight, self.bias
+            )
+            return new_h.mT, new_c.mT, new_h.new_empty(0)
         if not torch.is_grad_enabled():  # then autograd.Function would only cost time
             wanted = 3 if with_gates else 2
             new_h, new_c, *gates = _by_blocks(
@@ -86,11 +92,6 @@ class LSTMCell(nn.Module):
                 *(x, h, c),
             )
             return new_h.mT, new_c.mT, gates[0].mT if with_gates else new_h.new_empty(0)
-        if not with_gates and fits_lstm_cell(x, h, c, self.weight, self.bias):
-            new_h, new_c = LSTMCellInC.apply(  # type: ignore[no-untyped-call]
-                x, h, c, self.weight, self.bias
-            )
-            return new_h.mT, new_c.mT, new_h.new_empty(0)
         new_h, new_c, kept, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
             torch.cat([x, h], dim=-2), c, self.weight, self.bias
         )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.backends.library import load_library
+from learned_opt.c_library import load_library
 from learned_opt.rules.sgd import SGD
 
 compiled = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")

@@ -6,14 +6,14 @@ import sys
 import pytest
 import torch
 
-from learned_opt.backends import library
+from learned_opt import c_library as library
 
 compiled = pytest.mark.skipif(library.load_library() is None, reason="C was not compiled")
 
 STEP = """
 import torch
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.backends.library import load_library
+from learned_opt.c_library import load_library
 print(load_library()._name.rsplit("/")[-1])
 tensor = torch.nn.Parameter(torch.ones(100001))
 tensor.grad = torch.arange(100001.0)

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.backends.library import load_library
-from learned_opt.backends.step_in_c import addresses, call_c
+from learned_opt.c_library import addresses, call_c, load_library
 
 ROWS_PER_THREAD = 1 << 13
 """A row takes some 100 ns with its derivative, and a thread 20 us to make."""

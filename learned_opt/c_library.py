@@ -1,7 +1,8 @@
-"""Finds and loads the C library that fits the CPU.
+"""Finds and loads the C library that fits the CPU, and calls it.
 
-setup.py compiles the sources of `c/` once for each level of vector instructions. There are none
-where nothing was compiled: on Windows, and where there was no compiler.
+setup.py compiles the sources of `backends/c/` once for each level of vector instructions. There are
+none where nothing was compiled: on Windows, and where there was no compiler. It lies below rules
+and backends, since both call it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-FOLDER = Path(__file__).parent / "c"
+FOLDER = Path(__file__).parent / "backends" / "c"
 """The C sources and the libraries: no package, or Python would take libraries for modules."""
 
 LEVELS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
@@ -64,6 +70,38 @@ def missing_library() -> str | None:
 def thread_count(elements: int) -> int:
     """The number of threads for work on so many elements, at most torch's setting."""
     return max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
+
+
+def call_c(function: str, *arguments: NDArray[Any] | int | float) -> None:
+    """Call a function of the C library.
+
+    Args:
+        function: its name, without `learned_opt_`.
+        arguments: contiguous arrays, which C gets as pointers; ints, as `int64_t`; floats, as
+            `double`.
+
+    Raises:
+        RuntimeError: there is no library; ask `missing_library` before.
+        MemoryError: there was no memory for the work; nothing was written.
+    """
+    library = load_library()
+    if library is None:
+        raise RuntimeError(missing_library())
+    if getattr(library, f"learned_opt_{function}")(*map(_as_c, arguments)):
+        raise MemoryError(f"no memory for the work of {function}")
+
+
+def _as_c(argument: NDArray[Any] | int | float) -> Any:
+    if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise ValueError(f"C reads contiguous arrays, got strides {argument.strides}")
+        return ctypes.c_void_p(argument.__array_interface__["data"][0])
+    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_double(argument)
+
+
+def addresses(tensors: Sequence[Tensor]) -> NDArray[np.uintp]:
+    """Where the elements of each tensor lie, as C reads them."""
+    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
 
 
 def _digest(sources: list[Path]) -> str:
