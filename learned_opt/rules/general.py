@@ -24,7 +24,7 @@ from learned_opt.rules.general_features import (
     read_features,
 )
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
-from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_matrix
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_stepped_as_matrix
 
 DRIFT_DELAY = 10.0
 """Added to the step number in the weight 1 / (t + 10) of the drift, which integrates over log t."""
@@ -63,6 +63,7 @@ class General(UpdateRule):
     default_lr = OrthogonalMomentum.default_lr
     averages = True
     uses = frozenset({"total_steps"})
+    directions = OrthogonalMomentum.directions
 
     def __init__(
         self, *, hidden_size: int = 0, bound: float = 1.0, vector_bound: float = 0.5
@@ -95,10 +96,16 @@ class General(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The base's state, and zeros except for the initial RMS in `steering`."""
+        return self.init_part_state(parameter, parameter.shape, None)
+
+    def init_part_state(
+        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+    ) -> State:
+        """See `init_tensor_state`; `direction` is the base's."""
         own = {"steering": initial_steering(parameter, self.wide_dtype)}
         for key in self._network_state():
             own[key] = own["steering"].new_zeros(self.hidden_size)
-        return {**self.base.init_tensor_state(parameter), **own}
+        return {**self.base.init_part_state(parameter, shape, direction), **own}
 
     def _network_state(self) -> tuple[str, ...]:
         """Names of the LSTM's state."""
@@ -107,6 +114,10 @@ class General(UpdateRule):
     def state_bytes_per_parameter(self) -> int:
         """Bytes of state that one coordinate of a matrix costs; of a vector, half as much again."""
         return self.base.state_bytes_per_parameter()
+
+    def decay_factor(self, state: State, context: Context) -> Tensor:
+        """The base's schedule."""
+        return self.base.decay_factor(state, context)
 
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """The base's average."""
@@ -135,7 +146,10 @@ class General(UpdateRule):
             self._scaling,
             self.default_lr,
         )
-        kinds = [0 if is_matrix(parameter) else 1 for parameter in parameters]
+        kinds = [
+            0 if is_stepped_as_matrix(parameter, state) else 1
+            for parameter, state in zip(parameters, states, strict=True)
+        ]
         weight = torch.stack([self.weight[kind] for kind in kinds])
         bias = torch.stack([self.bias[kind] for kind in kinds])
         y = (weight * features.unsqueeze(-2)).sum(-1) + bias

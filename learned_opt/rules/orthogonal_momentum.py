@@ -91,8 +91,8 @@ class OrthogonalMomentum(UpdateRule):
         >>> rule = create_rule("orthogonal-momentum")
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
         >>> groups = [
-        ...     {"params": model[0].parameters()},
-        ...     {"params": model[2].parameters(), "direction": "adam"},
+        ...     {"params": [model.weight]},
+        ...     {"params": [model.bias], "direction": "adam"},
         ... ]
         >>> optimizer = LearnedOptimizer(groups, rule=rule)
     """
@@ -168,7 +168,7 @@ class OrthogonalMomentum(UpdateRule):
         lookahead: dict[int, Tensor] = {}
         new_states: list[State] = []
         for k, (gradient, parameter, state) in numbered:
-            new = dict(state)
+            new = {"step": state["step"], "v": state["v"]}
             if k in matrices:
                 new["m"] = moving_average(state["m"], gradient, self.momentum)
                 lookahead[k] = moving_average(new["m"], gradient, self.momentum)
@@ -222,11 +222,6 @@ class OrthogonalMomentum(UpdateRule):
         averaged = state["scalars"][1]
         weight = torch.where(taken > averaged, 9 / (taken + 8), 0.0)
         return torch.lerp(state["average"], parameter, weight), torch.maximum(taken, averaged)
-
-
-def is_matrix(tensor: Tensor) -> bool:
-    """Whether a whole tensor is stepped as a matrix; see `is_matrix_shape`."""
-    return is_matrix_shape(tensor.shape)
 
 
 def is_matrix_shape(shape: Sequence[int]) -> bool:

@@ -82,13 +82,14 @@ class MainConfig:
 
     task: str = "digits-mlp"
     """Family of inner problems: digits-mlp, quadratic, test-functions, logistic-regression,
-    random-mlp, conv, autoencoder, char-rnn, char-transformer or mixture (of several)."""
+    random-mlp, conv, autoencoder, regression, word-pairs, char-recurrent, char-rnn,
+    char-transformer, varied or mixture (of several)."""
 
     task_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the task's class (see meta_train/tasks/), such as {"hidden": [32, 32]}."""
 
     rule: str = "adam-lstm"
-    """Update rule: lstm, gated-lstm, momentum-gated-lstm, adam-lstm or step-size-lstm."""
+    """Update rule: lstm, gated-lstm, momentum-gated-lstm, adam-lstm, step-size-lstm or general."""
 
     rule_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the rule's class (see learned_opt/rules/), such as {"hidden_size": 8}."""

@@ -69,11 +69,11 @@ def _unknown_setting(name: str, known: list[str], renamed: Mapping[str, str]) ->
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
-    """The nearest known name: the same name in another group, or one spelled alike."""
+    """The nearest known name: the same name in other groups, or one spelled alike."""
     group, _, last = name.rpartition(".")
     same = [other for other in known if other.rpartition(".")[2] == last]
     if same:
-        return min(same, key=lambda other: other.rpartition(".")[0] != group)
+        return name if name in same else " or --".join(same)
     beside = [other for other in known if other.rpartition(".")[0] == group]
     for names in (beside, known):
         if near := difflib.get_close_matches(name, names, n=1, cutoff=0.75):

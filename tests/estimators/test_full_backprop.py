@@ -82,8 +82,8 @@ SETTINGS = {"gated-lstm": {"use_loss": False}, "adam-lstm": {"differentiate_inpu
 @pytest.mark.parametrize("objective", ["sqrt", "log-tail"])
 @pytest.mark.parametrize("rule", TRAINABLE)
 def test_gradients_are_those_of_finite_differences(rule, objective):
-    # What step-size-lstm measures of the parameters at the start is a constant to it.
-    initialization = None if rule == "step-size-lstm" else vector(1.0, -1.0, 0.3)
+    # What some rules measure of the parameters at the start is a constant to them.
+    initialization = None if rule in ("step-size-lstm", "general") else vector(1.0, -1.0, 0.3)
     meta_parameters = make_meta_parameters(rule, initialization, **SETTINGS.get(rule, {}))
     task = Quadratics(dimensions=3)
 

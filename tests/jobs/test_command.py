@@ -56,7 +56,7 @@ def test_an_unknown_setting_is_not_taken_for_a_former_one(capsys, tmp_path):
         ("--train.otuer_steps 10", "--train.otuer_steps; did you mean --train.outer_steps?"),
         ('--train {"outer-steps":3}', "--train.outer-steps; did you mean --train.outer_steps?"),
         ("--seed 3", "unknown setting --seed; did you mean --train.seed?"),
-        ("--steps 10", "unknown setting --steps; did you mean --evaluate.steps?"),
+        ("--steps 10", "--steps; did you mean --validate.steps or --evaluate.steps?"),
         ("--train.rule lstm", "unknown setting --train.rule; did you mean --rule?"),
         ("--train.outer_steps ten", "train.outer_steps must be of type int, got ten"),
         ("few-shot --steps 5", "steps must be a list such as [5], got 5"),

@@ -29,10 +29,13 @@ def test_the_default_mixture_has_every_family_that_is_not_for_few_shot_learning(
         "random-mlp",
         "conv",
         "autoencoder",
+        "regression",
+        "word-pairs",
+        "char-recurrent",
         "char-rnn",
         "char-transformer",
     ]
-    assert mixture.weights == [1.0] * 9
+    assert mixture.weights == [1.0] * 12
 
 
 def test_a_mixture_of_a_config_file_can_hold_a_family_twice():
