@@ -151,7 +151,7 @@ def test_15_weight_decay_is_decoupled_per_group_and_off_by_default(rule, rule_na
     assert optimizer.param_groups[1]["weight_decay"] == 0
     step_with(optimizer, values(4).double(), values(4).double())
     # The first of three steps of warm-up, where the weight decay follows a schedule.
-    factor = {"orthogonal-momentum": 1 / 3}.get(rule_name, 1.0)
+    factor = {"orthogonal-momentum": 1 / 3, "general": 1 / 3}.get(rule_name, 1.0)
     torch.testing.assert_close(plain - decayed, 0.5 * 0.25 * factor * values(4).double())
 
 

@@ -33,15 +33,16 @@ def test_the_peak_of_a_step_follows_the_chunk_and_not_the_parameter(
     rule_name, step_cost, monkeypatch
 ):
     def peak(size, chunk_size):
-        rule = make_rule(rule_name, **SMALL.get(rule_name, {})).requires_grad_(False)
-        options = {"chunk_size": chunk_size, "fused": False}
-        optimizer, (parameter,) = make_optimizer(rule, torch.ones(size), **options)
+        # In float64, which the cells in C do not take: those need less.
+        rule = make_rule(rule_name, **SMALL.get(rule_name, {})).double().requires_grad_(False)
+        start = torch.ones(size, dtype=torch.float64)
+        optimizer, _ = make_optimizer(rule, start, chunk_size=chunk_size, fused=False)
         optimizer.init_state()
-        gradient = torch.ones(size)
+        gradient = torch.ones_like(start)
         return step_cost.peak_bytes(lambda: step_with(optimizer, gradient))
 
     small = peak(250_000, 4096)
-    assert small > 4096 * 4
+    assert small > 4096 * 8
     assert peak(500_000, 4096) <= 1.02 * small
     by_blocks = peak(250_000, 65536)
     # Where an LSTM takes the rows of a chunk at once, memory is in proportion; in blocks, less.
