@@ -9,8 +9,8 @@ Prints a Markdown table of ratios to AdamW, hot / cold, for each rule by its own
 faster code that it has on this machine, and peak temporary memory at the largest size.
 
 Parameters are one tensor, or the 48 or 96 tensors of transformer blocks; gradients are random. A
-rule and `torch.optim.AdamW(fused=True)` take turns on equal parameters, so that other programs slow
-down both alike, and processor time of the calling thread is measured. "Hot" is a step after steps;
+rule (or torch's Muon) and `torch.optim.AdamW(fused=True)` take turns on equal parameters, so that
+other programs slow down both alike, and processor time of the calling thread is measured. "Hot" is a step after steps;
 "cold" comes after a sweep over 192 MiB, and is nearer to training, where a forward and a backward
 pass lie between steps. The ratio is the median of the turns' ratios. Memory is the peak that
 torch's allocator holds above its level before the step.
@@ -19,6 +19,7 @@ torch's allocator holds above its level before the step.
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -34,6 +35,8 @@ from meta_train.evaluation.tables import markdown_table
 SIZES = (10**5, 10**6, 10**7)
 OWN = "the rule's own"
 """What the code of a rule itself is called."""
+MUON = "torch.optim.Muon"
+"""A peer: torch's Muon for matrices, fused AdamW for vectors."""
 SWEPT = 192 << 20
 """Bytes that are written before a cold step."""
 
@@ -62,8 +65,23 @@ def codes(rule):
     return found
 
 
+def make_muon(size):
+    """A function that takes one step of Muon."""
+    parameters = make_parameters(size)
+    muon = torch.optim.Muon([p for p in parameters if p.dim() == 2])
+    adamw = torch.optim.AdamW([p for p in parameters if p.dim() != 2], fused=True)
+
+    def step():
+        muon.step()
+        adamw.step()
+
+    return step
+
+
 def make_step(rule_name, size, many, code):
     """A function that takes one step, with a loss for the rules that read it."""
+    if rule_name == MUON:
+        return make_muon(size)
     rule = create_rule(rule_name).requires_grad_(False)
     plan = {"total_steps": 10**6} if "total_steps" in rule.read_context() else {}
     step, loss = codes(rule)[code], torch.tensor(1.0)
@@ -145,8 +163,8 @@ def main(quick, turns, threads, rules, state, out):
     sizes = SIZES[:2] if quick else SIZES
     found = {"sizes": sizes, "threads": threads, "rows": []}
     for name in rules:
-        for code in codes(create_rule(name)):
-            for many in (False, True):
+        for code in ["torch"] if name == MUON else codes(create_rule(name)):
+            for many in (True,) if name == MUON else (False, True):
                 for size in sizes:
                     milliseconds, hot, cold, mib, _ = measure(name, size, turns, many, code)
                     row = {"rule": name, "code": code, "size": size, "many": many}
@@ -154,6 +172,12 @@ def main(quick, turns, threads, rules, state, out):
                     found["rows"].append(row)
                     print(*row.values(), file=sys.stderr)
     if out:
+        if os.path.exists(out):  # keep what was measured of other rules, in the order of the names
+            with open(out) as file:
+                found["rows"] += [
+                    row for row in json.load(file)["rows"] if row["rule"] not in rules
+                ]
+            found["rows"].sort(key=lambda row: [*list_rules(), MUON].index(row["rule"]))
         with open(out, "w") as file:
             json.dump(found, file, indent=1)
             file.write("\n")
@@ -166,6 +190,6 @@ if __name__ == "__main__":
     parser.add_argument("--state", action="store_true", help="print only the table of state sizes")
     parser.add_argument("--turns", type=int, default=7, help="measurements per rule and size")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rules", nargs="+", default=list_rules(), metavar="RULE")
-    parser.add_argument("--out", help="write the measurements into this file, too", metavar="FILE")
+    parser.add_argument("--rules", nargs="+", default=[*list_rules(), MUON], metavar="RULE")
+    parser.add_argument("--out", help="write into this file, too", metavar="FILE")
     main(**vars(parser.parse_args()))
