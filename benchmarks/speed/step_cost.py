@@ -10,10 +10,10 @@ faster code that it has on this machine, and peak temporary memory at the larges
 
 Parameters are one tensor, or the 48 or 96 tensors of transformer blocks; gradients are random. A
 rule (or torch's Muon) and `torch.optim.AdamW(fused=True)` take turns on equal parameters, so that
-other programs slow down both alike, and processor time of the calling thread is measured. "Hot" is a step after steps;
-"cold" comes after a sweep over 192 MiB, and is nearer to training, where a forward and a backward
-pass lie between steps. The ratio is the median of the turns' ratios. Memory is the peak that
-torch's allocator holds above its level before the step.
+other programs slow down both alike, and processor time of the calling thread is measured. "Hot" is
+a step after steps; "cold" comes after a sweep over 192 MiB, and is nearer to training, where a
+forward and a backward pass lie between steps. The ratio is the median of the turns' ratios. Memory
+is the peak that torch's allocator holds above its level before the step.
 """
 
 import argparse
