@@ -195,8 +195,7 @@ def run(config: BenchmarkConfig) -> Path:
     plan = make_plan(config)
     folder = claim_folder("benchmark") if config.out is None else config.out.expanduser()
     with locked(folder):
-        records = Records(folder / RECORD, _facts(plan))
-        records.forget(config.again)
+        records = Records(folder / RECORD, _facts(plan), config.again)
         _say(f"at most {plan.count()} runs, {config.workers} at a time; results in {folder}")
         try:
             run_all(plan, records, workers=config.workers, on_run=_Progress(plan, records))

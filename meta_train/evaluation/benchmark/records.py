@@ -64,17 +64,20 @@ class Records:
     Args:
         path: the file; it is read if it exists.
         facts: what all runs share, such as the number of steps by task, by kind.
+        again: optimizers to measure again: their runs are dropped, and what the runs shared.
 
     Raises:
         ValueError: the file is no such record, or its facts are others.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, path: Path, facts: Mapping[str, Mapping[str, Any]], again: Collection[str] = ()
+    ) -> None:
         self.path = path
         self.facts: dict[str, dict[str, Any]] = json.loads(json.dumps(facts))
         self._results: dict[RunKey, Result] = {}
         if path.exists():
-            self._read()
+            self._read(again)
 
     def get(self, key: RunKey) -> Result | None:
         """What was measured in a run; None if it was not run."""
@@ -84,12 +87,6 @@ class Records:
         """All runs, in the order in which they ended."""
         return list(self._results.items())
 
-    def forget(self, optimizers: Collection[str]) -> None:
-        """Drop all runs of these optimizers, to measure them again."""
-        self._results = {
-            key: result for key, result in self._results.items() if key.optimizer not in optimizers
-        }
-
     def add(self, key: RunKey, result: Result) -> None:
         """Keep a run, and write the file anew, completely or not at all."""
         self._results[key] = result
@@ -98,7 +95,7 @@ class Records:
         head = json.dumps({"format": FORMAT, "facts": self.facts})[:-1]
         write_atomically(self.path, f'{head}, "runs": [\n{lines}\n]}}\n'.encode())
 
-    def _read(self) -> None:
+    def _read(self, again: Collection[str]) -> None:
         try:
             data = json.loads(self.path.read_text())
             facts, runs = data["facts"], data["runs"]
@@ -106,7 +103,7 @@ class Records:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no record of a benchmark: {error}") from error
         for name, value in self.facts.items():
-            for part in value:
+            for part in value.keys() - set(again):
                 if part in facts.get(name, {}) and facts[name][part] != value[part]:
                     raise ValueError(
                         f"{self.path} was measured with another {name} {part!r}: "
@@ -116,7 +113,9 @@ class Records:
             name: {**facts.get(name, {}), **self.facts.get(name, {})}
             for name in {**facts, **self.facts}
         }
-        self._results = results
+        self._results = {
+            key: result for key, result in results.items() if key.optimizer not in again
+        }
 
 
 def _as_json(key: RunKey, result: Result) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_the_setting_with_the_lowest_loss_on_the_seed_for_tuning_is_scored(tmp_p
 
 def test_a_record_is_read_again(tmp_path):
     path = tmp_path / "folder" / "record.json"
-    facts = {"steps": {"logistic": 1000}, "weights": {}}
+    facts = {"steps": {"logistic": 1000}, "weights": {"sgd": "old"}}
     records = Records(path, facts)
     good = run_key("logistic", "sgd", {"lr": 0.1}, 0)
     results = {
@@ -106,12 +106,17 @@ def test_a_record_is_read_again(tmp_path):
     }
     for key, result in results.items():
         records.add(key, result)
-    again = Records(path, {"steps": {"logistic": 1000, "quadratic": 7}, "weights": {}})
+    more = {"steps": {"logistic": 1000, "quadratic": 7}, "weights": {"sgd": "old"}}
+    again = Records(path, more)
     assert dict(again.items()) == results
     assert again.facts["steps"] == {"logistic": 1000, "quadratic": 7}
     json.loads(path.read_text(), parse_constant=pytest.fail)  # no infinity in JSON
-    again.forget(["sgd"])
-    assert again.items() == []
+    changed = {"weights": {"sgd": "new"}}
+    with pytest.raises(ValueError, match=r"another weights 'sgd': old there, new here"):
+        Records(path, changed)
+    anew = Records(path, changed, again=["sgd"])
+    assert anew.items() == []
+    assert anew.facts["weights"] == {"sgd": "new"}
     with pytest.raises(ValueError, match=r"another steps 'logistic': 1000 there, 250 here"):
         Records(path, {"steps": {"logistic": 250}})
 
