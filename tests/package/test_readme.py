@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from pages import ROOT, cells, read, rows, snippets
+from pages import ROOT, read, rows, snippets
 
 from learned_opt import load_card
 
