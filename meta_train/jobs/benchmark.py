@@ -23,7 +23,7 @@ from meta_train.evaluation.benchmark.contestants import (
 from meta_train.evaluation.benchmark.games import GAMES, Game, Played
 from meta_train.evaluation.benchmark.picture import draw
 from meta_train.evaluation.benchmark.plan import Plan
-from meta_train.evaluation.benchmark.records import Failed, Records, Result, RunKey
+from meta_train.evaluation.benchmark.records import TUNING_SEED, Failed, Records, Result, RunKey
 from meta_train.evaluation.benchmark.report import render
 from meta_train.evaluation.benchmark.runner import run_all
 from meta_train.evaluation.benchmark.tasks import TASKS, VERSION
@@ -79,8 +79,8 @@ def build_parser() -> OneLineParser:
     """
     parser = OneLineParser(
         prog=PROGRAM,
-        usage="%(prog)s [--quick] [--tasks NAME ...] [--optimizers NAME ...] "
-        "[--optimizer MODULE:FUNCTION ...] [--out FOLDER]",
+        usage="%(prog)s [--quick] [--tasks NAME ...]\n"
+        "    [--optimizers NAME ...] [--optimizer MODULE:FUNCTION ...] [--out FOLDER]",
         description=DESCRIPTION,
     )
     own = ", ".join(list_pretrained())
@@ -152,6 +152,11 @@ def _config(given: dict[str, Any]) -> BenchmarkConfig:
     ):
         if value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if config.seeds > TUNING_SEED:
+        raise ValueError(f"--seeds must be at most {TUNING_SEED}, got {config.seeds}")
+    for name in config.again:
+        if name not in optimizers:  # its runs would be dropped and not made again
+            raise ValueError(f"--again {name}: it is none of the optimizers of this call")
     return config
 
 
@@ -195,7 +200,8 @@ def run(config: BenchmarkConfig) -> Path:
     plan = make_plan(config)
     folder = claim_folder("benchmark") if config.out is None else config.out.expanduser()
     with locked(folder):
-        records = Records(folder / RECORD, _facts(plan), config.again)
+        again = {one.name for one in plan.contestants} & set(config.again)
+        records = Records(folder / RECORD, _facts(plan), again)
         _say(f"at most {plan.count()} runs, {config.workers} at a time; results in {folder}")
         try:
             run_all(plan, records, workers=config.workers, on_run=_Progress(plan, records))

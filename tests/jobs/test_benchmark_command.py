@@ -29,6 +29,12 @@ SMALL = [
         (["--optimizer", "json"], "--optimizer takes module:function, got 'json'"),
         (["--optimizer", "json:dumps"], "json:dumps(model, steps) fails: TypeError"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--seeds", "1001"], "--seeds must be at most 1000, got 1001"),
+        (["--again", "mon"], "--again mon: it is none of the optimizers of this call"),
+        (
+            ["--optimizers", "muon", "adamw-cosine", "--again", "sgd"],
+            "--again sgd: it is none of the optimizers of this call",
+        ),
         (["--trials", "1"], "--trials must be at least 2, got 1"),
         (["--workers", "-1"], "--workers must be at least 1, got -1"),
         (["--seeds", "two"], "seeds"),
@@ -91,12 +97,20 @@ def test_a_second_call_runs_only_what_is_missing(tmp_path, capsys):
     assert "was measured with another steps 'logistic'" in capsys.readouterr().err
 
 
-def test_an_optimizer_that_raises_is_a_failed_run(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("RuntimeError('not today')", "RuntimeError: not today"),
+        ("KeyError('lr')", "KeyError: it lacks 'lr'"),
+    ],
+)
+def test_an_optimizer_that_raises_is_a_failed_run(error, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "my_failing", raising=False)
     (tmp_path / "my_failing.py").write_text(
         "import torch\n"
         "class Failing(torch.optim.SGD):\n"
         "    def step(self, closure=None):\n"
-        "        raise RuntimeError('not today')\n"
+        f"        raise {error}\n"
         "def make(model, steps):\n"
         "    return Failing(model.parameters(), lr=0.1)\n"
     )
@@ -105,8 +119,8 @@ def test_an_optimizer_that_raises_is_a_failed_run(tmp_path, monkeypatch, capsys)
     out = tmp_path / "results"
     given = [*arguments, "--optimizer", "my_failing:make", "--out", str(out)]
     assert cli.main(given) == 0
-    assert "seed 0: failed: RuntimeError: not today" in capsys.readouterr().err
-    assert "not today" in (out / "benchmark.md").read_text()
+    assert f"seed 0: failed: {said}" in capsys.readouterr().err
+    assert said in (out / "benchmark.md").read_text()
     assert any(
         key.optimizer == "my_failing:make" for key, _ in Records(out / "benchmark.json", {}).items()
     )

@@ -71,6 +71,8 @@ def _picture(plan: Plan, records: Records) -> Figure:
         if one is None:
             return math.nan
         least, base = 1e-12, reference[task].final
+        if one.final == base:
+            return 1.0  # also where both diverged
         return max(one.final, least) / max(base, least)
 
     tasks = [task for task in plan.tasks if task.name in reference]

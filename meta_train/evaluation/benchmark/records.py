@@ -88,8 +88,11 @@ class Records:
         return list(self._results.items())
 
     def add(self, key: RunKey, result: Result) -> None:
-        """Keep a run, and write the file anew, completely or not at all."""
-        self._results[key] = result
+        """Keep a run, and write the file anew, completely or not at all.
+
+        What is kept is what the file says, so that an interrupted benchmark ends with equal tables.
+        """
+        self._results[key] = _from_json(_as_json(key, result))[1]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(json.dumps(_as_json(*item)) for item in self._results.items())
         head = json.dumps({"format": FORMAT, "facts": self.facts})[:-1]
@@ -98,9 +101,11 @@ class Records:
     def _read(self, again: Collection[str]) -> None:
         try:
             data = json.loads(self.path.read_text())
-            facts, runs = data["facts"], data["runs"]
-            results = dict(_from_json(run) for run in runs)
-        except (ValueError, KeyError, TypeError) as error:
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']!r}, this version reads {FORMAT}")
+            facts = {name: dict(values) for name, values in data["facts"].items()}
+            results = dict(_from_json(run) for run in data["runs"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.path} is no record of a benchmark: {error}") from error
         for name, value in self.facts.items():
             for part in value.keys() - set(again):
@@ -148,17 +153,20 @@ def _as_json(key: RunKey, result: Result) -> dict[str, Any]:
 def _from_json(run: Mapping[str, Any]) -> tuple[RunKey, Result]:
     key = run_key(run["task"], run["optimizer"], run["setting"], run["seed"], told=run["told"])
     if "failed" in run:
-        return key, Failed(run["failed"])
+        return key, Failed(str(run["failed"]))
     if "works" in run:
-        return key, Played(_long(run["figure"]), run["works"])
+        return key, Played(_long(run["figure"]), bool(run["works"]))
+    losses = tuple(_long(loss) for loss in run["losses"])
+    if not losses:
+        raise ValueError(f"a run of {key.optimizer} on {key.task} has no losses")
     return key, Trained(
-        losses=tuple(_long(loss) for loss in run["losses"]),
+        losses=losses,
         error=_long(run["error"]),
-        seconds=run["seconds"],
-        step_seconds=run["step_seconds"],
-        state=run["state"],
-        parameters=run["parameters"],
-        diverged=run["diverged"],
+        seconds=float(run["seconds"]),
+        step_seconds=float(run["step_seconds"]),
+        state=float(run["state"]),
+        parameters=int(run["parameters"]),
+        diverged=bool(run["diverged"]),
     )
 
 
@@ -168,4 +176,4 @@ def _short(value: float) -> float | None:
 
 
 def _long(value: float | None) -> float:
-    return math.inf if value is None else value
+    return math.inf if value is None else float(value)

@@ -70,12 +70,15 @@ def _summary_row(entry: Entry, one: Summary) -> list[str]:
         f"{one.time_algoperf:.2f}",
         f"{one.tests} of {one.tasks}",
         str(one.diverged),
-        f"{one.state:.1f}",
+        NOTHING if math.isnan(one.state) else f"{one.state:.1f}",
     ]
 
 
 def loss_table(plan: Plan, records: Records) -> str:
-    """Final training loss: geometric mean and standard deviation over seeds."""
+    """Final training loss: geometric mean and standard deviation over seeds.
+
+    A run that failed counts as diverged; the notes below the tables name it.
+    """
 
     def cell(one: TaskScore, task: BenchmarkTask, seeds: int) -> str:
         if not math.isfinite(one.final):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meta_train.evaluation.benchmark.contestants import REFERENCE
@@ -31,9 +31,10 @@ class TaskScore:
     Attributes:
         finals: final training loss of each seed; infinite after divergence.
         errors: test figure of each seed.
-        curve: geometric mean over seeds of the loss, at the start and at every check.
-        seconds: mean CPU time of all training steps.
-        state: bytes of optimizer state for each parameter.
+        curve: geometric mean over seeds of the loss, at the start and at every check; empty if a
+            run diverged or failed.
+        seconds: mean CPU time of all training steps; infinite if all runs failed.
+        state: bytes of optimizer state for each parameter; NaN if all runs failed.
         diverged: number of diverged or failed runs.
     """
 
@@ -78,12 +79,16 @@ class TaskScore:
 
 
 def score(plan: Plan, records: Records, entry: Entry, task: BenchmarkTask) -> TaskScore | None:
-    """The scored runs of a task that are recorded; None if there are none."""
+    """The scored runs of a task that are recorded; None if there are none.
+
+    A run that failed counts like one that diverged: an optimizer that raises on a hard task must
+    not look better than one that trains it badly.
+    """
     results = [records.get(key) for key in plan.scored(entry, task, records)]
     known = [result for result in results if result is not None]
-    runs = [result for result in known if isinstance(result, Trained)]
-    if not runs:
+    if not known:
         return None
+    runs = [result for result in known if isinstance(result, Trained)]
     sound = [run for run in runs if not run.diverged]
     failed = len(known) - len(sound)
     lost = (math.inf,) * failed
@@ -92,8 +97,8 @@ def score(plan: Plan, records: Records, entry: Entry, task: BenchmarkTask) -> Ta
         finals=tuple(run.losses[-1] for run in sound) + lost,
         errors=tuple(run.error for run in sound) + lost,
         curve=tuple(geometric_mean([run.losses[k] for run in sound]) for k in checks),
-        seconds=statistics.fmean(run.seconds for run in runs),
-        state=runs[0].state,
+        seconds=statistics.fmean(run.seconds for run in runs) if runs else math.inf,
+        state=runs[0].state if runs else math.nan,
         diverged=failed,
     )
 
@@ -131,7 +136,7 @@ class Summary:
         time_algoperf: the same in CPU seconds.
         tests: tasks with a test figure no worse than tuned AdamW's.
         diverged: number of diverged or failed runs.
-        state: mean bytes of optimizer state for each parameter.
+        state: mean bytes of optimizer state for each parameter; NaN if all runs failed.
     """
 
     tasks: int
@@ -190,9 +195,14 @@ def summaries(scores: Mapping[Entry, Mapping[str, TaskScore]]) -> dict[Entry, Su
             time_algoperf=statistics.fmean(profiles[1]),
             tests=sum(one.error <= base.error for one, base in pairs),
             diverged=sum(one.diverged for one in by_task.values()),
-            state=statistics.fmean(one.state for one in by_task.values()),
+            state=_mean_state(by_task.values()),
         )
     return found
+
+
+def _mean_state(scores: Iterable[TaskScore]) -> float:
+    known = [one.state for one in scores if not math.isnan(one.state)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def sensitivities(plan: Plan, records: Records, entry: Entry) -> dict[str, float]:

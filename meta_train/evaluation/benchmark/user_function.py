@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from learned_opt.files import one_line
 from meta_train.evaluation.benchmark.contestant import Built, Contestant, Setting
-from meta_train.evaluation.benchmark.workload import Batch, Workload
+from meta_train.evaluation.benchmark.workload import Workload
 
 
 def from_function(path: str) -> Contestant:
@@ -27,34 +27,59 @@ def from_function(path: str) -> Contestant:
     make = _import_function(path)
 
     def build(workload: Workload, setting: Setting, steps: int) -> Built:
-        made = make(workload.model, steps)
-        optimizer, scheduler = made if isinstance(made, tuple) else (made, None)
-        if not isinstance(optimizer, Optimizer):
-            raise ValueError(
-                f"{path} must return an optimizer, or an optimizer and a scheduler; it returned "
-                f"{type(optimizer).__name__}"
-            )
-        _multiply_rates(optimizer, scheduler, setting["lr"])
+        optimizer, scheduler = _checked(path, make(workload.model, steps))
+        if setting["lr"] != 1:
+            _multiply_rates(optimizer, setting["lr"])
         return optimizer, scheduler
 
-    contestant = Contestant(path, path, build, {"lr": 1.0})
-    probe = Workload(nn.Linear(2, 2), (), (), _no_loss, _no_loss)
     try:
-        build(probe, contestant.default, 10)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        made = make(nn.Linear(2, 2), 10)
+    except Exception as error:  # whatever the user's function raises
         name = type(error).__name__
         raise ValueError(f"{path}(model, steps) fails: {name}: {one_line(error)}") from error
-    return contestant
+    _checked(path, made)
+    return Contestant(path, path, build, {"lr": 1.0})
 
 
-def _multiply_rates(optimizer: Optimizer, scheduler: LRScheduler | None, factor: float) -> None:
-    """Multiply the learning rates of an optimizer whose scheduler may have noted them."""
-    for group in optimizer.param_groups:
-        for name in ("lr", "initial_lr"):
-            if name in group:
-                group[name] *= factor
-    if scheduler is not None:
-        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+def _checked(path: str, made: object) -> Built:
+    """What a function returned, as an optimizer and a scheduler or None.
+
+    Raises:
+        ValueError: it is something else, or the scheduler needs a loss in every step.
+    """
+    optimizer, scheduler = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"{path} must return an optimizer, or an optimizer and a scheduler; it returned "
+            f"{type(optimizer).__name__}"
+        )
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise ValueError(
+            f"{path} must return a torch scheduler after the optimizer; it returned "
+            f"{type(scheduler).__name__}"
+        )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(f"{path} returned a ReduceLROnPlateau, which needs a loss in every step")
+    return optimizer, scheduler
+
+
+def _multiply_rates(optimizer: Optimizer, factor: float) -> None:
+    """Multiply the learning rates of every step, whatever a scheduler sets them to.
+
+    A scheduler may have noted rates in many places (`base_lrs`, `max_lr`, schedulers in it), so
+    the rates are multiplied while the optimizer steps only.
+    """
+
+    def multiply(times: float) -> Callable[..., None]:
+        def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            for group in optimizer.param_groups:
+                if "lr" in group:
+                    group["lr"] = group["lr"] * times
+
+        return hook
+
+    optimizer.register_step_pre_hook(multiply(factor))
+    optimizer.register_step_post_hook(multiply(1 / factor))
 
 
 def _import_function(path: str) -> Callable[[nn.Module, int], Any]:
@@ -71,7 +96,3 @@ def _import_function(path: str) -> Callable[[nn.Module, int], Any]:
         raise ValueError(f"module {module!r} has no function {name!r} (--optimizer {path})")
     made: Callable[[nn.Module, int], Any] = found
     return made
-
-
-def _no_loss(model: nn.Module, batch: Batch) -> Tensor:
-    raise NotImplementedError

@@ -20,6 +20,7 @@ from meta_train.evaluation.benchmark.peers import Muon, NesterovAdamW
 from meta_train.evaluation.benchmark.schedules import warm_cosine
 from meta_train.evaluation.benchmark.tasks import TASKS
 from meta_train.evaluation.benchmark.user_function import from_function
+from meta_train.evaluation.benchmark.workload import Workload, cross_entropy
 
 
 def trained(make, steps=5):
@@ -182,8 +183,41 @@ def halved(model, steps):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 0.5**done)
 
 
+def warmed(model, steps):
+    optimizer, schedulers = plain(model, steps), torch.optim.lr_scheduler
+    first = schedulers.LinearLR(optimizer, 0.5, 1.0, total_iters=2)
+    last = schedulers.CosineAnnealingLR(optimizer, steps - 2)
+    return optimizer, schedulers.SequentialLR(optimizer, [first, last], [2])
+
+
+def one_cycle(model, steps):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+
+
 def wrong(model, steps):
     return "sgd"
+
+
+def three(model, steps):
+    return plain(model, steps), None, None
+
+
+def plateau(model, steps):
+    optimizer = plain(model, steps)
+    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+
+def scheduler_of_another_kind(model, steps):
+    return plain(model, steps), "cosine"
+
+
+def demanding(model, steps):
+    assert steps > 1000, "too few steps"
+
+
+def choosy(model, steps):
+    raise ValueError("no such model")
 
 
 nothing = 3
@@ -198,19 +232,32 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_optimizers", None)
 
 
+def moves(name, factor, steps=10):
+    """How far a weight moves in each step at a gradient of 1."""
+    workload = Workload(nn.Linear(1, 1), (), (), cross_entropy, cross_entropy)
+    built = from_function(f"my_optimizers:{name}").build(workload, {"lr": factor}, steps)
+    weight, found = workload.model.weight, []
+    for _ in range(steps):
+        before = weight.item()
+        weight.grad = torch.ones_like(weight)
+        built[0].step()
+        if built[1] is not None:
+            built[1].step()
+        found.append(before - weight.item())
+    return found
+
+
 def test_an_optimizer_of_the_users_own(mine):
-    torch.manual_seed(0)
-    workload = TASKS["diabetes"].make()
-    optimizer, scheduler = from_function("my_optimizers:plain").build(workload, {"lr": 3.0}, 10)
-    assert scheduler is None and optimizer.param_groups[0]["lr"] == pytest.approx(0.3)
-    optimizer, scheduler = from_function("my_optimizers:scheduled").build(workload, {"lr": 1.0}, 10)
-    optimizer.step()
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.09)
-    optimizer, scheduler = from_function("my_optimizers:halved").build(workload, {"lr": 3.0}, 10)
-    optimizer.step()
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.15)
+    assert moves("plain", 1.0, 2) == pytest.approx([0.1, 0.1])
+    assert moves("scheduled", 1.0)[:2] == pytest.approx([0.1, 0.09])
+    assert moves("halved", 1.0, 3) == pytest.approx([0.1, 0.05, 0.025])
+    assert moves("warmed", 1.0)[:3] == pytest.approx([0.05, 0.075, 0.1])
+
+
+@pytest.mark.parametrize("name", ["plain", "scheduled", "halved", "warmed", "one_cycle"])
+def test_every_step_of_the_users_own_is_multiplied(mine, name):
+    usual, longer = moves(name, 1.0), moves(name, 3.0)
+    assert longer == pytest.approx([3 * step for step in usual], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +269,11 @@ def test_an_optimizer_of_the_users_own(mine):
         ("my_optimizers:make", "has no function 'make'"),
         ("my_optimizers:nothing", "has no function 'nothing'"),
         ("my_optimizers:wrong", "must return an optimizer.*it returned str"),
+        ("my_optimizers:three", "must return an optimizer.*it returned tuple"),
+        ("my_optimizers:scheduler_of_another_kind", "must return a torch scheduler.*str"),
+        ("my_optimizers:plateau", "ReduceLROnPlateau, which needs a loss"),
+        ("my_optimizers:demanding", "demanding.* fails: AssertionError: too few steps"),
+        ("my_optimizers:choosy", "choosy.* fails: ValueError: no such model"),
     ],
 )
 def test_a_wrong_function_is_said_in_one_line(mine, path, message):

@@ -121,10 +121,40 @@ def test_a_record_is_read_again(tmp_path):
         Records(path, {"steps": {"logistic": 250}})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"facts": {}}', '{"facts": {}, "runs": [{}]}', "{"])
-def test_a_damaged_record_is_refused(tmp_path, text):
+RUN = (
+    '{"task": "logistic", "optimizer": "sgd", "setting": {"lr": 0.1}, "seed": 0, "told": 1.0, '
+    '"losses": [3.0, 2.0], "error": 0.1, "seconds": 1.0, "step_seconds": 0.5, "state": 4.0, '
+    '"parameters": 62, "diverged": false}'
+)
+RECORD = '{"format": 1, "facts": {"steps": {"logistic": 250}}, "runs": [' + RUN + "]}"
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (RECORD, ""),
+        (RECORD, "[]"),
+        (RECORD, "{"),
+        (RECORD, RECORD[:-20]),
+        ('"format": 1', '"format": 2'),
+        ('"format": 1, ', ""),
+        ('{"logistic": 250}', "[1]"),
+        ('{"steps": {"logistic": 250}}', "[1]"),
+        (RUN, "{}"),
+        (RUN, "1"),
+        ('{"lr": 0.1}', "[0.1]"),
+        ("[3.0, 2.0]", "[]"),
+        ("[3.0, 2.0]", '["x"]'),
+        ('"seconds": 1.0', '"seconds": "long"'),
+        ('"seed": 0, ', ""),
+    ],
+)
+def test_a_damaged_record_is_refused(tmp_path, part, other):
     path = tmp_path / "record.json"
-    path.write_text(text)
+    path.write_text(RECORD)
+    assert len(Records(path, {}).items()) == 1
+    assert part in RECORD
+    path.write_text(RECORD.replace(part, other))
     with pytest.raises(ValueError, match="is no record of a benchmark"):
         Records(path, {})
 
@@ -177,6 +207,37 @@ def test_a_diverged_run_counts_as_twice_the_loss(tmp_path):
     assert summary.log_ratio == pytest.approx(0.0)  # + 0.7 and - 0.7
     text = render(plan, records)
     assert "1 diverged" in text and "logistic regression" in text
+
+
+def test_an_optimizer_that_raises_on_a_task_is_not_left_out_of_the_means(tmp_path):
+    plan = make_plan()
+    failed = Failed("RuntimeError: no")
+    own = {"logistic": [failed, failed], "quadratic": [trained(4.0, 0.5), trained(4.0, 0.5)]}
+    reference = {name: [trained(4.0, 1.0), trained(4.0, 1.0)] for name in NAMES}
+    records = filled(tmp_path / "record.json", plan, own, reference)
+    summary = summaries(all_scores(plan, records))[Entry(OWN, False)]
+    assert (summary.tasks, summary.wins, summary.tests, summary.diverged) == (2, 1, 1, 2)
+    assert summary.log_ratio == pytest.approx((0.7 + math.log(0.5)) / 2)
+    # From 4 to 1 takes 2 / 3 of the only interval from 4 to 0.5, in the logarithm.
+    assert summary.speed_up == pytest.approx((0 + 1.5) / 2)
+    assert summary.time_speed_up == pytest.approx((0 + 1.5) / 2)
+    assert summary.algoperf == pytest.approx((0 + 1) / 2)
+    assert summary.state == 8.0  # that of the task on which it is known
+    assert "2 diverged" in render(plan, records)
+    own["quadratic"] = [failed, failed]
+    records = filled(tmp_path / "none.json", plan, own, reference)
+    assert summaries(all_scores(plan, records))[Entry(OWN, False)].log_ratio == 0.7
+    (row,) = [r for r in summary_table(plan, records).splitlines() if "| orthogonal-momentum" in r]
+    assert row.split("|")[-2].strip() == "-"  # its state is not known
+    draw(tmp_path / "none.png", plan, records)
+
+
+def test_an_interrupted_benchmark_keeps_what_an_unbroken_one_does(tmp_path):
+    records = Records(tmp_path / "record.json", {})
+    key = run_key("logistic", "sgd", {"lr": 0.1}, 0)
+    records.add(key, trained(3.0, 1.23456789))
+    assert records.get(key).losses == (3.0, 1.2346)
+    assert Records(tmp_path / "record.json", {}).get(key) == records.get(key)
 
 
 def test_sensitivity_is_a_mean_log_ratio(tmp_path):
