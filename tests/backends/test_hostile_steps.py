@@ -102,6 +102,24 @@ def test_it_steps_in_inference_mode(name):
         assert not torch.equal(parameter, before)
 
 
+def test_the_rule_itself_steps_inside_of_torch_func():
+    optimizers = []
+    for fused in (None, True):
+        parameter = nn.Parameter(torch.ones(3))
+        parameter.grad = torch.ones(3)
+        rule = create_rule("sgd")
+        optimizers.append(LearnedOptimizer([parameter], lr=0.25, rule=rule, fused=fused))
+
+    def loss(x, optimizer):
+        optimizer.step()
+        return x.sum()
+
+    torch.func.grad(loss)(torch.ones(3), optimizers[0])
+    assert optimizers[0].param_groups[0]["params"][0].tolist() == [0.75, 0.75, 0.75]
+    with pytest.raises(RuntimeError, match="inside of torch.func"):
+        torch.func.grad(loss)(torch.ones(3), optimizers[1])
+
+
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.inf])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_infinite_gradient_moves_nothing_at_any_learning_rate(name, lr):
