@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.backends.plain_memory import is_plain, refuses_memory
+from learned_opt.backends.plain_memory import is_plain, refuses_memory, refuses_shapes
 from learned_opt.backends.step_in_c import StepInC, rates, sizes
 from learned_opt.c_library import addresses, call_c
 from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
@@ -23,7 +23,7 @@ ELEMENTS_PER_THREAD = 1 << 13
 
 
 MOST_UNITS = 1024
-"""More would not fit the stack of a thread."""
+"""In all layers together: more would not fit the stack of a thread."""
 
 
 class CoordinateStepInC(StepInC, ABC):
@@ -37,6 +37,9 @@ class CoordinateStepInC(StepInC, ABC):
 
     function: ClassVar[str]
     """The name of the C function, without `learned_opt_`."""
+
+    nonnegative: ClassVar[tuple[str, ...]] = ()
+    """State tensors of which C takes the root."""
 
     def __init__(self) -> None:
         self._own = KnownStates()
@@ -58,7 +61,7 @@ class CoordinateStepInC(StepInC, ABC):
         why = super().refuses_rule(rule)
         if why is not None:
             return why
-        if max(self.settings(rule)[1]) > MOST_UNITS:
+        if sum(self.settings(rule)[1]) > MOST_UNITS:
             return f"it has more than {MOST_UNITS} units"
         for weight in self.weights(rule):
             if not is_plain(weight.detach()):
@@ -82,7 +85,7 @@ class CoordinateStepInC(StepInC, ABC):
                 value = value.movedim(-1, 0)
             if not is_plain(value):
                 return f"its state {key!r} {refuses_memory(value)}"
-        return None
+        return refuses_shapes(update, ())
 
     def step(
         self,
@@ -94,11 +97,17 @@ class CoordinateStepInC(StepInC, ABC):
         """See `FusedStep.step`."""
         if not isinstance(rule, CoordinateRule):
             raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
-        count = len(updates)
-        states = [update.state for update in updates]
+        shapes = {"step": None, **rule.coordinate_state()}
+        own, misfits, fitting = ("step", *self.states(rule)), [], []
+        for update in updates:
+            fits = _has_shapes(update, shapes) and self._has_roots(update, own)
+            (fitting if fits else misfits).append(update)
+        updates, count = fitting, len(fitting)
+        states = [{key: update.state[key] for key in own} for update in updates]
         elements = sizes([update.parameter for update in updates])
         rows = [[update.parameter for update in updates], [update.gradient for update in updates]]
-        rows += [[state[key] for state in states] for key in ("step", *self.states(rule))]
+        rows += [[state[key] for state in states] for key in own]
+        weights = self.weights(rule)  # alive until C returns, should a rule compute them
         numbers, counts = self.settings(rule)
         loss = 0.0
         if context.loss is not None:
@@ -114,14 +123,29 @@ class CoordinateStepInC(StepInC, ABC):
             -1.0 if maximize else 1.0,
             self._own.flags(states),
             untouched,
-            addresses(self.weights(rule)),
+            addresses(weights),
             np.array([loss, *numbers], dtype=np.float64),
             np.array(counts, dtype=np.int64),
             max(1, threads),
         )
         left = [update for update, flag in zip(updates, untouched, strict=True) if flag]
         self._own.note([s for s, flag in zip(states, untouched, strict=True) if not flag])
-        return left
+        return misfits + left
+
+    def _has_roots(self, update: PendingUpdate, own: Sequence[str]) -> bool:
+        if not self.nonnegative or not update.parameter.numel():
+            return True
+        known = self._own.is_known({key: update.state[key] for key in own})
+        return known or all(float(update.state[key].min()) >= 0 for key in self.nonnegative)
+
+
+def _has_shapes(update: PendingUpdate, trailing: Mapping[str, tuple[int, ...] | None]) -> bool:
+    """Whether the state fits parameter and rule; None is the shape of a number."""
+    shape = update.parameter.shape
+    return all(
+        update.state[key].shape == (() if rest is None else (*shape, *rest))
+        for key, rest in trailing.items()
+    )
 
 
 class KnownStates:
@@ -135,26 +159,25 @@ class KnownStates:
 
     def flags(self, states: Sequence[State]) -> NDArray[np.uint8]:
         """1 for each state that is as C left it, `[n]`."""
-        return np.array([self._is_known(state) for state in states], dtype=np.uint8)
+        return np.array([self.is_known(state) for state in states], dtype=np.uint8)
 
     def note(self, states: Sequence[State]) -> None:
-        """Remember states that C has written."""
+        """Remember states, the rule's own tensors alone, that C has written."""
         for state in states:
-            if not self._is_known(state):
+            # Tensors that were made in inference mode count no changes.
+            counts = not any(value.is_inference() for value in state.values())
+            if counts and not self.is_known(state):
                 key, known = id(state["step"]), self._known
-                refs = [weakref.ref(value) for value in values(state)]
-                known[key] = refs, [value._version for value in values(state)]
-                # The number may name another tensor once this one is gone.
-                weakref.finalize(state["step"], known.pop, key, None)
+                if key not in known:
+                    # The number may name another tensor once this one is gone.
+                    weakref.finalize(state["step"], known.pop, key, None)
+                refs = [weakref.ref(value) for value in state.values()]
+                known[key] = refs, [value._version for value in state.values()]
 
-    def _is_known(self, state: State) -> bool:
+    def is_known(self, state: State) -> bool:
+        """Whether a state is as C left it."""
         known = self._known.get(id(state["step"]))
         if known is None:
             return False
-        same = all(ref() is value for ref, value in zip(known[0], values(state), strict=True))
-        return same and known[1] == [value._version for value in values(state)]
-
-
-def values(state: State) -> list[Tensor]:
-    """The tensors of a state; whatever else a user keeps there is not the rule's."""
-    return [value for value in state.values() if isinstance(value, Tensor)]
+        same = all(ref() is value for ref, value in zip(known[0], state.values(), strict=True))
+        return same and known[1] == [value._version for value in state.values()]

@@ -19,6 +19,7 @@ from learned_opt.backends.orthogonal_momentum_batch import (
     on_host,
 )
 from learned_opt.backends.orthogonal_momentum_moments import Moments
+from learned_opt.backends.plain_memory import refuses_shapes
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.orthogonal_momentum import (
     VECTOR_FLOOR,
@@ -63,7 +64,8 @@ class OrthogonalMomentumInPlace(FusedStep):
             why = _refuses(tensor)
             if why is not None:
                 return f"{name} {why}"
-        return None
+        vector = () if _is_matrix(update) else ("v",)
+        return refuses_shapes(update, ("m", "average", *vector))
 
     def step(
         self,
@@ -115,10 +117,12 @@ def _sort_out(updates: Sequence[PendingUpdate], call: Call) -> tuple[Batch, list
     batch = Batch(filled, step, scalars[:, 0], scalars[:, 1], gradient, parameter)
     most = np.max([parameter, norms(batch.tensors("m")), norms(batch.tensors("average"))], axis=0)
     # A direction has a norm of at most a few times the root of its number of coordinates.
-    lr, decay = batch.option("lr"), batch.option("weight_decay")
-    with np.errstate(invalid="ignore"):  # infinities
+    lr, decay = np.abs(batch.option("lr")), np.abs(batch.option("weight_decay"))
+    numbers = np.abs([batch.step, batch.size, batch.averaged]).max(0)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities
         moved = lr * (np.sqrt(np.maximum(parameter, 1) * batch.counts) + decay * parameter)
         is_safe = (gradient > low) & (gradient < high) & (most < high) & (moved < high)
+        is_safe &= (lr * decay < high) & (numbers < high) & (batch.step >= 1)
     left += [update for update, safe in zip(filled, is_safe, strict=True) if not safe]
     return batch.take(np.flatnonzero(is_safe).tolist()), left
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ FLOAT32 = torch.float32
 
 class PlainMemoryStep(FusedStep, ABC):
     """Abstract: a step of float32 tensors that are plain contiguous memory of the CPU."""
+
+    like_parameter: ClassVar[tuple[str, ...]] = ()
+    """The state tensors that have the shape of the parameter."""
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
         """Refuse what is not plain contiguous float32 memory of the CPU."""
@@ -34,7 +39,7 @@ class PlainMemoryStep(FusedStep, ABC):
         for key, value in update.state.items():
             if not (type(value) is Tensor and value.dtype is FLOAT32 and value.is_contiguous()):
                 return f"its state {key!r} {refuses_memory(value)}"
-        return None
+        return refuses_shapes(update, self.like_parameter)
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -48,6 +53,21 @@ def is_plain(tensor: Tensor) -> bool:
         and not tensor.is_neg()
         and not tensor._is_zerotensor()
     )
+
+
+def refuses_shapes(update: PendingUpdate, keys: Iterable[str]) -> str | None:
+    """Why gradient or state do not fit the parameter, which may have got other memory since.
+
+    Code that trusts the number of elements would leave the memory of the smaller ones.
+    """
+    shape = update.parameter.shape
+    if update.gradient.shape != shape:
+        return f"its gradient has shape {list(update.gradient.shape)}, not {list(shape)}"
+    for key in keys:
+        found = update.state[key].shape
+        if found != shape:
+            return f"its state {key!r} has shape {list(found)}, not {list(shape)}"
+    return None
 
 
 def refuses_memory(tensor: Tensor) -> str | None:

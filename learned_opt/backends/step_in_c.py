@@ -49,3 +49,12 @@ def rates(updates: Sequence[PendingUpdate]) -> NDArray[np.float64]:
         if id(group) not in pairs:
             pairs[id(group)] = float(group["lr"]), float(group["weight_decay"])
     return np.array([pairs[id(update.group)] for update in updates], dtype=np.float64)
+
+
+def are_float32(lr: NDArray[np.float64], decay: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether learning rates and their products with the weight decays are finite in float32.
+
+    An infinite one times a zero is no number, whatever the bound on a step says.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray((np.abs(lr) < LARGEST) & (np.abs(lr * decay) < LARGEST))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.backends.plain_memory import PlainMemoryStep
-from learned_opt.backends.step_in_c import LARGEST, rates
+from learned_opt.backends.step_in_c import LARGEST, are_float32, rates
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
 from learned_opt.rules.tensor_directions import PAIRS, SQUARES, SUMS, make_statistics
@@ -30,6 +30,7 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
     """Abstract: all but the two passes over the tensors, which subclasses add."""
 
     shares_signals = True
+    like_parameter = ("m9", "m99", "v")
 
     @abstractmethod
     def sums(self, updates: Sequence[PendingUpdate], sign: float) -> NDArray[np.float64]:
@@ -80,7 +81,9 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
             context = replace(context, loss=-context.loss)
         sign = -1.0 if maximize else 1.0
         sums = self.sums(updates, sign)
-        if not (np.abs(sums) < LARGEST).all():  # NaN is not below it
+        lr, decay = rates(updates).T
+        # NaN is not below it.
+        if not ((np.abs(sums) < LARGEST).all() and are_float32(lr, decay).all()):
             return list(updates)
         states = [update.state for update in updates]
         before = Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
@@ -97,14 +100,14 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
         rms = np.sqrt(np.maximum(square, 0) / size)
         factor = coefficients.factor(torch.from_numpy(rms.astype(np.float32)))
 
-        lr, decay = rates(updates).T
         weights = (lr * factor.numpy())[:, None] * mix
         # The sums are finite, hence all gradients, parameters and averages. So this bounds the new
         # parameters, and finite memory is all that is left to see.
         lengths = norms[:, 4:]  # of the parameter and the directions
-        bound = lengths[:, 0] * (1 + lr * decay) + (np.abs(weights) * lengths).sum(1)
+        bound = lengths[:, 0] * (1 + np.abs(lr * decay)) + (np.abs(weights) * lengths).sum(1)
         remembered = all(np.isfinite(rows.numpy()).all() for rows in after)
-        if not remembered or not (bound < 0.9 * LARGEST).all():
+        bounded = (bound < 0.9 * LARGEST).all() and (np.abs(weights) < LARGEST).all()
+        if not (remembered and bounded):
             return list(updates)
         self.move(updates, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
         for key, rows in zip(Memory._fields, after, strict=True):

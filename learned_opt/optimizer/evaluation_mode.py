@@ -44,7 +44,7 @@ class EvaluationMode:
         if torch.compiler.is_compiling():
             self._versions = {}
         else:
-            self._versions = {p: p._version for group in groups for p in group["params"]}
+            self._versions = {p: _version(p) for group in groups for p in group["params"]}
 
     def evaluate(self, groups: Groups, states: Mapping[Tensor, Any]) -> None:
         """Put each parameter's average in its place, and keep the value to train on.
@@ -58,7 +58,8 @@ class EvaluationMode:
                     state = states.get(parameter)
                     if not state:
                         continue
-                    if self._versions.get(parameter, parameter._version) != parameter._version:
+                    version = _version(parameter)
+                    if self._versions.get(parameter, version) != version:
                         foreign = True
                         self._restart(parameter, state)
                     self._use_average(parameter, state)
@@ -118,6 +119,11 @@ class EvaluationMode:
         value = sharding.local_part(parameter.detach())
         keys = self._rule.init_state(torch.empty_like(value, device="meta"))
         return sharding.local_state({key: state[key] for key in keys}, parameter)
+
+
+def _version(parameter: Tensor) -> int:
+    """How often a parameter was changed in place; inference mode does not count."""
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def check_training(groups: Iterable[Mapping[str, Any]]) -> None:

@@ -70,6 +70,11 @@ class FusedSteps:
             if self.option:
                 raise RuntimeError("fused=True does not fit: torch.compile cannot compile the step")
             return list(updates)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            # Tensors in a transform look plain and have no memory.
+            if self.option:
+                raise RuntimeError("fused=True does not fit: the step is inside of torch.func")
+            return list(updates)
         plan = self._share_out(rule, updates)
         if not plan:
             return list(updates)

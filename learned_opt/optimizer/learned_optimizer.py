@@ -40,6 +40,7 @@ from learned_opt.optimizer.options import (
 )
 from learned_opt.optimizer.state_dict import (
     check_and_wrap,
+    check_directions,
     copy_rule,
     ensure_state,
     unwrap_loaded,
@@ -150,6 +151,7 @@ class LearnedOptimizer(Optimizer):
         self._evaluation = EvaluationMode(rule)
         self._plan = StepPlan()
         self._has_plan = "total_steps" in rule.read_context()
+        self._directions: list[str | None] = []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters; a tensor `lr` is cloned, so that each group can have its own schedule.
@@ -190,9 +192,14 @@ class LearnedOptimizer(Optimizer):
         Raises:
             RuntimeError: a gradient is sparse, `fused=True` does not fit a tensor, or the optimizer
                 is in evaluation mode.
-            ValueError: the rule reads the loss, and there is no closure or it returns no number.
+            ValueError: the rule reads the loss, and there is no closure or it returns no number;
+                or a group's `direction` was changed after its first step.
         """
         check_training(self.param_groups)
+        directions = [group["direction"] for group in self.param_groups]
+        if directions != self._directions:
+            check_directions(self.rule, self.param_groups, self.state)
+            self._directions = directions
         loss = None
         if closure is not None:
             with torch.enable_grad():

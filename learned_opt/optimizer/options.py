@@ -95,16 +95,24 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
         raise ValueError("fused=True is not for one parameter group: give it to the optimizer")
     options = {**defaults, **group}
     check_options(options)
-    direction = options["direction"]
-    if direction is not None and direction not in rule.directions:
-        choices = " or ".join(map(repr, (*rule.directions, None)))
-        raise ValueError(
-            f"direction must be {choices} under rule {type(rule).__name__}, got {direction!r}"
-        )
+    check_direction(options["direction"], rule)
     if "total_steps" in rule.required_context() and options["total_steps"] is None:
         raise ValueError(
             f"rule {type(rule).__name__} needs total_steps, the planned number of optimizer steps: "
             "LearnedOptimizer(model.parameters(), rule=..., total_steps=epochs * len(loader))"
+        )
+
+
+def check_direction(direction: Any, rule: UpdateRule) -> None:
+    """Check the option `direction` of a parameter group.
+
+    Raises:
+        ValueError: not one of the rule's.
+    """
+    if direction is not None and direction not in rule.directions:
+        choices = " or ".join(map(repr, (*rule.directions, None)))
+        raise ValueError(
+            f"direction must be {choices} under rule {type(rule).__name__}, got {direction!r}"
         )
 
 

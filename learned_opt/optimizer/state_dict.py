@@ -8,7 +8,7 @@ a type that the base class passes through, and unwrapped afterwards.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
+from learned_opt.optimizer.options import check_direction
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -99,6 +100,30 @@ def _fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = 
     # Not empty_like: a sharded parameter's state has the whole tensor's shape.
     like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
     return rule.init_state(sharding.local_part(like), direction=direction)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def check_directions(
+    rule: UpdateRule, groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, State]
+) -> None:
+    """Refuse an option `direction` that is not the one that the state was made for.
+
+    To step by the state's would be silent, and no checkpoint of it could be loaded.
+
+    Raises:
+        ValueError: a group's option is another, or no option at all.
+    """
+    for index, group in enumerate(groups):
+        direction = group["direction"]
+        check_direction(direction, rule)
+        for parameter in group["params"]:
+            state = states.get(parameter, {})
+            fresh = _fresh_on_meta(rule, parameter, direction) if state else {}
+            if any(key in state and state[key].dim() != new.dim() for key, new in fresh.items()):
+                raise ValueError(
+                    f'param_groups[{index}]["direction"] is {direction!r}, but was another when '
+                    "the state of its tensors was made: set it before the first step"
+                )
 
 
 def unwrap_loaded(rule: UpdateRule, optimizer: Optimizer) -> None:

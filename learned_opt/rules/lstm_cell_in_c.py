@@ -21,14 +21,18 @@ NO_DOUBLE_BACKWARD = (
 )
 
 
-def fits_lstm_cell(*tensors: Tensor) -> bool:
+def fits_lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether C can step a cell: float32 in the CPU's memory, outside of torch.func.
 
-    Args:
-        *tensors: x, h, c, weight and bias, as `LSTMCellInC` takes them.
+    Shapes must fit each other, since C would leave the memory of those that are too small.
+    Tensors are as `LSTMCellInC` takes them.
     """
-    units = tensors[-1].shape[-1] // 4
+    tensors, units = (x, h, c, weight, bias), bias.shape[-1] // 4
     if torch.compiler.is_compiling() or load_library() is None or units > MOST_UNITS:
+        return False
+    if x.dim() != 2 or not h.shape == c.shape == (units, x.shape[-1]):
+        return False
+    if weight.shape != (len(x) + units, 4 * units) or bias.shape != (4 * units,):
         return False
     # Tensors under vmap look plain and have no memory.
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor

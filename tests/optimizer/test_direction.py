@@ -87,3 +87,30 @@ def test_other_values_are_refused_in_one_line(rule, value, message):
     with pytest.raises(ValueError) as caught:
         LearnedOptimizer([group], rule=rule)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("made", "changed"), [("adam", None), (None, "adam")])
+def test_a_change_after_the_first_step_is_refused(made, changed):
+    parameters, optimizer = make(made)
+    train(parameters, optimizer, 1)
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer.param_groups[1]["direction"] = changed
+    with pytest.raises(ValueError) as caught:
+        train(parameters, optimizer, 1)
+    assert str(caught.value) == (
+        f'param_groups[1]["direction"] is {changed!r}, but was another when the state of its '
+        "tensors was made: set it before the first step"
+    )
+    assert same([parameter.detach() for parameter in parameters], before)
+    optimizer.param_groups[1]["direction"] = made
+    train(parameters, optimizer, 1)
+
+
+def test_it_can_be_set_until_the_first_step():
+    parameters, optimizer = make(None)
+    optimizer.param_groups[1]["direction"] = "adam"
+    train(parameters, optimizer, 2)
+    assert optimizer.state[parameters[1]]["v"].shape == (4, 3)
+    optimizer.param_groups[1]["direction"] = "sgd"
+    with pytest.raises(ValueError, match="direction must be 'adam' or None"):
+        train(parameters, optimizer, 1)

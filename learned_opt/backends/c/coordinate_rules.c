@@ -46,6 +46,8 @@ static void look(void *shared, long number) {
     found[1] = largest_magnitude(place(all->list, GRADIENT, at->tensor) + at->start, at->count);
     found[2] = 0;
     if (all->trusted[at->tensor]) return;
+    float steps = *place(all->list, STEP, at->tensor);
+    found[2] = steps >= 0 ? steps : INFINITY; /* corrections need a count */
     for (long state = 0; state < all->states; state++)
         for (long unit = 0; unit < all->state_rows[state]; unit++) {
             const float *from = place(all->list, STATE + state, at->tensor) +
@@ -92,7 +94,8 @@ int step_coordinates(const tensor_list *list, block_function function, const voi
             double lr = fabs(list->rates[2 * k]), decay = fabs(list->rates[2 * k + 1]);
             double moved = found[0] * (1 + lr * decay) + lr * longest;
             /* Written so that a bound that is no number is not safe, either. */
-            if (!(found[0] < SAFE && found[1] < SAFE && found[2] < SAFE && moved < 3e38))
+            if (!(found[0] < SAFE && found[1] < SAFE && found[2] < SAFE && moved < 3e38 &&
+                  lr < 3e38 && lr * decay < 3e38))
                 untouched[k] = 1;
         }
         run_tasks(step, &all, tasks, threads);

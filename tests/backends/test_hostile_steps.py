@@ -1,0 +1,169 @@
+"""What users do to parameters, state and options between steps harms no faster step."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from learned_opt import LearnedOptimizer, create_rule
+from learned_opt.rules.coordinate_lstm import CoordinateLSTM
+from learned_opt.rules.lstm_cell_in_c import fits_lstm_cell
+
+NAMES = [
+    "sgd",
+    "adam-lstm",
+    "lstm",
+    "gated-lstm",
+    "momentum-gated-lstm",
+    "orthogonal-momentum",
+    "step-size-lstm",
+]
+STATEFUL = NAMES[1:]
+
+
+def stepped(name, lr=None, shape=(30, 40)):
+    """A parameter after one step, and its optimizer, which takes faster code where it fits."""
+    torch.manual_seed(0)
+    rule = create_rule(name)
+    planned = 50 if "total_steps" in rule.required_context() else None
+    parameter = nn.Parameter(torch.randn(shape))
+    optimizer = LearnedOptimizer([parameter], lr, rule=rule, total_steps=planned)
+    parameter.grad = torch.randn(shape)
+    step(optimizer)
+    return parameter, optimizer
+
+
+def step(optimizer):
+    optimizer.step(lambda: torch.tensor(1.5))
+
+
+def kept(parameter, optimizer):
+    return [parameter.detach().clone(), *(v.clone() for v in optimizer.state[parameter].values())]
+
+
+def assert_skipped(parameter, optimizer):
+    """A step changes no bit, and is counted."""
+    before = kept(parameter, optimizer)
+    with pytest.warns(RuntimeWarning, match="not finite and was skipped"):
+        step(optimizer)
+    assert optimizer.skipped_updates == 1
+    for old, new in zip(before, kept(parameter, optimizer), strict=True):
+        assert torch.equal(old.nan_to_num(7.0), new.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (3, 4), (40, 30)])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_state_of_another_shape_is_an_error(name, shape):
+    parameter, optimizer = stepped(name)
+    parameter.data = torch.ones(shape)
+    parameter.grad = torch.ones(shape)
+    with pytest.raises(RuntimeError, match="size"):
+        step(optimizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_of_another_shape_is_an_error(name):
+    parameter, optimizer = stepped(name)
+    parameter.data = torch.ones(60, 80)
+    with pytest.raises(RuntimeError, match="size"):
+        step(optimizer)
+    assert torch.equal(parameter.detach(), torch.ones(60, 80))
+
+
+def test_a_cell_whose_arrays_differ_in_length_is_left_to_torch():
+    x, h, c, weight, bias = (torch.ones(s) for s in [(2, 9), (3, 9), (3, 9), (5, 12), (12,)])
+    for wrong in (
+        (x, h[:, :8], c, weight, bias),
+        (x, h, c[:2], weight, bias),
+        (x, h, c, weight[:4], bias),
+        (x[None], h, c, weight, bias),
+    ):
+        assert not fits_lstm_cell(*wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_entries_of_the_state_are_left_alone(name):
+    parameter, optimizer = stepped(name)
+    optimizer.state[parameter]["mine"] = torch.full((30, 40), 2.0)
+    before = parameter.detach().clone()
+    for _ in range(2):
+        step(optimizer)
+    assert not torch.equal(parameter.detach(), before)
+    assert torch.equal(optimizer.state[parameter]["mine"], torch.full((30, 40), 2.0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_steps_in_inference_mode(name):
+    with torch.inference_mode():
+        parameter, optimizer = stepped(name)
+        before = parameter.clone()
+        step(optimizer)
+        assert not torch.equal(parameter, before)
+
+
+def test_the_rule_itself_steps_inside_of_torch_func():
+    optimizers = []
+    for fused in (None, True):
+        parameter = nn.Parameter(torch.ones(3))
+        parameter.grad = torch.ones(3)
+        rule = create_rule("sgd")
+        optimizers.append(LearnedOptimizer([parameter], lr=0.25, rule=rule, fused=fused))
+
+    def loss(x, optimizer):
+        optimizer.step()
+        return x.sum()
+
+    torch.func.grad(loss)(torch.ones(3), optimizers[0])
+    assert optimizers[0].param_groups[0]["params"][0].tolist() == [0.75, 0.75, 0.75]
+    with pytest.raises(RuntimeError, match="inside of torch.func"):
+        torch.func.grad(loss)(torch.ones(3), optimizers[1])
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_infinite_gradient_moves_nothing_at_any_learning_rate(name, lr):
+    parameter, optimizer = stepped(name)
+    optimizer.param_groups[0]["lr"] = lr
+    parameter.grad.fill_(math.inf)
+    assert_skipped(parameter, optimizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rates_beyond_float32_write_no_nan(name):
+    parameter, optimizer = stepped(name)
+    optimizer.param_groups[0].update(lr=-1e38, weight_decay=1e20)
+    with torch.no_grad():
+        parameter.zero_()
+    assert_skipped(parameter, optimizer)
+
+
+@pytest.mark.parametrize("name", ["sgd", "step-size-lstm"])
+def test_a_learning_rate_beyond_float32_times_a_zero_gradient_writes_no_nan(name):
+    parameter, optimizer = stepped(name)
+    optimizer.param_groups[0]["lr"] = 1e39
+    parameter.grad.zero_()
+    assert_skipped(parameter, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "bad"),
+    [
+        ("orthogonal-momentum", "scalars", math.nan),
+        ("orthogonal-momentum", "step", math.nan),
+        ("adam-lstm", "step", math.nan),
+        ("adam-lstm", "slow", -1.0),
+    ],
+)
+def test_spoilt_state_spoils_no_parameter(name, key, bad):
+    parameter, optimizer = stepped(name)
+    optimizer.state[parameter][key].fill_(bad)
+    assert_skipped(parameter, optimizer)
+
+
+def test_a_deep_rule_does_not_overflow_the_stack():
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    rule = CoordinateLSTM(hidden_sizes=(600, 600))
+    with pytest.raises(ValueError, match="more than 1024 units"):
+        LearnedOptimizer([parameter], rule=rule, fused=True)
