@@ -98,7 +98,9 @@ class CoordinateStepInC(StepInC, ABC):
         if not isinstance(rule, CoordinateRule):
             raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
         shapes = {"step": None, **rule.coordinate_state()}
-        own, misfits, fitting = ("step", *self.states(rule)), [], []
+        own = ("step", *self.states(rule))
+        misfits: list[PendingUpdate] = []
+        fitting: list[PendingUpdate] = []
         for update in updates:
             fits = _has_shapes(update, shapes) and self._has_roots(update, own)
             (fitting if fits else misfits).append(update)
