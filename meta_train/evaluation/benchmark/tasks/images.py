@@ -109,7 +109,7 @@ def photo_autoencoder() -> Workload:
 
 
 def implicit_image() -> Workload:
-    """A part of the photograph as a function of the place: train on every other pixel of 48 x 48.
+    """A part of the photograph as a function of the place: train on 1024 random pixels of 48 x 48.
 
     Waves of random frequencies, then two hidden layers of 64.
     """
