@@ -116,7 +116,7 @@ def check_directions(
     for index, group in enumerate(groups):
         direction = group["direction"]
         check_direction(direction, rule)
-        for parameter in group["params"]:
+        for parameter in group["params"] if rule.directions else ():
             state = states.get(parameter, {})
             fresh = _fresh_on_meta(rule, parameter, direction) if state else {}
             if any(key in state and state[key].dim() != new.dim() for key, new in fresh.items()):

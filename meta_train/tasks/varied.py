@@ -31,8 +31,8 @@ class Varied(TaskFamily):
     For validation; see `meta_train.evaluation.ratio_validator`.
 
     Example:
-        >>> list(create_task("varied").held_out())[:2]
-        ['mixer', 'gated MLP']
+        >>> len(create_task("varied").held_out())
+        16
     """
 
     def sample_task(self, generator: torch.Generator) -> SampledTask:
