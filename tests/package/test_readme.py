@@ -147,6 +147,17 @@ def test_the_cost_that_readme_gives_is_what_was_measured():
     assert said in README
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmark.md"])
+def test_what_a_page_says_of_the_benchmark_stands_in_its_table(page):
+    table = rows(read("docs/benchmark.md").split("<!-- table: benchmark -->")[1])
+    row = next(row for row in table if row[0] == "orthogonal-momentum")
+    lower, mean, test = row[1], row[2], row[7]
+    said = " ".join(read(page).split())
+    assert f"on {lower}" in said
+    assert f"mean log ratio of {mean}" in said
+    assert f"no worse on {test}" in said
+
+
 def test_the_memory_table_is_what_was_measured():
     expected: dict = {}
     for row in measured("unroll_memory")["rows"]:
