@@ -51,7 +51,8 @@ from learned_opt.optimizer.step_plan import (
     warn_if_replaced,
     warn_if_small,
 )
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.updates import PendingUpdate, batch_by_size
 from learned_opt.weights import find_rule, rule_digest
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import CoordinateRule, State, UpdateRule, unit_major
+from learned_opt.rules.base import State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule, unit_major
 from learned_opt.rules.whole_tensors import WholeTensors
 
 if TYPE_CHECKING:
