@@ -337,6 +337,8 @@ class LearnedOptimizer(Optimizer):
         if not updates:
             return
         tensors = self._guard.check_gradients(updates)
+        sharded = [update.sharded for update in updates]
+        context = replace(context, loss=sharding.mean_loss(context.loss, sharded))
         if isinstance(rule, CoordinateRule):
             keys = rule.coordinate_state()
             pieces = [
@@ -348,8 +350,7 @@ class LearnedOptimizer(Optimizer):
             batches = batch_by_size(pieces, sizes, self.chunk_size)
         else:
             batches = iter([[(tensor, tensor.update) for tensor in tensors]])
-            whole = sharding.whole_tensors([update.sharded for update in updates])
-            context = replace(context, tensors=whole)
+            context = replace(context, tensors=sharding.whole_tensors(sharded))
         for batch in batches:
             deltas, new_states = compute_updates(
                 rule,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learned_opt.rules.whole_tensors import WholeTensors
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
@@ -149,6 +149,7 @@ class UpdateRule(nn.Module, ABC):
         parameter: Tensor,
         shape: Sequence[int] | None = None,
         direction: str | None = None,
+        tensors: WholeTensors = LOCAL,
     ) -> State:
         """Make the state of a tensor that has taken no step, on the parameter's device.
 
@@ -156,17 +157,22 @@ class UpdateRule(nn.Module, ABC):
             parameter: the tensor, or the part of a sharded one that this process holds.
             shape: of the whole tensor, if `parameter` is a part.
             direction: one of `directions`, or None.
+            tensors: answers about the whole tensor, if `parameter` is a part: a step of it alone.
         """
         step = torch.zeros((), dtype=self.wide_dtype, device=parameter.device)
         whole = parameter.shape if shape is None else shape
-        return {"step": step, **self.init_part_state(parameter, whole, direction)}
+        return {"step": step, **self.init_part_state(parameter, whole, direction, tensors)}
 
     def init_part_state(
-        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+        self,
+        parameter: Tensor,
+        shape: Sequence[int],
+        direction: str | None,
+        tensors: WholeTensors,
     ) -> State:
         """Make the rule's own state of a tensor; for rules with `takes_parts` or `directions`.
 
-        `parameter` may be a part of a tensor of `shape`.
+        `parameter` may be a part of a tensor of `shape`, of which `tensors` tells numbers.
         """
         return self.init_tensor_state(parameter)
 
