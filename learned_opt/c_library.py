@@ -101,7 +101,7 @@ def _as_c(argument: NDArray[Any] | int | float) -> Any:
 
 def addresses(tensors: Sequence[Tensor]) -> NDArray[np.uintp]:
     """Where the elements of each tensor lie, as C reads them."""
-    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
+    return np.fromiter(map(Tensor.data_ptr, tensors), np.uintp, len(tensors))
 
 
 def _digest(sources: list[Path]) -> str:

@@ -30,7 +30,7 @@ class StepInC(PlainMemoryStep, ABC):
 
 def sizes(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     """Numbers of elements, as C reads them."""
-    return np.array([tensor.numel() for tensor in tensors], dtype=np.int64)
+    return np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors))
 
 
 def rates(updates: Sequence[PendingUpdate]) -> NDArray[np.float64]:
