@@ -29,7 +29,7 @@ class FusedStep(ABC):
     """Whether the update of a tensor depends on the others: then it steps all of a call or none."""
 
     code: ClassVar[str] = "torch"
-    """What it is written in: torch, C or Triton."""
+    """What it is written in: torch, C, torch and C, or Triton."""
 
     @abstractmethod
     def refuses_rule(self, rule: UpdateRule) -> str | None:

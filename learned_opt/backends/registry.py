@@ -7,7 +7,10 @@ from types import MappingProxyType
 
 from learned_opt.backends.adam_lstm import AdamLSTMInC
 from learned_opt.backends.fused_step import FusedStep
-from learned_opt.backends.orthogonal_momentum_step import OrthogonalMomentumInPlace
+from learned_opt.backends.orthogonal_momentum_step import (
+    OrthogonalMomentumInC,
+    OrthogonalMomentumInPlace,
+)
 from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
 from learned_opt.backends.plain_rules import AdamInC, MomentumInC, RMSpropInC, SGDInC
 from learned_opt.backends.step_size_in_blocks import StepSizeLSTMInBlocks
@@ -32,7 +35,11 @@ FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingPro
         GatedLSTM: (GatedLSTMInC,),
         Momentum: (MomentumInC,),
         MomentumGatedLSTM: (GatedLSTMInC,),
-        OrthogonalMomentum: (OrthogonalMomentumInPlace, OrthogonalMomentumInTriton),
+        OrthogonalMomentum: (
+            OrthogonalMomentumInC,
+            OrthogonalMomentumInPlace,
+            OrthogonalMomentumInTriton,
+        ),
         RMSprop: (RMSpropInC,),
         SGD: (SGDInC,),
         StepSizeLSTM: (StepSizeLSTMInC, StepSizeLSTMInBlocks, StepSizeInTriton),
