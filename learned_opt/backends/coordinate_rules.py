@@ -95,9 +95,9 @@ class CoordinateStepInC(StepInC, ABC):
         maximize: bool,
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`."""
+        keys = ("step", *self.states(rule))
         if not isinstance(rule, CoordinateRule):
             raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
-        keys = ("step", *self.states(rule))
         shapes = _Shapes({"step": None, **rule.coordinate_state()}, keys)
         misfits: list[PendingUpdate] = []
         taken: list[PendingUpdate] = []

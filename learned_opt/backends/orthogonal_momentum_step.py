@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.fused_step import FusedStep, expect
 from learned_opt.backends.orthogonal_momentum_batch import (
     Batch,
     Call,
@@ -86,10 +86,10 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
         maximize: bool,
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`."""
-        if not isinstance(rule, OrthogonalMomentum):
-            raise TypeError(f"expected OrthogonalMomentum, got {type(rule).__name__}")
         total = None if context.total_steps is None else float(context.total_steps)
-        call = Call(rule, -1.0 if maximize else 1.0, total, self.products)
+        call = Call(
+            expect(rule, OrthogonalMomentum), -1.0 if maximize else 1.0, total, self.products
+        )
         safe, left = _sort_out(updates, call)
         for batch in _batches(safe):
             left += (_step_matrices if _is_matrix(batch.updates[0]) else _step_vectors)(batch, call)

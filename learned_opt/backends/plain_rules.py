@@ -7,6 +7,7 @@ from abc import ABC
 from torch import Tensor
 
 from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.backends.fused_step import expect
 from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.sgd import SGD, Momentum
@@ -34,8 +35,7 @@ class SGDInC(PlainRuleInC):
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """None."""
-        if not isinstance(rule, SGD):
-            raise TypeError(f"expected an SGD, got {type(rule).__name__}")
+        expect(rule, SGD)
         return [], []
 
 
@@ -50,9 +50,8 @@ class MomentumInC(PlainRuleInC):
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """In the order of the class."""
-        if not isinstance(rule, Momentum):
-            raise TypeError(f"expected a Momentum, got {type(rule).__name__}")
-        return [rule.momentum, rule.dampening, float(rule.nesterov)], []
+        own = expect(rule, Momentum)
+        return [own.momentum, own.dampening, float(own.nesterov)], []
 
 
 class RMSpropInC(PlainRuleInC):
@@ -63,7 +62,7 @@ class RMSpropInC(PlainRuleInC):
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """See `StepInC`; refuse an eps too small for float32, too."""
-        return super().refuses_rule(rule) or _refuses_eps(_rmsprop(rule).eps)
+        return super().refuses_rule(rule) or _refuses_eps(expect(rule, RMSprop).eps)
 
     def states(self, rule: UpdateRule) -> list[str]:
         """The mean square."""
@@ -71,7 +70,8 @@ class RMSpropInC(PlainRuleInC):
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """In the order of the class."""
-        return [_rmsprop(rule).alpha, _rmsprop(rule).eps], []
+        own = expect(rule, RMSprop)
+        return [own.alpha, own.eps], []
 
 
 class AdamInC(PlainRuleInC):
@@ -82,7 +82,7 @@ class AdamInC(PlainRuleInC):
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """See `StepInC`; refuse an eps too small for float32, too."""
-        return super().refuses_rule(rule) or _refuses_eps(_adam(rule).eps)
+        return super().refuses_rule(rule) or _refuses_eps(expect(rule, Adam).eps)
 
     def states(self, rule: UpdateRule) -> list[str]:
         """Both moments."""
@@ -90,20 +90,9 @@ class AdamInC(PlainRuleInC):
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """In the order of the class."""
-        return [*_adam(rule).betas, _adam(rule).eps], []
+        own = expect(rule, Adam)
+        return [*own.betas, own.eps], []
 
 
 def _refuses_eps(eps: float) -> str | None:
     return f"its eps is below {LEAST_EPS:g}" if eps < LEAST_EPS else None
-
-
-def _adam(rule: UpdateRule) -> Adam:
-    if not isinstance(rule, Adam):
-        raise TypeError(f"expected an Adam, got {type(rule).__name__}")
-    return rule
-
-
-def _rmsprop(rule: UpdateRule) -> RMSprop:
-    if not isinstance(rule, RMSprop):
-        raise TypeError(f"expected an RMSprop, got {type(rule).__name__}")
-    return rule
