@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.c_library import addresses, call_c
-from learned_opt.rules.orthogonalize import Products
+from learned_opt.rules.orthogonalize import IN_TORCH, Products
 
 FLOP_PER_THREAD = 1 << 23
 """A thread is worth making only for so many operations or more: some 50 us."""
@@ -18,7 +18,13 @@ class ProductsInC(Products):
 
     torch's library multiplies whole matrices always, and on some processors with vectors of half
     the size that they have.
+
+    Args:
+        least_side: results with fewer rows or columns are left to torch: a call takes it 6 us less.
     """
+
+    def __init__(self, least_side: int = 96) -> None:
+        self._least_side = least_side
 
     def general(
         self,
@@ -29,6 +35,8 @@ class ProductsInC(Products):
         scale: float = 1.0,
     ) -> Tensor:
         """See `Products.general`."""
+        if self._is_small(left, right):
+            return IN_TORCH.general(left, right, base, base_scale, scale)
         return _multiply(left, right, base, base_scale, scale, symmetric=False)
 
     def symmetric(
@@ -40,7 +48,12 @@ class ProductsInC(Products):
         scale: float = 1.0,
     ) -> Tensor:
         """See `Products.symmetric`."""
+        if self._is_small(left, right):
+            return IN_TORCH.symmetric(left, right, base, base_scale, scale)
         return _multiply(left, right, base, base_scale, scale, symmetric=True)
+
+    def _is_small(self, left: Tensor, right: Tensor) -> bool:
+        return min(left.shape[-2], right.shape[-1]) < self._least_side
 
 
 def _multiply(

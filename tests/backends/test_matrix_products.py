@@ -44,7 +44,7 @@ def test_a_product_is_that_of_float64(shape, turned):
         left = left.mT.contiguous().mT
     if turned == "right":
         right = right.mT.contiguous().mT
-    found = ProductsInC().general(left, right)
+    found = ProductsInC(least_side=0).general(left, right)
     assert found.is_contiguous()
     assert_near(found, left, right)
 
@@ -55,7 +55,7 @@ def test_a_base_is_added(shape):
     left, right = filled(batch, rows, depth), filled(batch, depth, columns)
     for base in (filled(batch, rows, columns), filled(batch, columns, rows).mT):
         kept = base.clone()
-        found = ProductsInC().general(left, right, base, -1.5, 0.5)
+        found = ProductsInC(least_side=0).general(left, right, base, -1.5, 0.5)
         assert_near(found, 0.5 * left, right, -1.5 * base.double())
         assert torch.equal(base, kept)
 
@@ -64,7 +64,7 @@ def test_a_base_is_added(shape):
 def test_half_of_a_symmetric_product_is_mirrored(size):
     x, base = filled(2, size, size + 7), filled(2, size, size)
     base = base + base.mT
-    found = ProductsInC().symmetric(x, x.mT, base, 2.0, 0.25)
+    found = ProductsInC(least_side=0).symmetric(x, x.mT, base, 2.0, 0.25)
     assert torch.equal(found, found.mT)
     assert_near(found, 0.25 * x, x.mT, 2 * base.double())
 
@@ -72,7 +72,7 @@ def test_half_of_a_symmetric_product_is_mirrored(size):
 def test_torch_computes_the_same():
     left, base = filled(2, 9, 9), filled(2, 9, 9)
     left, base = left + left.mT, base + base.mT
-    here, torchs = ProductsInC(), ProductsInTorch()
+    here, torchs = ProductsInC(least_side=0), ProductsInTorch()
     for arguments in ((left, left), (left, left, base, 0.3, 0.7)):
         torch.testing.assert_close(here.general(*arguments), torchs.general(*arguments))
         torch.testing.assert_close(here.symmetric(*arguments), torchs.symmetric(*arguments))
@@ -84,7 +84,7 @@ def test_threads_change_no_bit(batch, size):
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            products = ProductsInC()
+            products = ProductsInC(least_side=0)
             found.append((products.symmetric(x, x.mT), products.general(x.mT, x)))
     finally:
         torch.set_num_threads(threads)
@@ -92,34 +92,43 @@ def test_threads_change_no_bit(batch, size):
         assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
 
 
+def test_small_products_are_those_of_torch():
+    left, right, base = filled(2, 95, 7), filled(2, 7, 200), filled(2, 95, 200)
+    assert torch.equal(ProductsInC().general(left, right), left @ right)
+    found = ProductsInC().general(left, right, base, 2.0, 3.0)
+    assert torch.equal(found, 2.0 * base + 3.0 * (left @ right))
+
+
 def test_infinities_and_nan_are_passed_on():
     left, right = filled(1, 3, 3), filled(1, 3, 3)
     left[0, 1, 1] = torch.inf
     right[0, 2, 2] = torch.nan
-    found = ProductsInC().general(left, right)
+    found = ProductsInC(least_side=0).general(left, right)
     assert torch.equal(found.isfinite(), (left @ right).isfinite())
 
 
 def test_nothing_is_multiplied_out_of_bounds():
     for left, right in ((filled(1, 2, 3), filled(1, 2, 3)), (filled(2, 3, 3), filled(1, 3, 3))):
         with pytest.raises(ValueError, match="no product of"):
-            ProductsInC().general(left, right)
+            ProductsInC(least_side=0).general(left, right)
     with pytest.raises(ValueError, match="no product of"):
-        ProductsInC().symmetric(filled(1, 2, 3), filled(1, 3, 4))
+        ProductsInC(least_side=0).symmetric(filled(1, 2, 3), filled(1, 3, 4))
     with pytest.raises(ValueError, match="no sum of"):
-        ProductsInC().general(filled(1, 2, 3), filled(1, 3, 4), filled(1, 2, 3))
+        ProductsInC(least_side=0).general(filled(1, 2, 3), filled(1, 3, 4), filled(1, 2, 3))
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 3, 4, 0)])
 def test_an_empty_product_is_empty(shape):
     batch, rows, depth, columns = shape
-    found = ProductsInC().general(torch.ones(batch, rows, depth), torch.ones(batch, depth, columns))
+    found = ProductsInC(least_side=0).general(
+        torch.ones(batch, rows, depth), torch.ones(batch, depth, columns)
+    )
     assert found.shape == (batch, rows, columns)
 
 
 def test_a_product_without_depth_is_the_base():
     base = filled(2, 3, 4)
-    found = ProductsInC().general(torch.ones(2, 3, 0), torch.ones(2, 0, 4), base, 2.0)
+    found = ProductsInC(least_side=0).general(torch.ones(2, 3, 0), torch.ones(2, 0, 4), base, 2.0)
     assert torch.equal(found, 2 * base)
 
 
