@@ -67,6 +67,12 @@ def missing_library() -> str | None:
     return "the package was installed without its C library: there was no compiler for it"
 
 
+def is_generic() -> bool:
+    """Whether the library in use has no vector instructions beyond those of any CPU."""
+    library = load_library()
+    return library is not None and Path(library._name).stem == "generic"
+
+
 def thread_count(elements: int) -> int:
     """The number of threads for work on so many elements, at most torch's setting."""
     return max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
@@ -101,7 +107,7 @@ def _as_c(argument: NDArray[Any] | int | float) -> Any:
 
 def addresses(tensors: Sequence[Tensor]) -> NDArray[np.uintp]:
     """Where the elements of each tensor lie, as C reads them."""
-    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
+    return np.fromiter(map(Tensor.data_ptr, tensors), np.uintp, len(tensors))
 
 
 def _digest(sources: list[Path]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.backends.fused_step import expect
 from learned_opt.rules.adam_lstm import AGE_SCALES, FADE, SMALLEST, AdamLSTM
 from learned_opt.rules.base import UpdateRule
 
@@ -21,18 +22,12 @@ class AdamLSTMInC(CoordinateStepInC):
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:
         """Cell and head."""
-        own = _adam_lstm(rule)
+        own = expect(rule, AdamLSTM)
         return [own.lstm.weight, own.lstm.bias, own.head.weight, own.head.bias]
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """See the enum and the last function in `c/adam_lstm.c`."""
-        own = _adam_lstm(rule)
+        own = expect(rule, AdamLSTM)
         numbers = [own.fast_beta, own.slow_beta, own.log_range, own.log_gain, own.direction_gain]
         numbers += [own.decay_steps, SMALLEST, FADE, *AGE_SCALES, *own.betas]
         return numbers, [own.hidden_size, len(own.betas), own.main, own.shortest]
-
-
-def _adam_lstm(rule: UpdateRule) -> AdamLSTM:
-    if not isinstance(rule, AdamLSTM):
-        raise TypeError(f"expected an AdamLSTM, got {type(rule).__name__}")
-    return rule

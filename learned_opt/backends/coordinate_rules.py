@@ -5,17 +5,17 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.backends.plain_memory import is_plain, refuses_memory, refuses_shapes
 from learned_opt.backends.step_in_c import StepInC, rates, sizes
 from learned_opt.c_library import addresses, call_c
-from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.updates import PendingUpdate
 
@@ -96,59 +96,85 @@ class CoordinateStepInC(StepInC, ABC):
         maximize: bool,
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`."""
+        keys = ("step", *self.states(rule))
         if not isinstance(rule, CoordinateRule):
             raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
-        shapes = {"step": None, **rule.coordinate_state()}
-        own = ("step", *self.states(rule))
+        shapes = _Shapes({"step": None, **rule.coordinate_state()}, keys)
         misfits: list[PendingUpdate] = []
-        fitting: list[PendingUpdate] = []
+        taken: list[PendingUpdate] = []
+        states: list[list[Tensor]] = []
+        known: list[bool] = []
         for update in updates:
-            fits = _has_shapes(update, shapes) and self._has_roots(update, own)
-            (fitting if fits else misfits).append(update)
-        updates, count = fitting, len(fitting)
-        states = [{key: update.state[key] for key in own} for update in updates]
-        elements = sizes([update.parameter for update in updates])
-        rows = [[update.parameter for update in updates], [update.gradient for update in updates]]
-        rows += [[state[key] for state in states] for key in own]
+            state = [update.state[key] for key in keys]
+            is_known = self._own.is_known(state)
+            if shapes.fit(update, state) and (is_known or self._has_roots(update)):
+                taken.append(update)
+                states.append(state)
+                known.append(is_known)
+            else:
+                misfits.append(update)
+        parameters = [update.parameter for update in taken]
+        elements = sizes(parameters)
+        # By role; in one go, since a call for each costs as much as its addresses.
+        rows = [parameters, [update.gradient for update in taken], *zip(*states, strict=True)]
         weights = self.weights(rule)  # alive until C returns, should a rule compute them
         numbers, counts = self.settings(rule)
         loss = 0.0
         if context.loss is not None:
             loss = -float(context.loss) if maximize else float(context.loss)
-        untouched = np.zeros(count, dtype=np.uint8)
+        untouched = np.zeros(len(taken), dtype=np.uint8)
         threads = min(torch.get_num_threads(), int(elements.sum()) // ELEMENTS_PER_THREAD)
         call_c(
             self.function,
-            count,
+            len(taken),
             elements,
-            np.concatenate([addresses(row) for row in rows]),
-            rates(updates),
+            addresses(list(chain.from_iterable(rows))),
+            rates(taken),
             -1.0 if maximize else 1.0,
-            self._own.flags(states),
+            np.array(known, dtype=np.uint8),
             untouched,
             addresses(weights),
             np.array([loss, *numbers], dtype=np.float64),
             np.array(counts, dtype=np.int64),
             max(1, threads),
         )
-        left = [update for update, flag in zip(updates, untouched, strict=True) if flag]
-        self._own.note([s for s, flag in zip(states, untouched, strict=True) if not flag])
+        left: list[PendingUpdate] = []
+        for update, state, is_known, flag in zip(
+            taken, states, known, untouched.tolist(), strict=True
+        ):
+            if flag:
+                left.append(update)
+            elif not is_known:
+                self._own.note(state)
         return misfits + left
 
-    def _has_roots(self, update: PendingUpdate, own: Sequence[str]) -> bool:
-        if not self.nonnegative or not update.parameter.numel():
+    def _has_roots(self, update: PendingUpdate) -> bool:
+        """Whether C can take the roots of a state that it has not written itself."""
+        if not update.parameter.numel():
             return True
-        known = self._own.is_known({key: update.state[key] for key in own})
-        return known or all(float(update.state[key].min()) >= 0 for key in self.nonnegative)
+        return all(float(update.state[key].min()) >= 0 for key in self.nonnegative)
 
 
-def _has_shapes(update: PendingUpdate, trailing: Mapping[str, tuple[int, ...] | None]) -> bool:
-    """Whether the state fits parameter and rule; None is the shape of a number."""
-    shape = update.parameter.shape
-    return all(
-        update.state[key].shape == (() if rest is None else (*shape, *rest))
-        for key, rest in trailing.items()
-    )
+class _Shapes:
+    """Tells whether state fits parameter and rule.
+
+    Args:
+        trailing: the state's shape after that of the parameter, by name; None is a number's.
+        keys: the order of the state.
+    """
+
+    def __init__(self, trailing: Mapping[str, tuple[int, ...] | None], keys: Sequence[str]) -> None:
+        self._trailing = [trailing[key] for key in keys]
+        self._expected: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+
+    def fit(self, update: PendingUpdate, state: Sequence[Tensor]) -> bool:
+        """Whether the state of a parameter, in the order of the keys, has the right shapes."""
+        shape = update.parameter.shape
+        if shape not in self._expected:
+            self._expected[shape] = [
+                () if rest is None else (*shape, *rest) for rest in self._trailing
+            ]
+        return [value.shape for value in state] == self._expected[shape]
 
 
 class KnownStates:
@@ -160,27 +186,22 @@ class KnownStates:
     def __init__(self) -> None:
         self._known: dict[int, tuple[list[weakref.ref[Tensor]], list[int]]] = {}
 
-    def flags(self, states: Sequence[State]) -> NDArray[np.uint8]:
-        """1 for each state that is as C left it, `[n]`."""
-        return np.array([self.is_known(state) for state in states], dtype=np.uint8)
+    def note(self, state: Sequence[Tensor]) -> None:
+        """Remember a state, the rule's own tensors alone, `step` first, that C has written."""
+        # Tensors that were made in inference mode count no changes.
+        if any(value.is_inference() for value in state):
+            return
+        key, known = id(state[0]), self._known
+        if key not in known:
+            # The number may name another tensor once this one is gone.
+            weakref.finalize(state[0], known.pop, key, None)
+        refs = [weakref.ref(value) for value in state]
+        known[key] = refs, [value._version for value in state]
 
-    def note(self, states: Sequence[State]) -> None:
-        """Remember states, the rule's own tensors alone, that C has written."""
-        for state in states:
-            # Tensors that were made in inference mode count no changes.
-            counts = not any(value.is_inference() for value in state.values())
-            if counts and not self.is_known(state):
-                key, known = id(state["step"]), self._known
-                if key not in known:
-                    # The number may name another tensor once this one is gone.
-                    weakref.finalize(state["step"], known.pop, key, None)
-                refs = [weakref.ref(value) for value in state.values()]
-                known[key] = refs, [value._version for value in state.values()]
-
-    def is_known(self, state: State) -> bool:
+    def is_known(self, state: Sequence[Tensor]) -> bool:
         """Whether a state is as C left it."""
-        known = self._known.get(id(state["step"]))
+        known = self._known.get(id(state[0]))
         if known is None:
             return False
-        same = all(ref() is value for ref, value in zip(known[0], state.values(), strict=True))
-        return same and known[1] == [value._version for value in state.values()]
+        same = all(ref() is value for ref, value in zip(known[0], state, strict=True))
+        return same and known[1] == [value._version for value in state]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
+
+R = TypeVar("R", bound=UpdateRule)
 
 
 class FusedStep(ABC):
@@ -29,7 +31,7 @@ class FusedStep(ABC):
     """Whether the update of a tensor depends on the others: then it steps all of a call or none."""
 
     code: ClassVar[str] = "torch"
-    """What it is written in: torch, C or Triton."""
+    """What it is written in: torch, C, torch and C, or Triton."""
 
     @abstractmethod
     def refuses_rule(self, rule: UpdateRule) -> str | None:
@@ -66,6 +68,17 @@ class FusedStep(ABC):
         Returns:
             The tensors that were left untouched.
         """
+
+
+def expect(rule: UpdateRule, cls: type[R]) -> R:
+    """The rule, of a class that a step is for.
+
+    Raises:
+        TypeError: it is of another class.
+    """
+    if not isinstance(rule, cls):
+        raise TypeError(f"expected {cls.__name__}, got {type(rule).__name__}")
+    return rule
 
 
 class DeviceStep(FusedStep, ABC):

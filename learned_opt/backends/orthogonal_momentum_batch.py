@@ -19,6 +19,7 @@ from learned_opt.rules.orthogonal_momentum import (
     TINY,
     OrthogonalMomentum,
 )
+from learned_opt.rules.orthogonalize import Products
 from learned_opt.updates import PendingUpdate
 
 Numbers = NDArray[np.float64]
@@ -32,11 +33,13 @@ class Call:
         rule: whose step it is.
         sign: -1 to maximise, else 1.
         total_steps: the planned number of steps, or None.
+        products: how matrices are multiplied.
     """
 
     rule: OrthogonalMomentum
     sign: float
     total_steps: float | None
+    products: Products
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.backends.fused_step import FusedStep
+from learned_opt.backends.fused_step import FusedStep, expect
 from learned_opt.backends.orthogonal_momentum_batch import (
     Batch,
     Call,
@@ -20,28 +21,38 @@ from learned_opt.backends.orthogonal_momentum_batch import (
 )
 from learned_opt.backends.orthogonal_momentum_moments import Moments
 from learned_opt.backends.plain_memory import refuses_shapes
+from learned_opt.backends.products_in_c import ProductsInC
+from learned_opt.c_library import is_generic, missing_library
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.orthogonal_momentum import (
     VECTOR_FLOOR,
     OrthogonalMomentum,
     is_stepped_as_matrix,
 )
-from learned_opt.rules.orthogonalize import matrix_shape, orthogonalize_unit
+from learned_opt.rules.orthogonalize import (
+    IN_TORCH,
+    Products,
+    matrix_shape,
+    orthogonalize_unit,
+)
 from learned_opt.updates import PendingUpdate, batch_by_size
 
 SAFE = 1e-15, 1e15
 """Norms between these can be squared in float32; tensors with others are left to the rule."""
 
-TOGETHER = 1 << 20
-"""Elements of matrices of one shape that are orthogonalised at once. It bounds the memory."""
+TOGETHER = 1 << 18
+"""Elements of matrices of one shape that are orthogonalised at once: their copies stay in cache."""
 
 
-class OrthogonalMomentumInPlace(FusedStep):
-    """The step of `OrthogonalMomentum` for float32 tensors in the CPU's memory.
+class OrthogonalMomentumOnCPU(FusedStep, ABC):
+    """Abstract: the step of `OrthogonalMomentum` for float32 tensors in the CPU's memory.
 
     Numbers per tensor are computed on the host, in double precision. All norms that decide whether
-    a step is finite are read before anything is written.
+    a step is finite are read before anything is written. Subclasses choose who multiplies matrices.
     """
+
+    products: ClassVar[Products]
+    """How matrices are multiplied."""
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse a rule that was cast to another dtype."""
@@ -75,14 +86,36 @@ class OrthogonalMomentumInPlace(FusedStep):
         maximize: bool,
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`."""
-        if not isinstance(rule, OrthogonalMomentum):
-            raise TypeError(f"expected OrthogonalMomentum, got {type(rule).__name__}")
         total = None if context.total_steps is None else float(context.total_steps)
-        call = Call(rule, -1.0 if maximize else 1.0, total)
+        call = Call(
+            expect(rule, OrthogonalMomentum), -1.0 if maximize else 1.0, total, self.products
+        )
         safe, left = _sort_out(updates, call)
         for batch in _batches(safe):
             left += (_step_matrices if _is_matrix(batch.updates[0]) else _step_vectors)(batch, call)
         return left
+
+
+@final
+class OrthogonalMomentumInC(OrthogonalMomentumOnCPU):
+    """Matrices are multiplied in C; a symmetric product takes half of the work there."""
+
+    code = "torch and C"
+    products = ProductsInC()
+
+    def refuses_rule(self, rule: UpdateRule) -> str | None:
+        """Refuse where there is no library, or one that multiplies more slowly than torch."""
+        why = super().refuses_rule(rule) or missing_library()
+        if why is None and is_generic():
+            return "its C library has no vector instructions, and torch multiplies faster"
+        return why
+
+
+@final
+class OrthogonalMomentumInPlace(OrthogonalMomentumOnCPU):
+    """Plain torch, for machines without the C library."""
+
+    products = IN_TORCH
 
 
 def _refuses(tensor: Tensor) -> str | None:
@@ -157,7 +190,7 @@ def _step_matrices(batch: Batch, call: Call) -> list[PendingUpdate]:
         kept = np.flatnonzero(good).tolist()
         rest = [u for u, ok in zip(batch.updates, good, strict=True) if not ok]
         return rest + (_step_matrices(batch.take(kept), call) if kept else [])
-    directions = orthogonalize_unit(ahead.div_(lengths), call.rule.iterations)
+    directions = orthogonalize_unit(ahead.div_(lengths), call.rule.iterations, call.products)
     torch._foreach_mul_(batch.tensors("m"), momentum)
     torch._foreach_add_(batch.tensors("m"), batch.gradients, alpha=sign * (1 - momentum))
     factor = advance(batch, call, norm) * math.sqrt(max(shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.backends.fused_step import expect
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.features import RECENT_DECAY, smallest_known
@@ -22,23 +23,23 @@ class CoordinateLSTMInC(CoordinateStepInC):
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """See `StepInC`; refuse a p too large for float32, too."""
-        return super().refuses_rule(rule) or _refuses_p(_coordinate_lstm(rule).p)
+        return super().refuses_rule(rule) or _refuses_p(expect(rule, CoordinateLSTM).p)
 
     def states(self, rule: UpdateRule) -> list[str]:
         """`h` and `c` of each layer, and the `recent` size of the gradient."""
-        layers = range(len(_coordinate_lstm(rule).hidden_sizes))
+        layers = range(len(expect(rule, CoordinateLSTM).hidden_sizes))
         return [*(f"{name}{k}" for k in layers for name in "hc"), "recent"]
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:
         """Layers and head."""
-        own = _coordinate_lstm(rule)
+        own = expect(rule, CoordinateLSTM)
         names = ("weight", "bias")
         layers = [layer.get_parameter(name) for layer in own.layers for name in names]
         return [*layers, own.head.weight, own.head.bias]
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """See the enum and the last function in `c/coordinate_lstm.c`."""
-        own = _coordinate_lstm(rule)
+        own = expect(rule, CoordinateLSTM)
         numbers = [own.p, own.output_scale, RECENT_DECAY, smallest_known(own.p)]
         return numbers, [len(own.hidden_sizes), *own.hidden_sizes]
 
@@ -86,12 +87,6 @@ def _refuses_p(p: float) -> str | None:
 def _weights(reader: LSTMCell | None, gates: GatePair) -> list[Tensor]:
     own: list[Tensor] = [] if reader is None else [reader.weight, reader.bias]
     return [*own, gates.weight, gates.bias]
-
-
-def _coordinate_lstm(rule: UpdateRule) -> CoordinateLSTM:
-    if not isinstance(rule, CoordinateLSTM):
-        raise TypeError(f"expected a CoordinateLSTM, got {type(rule).__name__}")
-    return rule
 
 
 def _gated(rule: UpdateRule) -> GatedLSTM | MomentumGatedLSTM:

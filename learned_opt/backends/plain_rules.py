@@ -2,46 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC
 
-import numpy as np
+from torch import Tensor
 
-from learned_opt.backends.step_in_c import LARGEST, StepInC, are_float32, largest, rates, sizes
-from learned_opt.c_library import addresses, call_c, thread_count
-from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.updates import PendingUpdate
+from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.backends.fused_step import expect
+from learned_opt.rules.adaptive import Adam, RMSprop
+from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.sgd import SGD, Momentum
+
+LEAST_EPS = 1e-20
+"""Below it, the bound on an update is no number in float32."""
 
 
-class SGDInC(StepInC):
-    """Gradient descent: a pass that finds the largest numbers, and one that moves."""
+class PlainRuleInC(CoordinateStepInC, ABC):
+    """Abstract: a rule without a network; see `c/plain_rules.c`."""
 
-    def step(
-        self,
-        rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
-        context: Context,
-        maximize: bool,
-    ) -> list[PendingUpdate]:
-        """See `FusedStep.step`."""
-        lr, decay = np.abs(rates(updates).T)
-        parameter = largest([update.parameter for update in updates]).astype(np.float64)
-        gradient = largest([update.gradient for update in updates]).astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            # A bound on the new parameter. It is no number where one of them is not finite.
-            bound = parameter * (1 + lr * decay) + gradient * lr
-        is_safe = (bound < 0.9 * LARGEST) & are_float32(lr, decay)
-        moved = [update for update, safe in zip(updates, is_safe, strict=True) if safe]
-        counts = sizes([update.parameter for update in moved])
-        call_c(
-            "sgd",
-            len(moved),
-            counts,
-            addresses([update.parameter for update in moved]),
-            addresses([update.gradient for update in moved]),
-            rates(moved),
-            -1.0 if maximize else 1.0,
-            thread_count(int(counts.sum())),
-        )
-        for update in moved:
-            update.state["step"] += 1
-        return [update for update, safe in zip(updates, is_safe, strict=True) if not safe]
+    def weights(self, rule: UpdateRule) -> list[Tensor]:
+        """None."""
+        return []
+
+
+class SGDInC(PlainRuleInC):
+    """12 bytes of memory traffic a parameter, and 8 to look at what it reads."""
+
+    function = "sgd"
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """None."""
+        return []
+
+    def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
+        """None."""
+        expect(rule, SGD)
+        return [], []
+
+
+class MomentumInC(PlainRuleInC):
+    """20 bytes of memory traffic a parameter, and 8 to look."""
+
+    function = "momentum"
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """The momentum buffer."""
+        return ["m"]
+
+    def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
+        """In the order of the class."""
+        own = expect(rule, Momentum)
+        return [own.momentum, own.dampening, float(own.nesterov)], []
+
+
+class RMSpropInC(PlainRuleInC):
+    """20 bytes of memory traffic a parameter, and 8 to look."""
+
+    function = "rmsprop"
+    nonnegative = ("v",)
+
+    def refuses_rule(self, rule: UpdateRule) -> str | None:
+        """See `StepInC`; refuse an eps too small for float32, too."""
+        return super().refuses_rule(rule) or _refuses_eps(expect(rule, RMSprop).eps)
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """The mean square."""
+        return ["v"]
+
+    def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
+        """In the order of the class."""
+        own = expect(rule, RMSprop)
+        return [own.alpha, own.eps], []
+
+
+class AdamInC(PlainRuleInC):
+    """28 bytes of memory traffic a parameter, and 8 to look."""
+
+    function = "adam"
+    nonnegative = ("v",)
+
+    def refuses_rule(self, rule: UpdateRule) -> str | None:
+        """See `StepInC`; refuse an eps too small for float32, too."""
+        return super().refuses_rule(rule) or _refuses_eps(expect(rule, Adam).eps)
+
+    def states(self, rule: UpdateRule) -> list[str]:
+        """Both moments."""
+        return ["m", "v"]
+
+    def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
+        """In the order of the class."""
+        own = expect(rule, Adam)
+        return [*own.betas, own.eps], []
+
+
+def _refuses_eps(eps: float) -> str | None:
+    return f"its eps is below {LEAST_EPS:g}" if eps < LEAST_EPS else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.backends.plain_memory import PlainMemoryStep, refuses_cast
-from learned_opt.c_library import addresses, call_c, missing_library, thread_count
+from learned_opt.c_library import missing_library
 from learned_opt.rules.base import UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -30,15 +30,7 @@ class StepInC(PlainMemoryStep, ABC):
 
 def sizes(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     """Numbers of elements, as C reads them."""
-    return np.array([tensor.numel() for tensor in tensors], dtype=np.int64)
-
-
-def largest(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
-    """The largest magnitude in each tensor, `[n]`; infinite or NaN if the tensor has such."""
-    counts, found = sizes(tensors), np.empty(len(tensors), dtype=np.float32)
-    threads = thread_count(int(counts.sum()))
-    call_c("largest", len(tensors), counts, addresses(tensors), found, threads)
-    return found
+    return np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors))
 
 
 def rates(updates: Sequence[PendingUpdate]) -> NDArray[np.float64]:

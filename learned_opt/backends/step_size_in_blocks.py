@@ -16,6 +16,7 @@ from torch import Tensor
 from learned_opt.backends.plain_memory import refuses_cast
 from learned_opt.backends.step_size_lstm import StepSizeLSTMInTwoPasses
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.step_size_lstm import Memory
 from learned_opt.rules.tensor_directions import (
     BETA_FAST,
     BETA_SLOW,
@@ -128,9 +129,15 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
                 for pieces, values in zip(block.tensors[1:], (p, m, s, v), strict=True):
                     torch._foreach_copy_(pieces, list(values.split(block.counts)))
 
-    def write_rows(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
+    def read_memory(self, updates: Sequence[PendingUpdate], hidden_size: int) -> Memory:
+        """One operation for each kind of state."""
+        states = [update.state for update in updates]
+        return Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
+
+    def write_memory(self, updates: Sequence[PendingUpdate], memory: Memory) -> None:
         """One operation for all tensors."""
-        torch._foreach_copy_(list(tensors), list(rows.unbind()))
+        own = [update.state[key] for key in Memory._fields for update in updates]
+        torch._foreach_copy_(own, [row for rows in memory for row in rows.unbind()])
 
     def _rows(self, count: int) -> Tensor:
         """Twelve arrays of `count` elements, `[12, count]`; the same memory at every call."""

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from learned_opt.backends.fused_step import expect
 from learned_opt.backends.plain_memory import PlainMemoryStep
 from learned_opt.backends.step_in_c import LARGEST, are_float32, rates
 from learned_opt.rules.base import Context, UpdateRule
@@ -63,8 +63,12 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
         """
 
     @abstractmethod
-    def write_rows(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
-        """Copy the rows of `[n, ...]` into n small tensors."""
+    def read_memory(self, updates: Sequence[PendingUpdate], hidden_size: int) -> Memory:
+        """The small state of n tensors, after `sums` of the same ones."""
+
+    @abstractmethod
+    def write_memory(self, updates: Sequence[PendingUpdate], memory: Memory) -> None:
+        """Write the small state of n tensors, after `sums` of the same ones."""
 
     @torch.inference_mode()
     def step(
@@ -75,25 +79,25 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
         maximize: bool,
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`; the tensors are stepped together or left together."""
-        if not isinstance(rule, StepSizeLSTM):
-            raise TypeError(f"expected a StepSizeLSTM, got {type(rule).__name__}")
+        own = expect(rule, StepSizeLSTM)
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
         sign = -1.0 if maximize else 1.0
+        if not _has_memory(updates, own.hidden_size):
+            return list(updates)
         sums = self.sums(updates, sign)
         lr, decay = rates(updates).T
         # NaN is not below it.
         if not ((np.abs(sums) < LARGEST).all() and are_float32(lr, decay).all()):
             return list(updates)
-        states = [update.state for update in updates]
-        before = Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
+        before = self.read_memory(updates, own.hidden_size)
         norms = np.sqrt(sums[:, SQUARES])
         size = np.maximum([update.parameter.numel() for update in updates], 1)
         is_vector = np.array([update.parameter.dim() <= 1 for update in updates])
         measured = norms, sums[:, 1:4], size, is_vector
         statistics = make_statistics(*(torch.from_numpy(x.astype(np.float32)) for x in measured))
         before = before._replace(step=before.step + 1)
-        coefficients, after = rule.coefficients(statistics, before, context)
+        coefficients, after = own.coefficients(statistics, before, context)
         mix = torch.stack(coefficients.mix, dim=-1).numpy().astype(np.float64)
         # |sum_i w_i d_i|^2, as in `mix_rms`.
         square = (mix[:, FIRST] * sums[:, 8:SUMS] * TIMES * mix[:, SECOND]).sum(1)
@@ -110,6 +114,12 @@ class StepSizeLSTMInTwoPasses(PlainMemoryStep, ABC):
         if not (remembered and bounded):
             return list(updates)
         self.move(updates, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
-        for key, rows in zip(Memory._fields, after, strict=True):
-            self.write_rows([state[key] for state in states], rows)
+        self.write_memory(updates, after)
         return []
+
+
+def _has_memory(updates: Sequence[PendingUpdate], hidden_size: int) -> bool:
+    """Whether the small state of all tensors has the rule's shapes."""
+    shapes = {"step": (), "h": (hidden_size,), "c": (hidden_size,), "scalars": (8,)}
+    states = [update.state for update in updates]
+    return all({state[key].shape for state in states} == {shape} for key, shape in shapes.items())

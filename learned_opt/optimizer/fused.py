@@ -10,6 +10,7 @@ from torch import Tensor
 from learned_opt.backends.fused_step import DeviceStep, FusedStep
 from learned_opt.backends.registry import fused_steps
 from learned_opt.optimizer.finite_guard import FiniteGuard
+from learned_opt.optimizer.shared_memory import SharedMemory
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -28,6 +29,7 @@ class FusedSteps:
     def __init__(self, rule: UpdateRule, fused: bool | None) -> None:
         self.option = fused
         self._steps = [] if fused is False else fused_steps(rule)
+        self._shared_memory = SharedMemory()
         why_none = self._why_none(rule)
         if fused and why_none:
             raise ValueError(f"fused=True does not fit {why_none}")
@@ -99,11 +101,19 @@ class FusedSteps:
     ) -> list[tuple[FusedStep, Sequence[PendingUpdate]]]:
         """Decide which code takes which tensors, before anything is written."""
         plan: list[tuple[FusedStep, Sequence[PendingUpdate]]] = []
+        steps = [step for step in self._steps if step.refuses_rule(rule) is None]
         waiting = updates
+        shared = self._shared_memory.find(updates) if steps else {}
+        if shared:
+            if self.option:
+                first = min(shared)
+                raise RuntimeError(
+                    f"fused=True does not fit {updates[first].name}: {shared[first]}"
+                )
+            waiting = [update for k, update in enumerate(updates) if k not in shared]
+            steps = [step for step in steps if waiting and not step.shares_signals]
         why_not = ""
-        for step in self._steps:
-            if step.refuses_rule(rule) is not None:
-                continue
+        for step in steps:
             refused = [(u, why) for u in waiting if (why := step.refuses(u)) is not None]
             if not refused:
                 plan.append((step, waiting))

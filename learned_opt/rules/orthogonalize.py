@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,67 @@ CONVERGING = (1.875, -1.25, 0.375)
 """Coefficients of any further iteration: the one that converges fastest near 1."""
 
 
+class Products(ABC):
+    """Abstract: how Newton-Schulz iterations multiply matrices, `[..., rows, columns]`.
+
+    Both compute `base_scale * base + scale * left @ right`, without a base `scale * left @ right`.
+    """
+
+    @abstractmethod
+    def general(
+        self,
+        left: Tensor,
+        right: Tensor,
+        base: Tensor | None = None,
+        base_scale: float = 1.0,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """The product of two matrices, and a sum."""
+
+    @abstractmethod
+    def symmetric(
+        self,
+        left: Tensor,
+        right: Tensor,
+        base: Tensor | None = None,
+        base_scale: float = 1.0,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """The same where product and base are known to be symmetric, but for rounding."""
+
+
+class ProductsInTorch(Products):
+    """`torch.matmul` for both; differentiable."""
+
+    def general(
+        self,
+        left: Tensor,
+        right: Tensor,
+        base: Tensor | None = None,
+        base_scale: float = 1.0,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """See `Products.general`."""
+        product = left @ right
+        if scale != 1:
+            product = scale * product
+        return product if base is None else base_scale * base + product
+
+    def symmetric(
+        self,
+        left: Tensor,
+        right: Tensor,
+        base: Tensor | None = None,
+        base_scale: float = 1.0,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """See `Products.symmetric`."""
+        return self.general(left, right, base, base_scale, scale)
+
+
+IN_TORCH = ProductsInTorch()
+
+
 def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     """Bring all singular values near 1 by Newton-Schulz iterations; zero stays zero.
 
@@ -48,47 +110,57 @@ def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     return orthogonalize_unit(x, iterations)
 
 
-def orthogonalize_unit(matrices: Tensor, iterations: int) -> Tensor:
+def orthogonalize_unit(matrices: Tensor, iterations: int, products: Products = IN_TORCH) -> Tensor:
     """The same for matrices whose squares add up to 1, or to 0."""
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
     if x.is_cuda and x.dtype == torch.float32:
         x = x.bfloat16()
-    gram = x @ x.mT
-    square = gram @ gram
+    gram = products.symmetric(x, x.mT)
+    square = products.symmetric(gram, gram)
     norm = _root(square.to(matrices.dtype).square().sum((-2, -1), keepdim=True), 8).to(x.dtype)
     x, gram, square = x / norm, gram / norm**2, square / norm**4
     # In bfloat16 the powers of the Gram matrix alone would lose the small singular values.
     by_gram = x.shape[-1] >= 2 * x.shape[-2] and x.dtype == matrices.dtype
-    x = (_iterate_gram if by_gram else _iterate)(x, gram, square, iterations)
+    x = (_iterate_gram if by_gram else _iterate)(x, gram, square, iterations, products)
     return (x if wide else x.mT).to(matrices.dtype)
 
 
-def _iterate(x: Tensor, gram: Tensor, square: Tensor, iterations: int) -> Tensor:
+def _iterate(
+    x: Tensor, gram: Tensor, square: Tensor, iterations: int, products: Products
+) -> Tensor:
     for k in range(iterations):
-        if k > 0:
-            gram = x @ x.mT
-            square = gram @ gram
         a, b, c = _polynomial(k)
-        x = a * x + (b * gram + c * square) @ x
+        if k == 0:
+            factor = b * gram + c * square
+        else:
+            gram = products.symmetric(x, x.mT)
+            factor = products.symmetric(gram, gram, gram, b, c)
+        x = products.general(factor, x, x, a)
     return x
 
 
-def _iterate_gram(x: Tensor, gram: Tensor, square: Tensor, iterations: int) -> Tensor:
+def _iterate_gram(
+    x: Tensor, gram: Tensor, square: Tensor, iterations: int, products: Products
+) -> Tensor:
     """The same by products of the short side alone, since all factors are polynomials of A.
 
     A long matrix is multiplied twice, not twice in each iteration.
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    # All are polynomials of the same matrix: symmetric, and so are their products.
     product = identity
     for k in range(iterations):
         a, b, c = _polynomial(k)
-        factor = a * identity + b * gram + c * square
-        product = factor if k == 0 else factor @ product
+        base = a * identity + b * gram
+        if k == 0:
+            product = factor = base + c * square
+        else:
+            factor = products.symmetric(gram, gram, base, 1.0, c)
+            product = products.symmetric(factor, product)
         if k + 1 < iterations:
-            gram = gram @ (factor @ factor)
-            square = gram @ gram
-    return product @ x
+            gram = products.symmetric(gram, products.symmetric(factor, factor))
+    return products.general(product, x)
 
 
 def _polynomial(iteration: int) -> tuple[float, float, float]:

@@ -34,7 +34,7 @@ class Doubled(SGD):
 
 
 def test_a_rule_without_faster_code_is_refused():
-    for rule in (create_rule("rmsprop"), Doubled()):
+    for rule in (create_rule("general"), Doubled()):
         said = refusal(
             ValueError, lambda r=rule: LearnedOptimizer([parameter(2)], rule=r, fused=True)
         )

@@ -28,10 +28,10 @@ SHAPES = {
 }
 
 
-def random_rule(name):
+def random_rule(name, settings):
     """A rule with random weights, also where fresh ones are zero."""
     torch.manual_seed(0)
-    rule = create_rule(name)
+    rule = create_rule(name, **settings)
     with torch.no_grad():
         for weight in rule.parameters():
             weight.add_(0.1 * torch.randn(weight.shape))
@@ -51,8 +51,8 @@ def gradients(shapes, step, scale=1.0):
 class Pair:
     """Two optimizers on equal parameters: one fused, one by the rule."""
 
-    def __init__(self, name, shapes, groups=1, **options):
-        self.rule, self.shapes = random_rule(name), shapes
+    def __init__(self, name, shapes, groups=1, settings=None, **options):
+        self.rule, self.shapes = random_rule(name, settings or {}), shapes
         self.tolerance = ROUNDING.get(name, 1e-5)
         if "total_steps" in self.rule.read_context():
             options["total_steps"] = 50
@@ -133,6 +133,38 @@ def test_gradients_of_any_scale_agree(name, scale):
     lr = 0.1 / scale if name == "sgd" else 0.1
     pair = Pair(name, SHAPES["mixed"], lr=lr)
     pair.run(scale=scale)
+    pair.check()
+
+
+SETTINGS = [
+    ("momentum", {"momentum": 0.8, "dampening": 0.3}),
+    ("momentum", {"momentum": 0.8, "nesterov": True}),
+    ("momentum", {"momentum": 0.0}),
+    ("rmsprop", {"alpha": 0.9, "eps": 0.1}),
+    ("adam", {"betas": (0.0, 0.9), "eps": 0.1}),
+    ("adam", {"betas": (0.7, 0.0)}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
+def test_settings_of_hand_made_rules_are_followed(name, settings):
+    (step,) = FUSED_STEPS[type(create_rule(name))]
+    if step().refuses_rule(create_rule(name)):
+        pytest.skip("the C library was not compiled")
+    pair = Pair(name, SHAPES["mixed"], settings=settings, lr=0.1)
+    pair.run()
+    pair.check()
+
+
+@pytest.mark.filterwarnings("ignore:the update of")
+def test_idle_coordinates_of_adam_keep_no_momentum_that_underflows():
+    """Squares of gradients of 1e-24 are 0: without a gradient the coordinate counts as idle."""
+    pair = Pair("adam", [(5,)])
+    pair.step([torch.tensor([1e-24, 1e-24, 1.0, 0.0, -1e-24])])
+    pair.step([torch.tensor([0.0, 1e-24, 0.0, 0.0, 0.0])])
+    for _, optimizer in pair.sides:
+        (state,) = optimizer.state.values()
+        assert [bool(m) for m in state["m"]] == [False, True, True, False, False]
     pair.check()
 
 
@@ -276,7 +308,7 @@ def test_the_number_of_threads_changes_rounding_at_most(name):
 
 def test_a_parameter_that_autograd_saved_has_changed(name):
     (parameter,) = make_parameters([(3, 2)])
-    rule = random_rule(name)
+    rule = random_rule(name, {})
     plan = {"total_steps": 9} if "total_steps" in rule.read_context() else {}
     optimizer = LearnedOptimizer([parameter], rule=rule, fused=True, **plan)
     loss = parameter.square().sum()

@@ -12,6 +12,9 @@ from learned_opt.rules.lstm_cell_in_c import fits_lstm_cell
 
 NAMES = [
     "sgd",
+    "momentum",
+    "rmsprop",
+    "adam",
     "adam-lstm",
     "lstm",
     "gated-lstm",
@@ -153,6 +156,12 @@ def test_a_learning_rate_beyond_float32_times_a_zero_gradient_writes_no_nan(name
         ("orthogonal-momentum", "step", math.nan),
         ("adam-lstm", "step", math.nan),
         ("adam-lstm", "slow", -1.0),
+        ("adam", "v", -1.0),
+        ("adam", "m", math.nan),
+        ("adam", "step", math.nan),
+        ("rmsprop", "v", -1.0),
+        ("rmsprop", "v", math.inf),
+        ("momentum", "m", -math.inf),
     ],
 )
 def test_spoilt_state_spoils_no_parameter(name, key, bad):
@@ -167,3 +176,21 @@ def test_a_deep_rule_does_not_overflow_the_stack():
     rule = CoordinateLSTM(hidden_sizes=(600, 600))
     with pytest.raises(ValueError, match="more than 1024 units"):
         LearnedOptimizer([parameter], rule=rule, fused=True)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_an_update_over_zero_is_skipped(name):
+    """The square of the gradient is 0 in float32, and nothing is added to its root."""
+    parameter = nn.Parameter(torch.ones(3))
+    parameter.grad = torch.tensor([1.0, 1e-30, 0.0])
+    optimizer = LearnedOptimizer([parameter], rule=create_rule(name, eps=0.0))
+    with pytest.warns(RuntimeWarning, match="not finite and was skipped"):
+        optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0, 1.0]
+    assert optimizer.state[parameter]["v"].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_an_eps_too_small_for_float32_is_refused(name):
+    with pytest.raises(ValueError, match="its eps is below 1e-20"):
+        LearnedOptimizer([nn.Parameter(torch.ones(3))], rule=create_rule(name, eps=0.0), fused=True)

@@ -139,7 +139,7 @@ def test_the_cost_that_readme_gives_is_what_was_measured():
     small, middle, large = (
         f"{row['hot']:.0f}"
         for row in measured("step_cost")["rows"]
-        if (row["rule"], row["code"], row["many"]) == ("orthogonal-momentum", "torch", True)
+        if (row["rule"], row["code"], row["many"]) == ("orthogonal-momentum", "torch and C", True)
     )
     said = (
         f"{small} times fused AdamW at 1e5 parameters, {middle} times at 1e6 and {large} times at"

@@ -21,11 +21,6 @@ typedef struct {
     const float *corrections; /* of each tensor: [n, 2 + betas], fast and slow first */
 } adam_lstm;
 
-/* 1 - beta^step, by which an average that began at 0 is too small. */
-static float correction(double beta, float step) {
-    return beta == 0 ? 1.0f : (float)-expm1(step * log(beta));
-}
-
 static float *make_corrections(const tensor_list *list, const adam_lstm *own) {
     float *made = malloc(list->n * (2 + own->betas) * sizeof(float) + 1), *to = made;
     for (long k = 0; made && k < list->n; k++) {

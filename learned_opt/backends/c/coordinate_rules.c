@@ -7,9 +7,6 @@
 #include "parallel.h"
 #include "vector_math.h"
 
-/* Blocks of one task: enough that taking a task costs nothing. */
-#define TASK_BLOCKS 64
-
 float largest_magnitude(const float *x, long count) {
     uint32_t most = 0;
     /* Without their sign, the bits of floats are in the order of magnitudes, NaN above all. */
@@ -64,9 +61,10 @@ static void step(void *shared, long number) {
     block here = {at->tensor, 0, 0, size, *place(all->list, STEP, at->tensor) + 1};
     char space[all->scratch_bytes + 64];
     void *scratch = (void *)(((uintptr_t)space + 63) / 64 * 64);
-    for (long start = 0; start < at->count; start += BLOCK) {
+    long most = all->scratch_bytes ? BLOCK : LONG_BLOCK;
+    for (long start = 0; start < at->count; start += most) {
         here.start = at->start + start;
-        here.count = at->count - start < BLOCK ? at->count - start : BLOCK;
+        here.count = at->count - start < most ? at->count - start : most;
         all->function(all->rule, all->list, &here, scratch);
     }
 }
@@ -74,7 +72,7 @@ static void step(void *shared, long number) {
 int step_coordinates(const tensor_list *list, block_function function, const void *rule,
                      size_t scratch_bytes, long states, const int64_t *state_rows,
                      const uint8_t *trusted, double longest, uint8_t *untouched, long threads) {
-    long tasks = 0, length = TASK_BLOCKS * BLOCK;
+    long tasks = 0, length = LONG_BLOCK;
     for (long k = 0; k < list->n; k++) tasks += (list->sizes[k] + length - 1) / length;
     job all = {list, function, rule, scratch_bytes, states, tasks, state_rows, trusted, untouched,
                malloc((tasks + 1) * sizeof(task)), calloc(tasks + 1, 3 * sizeof(float))};
@@ -105,6 +103,10 @@ int step_coordinates(const tensor_list *list, block_function function, const voi
     free(all.task);
     free(all.found);
     return failed ? -1 : 0;
+}
+
+float correction(double beta, float step) {
+    return beta == 0 ? 1.0f : (float)-expm1(step * log(beta));
 }
 
 void move_parameters(const tensor_list *list, const block *at, const float *update) {

@@ -14,6 +14,9 @@
 /* Numbers beyond this are left to Python: below it, nothing in a step can overflow. */
 #define SAFE 1e15f
 
+/* Most coordinates of a task: enough that taking a task costs nothing. */
+#define LONG_BLOCK (64 * BLOCK)
+
 typedef struct {
     long n;
     const int64_t *sizes;
@@ -28,7 +31,7 @@ static inline float *place(const tensor_list *list, long role, long tensor) {
     return list->places[role * list->n + tensor];
 }
 
-/* One block of one tensor. */
+/* Consecutive coordinates of one tensor. */
 typedef struct {
     long tensor, start, count, size;
     float step; /* counts from 1 */
@@ -39,6 +42,8 @@ typedef void (*block_function)(const void *rule, const tensor_list *list, const 
 
 /* Step all tensors that are safe to step.
  *
+ * function: gets at most BLOCK coordinates at once if it has scratch memory, for rows; else at most
+ * LONG_BLOCK.
  * state_rows: numbers per coordinate in each state tensor, `states` of them.
  * trusted: [n], 1 where the state is known to be within SAFE; the others are looked at first.
  * longest: a bound on the magnitude of the rule's updates.
@@ -50,6 +55,9 @@ int step_coordinates(const tensor_list *list, block_function function, const voi
 
 /* p <- p + lr update - lr decay p for the parameters of a block. */
 void move_parameters(const tensor_list *list, const block *at, const float *update);
+
+/* 1 - beta^step, by which an average that began at 0 is too small. */
+float correction(double beta, float step);
 
 /* The largest magnitude; infinity if one is infinite or no number. */
 float largest_magnitude(const float *x, long count);

@@ -57,31 +57,13 @@ void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c) {
         float *new_h = h[unit], *new_c = c[unit];
 #pragma omp simd
         for (int k = 0; k < BLOCK; k++) {
-            float i = sigmoid(sums[0][k]), f = sigmoid(sums[1][k]), o = sigmoid(sums[2][k]);
-            float memory = f * new_c[k] + i * hyperbolic_tangent(sums[3][k]);
+            /* A gate times a tangent is one division: products of denominators stay below 2e38. */
+            float i = 1.0f + exponential(-sums[0][k]), f = 1.0f + exponential(-sums[1][k]);
+            float o = 1.0f + exponential(-sums[2][k]), below, under;
+            float candidate = tangent_fraction(sums[3][k], &below);
+            float memory = new_c[k] / f + candidate / (i * below);
             new_c[k] = memory;
-            new_h[k] = o * hyperbolic_tangent(memory);
+            new_h[k] = tangent_fraction(memory, &under) / (o * under);
         }
     }
-}
-
-void read_row(float *to, const float *from, long count) {
-    /* The next block of each row: they are more streams than a processor follows by itself. */
-    for (long line = 0; line < BLOCK; line += 16) __builtin_prefetch(from + 64 + line, 1);
-    if (count == BLOCK) {
-        memcpy(to, from, BLOCK * sizeof(float));
-        return;
-    }
-    memcpy(to, from, count * sizeof(float));
-    memset(to + count, 0, (BLOCK - count) * sizeof(float));
-}
-
-void mark_nonzero(unsigned *active, const float *values) {
-#pragma omp simd
-    for (int k = 0; k < BLOCK; k++) active[k] |= values[k] != 0 ? ~0u : 0u;
-}
-
-void write_row(float *to, const float *from, const unsigned *active, long count) {
-#pragma omp simd
-    for (long k = 0; k < count; k++) to[k] = from_bits(to_bits(from[k]) & active[k]);
 }

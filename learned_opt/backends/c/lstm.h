@@ -2,6 +2,10 @@
 #ifndef LEARNED_OPT_LSTM_H
 #define LEARNED_OPT_LSTM_H
 
+#include <string.h>
+
+#include "vector_math.h"
+
 /* Coordinates of a block: as many vectors as let the four sums of each stay in registers. A block
  * of each number lies in a row, [BLOCK]. */
 #if defined(__AVX512F__)
@@ -45,12 +49,29 @@ void lstm_gate_sums(const lstm_cell *cell, long unit, const row *seen, row *sums
 void lstm_four_sums(const float *weight, const row *rows, long count, row *sums);
 
 /* Read count values to a row, and fill it up with zeros. */
-void read_row(float *to, const float *from, long count);
+static inline void read_row(float *to, const float *from, long count) {
+    /* The next block of each row: they are more streams than a processor follows by itself. */
+    for (long line = 0; line < BLOCK; line += 16) __builtin_prefetch(from + BLOCK + line, 1);
+    if (count == BLOCK) {
+        memcpy(to, from, BLOCK * sizeof(float));
+        return;
+    }
+    memcpy(to, from, count * sizeof(float));
+    memset(to + count, 0, (BLOCK - count) * sizeof(float));
+}
 
 /* Mark, with all bits, the coordinates whose value is not zero. */
-void mark_nonzero(unsigned *active, const float *values);
+static inline void mark_nonzero(unsigned *active, const float *values) {
+#pragma omp simd
+    for (int k = 0; k < BLOCK; k++) active[k] |= values[k] != 0 ? ~0u : 0u;
+}
 
 /* Write the first count values of a row; with zeros where `active` is zero. */
-void write_row(float *to, const float *from, const unsigned *active, long count);
+static inline void write_row(float *to, const float *from, const unsigned *active, long count) {
+    float kept[BLOCK] __attribute__((aligned(4 * LANES)));
+#pragma omp simd
+    for (int k = 0; k < BLOCK; k++) kept[k] = from_bits(to_bits(from[k]) & active[k]);
+    memcpy(to, kept, (count == BLOCK ? BLOCK : count) * sizeof(float));
+}
 
 #endif

@@ -1,79 +1,123 @@
-/* Steps of hand-made rules, and the largest magnitude of tensors, for lists of tensors. */
-#include <stdint.h>
-#include <string.h>
+/* Steps of the hand-made rules in `learned_opt.rules.sgd` and `learned_opt.rules.adaptive`. */
+#include <math.h>
 
-#include "parallel.h"
-#include "pieces.h"
+#include "coordinate_rules.h"
+#include "vector_math.h"
 
+/* Where a block's parameter, gradient and state lie, the latter in the order of the rule. */
 typedef struct {
-    const pieces *pieces;
-    const float *const *tensors;
-    uint32_t *largest; /* of each piece */
-} magnitude_job;
+    float *p, *first, *second;
+    const float *g;
+    float sign, lr, shrink;
+} pointers;
 
-static void piece_magnitude(void *shared, long task) {
-    const magnitude_job *job = shared;
-    piece at = job->pieces->piece[task];
-    const float *x = job->tensors[at.tensor] + at.start;
-    uint32_t most = 0;
-    /* Without their sign, the bits of floats are in the order of magnitudes, NaN above all. */
-#pragma omp simd reduction(max : most)
-    for (long i = 0; i < at.count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], 4);
-        bits &= 0x7fffffffu;
-        most = bits > most ? bits : most;
-    }
-    job->largest[task] = most;
+static pointers point(const tensor_list *list, const block *at, long states) {
+    double lr = list->rates[2 * at->tensor], decay = list->rates[2 * at->tensor + 1];
+    pointers to = {.p = place(list, PARAMETER, at->tensor) + at->start,
+                   .g = place(list, GRADIENT, at->tensor) + at->start,
+                   .sign = (float)list->sign, .lr = (float)lr, .shrink = (float)(lr * decay)};
+    if (states > 0) to.first = place(list, STATE, at->tensor) + at->start;
+    if (states > 1) to.second = place(list, STATE + 1, at->tensor) + at->start;
+    return to;
 }
 
-/* largest[k] = the largest magnitude in tensor k; NaN or infinity if it has one, 0 if it is empty.
- * Returns 0, or -1 if there is no memory. */
-int learned_opt_largest(int64_t n, const int64_t *sizes, const float *const *tensors,
-                        float *largest, int64_t threads) {
-    pieces all;
-    if (make_pieces(&all, n, sizes, sizeof(uint32_t))) return -1;
-    magnitude_job job = {&all, tensors, all.results};
-    run_tasks(piece_magnitude, &job, all.count, threads);
-    memset(largest, 0, n * sizeof(float));
-    for (long task = 0; task < all.count; task++) {
-        uint32_t most;
-        float *place = &largest[all.piece[task].tensor];
-        memcpy(&most, place, 4);
-        if (job.largest[task] > most) memcpy(place, &job.largest[task], 4);
-    }
-    free_pieces(&all);
-    return 0;
-}
-
-typedef struct {
-    const pieces *pieces;
-    float *const *parameters;
-    const float *const *gradients;
-    const double *rates;
-    double sign;
-} sgd_job;
-
-static void piece_sgd(void *shared, long task) {
-    const sgd_job *job = shared;
-    piece at = job->pieces->piece[task];
-    float *p = job->parameters[at.tensor] + at.start;
-    const float *g = job->gradients[at.tensor] + at.start;
-    double lr = job->rates[2 * at.tensor], decay = job->rates[2 * at.tensor + 1];
-    float step = (float)(-job->sign * lr), shrink = (float)(lr * decay);
+static void sgd_block(const void *rule, const tensor_list *list, const block *at, void *scratch) {
+    (void)rule, (void)scratch;
+    pointers to = point(list, at, 0);
+    float *restrict p = to.p, step = to.lr * to.sign;
+    const float *restrict g = to.g;
 #pragma omp simd
-    for (long i = 0; i < at.count; i++) p[i] = p[i] + step * g[i] - shrink * p[i];
+    for (long k = 0; k < at->count; k++) p[k] = p[k] - step * g[k] - to.shrink * p[k];
 }
 
-/* p <- p - lr (sign g) - lr decay p, for n tensors; rates are (lr, decay) of each.
- * Returns 0, or -1 if there is no memory; then nothing has changed. */
-int learned_opt_sgd(int64_t n, const int64_t *sizes, float *const *parameters,
-                    const float *const *gradients, const double *rates, double sign,
-                    int64_t threads) {
-    pieces all;
-    if (make_pieces(&all, n, sizes, 0)) return -1;
-    sgd_job job = {&all, parameters, gradients, rates, sign};
-    run_tasks(piece_sgd, &job, all.count, threads);
-    free_pieces(&all);
-    return 0;
+static void momentum_block(const void *rule, const tensor_list *list, const block *at,
+                           void *scratch) {
+    (void)scratch;
+    const double *setting = rule;
+    pointers to = point(list, at, 1);
+    float *restrict p = to.p, *restrict m = to.first;
+    const float *restrict g_ = to.g;
+    float keep = (float)setting[1], take = at->step > 1 ? (float)(1 - setting[2]) : 1.0f;
+    /* The direction in parts of g and of the new m. */
+    float of_g = setting[3] != 0 ? 1.0f : 0.0f, of_m = setting[3] != 0 ? keep : 1.0f;
+#pragma omp simd
+    for (long k = 0; k < at->count; k++) {
+        float g = to.sign * g_[k];
+        float new_m = keep * m[k] + take * g;
+        m[k] = new_m;
+        p[k] = p[k] - to.lr * (of_g * g + of_m * new_m) - to.shrink * p[k];
+    }
 }
+
+static void rmsprop_block(const void *rule, const tensor_list *list, const block *at,
+                          void *scratch) {
+    (void)scratch;
+    const double *setting = rule;
+    pointers to = point(list, at, 1);
+    float *restrict p = to.p, *restrict v_ = to.first;
+    const float *restrict g_ = to.g;
+    float keep = (float)setting[1], take = (float)(1 - setting[1]), eps = (float)setting[2];
+#pragma omp simd
+    for (long k = 0; k < at->count; k++) {
+        float g = to.sign * g_[k];
+        uint32_t active = (g != 0) | (v_[k] != 0) ? ~0u : 0u;
+        float v = keep * v_[k] + take * g * g;
+        v_[k] = v;
+        float direction = from_bits(to_bits(g / (__builtin_sqrtf(v) + eps)) & active);
+        p[k] = p[k] - to.lr * direction - to.shrink * p[k];
+    }
+}
+
+static void adam_block(const void *rule, const tensor_list *list, const block *at, void *scratch) {
+    (void)scratch;
+    const double *setting = rule;
+    pointers to = point(list, at, 2);
+    float *restrict p = to.p, *restrict m_ = to.first, *restrict v_ = to.second;
+    const float *restrict g_ = to.g;
+    float keep = (float)setting[1], take = (float)(1 - setting[1]);
+    float keep_v = (float)setting[2], take_v = (float)(1 - setting[2]), eps = (float)setting[3];
+    float whole = 1.0f / correction(setting[1], at->step);
+    float root = 1.0f / __builtin_sqrtf(correction(setting[2], at->step));
+#pragma omp simd
+    for (long k = 0; k < at->count; k++) {
+        float g = to.sign * g_[k];
+        /* As in the rule: a coordinate with v = 0 and no gradient is idle, and its state zero. */
+        uint32_t active = (g != 0) | (v_[k] != 0) ? ~0u : 0u;
+        float m = keep * m_[k] + take * g;
+        float v = keep_v * v_[k] + take_v * g * g;
+        m_[k] = from_bits(to_bits(m) & active);
+        v_[k] = v;
+        float direction = m * whole / (__builtin_sqrtf(v) * root + eps);
+        p[k] = p[k] - to.lr * from_bits(to_bits(direction) & active) - to.shrink * p[k];
+    }
+}
+
+static int step_plain(block_function function, double longest, long states, int64_t n,
+                      const int64_t *sizes, float *const *places, const double *rates, double sign,
+                      const uint8_t *trusted, uint8_t *untouched, const double *settings,
+                      int64_t threads) {
+    static const int64_t one_each[] = {1, 1};
+    tensor_list list = {n, sizes, places, rates, sign};
+    return step_coordinates(&list, function, settings, 0, states, one_each, trusted, longest,
+                            untouched, threads);
+}
+
+/* Each steps n tensors; see `step_coordinates`. There are no weights.
+ *
+ * places: [3 + states, n]: parameter, gradient, step, then the state.
+ * settings: as the Python class lists them, after the loss. */
+#define PLAIN_RULE(name, states, longest)                                                          \
+    int learned_opt_##name(int64_t n, const int64_t *sizes, float *const *places,                  \
+                           const double *rates, double sign, const uint8_t *trusted,               \
+                           uint8_t *untouched, const float *const *weights, const double *setting, \
+                           const int64_t *whole, int64_t threads) {                                \
+        (void)weights, (void)whole;                                                                \
+        return step_plain(name##_block, longest, states, n, sizes, places, rates, sign, trusted,   \
+                          untouched, setting, threads);                                            \
+    }
+
+PLAIN_RULE(sgd, 0, SAFE)
+/* A momentum is at most the sum of the gradients' shares. */
+PLAIN_RULE(momentum, 1, 2 * SAFE / (1 - setting[1]))
+PLAIN_RULE(rmsprop, 1, SAFE / setting[2])
+PLAIN_RULE(adam, 2, SAFE / (1 - setting[1]) / setting[3])

@@ -58,14 +58,20 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-static inline float hyperbolic_tangent(float x) {
-    /* By e^(-2|x|) - 1, which keeps its digits near zero. */
+/* The hyperbolic tangent as a fraction, so that other divisions can join it; the denominator is
+ * between 1 and 2. By e^(-2|x|) - 1, which keeps its digits near zero. */
+static inline float tangent_fraction(float x, float *denominator) {
     uint32_t shift;
     float less_one = split_exponential(larger(-87.0f, -2.0f * magnitude(x)), &shift);
     float power = from_bits(0x3f800000u + shift);
-    float t = power * less_one + (power - 1.0f);
-    float size = t / (2.0f + t); /* negative */
-    return from_bits((to_bits(size) & 0x7fffffffu) | (to_bits(x) & 0x80000000u));
+    float t = power * less_one + (power - 1.0f); /* negative */
+    *denominator = 2.0f + t;
+    return from_bits((to_bits(t) & 0x7fffffffu) | (to_bits(x) & 0x80000000u));
+}
+
+static inline float hyperbolic_tangent(float x) {
+    float denominator, numerator = tangent_fraction(x, &denominator);
+    return numerator / denominator;
 }
 
 /* The natural logarithm of a positive normal number. */

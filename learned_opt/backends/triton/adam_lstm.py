@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from learned_opt.backends.fused_step import expect
 from learned_opt.backends.triton.step_in_triton import (
     StepInTriton,
     by_dtypes,
@@ -60,8 +61,7 @@ class AdamLSTMInTriton(StepInTriton):
         # Only here: a machine without a GPU never imports Triton.
         from learned_opt.backends.triton import adam_lstm_launch as launch
 
-        if not isinstance(rule, AdamLSTM):
-            raise TypeError(f"expected AdamLSTM, got {type(rule).__name__}")
+        own = expect(rule, AdamLSTM)
         sign = -1.0 if maximize else 1.0
         device = updates[0].parameter.device
         written: list[Tensor] = []
@@ -74,17 +74,17 @@ class AdamLSTMInTriton(StepInTriton):
                         continue
                     table = self.table(
                         (dtypes, unit_major),
-                        launch.block_size(rule.hidden_size),
+                        launch.block_size(own.hidden_size),
                         [_tensors(update) for update in part],
                     )
                     gradients = [_or_zero(update.gradient) for update in part]
                     norms = torch.stack(torch._foreach_norm(gradients, math.inf))
                     every, some = launch.step(
-                        rule,
+                        own,
                         table,
                         dtypes,
-                        self._numbers(rule, part, device),
-                        self.constants(_decays(rule), device),
+                        self._numbers(own, part, device),
+                        self.constants(_decays(own), device),
                         norms.isfinite(),
                         sign,
                         unit_major=unit_major,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learned_opt.backends.fused_step import expect
 from learned_opt.backends.triton.step_in_triton import (
     LARGEST,
     StepInTriton,
@@ -84,8 +85,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
         # Only here: a machine without a GPU never imports Triton.
         from learned_opt.backends.triton import orthogonal_launch as launch
 
-        if not isinstance(rule, OrthogonalMomentum):
-            raise TypeError(f"expected OrthogonalMomentum, got {type(rule).__name__}")
+        own = expect(rule, OrthogonalMomentum)
         sign = -1.0 if maximize else 1.0
         device = updates[0].parameter.device
         with on(device):
@@ -101,7 +101,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
                 [bias_correction(step, b1), bias_correction(step, b2).sqrt(), weight], dim=-1
             )
             decays = {
-                True: self.constants(_pairs(rule.momentum, 0.0), device),
+                True: self.constants(_pairs(own.momentum, 0.0), device),
                 False: self.constants(_pairs(b1, b2), device),
             }
             sums = torch.cat(
@@ -127,14 +127,14 @@ class OrthogonalMomentumInTriton(StepInTriton):
             fade = (ahead_rms / (FADE * usual).clamp(min=TINY)).clamp(max=1)
             relative = (parameter_rms.clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             rates = self.rates.get([update.group for update in ordered], device)
-            factor = -rates[:, 0] * rule.schedule(step, context.total_steps) * relative * fade
-            shrink = rates[:, 1] * rule.decay_factor({"step": step}, context)
+            factor = -rates[:, 0] * own.schedule(step, context.total_steps) * relative * fade
+            shrink = rates[:, 1] * own.decay_factor({"step": step}, context)
 
             lengths = sums[:, 2].sqrt()
             largest = direction_rms.double() * size.sqrt()
             for part in parts:
                 if part.is_matrix:
-                    largest[part.rows] = _orthogonalize(part, lengths[part.rows], rule.iterations)
+                    largest[part.rows] = _orthogonalize(part, lengths[part.rows], own.iterations)
                 else:
                     factor[part.rows] /= direction_rms[part.rows].clamp(min=VECTOR_FLOOR)
             bound = sums[:, 1].sqrt() * (1 + shrink) + factor.abs() * largest

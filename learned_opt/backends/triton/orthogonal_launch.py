@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.triton.dtypes import TRITON_DTYPES
-from learned_opt.backends.triton.kernels.blocks import add_blocks
 from learned_opt.backends.triton.kernels.orthogonal import combine_blocks, measure_blocks
+from learned_opt.backends.triton.sums import add_up, no_sums
 from learned_opt.backends.triton.table import Dtypes, TensorTable
 
 BLOCK = 2048
@@ -18,9 +18,6 @@ SUMS = 5
 
 COLUMNS = 8
 """Columns of the sums in memory, a power of two."""
-
-ROWS = 256
-"""Blocks whose sums are added at once."""
 
 WARPS = 8
 
@@ -35,9 +32,7 @@ def measure(
     is_matrix: bool,
 ) -> Tensor:
     """Sums over each tensor, `[n, SUMS]`, in float64; see `measure_blocks` for the arguments."""
-    device = table.rows.device
-    partial = torch.zeros((table.count, COLUMNS), dtype=torch.float64, device=device)
-    total = torch.empty((table.tensors, COLUMNS), dtype=torch.float64, device=device)
+    partial = no_sums(table, COLUMNS, torch.float64)
     measure_blocks[(table.count,)](
         table.rows,
         table.blocks,
@@ -54,17 +49,7 @@ def measure(
         G_TYPE=TRITON_DTYPES[dtypes[1]],
         num_warps=WARPS,
     )
-    add_blocks[(table.tensors,)](
-        table.rows,
-        partial,
-        total,
-        table.count,
-        COLUMNS=COLUMNS,
-        WIDTH=table.width,
-        ROWS=ROWS,
-        num_warps=WARPS,
-    )
-    return total[:, :SUMS]
+    return add_up(table, partial)[:, :SUMS]
 
 
 def combine(

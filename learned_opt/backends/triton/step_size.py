@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from learned_opt.backends.fused_step import expect
 from learned_opt.backends.triton.step_in_triton import (
     LARGEST,
     StepInTriton,
@@ -49,8 +50,7 @@ class StepSizeInTriton(StepInTriton):
         # Only here: a machine without a GPU never imports Triton.
         from learned_opt.backends.triton import step_size_launch as launch
 
-        if not isinstance(rule, StepSizeLSTM):
-            raise TypeError(f"expected StepSizeLSTM, got {type(rule).__name__}")
+        own = expect(rule, StepSizeLSTM)
         sign = -1.0 if maximize else 1.0
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
@@ -72,7 +72,7 @@ class StepSizeInTriton(StepInTriton):
                 *(torch.stack([update.state[key] for update in ordered]) for key in NETWORK),
             )
             statistics = measure_sums(sums[:, :SUMS], size, is_vector)
-            coefficients, after = rule.coefficients(statistics, before, context)
+            coefficients, after = own.coefficients(statistics, before, context)
             rates = self.rates.get([update.group for update in ordered], device)
             factor = coefficients.factor(mix_rms(sums[:, :SUMS], coefficients.mix, size))
             weights = factor.unsqueeze(-1) * torch.stack(coefficients.mix, dim=-1)

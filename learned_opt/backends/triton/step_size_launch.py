@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.triton.dtypes import TRITON_DTYPES
-from learned_opt.backends.triton.kernels.blocks import add_blocks
 from learned_opt.backends.triton.kernels.step_size import combine_blocks, measure_blocks
+from learned_opt.backends.triton.sums import add_up, no_sums
 from learned_opt.backends.triton.table import Dtypes, TensorTable
 
 BLOCK = 2048
@@ -22,9 +22,6 @@ COLUMNS = 32
 COEFFICIENTS = 6
 """Numbers of a tensor that `combine_blocks` reads."""
 
-ROWS = 256
-"""Blocks whose sums are added at once."""
-
 WARPS = 8
 
 
@@ -36,9 +33,7 @@ def measure(table: TensorTable, dtypes: Dtypes, sign: float) -> Tensor:
         dtypes: of the parameters and the gradients.
         sign: -1 to maximise, else 1.
     """
-    device = table.rows.device
-    partial = torch.zeros((table.count, COLUMNS), dtype=torch.float32, device=device)
-    total = torch.empty((table.tensors, COLUMNS), dtype=torch.float64, device=device)
+    partial = no_sums(table, COLUMNS, torch.float32)
     measure_blocks[(table.count,)](
         table.rows,
         table.blocks,
@@ -51,17 +46,7 @@ def measure(table: TensorTable, dtypes: Dtypes, sign: float) -> Tensor:
         G_TYPE=TRITON_DTYPES[dtypes[1]],
         num_warps=WARPS,
     )
-    add_blocks[(table.tensors,)](
-        table.rows,
-        partial,
-        total,
-        table.count,
-        COLUMNS=COLUMNS,
-        WIDTH=table.width,
-        ROWS=ROWS,
-        num_warps=WARPS,
-    )
-    return total[:, :SUMS]
+    return add_up(table, partial)[:, :SUMS]
 
 
 def combine(
