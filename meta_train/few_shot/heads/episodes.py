@@ -22,6 +22,8 @@ from meta_train.few_shot.heads.metric import (
     Relation,
     Siamese,
 )
+from meta_train.few_shot.heads.nearest_prototype import CosinePrototype, EuclideanPrototype
+from meta_train.few_shot.heads.pairs import PairClassifier
 from meta_train.tasks.base import Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
 from meta_train.tasks.episodes.sampler import Episode
@@ -33,6 +35,8 @@ HEADS: Mapping[str, type[EpisodeClassifier]] = MappingProxyType(
         "relation": Relation,
         "siamese": Siamese,
         "nearest-neighbour": NearestNeighbour,
+        "cosine-prototype": CosinePrototype,
+        "euclidean-prototype": EuclideanPrototype,
         "r2d2": RidgeHead,
         "metaoptnet": SVMHead,
     }
@@ -121,6 +125,27 @@ class EmbeddingEpisodes(Task):
         episode = Episode(*batch)
         (_, scores), _ = call_with_tensors(
             self.eval_classifier, {**parameters, **buffers}, lambda classifier: classifier(episode)
+        )
+        assert isinstance(scores, Tensor)
+        return scores
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the head has a score of two images."""
+        return isinstance(self.eval_classifier, PairClassifier)
+
+    def score_pairs(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
+        """Scores of each query image with each support image, `[queries, support]`.
+
+        Raises:
+            ValueError: the head has no score of two images; see `verifies`.
+        """
+        classifier = self.eval_classifier
+        if not isinstance(classifier, PairClassifier):
+            raise ValueError(f"head {self.head!r} does not compare pairs of images")
+        episode = Episode(*batch)
+        scores, _ = call_with_tensors(
+            classifier, {**parameters, **buffers}, lambda own: own.score_pairs(episode)
         )
         assert isinstance(scores, Tensor)
         return scores
