@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
+from meta_train.few_shot.verification import Verification, verify_trained
 from meta_train.jobs.command import CONFIG
 from meta_train.jobs.few_shot.folders import (
     TABLE,
@@ -79,6 +81,7 @@ def _run(
     began = time.monotonic()
     several = len(config.methods) > 1
     done: dict[str, tuple[TrainedMethod, Evaluation]] = {}
+    verified: dict[str, Verification] = {}
     kept = config.resume and (folder / TABLE).exists()
     table = read_json(folder / TABLE, "rows") if kept else {}
     runner = MethodRunner(config, device, folder, lambda: write_config(folder / CONFIG))
@@ -99,17 +102,22 @@ def _run(
             continue
         trained = trained_method(name, trainer, config, runner.begun_with(name))
         evaluation = evaluate_trained(trained, config, device)
+        verification = verify_trained(trained, config, device)
         done[name] = trained, evaluation
-        _save_initialization(config, trained, evaluation, own_folder)
+        if verification is not None:
+            verified[name] = verification
+        facts = as_json(trained, evaluation, verification)
+        _save_initialization(config, trained, facts, own_folder)
         # After each method: an interrupted job keeps the results that it has.
-        table[name] = as_json(trained, evaluation)
+        table[name] = facts
         report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})
         if several:
-            say(render({name: done[name]}, name))
+            one = {} if verification is None else {name: verification}
+            say(render({name: done[name]}, name, one))
     if done and config.data == "sine":
         draw_sine(folder / "sine.png", done, config)
     if done:
-        print(render(done, _title(config)))
+        print(render(done, _title(config), verified))
     if failed:
         names = f"{', '.join(failed)}: " if several else ""
         raise TrainingStalled(f"{names}{list(failed.values())[-1]}")
@@ -118,7 +126,7 @@ def _run(
 
 
 def _save_initialization(
-    config: FewShotConfig, trained: TrainedMethod, evaluation: Evaluation, folder: Path
+    config: FewShotConfig, trained: TrainedMethod, facts: dict[str, Any], folder: Path
 ) -> None:
     folder.mkdir(exist_ok=True)  # A method that uses another's training has no folder yet.
     method = trained.method
@@ -127,7 +135,7 @@ def _save_initialization(
         "data": config.data,
         "ways": config.ways if config.data == "omniglot" else None,
         "shots": config.support_shots,
-        **as_json(trained, evaluation),
+        **facts,
         "torch": torch.__version__,
     }
     save_initialization(
