@@ -134,6 +134,23 @@ class EmbeddingEpisodes(Task):
         """Whether the head has a score of two images."""
         return isinstance(self.eval_classifier, PairClassifier)
 
+    @property
+    def normalises(self) -> bool:
+        """Whether the score of two images depends on the directions of embeddings alone."""
+        classifier = self.eval_classifier
+        return isinstance(classifier, PairClassifier) and classifier.normalises
+
+    def embed(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
+        """Embed the support images, then the query images: `[images, ...]`."""
+        episode = Episode(*batch)
+        embedded, _ = call_with_tensors(
+            self.eval_classifier,
+            {**parameters, **buffers},
+            lambda own: torch.cat(own.embed(episode.support_x, episode.query_x)),
+        )
+        assert isinstance(embedded, Tensor)
+        return embedded
+
     def score_pairs(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
         """Scores of each query image with each support image, `[queries, support]`.
 

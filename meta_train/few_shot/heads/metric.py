@@ -44,6 +44,8 @@ class Matching(PairClassifier):
     by itself, without the full context embeddings of section 2.1.2.
     """
 
+    normalises = True
+
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""
         attention = cosines(query, support).softmax(-1)
@@ -159,6 +161,8 @@ class Siamese(PairClassifier):
 
 class NearestNeighbour(PairClassifier):
     """Nearest neighbour: the largest cosine with a support image of the class; nothing to train."""
+
+    normalises = True
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""

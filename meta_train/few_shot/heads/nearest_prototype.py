@@ -15,6 +15,8 @@ from meta_train.few_shot.heads.pairs import PairClassifier
 class CosinePrototype(PairClassifier):
     """The largest cosine with the mean of the normalised embeddings of the class."""
 
+    normalises = True
+
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""
         return cosines(query, self.prototypes(normalize(support, dim=-1), labels))
@@ -27,6 +29,8 @@ class CosinePrototype(PairClassifier):
 @final
 class EuclideanPrototype(PairClassifier):
     """The least distance of the normalised embedding to the mean of those of the class."""
+
+    normalises = True
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""

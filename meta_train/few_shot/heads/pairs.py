@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,6 +13,9 @@ from meta_train.tasks.episodes.sampler import Episode
 
 class PairClassifier(EpisodeClassifier):
     """An episode classifier with a score of two images, for verification."""
+
+    normalises: ClassVar[bool] = False
+    """Whether the score depends on the directions of embeddings alone, not on their lengths."""
 
     @abstractmethod
     def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class SphereFace(AngularMargin):
 
     def weight_of_cosine(self, outer_step: Tensor) -> Tensor:
         """Lambda at an outer step, 0-dim."""
-        return (self.start / (1 + self.decay * outer_step)).clamp_min(self.floor)
+        return (self.start / (1 + self.decay * outer_step.float())).clamp_min(self.floor)
 
     def scale_of(self, embedded: Tensor) -> Tensor:
         """See `AngularMargin`."""

@@ -12,6 +12,7 @@ import torch
 
 from learned_opt.adaptation.initialization import Initialization, save_initialization
 from meta_train.evaluation import report
+from meta_train.few_shot.embedding_plot import draw_embeddings
 from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
@@ -42,8 +43,9 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
         write_config: writes the configuration to a path.
 
     Returns:
-        The run folder. It holds config.yaml, table.json and, for sine curves, sine.png. Each method
-        has initialization.safetensors, checkpoints/ and tensorboard/, in a subfolder if there are
+        The run folder. It holds config.yaml, table.json and a picture: sine.png for sine curves,
+        embeddings.png for methods that compare embeddings of characters. Each method has
+        initialization.safetensors, checkpoints/ and tensorboard/, in a subfolder if there are
         several methods. A method that begins with another one holds that one's folder.
 
     Raises:
@@ -116,6 +118,9 @@ def _run(
             say(render({name: done[name]}, name, one))
     if done and config.data == "sine":
         draw_sine(folder / "sine.png", done, config)
+    elif done:
+        trained_methods = {name: trained for name, (trained, _) in done.items()}
+        draw_embeddings(folder / "embeddings.png", trained_methods, config)
     if done:
         print(render(done, _title(config), verified))
     if failed:

@@ -1,5 +1,6 @@
 """All classes of a split as one problem: batches, names, the growing margin, refusals."""
 
+import json
 import math
 
 import pytest
@@ -174,6 +175,23 @@ def test_wrong_settings_are_refused_in_one_line(row, settings, message, tmp_path
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not out.exists()
+
+
+def test_validation_keeps_the_best_embedding_and_resumes(tmp_path, monkeypatch):
+    take_made_up(monkeypatch)
+    train = {"runs": 2, "schedule": "constant", "validate_every": 1, "checkpoint_every": 1}
+    given = ["few-shot", "--row", "arcface", "--data", "omniglot", "--ways", "3", "--queries", "1"]
+    given += ["--test_queries", "2", "--episodes", "4", "--validate", "5", "--progress", "false"]
+    given += ["--task_settings", '{"hidden": 4}', "--train", json.dumps(train), "--device", "cpu"]
+    unbroken, broken = ([*given, "--out", str(tmp_path / name)] for name in "ab")
+    assert main([*unbroken, "--outer_steps", "3"]) == 0
+    assert main([*broken, "--outer_steps", "1"]) == 0
+    assert main([*broken, "--outer_steps", "3", "--resume", "true"]) == 0
+    rows = [json.loads((tmp_path / name / "table.json").read_text())["rows"] for name in "ab"]
+    found, resumed = (one["arcface"] for one in rows)
+    assert found["validation"]["episodes"] == 5 and 0 <= found["validation"]["error"] < 1
+    for key in ("results", "verification", "validation"):
+        assert found[key] == resumed[key]
 
 
 def test_the_first_loss_of_arcface_is_that_of_guessing_with_a_margin():
