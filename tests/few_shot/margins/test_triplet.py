@@ -43,6 +43,12 @@ def test_the_nearest_negative_that_is_farther_than_the_positive_counts():
     assert found.item() == pytest.approx(sum(terms) / 8, rel=1e-12)
 
 
+def test_a_negative_as_far_as_the_positive_is_not_farther():
+    corners = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [-1.0, 0.0]])
+    # Each anchor has its positive and one negative at 2, and its other negative at 4.
+    assert Triplet(classes=2, features=2)(corners, torch.tensor([0, 0, 1, 1]), STEP) == 0
+
+
 def reference(embedded, labels, margin):
     """The mean over pairs, with loops."""
     rows = [[x / math.dist(row, [0.0] * len(row)) for x in row] for row in embedded.tolist()]
