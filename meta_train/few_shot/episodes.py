@@ -119,7 +119,9 @@ def _at_most(size: int | None, support: int) -> int | None:
 def _with_head(
     method: MethodSettings, episodes: OmniglotEpisodes
 ) -> OmniglotEpisodes | EmbeddingEpisodes:
-    return episodes if method.head is None else EmbeddingEpisodes(episodes, method.head)
+    if method.head is None:
+        return episodes
+    return EmbeddingEpisodes(episodes, method.head, **method.head_settings)
 
 
 def _with_stored_heads(method: MethodSettings, episodes: EpisodeTask) -> EpisodeTask | StoredHeads:

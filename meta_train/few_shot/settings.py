@@ -54,7 +54,7 @@ RENAMED_IN_TRAIN = {
     "loss_spread": "loss_rescale_range",
 }
 """Former names of settings, and their present names."""
-TESTING_ONLY = ("trained_on", "uses", "head")
+TESTING_ONLY = ("trained_on", "uses", "head", "head_settings")
 """Changes of a method that do not apply to the method whose training it uses."""
 OMNIGLOT_ONLY = ("train_shots", "batch_norm")
 """Settings of methods that sine curves do not have."""

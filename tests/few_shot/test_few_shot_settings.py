@@ -60,6 +60,7 @@ from meta_train.jobs.cli import main
             "train_shots is a setting of Omniglot's episodes",
         ),
         (["--row_settings", '{"method": "r2d2"}'], "setting method is now called head"),
+        (["--row_settings", '{"head_settings": {"imagined": 1}}'], "head_settings need a head"),
         (["--row_settings", '{"initialization": "bod"}'], "did you mean 'body'"),
         (["--row_settings", '{"stored_heads": 3}'], 'set initialization to "body"'),
         (

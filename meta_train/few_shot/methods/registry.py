@@ -269,6 +269,11 @@ _HEADS = {
         sine=None,
         published=_published(98.8, 99.7, 96.0, 98.9),
     ),
+    "hallucination": FewShotMethod(
+        source="Wang et al. 2018, arXiv 1801.05401: prototypical, and imagined examples",
+        omniglot=replace(EMBEDDING, head="hallucination"),
+        sine=None,
+    ),
     "relation": FewShotMethod(
         source="Sung et al. 2018, arXiv 1711.06025",
         omniglot=replace(EMBEDDING, head="relation"),

@@ -47,6 +47,7 @@ class InnerTrainingSettings:
         inner_lr: inner learning rate; None takes the rule's own.
         adapted: "all" parameters, or those of the "head" (ANIL).
         head: classifies a whole episode without inner steps (`HEADS`); None takes inner steps.
+        head_settings: settings of the head's class.
         train_steps: inner steps in meta-training; 0 evaluates the initialisation itself.
         test_steps: inner steps in testing.
         train_shots: support images per class in meta-training; None takes as many as in testing.
@@ -60,6 +61,7 @@ class InnerTrainingSettings:
     inner_lr: float | None = None
     adapted: str = "all"
     head: str | None = None
+    head_settings: Mapping[str, Any] = field(default_factory=dict)
     train_steps: int = 1
     test_steps: int = 1
     train_shots: int | None = None
@@ -104,6 +106,8 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
         look_up("value of trained_on", self.trained_on, dict.fromkeys(TRAINED_ON))
         if self.head is not None:
             look_up("head", self.head, HEADS)
+        elif self.head_settings:
+            raise ValueError(f"head_settings need a head, got {dict(self.head_settings)}")
         for name in ("train_steps", "test_steps", "stored_heads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

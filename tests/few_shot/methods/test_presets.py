@@ -36,6 +36,7 @@ OMNIGLOT = {
     "siamese": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "matching": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "prototypical": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
+    "hallucination": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "relation": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "fine-tuning": ("adam", 1e-3, 2, 10_000, 1.0, (0,), 0.01, 20),
 }
