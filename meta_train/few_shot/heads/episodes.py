@@ -45,7 +45,8 @@ class EmbeddingEpisodes(Task):
     """N-way K-shot episodes that a learned embedding and a head classify in one pass.
 
     A batch is the whole episode, support and query set, then the random numbers of the head if it
-    reads any. It serves as the outer data too. With horizon 0 and a learned initialisation, the meta-gradient is the gradient of the head's loss.
+    reads any. It serves as the outer data too. With horizon 0 and a learned initialisation, the
+    meta-gradient is the gradient of the head's loss.
 
     Args:
         episodes: draws the episodes; the body of its network is the embedding.

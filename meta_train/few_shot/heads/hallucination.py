@@ -82,7 +82,7 @@ class Hallucination(EpisodeClassifier):
         self.generator = ExampleGenerator(self.features, self.noise, units)
 
     def draw_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """z of every imagined example, `[ways * imagined, noise]`."""
+        """The noise z of every imagined example, `[ways * imagined, noise]`."""
         return (torch.randn(self.ways * self.imagined, self.noise, generator=generator),)
 
     def add_examples(
