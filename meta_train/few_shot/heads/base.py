@@ -114,6 +114,11 @@ class EpisodeClassifier(nn.Module):
         """`[M, ways]`, in the dtype of `like`."""
         return nn.functional.one_hot(labels, self.ways).to(like)
 
+    def prototypes(self, support: Tensor, labels: Tensor) -> Tensor:
+        """The mean embedding of each class, `[support, F] -> [ways, F]`."""
+        members = self.one_hot(labels, support)
+        return members.T @ support / members.sum(0).unsqueeze(1)
+
 
 def _tracks_statistics(body: nn.Module) -> bool:
     norms = (module for module in body.modules() if isinstance(module, NORMS))

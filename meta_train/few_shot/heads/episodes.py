@@ -24,7 +24,7 @@ from meta_train.few_shot.heads.metric import (
     Siamese,
 )
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
-from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
+from meta_train.tasks.episodes.images import ImageEpisodes
 from meta_train.tasks.episodes.sampler import Episode
 
 HEADS: Mapping[str, type[EpisodeClassifier]] = MappingProxyType(
@@ -64,7 +64,7 @@ class EmbeddingEpisodes(Task):
 
     metric = "accuracy"
 
-    def __init__(self, episodes: OmniglotEpisodes, head: str, **settings: Any) -> None:
+    def __init__(self, episodes: ImageEpisodes, head: str, **settings: Any) -> None:
         self.episodes = episodes
         self.head = head
         self.settings = settings

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meta_train.few_shot.heads.base import EpisodeClassifier
-from meta_train.few_shot.heads.metric import class_means, squared_distances
+from meta_train.few_shot.heads.metric import squared_distances
 from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.episodes.networks import FewShotNetwork
 
@@ -98,4 +98,4 @@ class Hallucination(EpisodeClassifier):
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""
-        return -squared_distances(query, class_means(support, self.one_hot(labels, support)))
+        return -squared_distances(query, self.prototypes(support, labels))

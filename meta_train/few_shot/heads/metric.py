@@ -16,16 +16,6 @@ def squared_distances(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(1) - right.unsqueeze(0)).square().sum(-1)
 
 
-def class_means(support: Tensor, members: Tensor) -> Tensor:
-    """The mean embedding of each class, `[ways, F]`.
-
-    Args:
-        support: embeddings `[M, F]`.
-        members: their classes, one-hot, `[M, ways]`.
-    """
-    return members.T @ support / members.sum(0).unsqueeze(1)
-
-
 class Prototypical(EpisodeClassifier):
     """Prototypical networks (Snell et al. 2017, arXiv 1703.05175, eq. 1 and 2).
 
@@ -38,7 +28,8 @@ class Prototypical(EpisodeClassifier):
 
     def prototypes(self, support: Tensor, labels: Tensor) -> Tensor:
         """The mean embedding of each class, `[ways, F]`."""
-        return class_means(support, self.one_hot(labels, support))
+        members = self.one_hot(labels, support)
+        return members.T @ support / members.sum(0).unsqueeze(1)
 
 
 class Matching(EpisodeClassifier):
