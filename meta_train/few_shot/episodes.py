@@ -8,14 +8,15 @@ from typing import Any, TypeAlias
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.tasks.episodes.base import EpisodeTask
 from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.episodes.sine import Sine
 from meta_train.tasks.episodes.stored_heads import StoredHeads
 
-EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes
-TrainingTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | OmniglotClasses | StoredHeads
+EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | SequenceEpisodes
+TrainingTask: TypeAlias = EvaluationTask | OmniglotClasses | StoredHeads
 
 
 def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
@@ -118,7 +119,15 @@ def _at_most(size: int | None, support: int) -> int | None:
 
 def _with_head(
     method: MethodSettings, episodes: OmniglotEpisodes
-) -> OmniglotEpisodes | EmbeddingEpisodes:
+) -> OmniglotEpisodes | EmbeddingEpisodes | SequenceEpisodes:
+    if method.reader is not None:
+        return SequenceEpisodes(
+            episodes,
+            method.reader,
+            instances=method.instances,
+            sequences=method.meta_batch,
+            **method.reader_settings,
+        )
     if method.head is None:
         return episodes
     return EmbeddingEpisodes(episodes, method.head, **method.head_settings)

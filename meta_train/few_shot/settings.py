@@ -257,8 +257,9 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
             changes = self.row_settings if needed in self.methods else changes
             found = get_method(needed)
             method = replace(found.on_sine() if self.data == "sine" else found.omniglot, **changes)
-            if self.data == "sine" and method.head is not None:
-                raise ValueError(f"head {method.head!r} only classifies: use --data omniglot")
+            for kind, value in (("head", method.head), ("reader", method.reader)):
+                if self.data == "sine" and value is not None:
+                    raise ValueError(f"{kind} {value!r} only classifies: use --data omniglot")
             if method.trained_on == "nothing":
                 needed, changes = method.uses, _for_training(changes)
             else:

@@ -23,7 +23,7 @@ def as_json(trained: TrainedMethod, evaluation: Evaluation) -> dict[str, Any]:
         "diverged_episodes": evaluation.diverged,
         "results": [
             {
-                "steps": steps,
+                evaluation.counts: steps,
                 "mean": _finite(evaluation.mean(steps)),
                 "interval": _finite(evaluation.interval(steps)),
             }

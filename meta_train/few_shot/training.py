@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.base import UpdateRule
+from meta_train.evaluation.validator import Validator
 from meta_train.few_shot.episodes import (
     EvaluationTask,
     evaluation_task,
@@ -23,13 +24,15 @@ from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.methods.build import initial_parameters, make_rule, trained_parts
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.sequences.episodes import SequenceEpisodes
+from meta_train.few_shot.sequences.evaluation import evaluate_by_instance
 from meta_train.few_shot.settings import OUTER_STEPS, FewShotConfig
-from meta_train.few_shot.validation import EpisodeValidator
+from meta_train.few_shot.validation import EpisodeValidator, SequenceValidator
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.base import Tensors
-from meta_train.tasks.episodes.base import HEAD
+from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 
 EVALUATED_STEPS = {"sine": tuple(range(11)), "omniglot": (0, 1)}
 """Inner steps after which query sets are evaluated by default, besides the method's own."""
@@ -135,10 +138,12 @@ def make_trainer(
 
 def _validator(
     method: MethodSettings, config: FewShotConfig, device: torch.device
-) -> EpisodeValidator | None:
+) -> Validator | None:
     if not config.validate:
         return None
     task = evaluation_task(method, config, split="validation")
+    if isinstance(task, SequenceEpisodes):
+        return SequenceValidator(task, config.validate, config.seed, device)
     return EpisodeValidator(method, task, config.validate, config.seed, device)
 
 
@@ -210,13 +215,15 @@ def _validation_facts(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, 
 
 def _episode_settings(task: EvaluationTask) -> dict[str, Any]:
     """Settings of test episodes, except where the data lies."""
-    episodes = task.episodes if isinstance(task, EmbeddingEpisodes) else task
+    episodes = task if isinstance(task, EpisodeTask) else task.episodes
     return {k: v for k, v in asdict(episodes).items() if k not in ("folder", "download")}
 
 
 def _adapted_parameters(method: MethodSettings, task: EvaluationTask) -> int:
     if isinstance(task, EmbeddingEpisodes):
         return task.classifier.solved_parameters
+    if isinstance(task, SequenceEpisodes):
+        return 0
     _, adapted = initial_parameters(method, task)
     return sum(value.numel() for value in adapted.values())
 
@@ -232,6 +239,17 @@ def evaluate_trained(
         device: device of inner training.
     """
     method = trained.method
+    task = evaluation_task(method, config)
+    seed = derive_seed(config.seed, "test")
+    if isinstance(task, SequenceEpisodes):
+        return evaluate_by_instance(
+            task,
+            trained.initialization,
+            episodes=config.episodes,
+            seed=seed,
+            device=device,
+            progress=config.progress,
+        )
     if method.head is not None:
         steps: tuple[int, ...] = (0,)
     elif config.steps is not None:
@@ -241,10 +259,10 @@ def evaluate_trained(
     return evaluate(
         trained.rule,
         trained.initialization,
-        evaluation_task(method, config),
+        task,
         steps=steps,
         episodes=config.episodes,
-        seed=derive_seed(config.seed, "test"),
+        seed=seed,
         lr=method.inner_lr,
         total_steps=max(method.test_steps, 1),
         proximal=method.proximal,

@@ -21,6 +21,7 @@ from meta_train.few_shot.methods.presets import (
     MAML,
     MAML_SINE,
     MAML_TWENTY_WAYS,
+    READER,
     REPTILE,
     REPTILE_ADAM_TWENTY_WAYS,
     REPTILE_OUTER,
@@ -282,6 +283,29 @@ _HEADS = {
     ),
 }
 
+SANTORO = "Santoro et al. 2016, arXiv 1605.06065"
+_FIRST_AND_LATER = (1, 2, 3, 4, 5, 10)
+"""Instances of a class whose accuracies Santoro et al. give (table 1, one-hot labels)."""
+
+_READERS = {
+    "lstm-reader": FewShotMethod(
+        source=f"{SANTORO}: the LSTM beside it, which reads the training set",
+        omniglot=replace(READER, reader="lstm"),
+        sine=None,
+        published_by_instance=dict(
+            zip(_FIRST_AND_LATER, (24.4, 49.5, 55.3, 61.0, 63.6, 62.5), strict=True)
+        ),
+    ),
+    "mann": FewShotMethod(
+        source=f"{SANTORO}: a network with an external memory reads the training set",
+        omniglot=replace(READER, reader="mann"),
+        sine=None,
+        published_by_instance=dict(
+            zip(_FIRST_AND_LATER, (36.4, 82.8, 91.0, 92.6, 94.9, 98.1), strict=True)
+        ),
+    ),
+}
+
 _BASELINES = {
     "fine-tuning": FewShotMethod(
         source="baseline: train on all classes at once, then adapt all layers and a new head",
@@ -316,6 +340,7 @@ METHODS: Mapping[str, FewShotMethod] = MappingProxyType(
         **_OTHER_ESTIMATORS_AND_RATES,
         **_LEARNED_RULES,
         **_HEADS,
+        **_READERS,
         **_BASELINES,
     }
 )

@@ -24,6 +24,7 @@ class FewShotMethod:
         sine: settings on sine curves; None where the method only classifies.
         published: accuracies of the paper, by (ways, shots).
         published_as: the method that those figures belong to, if it is more than this one.
+        published_by_instance: accuracies of the paper in percent, by instance, of a reader.
     """
 
     source: str
@@ -33,6 +34,7 @@ class FewShotMethod:
     sine: MethodSettings | None
     published: PublishedFigures = field(default_factory=dict)
     published_as: str = ""
+    published_by_instance: Mapping[int, float] = field(default_factory=dict)
 
     def on_omniglot(self, ways: int, shots: int) -> MethodSettings:
         """Settings for N-way K-shot episodes; overrides for ways win over those for shots.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from learned_opt.adaptation.initialization import Initialization, save_initialization
 from meta_train.evaluation import report
 from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
@@ -105,11 +106,11 @@ def _run(
         table[name] = as_json(trained, evaluation)
         report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})
         if several:
-            say(render({name: done[name]}, name))
+            say(_tables({name: done[name]}, config, name))
     if done and config.data == "sine":
         draw_sine(folder / "sine.png", done, config)
     if done:
-        print(render(done, _title(config)))
+        print(_tables(done, config))
     if failed:
         names = f"{', '.join(failed)}: " if several else ""
         raise TrainingStalled(f"{names}{list(failed.values())[-1]}")
@@ -142,6 +143,20 @@ def _save_initialization(
         ),
         folder / "initialization.safetensors",
     )
+
+
+def _tables(
+    done: Mapping[str, tuple[TrainedMethod, Evaluation]],
+    config: FewShotConfig,
+    title: str | None = None,
+) -> str:
+    """A table by inner steps, and one by instance for networks that read the training set."""
+    readers = {name: one for name, one in done.items() if one[1].counts == "instance"}
+    others = {name: one for name, one in done.items() if name not in readers}
+    texts = [render(others, title or _title(config))] if others else []
+    if readers:
+        texts.append(render_by_instance(readers, title or f"Omniglot, {config.ways}-way"))
+    return "\n".join(texts)
 
 
 def _title(config: FewShotConfig) -> str:
