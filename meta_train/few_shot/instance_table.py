@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meta_train.few_shot.evaluation import Evaluation
-from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.training import TrainedMethod
 
 SHOWN = (1, 2, 5, 10)
 """Instances in the table, where sequences have them; a file holds all."""
 PUBLISHED = "  published"
-PUBLISHED_WAYS = 5
 
 
 def render_by_instance(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], title: str) -> str:
@@ -29,8 +27,8 @@ def render_by_instance(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], 
     for name, (trained, evaluation) in methods.items():
         cells = [_cell(evaluation, k) for k in columns]
         lines.append(f"{name:<27}" + "".join(f"{cell:>12}" for cell in cells))
-        figures = get_method(trained.name).published_by_instance
-        if figures and trained.facts["episodes_of"]["ways"] == PUBLISHED_WAYS:
+        figures = trained.facts["published_by_instance"]
+        if figures is not None:
             texts = [f"{figures[k]:.1f}" if k in figures else "-" for k in columns]
             lines.append(f"{PUBLISHED:<27}" + "".join(f"{text:>12}" for text in texts))
     count = evaluations[0].episodes

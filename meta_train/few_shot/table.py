@@ -82,15 +82,24 @@ def render(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], title: str) 
         lines.append(f"  {'inner steps':>11} {first.metric:>20}")
         for steps in first.steps:
             lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
+        ((trained, _),) = methods.values()
+        if (figure := _published(trained)) is not None:
+            lines.append(f"  {'published':>11} {figure:>20}")
     else:
         columns = _columns(methods)
-        heads = "".join(f"{_head(column):>13}" for column in columns)
-        lines.append(f"{first.metric + ' after':<27}{heads}")
+        heads = [_head(column) for column in columns]
+        figures = {name: _published(trained) for name, (trained, _) in methods.items()}
+        shown = len(columns) < MAX_COLUMNS and any(figures.values())
+        if shown:
+            heads.append("published")
+        lines.append(f"{first.metric + ' after':<27}" + "".join(f"{head:>13}" for head in heads))
         for name, (trained, evaluation) in methods.items():
             cells = [
                 _cell(evaluation, trained.method.test_steps if column is None else column)
                 for column in columns
             ]
+            if shown:
+                cells.append(figures[name] or "-")
             lines.append(f"{name:<27}" + "".join(f" {cell:>12}" for cell in cells))
         lines += _after_own_steps(methods, columns)
     for name, (_, evaluation) in methods.items():
@@ -130,6 +139,15 @@ def _after_own_steps(
         if own > last and own in evaluation.steps:
             lines.append(f"{name}, after its {own} steps: {_cell(evaluation, own)}")
     return lines
+
+
+def _published(trained: TrainedMethod) -> str | None:
+    """The paper's accuracy on these episodes, in percent, or None."""
+    figure = trained.facts.get("published")
+    if figure is None:
+        return None
+    mean, interval = figure
+    return f"{mean:g}" if interval is None else f"{mean:g}+-{interval:g}"
 
 
 def _head(column: int | None) -> str:

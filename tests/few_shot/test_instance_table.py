@@ -8,21 +8,27 @@ from few_shot_cases import results_of, take_made_up
 from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.methods.registry import get_method
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.training import TrainedMethod, published_by_instance
 from meta_train.jobs.cli import main
 
+MANN = {1: 36.4, 2: 82.8, 3: 91.0, 4: 92.6, 5: 94.9, 10: 98.1}
+LSTM = {1: 24.4, 2: 49.5, 3: 55.3, 4: 61.0, 5: 63.6, 10: 62.5}
 
-def evaluated(name, values, ways=5):
-    trained = TrainedMethod(
-        name, get_method(name).omniglot, None, {}, {"episodes_of": {"ways": ways}}
-    )
+
+def evaluated(name, values, figures=None):
+    facts = {"published_by_instance": figures}
+    trained = TrainedMethod(name, get_method(name).omniglot, None, {}, facts)
     steps = tuple(range(1, len(values) + 1))
     return trained, Evaluation("accuracy", steps, torch.tensor(values), 0, counts="instance")
 
 
 def test_the_table_shows_the_papers_columns_and_figures():
     values = [[0.2 + 0.05 * k, 0.3 + 0.05 * k] for k in range(10)]
-    methods = {name: evaluated(name, values) for name in ("lstm-reader", "mann")}
+    methods = {
+        "lstm-reader": evaluated("lstm-reader", values, LSTM),
+        "mann": evaluated("mann", values, MANN),
+    }
     lines = render_by_instance(methods, "Omniglot, 5-way").splitlines()
     assert lines[1] == "Omniglot, 5-way, sequences of 10 images per class"
     assert lines[2].split() == ["accuracy", "at", "image", "1st", "2nd", "5th", "10th"]
@@ -33,8 +39,15 @@ def test_the_table_shows_the_papers_columns_and_figures():
     assert max(map(len, lines)) <= 80
 
 
-def test_figures_of_the_paper_are_for_five_classes_and_short_sequences_end_early():
-    lines = render_by_instance({"mann": evaluated("mann", [[0.5], [0.25], [1.0]], 3)}, "x")
+def test_figures_of_the_paper_are_for_its_five_characters():
+    for row, figures in (("mann", MANN), ("lstm-reader", LSTM)):
+        assert published_by_instance(row, FewShotConfig(row=row, data="omniglot")) == figures
+        for other in ({"data": "omniglot", "ways": 4}, {"data": "signals"}):
+            assert published_by_instance(row, FewShotConfig(row=row, **other)) is None
+
+
+def test_short_sequences_end_early():
+    lines = render_by_instance({"mann": evaluated("mann", [[0.5], [0.25], [1.0]])}, "x")
     rows = [line.split() for line in lines.splitlines()]
     assert rows[2] == ["accuracy", "at", "image", "1st", "2nd", "3rd"]
     assert rows[3] == ["mann", "50.0", "25.0", "100.0"] and "published" not in lines

@@ -17,7 +17,7 @@ from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
-from meta_train.tasks.episodes.omniglot import OmniglotClasses
+from meta_train.tasks.episodes.images import ImageClasses
 from meta_train.tasks.episodes.stored_heads import STORED, StoredHeads
 
 PRETRAINED = "pretrained:"
@@ -62,7 +62,7 @@ def _pretrained(name: str, method: MethodSettings) -> UpdateRule:
 
 def initial_parameters(
     method: MethodSettings,
-    task: EpisodeTask | EmbeddingEpisodes | SequenceEpisodes | OmniglotClasses | StoredHeads,
+    task: EpisodeTask | EmbeddingEpisodes | SequenceEpisodes | ImageClasses | StoredHeads,
     seed: int = 0,
 ) -> tuple[Tensors, Tensors]:
     """Initial values of the parameters of a task.

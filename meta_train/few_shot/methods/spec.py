@@ -22,7 +22,7 @@ class FewShotMethod:
         twenty_ways: overrides for 20-way episodes.
         five_shots: overrides for 5-shot episodes.
         sine: settings on sine curves; None where the method only classifies.
-        published: accuracies of the paper, by (ways, shots).
+        published: accuracies of the paper on Omniglot, by (ways, shots).
         published_as: the method that those figures belong to, if it is more than this one.
         published_by_instance: accuracies of the paper in percent, by instance, of a reader.
     """
@@ -54,5 +54,7 @@ class FewShotMethod:
             ValueError: the method only classifies.
         """
         if self.sine is None:
-            raise ValueError(f"this method ({self.source}) only classifies: use --data omniglot")
+            raise ValueError(
+                f"this method ({self.source}) only classifies: use --data signals or omniglot"
+            )
         return self.sine

@@ -83,7 +83,11 @@ class SequenceEpisodes(Task):
     def _build(self, seed: int) -> SequenceReader:
         channels, *sides = self.episodes.image_shape
         height, width = small_size(*sides)
-        arguments = {"pixels": channels * height * width, "ways": self.episodes.ways, **self.settings}
+        arguments = {
+            "pixels": channels * height * width,
+            "ways": self.episodes.ways,
+            **self.settings,
+        }
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return create("reader", self.reader, READERS, arguments)

@@ -14,7 +14,7 @@ from meta_train.evaluation import report
 from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
-from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.settings import DATA, FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
 from meta_train.jobs.command import CONFIG
@@ -31,6 +31,7 @@ from meta_train.runtime.device import choose_device
 from meta_train.runtime.progress import say
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.episodes.base import HEAD
+from meta_train.tasks.episodes.images import ImageEpisodes
 
 
 def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
@@ -126,7 +127,7 @@ def _save_initialization(
     card = {
         "row": trained.name,
         "data": config.data,
-        "ways": config.ways if config.data == "omniglot" else None,
+        "ways": config.ways if config.data != "sine" else None,
         "shots": config.support_shots,
         **as_json(trained, evaluation),
         "torch": torch.__version__,
@@ -155,14 +156,22 @@ def _tables(
     others = {name: one for name, one in done.items() if name not in readers}
     texts = [render(others, title or _title(config))] if others else []
     if readers:
-        texts.append(render_by_instance(readers, title or f"Omniglot, {config.ways}-way"))
+        texts.append(
+            render_by_instance(readers, title or f"{_data_title(config)}, {config.ways}-way")
+        )
     return "\n".join(texts)
 
 
 def _title(config: FewShotConfig) -> str:
     if config.data == "sine":
         return f"sine curves from {config.support_shots} points"
-    return f"Omniglot, {config.ways}-way {config.support_shots}-shot"
+    return f"{_data_title(config)}, {config.ways}-way {config.support_shots}-shot"
+
+
+def _data_title(config: FewShotConfig) -> str:
+    made = DATA[config.data]
+    assert issubclass(made, ImageEpisodes)
+    return made.title
 
 
 def _plain(config: FewShotConfig) -> dict[str, object]:
