@@ -27,7 +27,7 @@ def as_json(
         "diverged_episodes": evaluation.diverged,
         "results": [
             {
-                "steps": steps,
+                evaluation.counts: steps,
                 "mean": _finite(evaluation.mean(steps)),
                 "interval": _finite(evaluation.interval(steps)),
             }
@@ -101,11 +101,19 @@ def render(
             lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
         for one in verified.values():
             lines.append(f"  {'EER':>11} {_error_rate(one):>20}")
+        ((trained, _),) = methods.values()
+        if (figure := _published(trained)) is not None:
+            lines.append(f"  {'published':>11} {figure:>20}")
     else:
         columns = _columns(methods, MAX_COLUMNS - bool(verified))
-        heads = "".join(f"{_head(column):>13}" for column in columns)
-        heads += f"{'EER':>13}" if verified else ""
-        lines.append(f"{first.metric + ' after':<27}{heads}")
+        heads = [_head(column) for column in columns]
+        if verified:
+            heads.append("EER")
+        figures = {name: _published(trained) for name, (trained, _) in methods.items()}
+        shown = len(heads) < MAX_COLUMNS and any(figures.values())
+        if shown:
+            heads.append("published")
+        lines.append(f"{first.metric + ' after':<27}" + "".join(f"{head:>13}" for head in heads))
         for name, (trained, evaluation) in methods.items():
             cells = [
                 _cell(evaluation, trained.method.test_steps if column is None else column)
@@ -113,6 +121,8 @@ def render(
             ]
             if verified:
                 cells.append(_error_rate(verified.get(name)))
+            if shown:
+                cells.append(figures[name] or "-")
             lines.append(f"{name:<27}" + "".join(f" {cell:>12}" for cell in cells))
         lines += _after_own_steps(methods, columns)
     for name, (_, evaluation) in methods.items():
@@ -156,6 +166,15 @@ def _after_own_steps(
         if own > last and own in evaluation.steps:
             lines.append(f"{name}, after its {own} steps: {_cell(evaluation, own)}")
     return lines
+
+
+def _published(trained: TrainedMethod) -> str | None:
+    """The paper's accuracy on these episodes, in percent, or None."""
+    figure = trained.facts.get("published")
+    if figure is None:
+        return None
+    mean, interval = figure
+    return f"{mean:g}" if interval is None else f"{mean:g}+-{interval:g}"
 
 
 def _head(column: int | None) -> str:

@@ -150,8 +150,8 @@ def verify(
             parameters, buffers, batch = cast(
                 ({**problem.parameters, **initial}, problem.buffers, tuple(problem.full())), dtype
             )
-            episode = Episode(*batch)
-            scores.append(task.score_pairs(parameters, buffers, episode).flatten().cpu())
+            episode = Episode(*batch[: len(Episode._fields)])  # a head's noise may follow
+            scores.append(task.score_pairs(parameters, buffers, batch).flatten().cpu())
             alike = episode.query_y.unsqueeze(1) == episode.support_y.unsqueeze(0)
             same.append(alike.flatten().cpu())
     numbers = torch.arange(episodes).repeat_interleave(torch.tensor([len(one) for one in same]))

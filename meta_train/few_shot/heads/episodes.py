@@ -15,6 +15,7 @@ from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import create
 from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.few_shot.heads.closed_form import RidgeHead, SVMHead
+from meta_train.few_shot.heads.hallucination import Hallucination
 from meta_train.few_shot.heads.metric import (
     Matching,
     NearestNeighbour,
@@ -24,13 +25,14 @@ from meta_train.few_shot.heads.metric import (
 )
 from meta_train.few_shot.heads.nearest_prototype import CosinePrototype, EuclideanPrototype
 from meta_train.few_shot.heads.pairs import PairClassifier
-from meta_train.tasks.base import Problem, SampledTask, Task, Tensors
-from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
+from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
+from meta_train.tasks.episodes.images import ImageEpisodes
 from meta_train.tasks.episodes.sampler import Episode
 
 HEADS: Mapping[str, type[EpisodeClassifier]] = MappingProxyType(
     {
         "prototypical": Prototypical,
+        "hallucination": Hallucination,
         "matching": Matching,
         "relation": Relation,
         "siamese": Siamese,
@@ -46,8 +48,9 @@ HEADS: Mapping[str, type[EpisodeClassifier]] = MappingProxyType(
 class EmbeddingEpisodes(Task):
     """N-way K-shot episodes that a learned embedding and a head classify in one pass.
 
-    A batch is the whole episode, support and query set, and it serves as the outer data too. With
-    horizon 0 and a learned initialisation, the meta-gradient is the gradient of the head's loss.
+    A batch is the whole episode, support and query set, then the random numbers of the head if it
+    reads any. It serves as the outer data too. With horizon 0 and a learned initialisation, the
+    meta-gradient is the gradient of the head's loss.
 
     Args:
         episodes: draws the episodes; the body of its network is the embedding.
@@ -65,7 +68,7 @@ class EmbeddingEpisodes(Task):
 
     metric = "accuracy"
 
-    def __init__(self, episodes: OmniglotEpisodes, head: str, **settings: Any) -> None:
+    def __init__(self, episodes: ImageEpisodes, head: str, **settings: Any) -> None:
         self.episodes = episodes
         self.head = head
         self.settings = settings
@@ -100,31 +103,37 @@ class EmbeddingEpisodes(Task):
         return {key: value.detach().to(device) for key, value in made.named_parameters()}
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """Draw an episode."""
+        """Draw an episode, then the noise of the head."""
         episode = self.episodes.sampler.draw(generator, device)
+        noise = self.classifier.draw_noise(generator)
+        batch = (*episode, *(numbers.to(device) for numbers in noise))
         parameters, buffers = self._template(device)
         return Problem(
             parameters=dict(parameters),
             buffers=dict(buffers),
             loss=self.loss,
-            draw=lambda _: episode,
-            full=lambda: episode,
-            draw_validation=lambda _: episode,
+            draw=lambda _: batch,
+            full=lambda: batch,
+            draw_validation=lambda _: batch,
         )
 
-    def loss(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> tuple[Tensor, Tensors]:
+    def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The head's loss on an episode, 0-dim, and the buffers afterwards."""
-        episode = Episode(*batch)
+        episode, noise = _parts(batch)
         (loss, _), after = call_with_tensors(
-            self.classifier, {**parameters, **buffers}, lambda classifier: classifier(episode)
+            self.classifier,
+            {**parameters, **buffers},
+            lambda classifier: classifier(episode, *noise),
         )
         return loss, {key: after[key] for key in buffers}
 
-    def predict(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
+    def predict(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Scores of the query images, `[queries, ways]`, in evaluation mode."""
-        episode = Episode(*batch)
+        episode, noise = _parts(batch)
         (_, scores), _ = call_with_tensors(
-            self.eval_classifier, {**parameters, **buffers}, lambda classifier: classifier(episode)
+            self.eval_classifier,
+            {**parameters, **buffers},
+            lambda classifier: classifier(episode, *noise),
         )
         assert isinstance(scores, Tensor)
         return scores
@@ -140,9 +149,9 @@ class EmbeddingEpisodes(Task):
         classifier = self.eval_classifier
         return isinstance(classifier, PairClassifier) and classifier.normalises
 
-    def embed(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
+    def embed(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Embed the support images, then the query images: `[images, ...]`."""
-        episode = Episode(*batch)
+        episode, _ = _parts(batch)
         embedded, _ = call_with_tensors(
             self.eval_classifier,
             {**parameters, **buffers},
@@ -151,7 +160,7 @@ class EmbeddingEpisodes(Task):
         assert isinstance(embedded, Tensor)
         return embedded
 
-    def score_pairs(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
+    def score_pairs(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Scores of each query image with each support image, `[queries, support]`.
 
         Raises:
@@ -160,17 +169,17 @@ class EmbeddingEpisodes(Task):
         classifier = self.eval_classifier
         if not isinstance(classifier, PairClassifier):
             raise ValueError(f"head {self.head!r} does not compare pairs of images")
-        episode = Episode(*batch)
+        episode, _ = _parts(batch)
         scores, _ = call_with_tensors(
             classifier, {**parameters, **buffers}, lambda own: own.score_pairs(episode)
         )
         assert isinstance(scores, Tensor)
         return scores
 
-    def score(self, parameters: Tensors, buffers: Tensors, batch: Episode) -> Tensor:
+    def score(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Accuracy on the query images, 0-dim, in [0, 1]."""
         scores = self.predict(parameters, buffers, batch)
-        return self.episodes.score_of(scores, Episode(*batch).query_y)
+        return self.episodes.score_of(scores, _parts(batch)[0].query_y)
 
     def with_settings(self, **settings: Any) -> Self:
         """The same head on episodes with other settings."""
@@ -187,3 +196,9 @@ class EmbeddingEpisodes(Task):
     def held_out(self) -> dict[str, Task]:
         """Episodes of the test split."""
         return {"same family": self.with_settings(split="test")}
+
+
+def _parts(batch: Batch) -> tuple[Episode, tuple[Tensor, ...]]:
+    """An episode, and the noise that the head reads."""
+    fields = len(Episode._fields)
+    return Episode(*batch[:fields]), tuple(batch[fields:])

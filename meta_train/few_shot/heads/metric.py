@@ -62,8 +62,8 @@ class Relation(PairClassifier):
     The feature maps of a class's support images are summed and concatenated with those of the query
     image. Two convolutions and two linear layers give a relation in [0, 1], which squared error
     trains towards 1 for the right class and 0 for others. The paper's embedding has larger maps.
-    Here the embedding is that of the other methods: its last maps are 2 x 2, so the convolutions of
-    the relation do not pool.
+    Here the embedding is that of the other methods: its last maps are small (2 x 2 on Omniglot), so
+    the convolutions of the relation do not pool.
 
     Args:
         network: its body must be convolutional.
@@ -83,7 +83,7 @@ class Relation(PairClassifier):
             raise ValueError("relation networks compare maps: they need architecture conv4")
         self.body = nn.Sequential(*layers[:-1])  # Without the pooling; parameter names stay.
         pooled = isinstance(layers[-1], MeanPool)
-        channels = self.features if pooled else self.features // 4
+        channels = self.features if pooled else self.features // network.places
         blocks: list[nn.Module] = []
         for inputs in (2 * channels, channels):
             blocks += [
@@ -94,7 +94,7 @@ class Relation(PairClassifier):
         self.relation = nn.Sequential(
             *blocks,
             nn.Flatten(),
-            nn.Linear(4 * channels, units),
+            nn.Linear(network.places * channels, units),
             nn.ReLU(),
             nn.Linear(units, 1),
             nn.Sigmoid(),

@@ -18,8 +18,8 @@ from meta_train.few_shot.margins.cosface import CosFace
 from meta_train.few_shot.margins.sphereface import SphereFace
 from meta_train.few_shot.margins.triplet import Triplet
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
+from meta_train.tasks.episodes.images import ImageClasses
 from meta_train.tasks.episodes.networks import FewShotNetwork
-from meta_train.tasks.episodes.omniglot import OmniglotClasses
 from meta_train.tasks.episodes.sampler import EpisodeSampler
 
 MARGINS: Mapping[str, type[MarginLoss]] = MappingProxyType(
@@ -48,13 +48,13 @@ class _EmbeddingAndLoss(nn.Module):
 
 @final
 class MarginClasses(Task):
-    """Supervised training on all characters of a split, with a margin.
+    """Supervised training on all classes of a split, with a margin.
 
     With horizon 0 and a learned initialisation, the meta-gradient is the gradient of the loss on a
-    batch. A batch is (images `[M, 1, 28, 28]`, classes `[M]`, outer step 0-dim).
+    batch. A batch is (images `[M, channels, H, W]`, classes `[M]`, outer step 0-dim).
 
     Args:
-        classes: the characters, and the size of a batch.
+        classes: the images, and the size of a batch.
         margin: a name from `MARGINS`.
         **settings: settings of the loss's class.
 
@@ -68,7 +68,7 @@ class MarginClasses(Task):
     """
 
     # Losses have a setting `margin` of their own: the arguments have no names.
-    def __init__(self, classes: OmniglotClasses, margin: str, /, **settings: Any) -> None:
+    def __init__(self, classes: ImageClasses, margin: str, /, **settings: Any) -> None:
         for name in ("classes", "features"):
             if name in settings:
                 raise ValueError(f"{name} is no setting: the data and the network decide it")
@@ -97,7 +97,6 @@ class MarginClasses(Task):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network = self.classes.make_network(1)
-            assert isinstance(network, FewShotNetwork)
             count, features = len(self.classes.sampler.images), network.head.in_features
             return _EmbeddingAndLoss(network, self._make_loss(classes=count, features=features))
 
@@ -133,7 +132,7 @@ class MarginClasses(Task):
         self.outer_step = outer_step
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """All characters; initial parameters are those of seed 0."""
+        """All classes; initial parameters are those of seed 0."""
 
         def draw(batches: torch.Generator) -> Batch:
             return *self._draw(batches, device), torch.tensor(self.outer_step, device=device)

@@ -22,6 +22,7 @@ from meta_train.few_shot.methods.presets import (
     MAML,
     MAML_SINE,
     MAML_TWENTY_WAYS,
+    READER,
     REPTILE,
     REPTILE_ADAM_TWENTY_WAYS,
     REPTILE_OUTER,
@@ -270,6 +271,11 @@ _HEADS = {
         sine=None,
         published=_published(98.8, 99.7, 96.0, 98.9),
     ),
+    "hallucination": FewShotMethod(
+        source="Wang et al. 2018, arXiv 1801.05401: prototypical, and imagined examples",
+        omniglot=replace(EMBEDDING, head="hallucination"),
+        sine=None,
+    ),
     "relation": FewShotMethod(
         source="Sung et al. 2018, arXiv 1711.06025",
         omniglot=replace(EMBEDDING, head="relation"),
@@ -298,6 +304,29 @@ _MARGINS = {
         source="Schroff et al. 2015, arXiv 1503.03832: semi-hard negatives",
         omniglot=replace(CLASSES, margin="triplet", head="euclidean-prototype"),
         sine=None,
+    ),
+}
+
+SANTORO = "Santoro et al. 2016, arXiv 1605.06065"
+_FIRST_AND_LATER = (1, 2, 3, 4, 5, 10)
+"""Instances of a class whose accuracies Santoro et al. give (table 1, one-hot labels)."""
+
+_READERS = {
+    "lstm-reader": FewShotMethod(
+        source=f"{SANTORO}: the LSTM beside it, which reads the training set",
+        omniglot=replace(READER, reader="lstm"),
+        sine=None,
+        published_by_instance=dict(
+            zip(_FIRST_AND_LATER, (24.4, 49.5, 55.3, 61.0, 63.6, 62.5), strict=True)
+        ),
+    ),
+    "mann": FewShotMethod(
+        source=f"{SANTORO}: a network with an external memory reads the training set",
+        omniglot=replace(READER, reader="mann"),
+        sine=None,
+        published_by_instance=dict(
+            zip(_FIRST_AND_LATER, (36.4, 82.8, 91.0, 92.6, 94.9, 98.1), strict=True)
+        ),
     ),
 }
 
@@ -339,6 +368,7 @@ METHODS: Mapping[str, FewShotMethod] = MappingProxyType(
         **_LEARNED_RULES,
         **_HEADS,
         **_MARGINS,
+        **_READERS,
         **_BASELINES,
     }
 )

@@ -63,6 +63,8 @@ def test_ways_and_shots_change_settings():
 
 def test_published_figures_are_percent_in_the_four_places():
     for method in METHODS.values():
+        assert set(method.published_by_instance) <= set(range(1, 11))
+        assert all(20 < value < 100 for value in method.published_by_instance.values())
         assert set(method.published) <= set(PLACES)
         assert all(80 < value < 100 for value, _ in method.published.values())
 
