@@ -138,7 +138,7 @@ def _draw_plane(axis: Any, points: Tensor, images: Tensor, labels: Tensor) -> No
             continue
         box = AnnotationBbox(
             OffsetImage(image.numpy(), zoom=THUMBNAIL / len(image), cmap="gray_r"),
-            points[own].mean(0).tolist(),
+            (float(points[own, 0].mean()), float(points[own, 1].mean())),
             pad=0.1,
             bboxprops={"edgecolor": color, "lw": 1.5},
         )

@@ -77,12 +77,13 @@ class SphereFace(AngularMargin):
         k = torch.zeros_like(cosines)
         for j in range(1, self.margin):
             k = k + (cosines < math.cos(j * math.pi / self.margin))
-        sign = 1 - 2 * k.remainder(2)
+        sign: Tensor = 1 - 2 * k.remainder(2)
         return sign * chebyshev(self.margin, cosines) - 2 * k
 
     def weight_of_cosine(self, outer_step: Tensor) -> Tensor:
         """Lambda at an outer step, 0-dim."""
-        return (self.start / (1 + self.decay * outer_step.float())).clamp_min(self.floor)
+        weight: Tensor = self.start / (1 + self.decay * outer_step.float())
+        return weight.clamp_min(self.floor)
 
     def scale_of(self, embedded: Tensor) -> Tensor:
         """See `AngularMargin`."""
