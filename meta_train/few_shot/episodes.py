@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
@@ -20,7 +21,7 @@ from meta_train.tasks.episodes.sine import Sine
 from meta_train.tasks.episodes.stored_heads import StoredHeads
 
 EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | SequenceEpisodes
-TrainingTask: TypeAlias = EvaluationTask | ImageClasses | StoredHeads
+TrainingTask: TypeAlias = EvaluationTask | ImageClasses | MarginClasses | StoredHeads
 
 
 def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
@@ -76,7 +77,10 @@ def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask
         made = _classes_of(config.data)
         known = made.__dataclass_fields__
         settings = {**_data_folder(config), **config.task_settings}
-        return made(**{k: v for k, v in settings.items() if k in known})
+        classes = made(**{k: v for k, v in settings.items() if k in known})
+        if method.margin is None:
+            return classes
+        return MarginClasses(classes, method.margin, **method.margin_settings)
     shots = method.train_shots or config.support_shots
     episodes = _images(method, config, shots, queries, "train")
     if method.stored_heads:

@@ -23,6 +23,8 @@ from meta_train.few_shot.heads.metric import (
     Relation,
     Siamese,
 )
+from meta_train.few_shot.heads.nearest_prototype import CosinePrototype, EuclideanPrototype
+from meta_train.few_shot.heads.pairs import PairClassifier
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.images import ImageEpisodes
 from meta_train.tasks.episodes.sampler import Episode
@@ -35,6 +37,8 @@ HEADS: Mapping[str, type[EpisodeClassifier]] = MappingProxyType(
         "relation": Relation,
         "siamese": Siamese,
         "nearest-neighbour": NearestNeighbour,
+        "cosine-prototype": CosinePrototype,
+        "euclidean-prototype": EuclideanPrototype,
         "r2d2": RidgeHead,
         "metaoptnet": SVMHead,
     }
@@ -102,7 +106,7 @@ class EmbeddingEpisodes(Task):
         """Draw an episode, then the noise of the head."""
         episode = self.episodes.sampler.draw(generator, device)
         noise = self.classifier.draw_noise(generator)
-        batch = (*episode, *(numbers.to(device) for numbers in noise))
+        batch = (*episode, *(numbers.to(device) for numbers in noise)) if noise else episode
         parameters, buffers = self._template(device)
         return Problem(
             parameters=dict(parameters),
@@ -112,6 +116,11 @@ class EmbeddingEpisodes(Task):
             full=lambda: batch,
             draw_validation=lambda _: batch,
         )
+
+    @staticmethod
+    def episode_of(batch: Batch) -> Episode:
+        """The images and classes of a batch, without the noise that the head reads."""
+        return _parts(batch)[0]
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The head's loss on an episode, 0-dim, and the buffers afterwards."""
@@ -130,6 +139,44 @@ class EmbeddingEpisodes(Task):
             self.eval_classifier,
             {**parameters, **buffers},
             lambda classifier: classifier(episode, *noise),
+        )
+        assert isinstance(scores, Tensor)
+        return scores
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the head has a score of two images."""
+        return isinstance(self.eval_classifier, PairClassifier)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the score of two images depends on the directions of embeddings alone."""
+        classifier = self.eval_classifier
+        return isinstance(classifier, PairClassifier) and classifier.normalises
+
+    def embed(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
+        """Embed the support images, then the query images: `[images, ...]`."""
+        episode, _ = _parts(batch)
+        embedded, _ = call_with_tensors(
+            self.eval_classifier,
+            {**parameters, **buffers},
+            lambda own: torch.cat(own.embed(episode.support_x, episode.query_x)),
+        )
+        assert isinstance(embedded, Tensor)
+        return embedded
+
+    def score_pairs(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
+        """Scores of each query image with each support image, `[queries, support]`.
+
+        Raises:
+            ValueError: the head has no score of two images; see `verifies`.
+        """
+        classifier = self.eval_classifier
+        if not isinstance(classifier, PairClassifier):
+            raise ValueError(f"head {self.head!r} does not compare pairs of images")
+        episode, _ = _parts(batch)
+        scores, _ = call_with_tensors(
+            classifier, {**parameters, **buffers}, lambda own: own.score_pairs(episode)
         )
         assert isinstance(scores, Tensor)
         return scores

@@ -12,6 +12,7 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.per_tensor_rates import RATE_RULES, create_any_rule
 from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.inner.meta_parameters import MetaParameters
@@ -62,7 +63,12 @@ def _pretrained(name: str, method: MethodSettings) -> UpdateRule:
 
 def initial_parameters(
     method: MethodSettings,
-    task: EpisodeTask | EmbeddingEpisodes | SequenceEpisodes | ImageClasses | StoredHeads,
+    task: EpisodeTask
+    | EmbeddingEpisodes
+    | SequenceEpisodes
+    | ImageClasses
+    | MarginClasses
+    | StoredHeads,
     seed: int = 0,
 ) -> tuple[Tensors, Tensors]:
     """Initial values of the parameters of a task.

@@ -9,6 +9,7 @@ from typing import Any
 from learned_opt.registry import look_up
 from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.heads.episodes import HEADS
+from meta_train.few_shot.margins.task import MARGINS
 from meta_train.few_shot.sequences.episodes import READERS
 
 INITIALIZATIONS = ("learned", "body")
@@ -25,6 +26,9 @@ class InitializationSettings:
         stored_heads: number of training tasks that recur, each with a stored head that is learned
             with the body (`StoredHeads`); 0 for none.
         trained_on: "episodes", all "classes" at once (supervised training), or "nothing".
+        margin: a loss with a margin (`MARGINS`), where `trained_on` is "classes"; None for the
+            cross-entropy of a linear head.
+        margin_settings: settings of the margin's class.
         uses: the method whose initialisation is tested, where `trained_on` is "nothing".
         begins_with: the method whose initialisation meta-training starts from.
     """
@@ -32,6 +36,8 @@ class InitializationSettings:
     initialization: str = "learned"
     stored_heads: int = 0
     trained_on: str = "episodes"
+    margin: str | None = None
+    margin_settings: Mapping[str, Any] = field(default_factory=dict)
     uses: str | None = None
     begins_with: str | None = None
 
@@ -128,6 +134,17 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
             raise ValueError(
                 'trained_on="classes" trains a head for all classes, which no episode has: set '
                 'initialization to "body"'
+            )
+        if self.margin is not None:
+            look_up("loss with a margin", self.margin, MARGINS)
+            if self.trained_on == "episodes":
+                raise ValueError(
+                    f"margin {self.margin!r} is a loss of all classes at once: set trained_on to "
+                    '"classes"'
+                )
+        elif self.margin_settings:
+            raise ValueError(
+                f"margin_settings need a margin: set margin to one of {', '.join(MARGINS)}"
             )
         if self.trained_on == "nothing" and self.uses is None:
             raise ValueError(
