@@ -18,7 +18,6 @@ from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import TrainedMethod
 from meta_train.inner.batches import cast
 from meta_train.runtime.seeding import generator
-from meta_train.tasks.episodes.sampler import Episode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +117,7 @@ def _embedded(
     )
     with torch.no_grad():
         embedded = task.embed(parameters, buffers, batch).flatten(1)
-    episode = Episode(*batch[: len(Episode._fields)])
+    episode = task.episode_of(batch)
     images = torch.cat([episode.support_x, episode.query_x])
     labels = torch.cat([episode.support_y, episode.query_y])
     return images, labels, normalize(embedded, dim=-1) if task.normalises else embedded

@@ -105,14 +105,11 @@ def render(
         if (figure := _published(trained)) is not None:
             lines.append(f"  {'published':>11} {figure:>20}")
     else:
-        columns = _columns(methods, MAX_COLUMNS - bool(verified))
-        heads = [_head(column) for column in columns]
-        if verified:
-            heads.append("EER")
         figures = {name: _published(trained) for name, (trained, _) in methods.items()}
-        shown = len(heads) < MAX_COLUMNS and any(figures.values())
-        if shown:
-            heads.append("published")
+        shown = any(figures.values())
+        columns = _columns(methods, MAX_COLUMNS - bool(verified) - shown)
+        heads = [_head(column) for column in columns]
+        heads += ["EER"] * bool(verified) + ["published"] * shown
         lines.append(f"{first.metric + ' after':<27}" + "".join(f"{head:>13}" for head in heads))
         for name, (trained, evaluation) in methods.items():
             cells = [
@@ -149,7 +146,8 @@ def _columns(
     if len(shared := sorted(set.intersection(*every))) > MAX_COLUMNS:
         # The first, the last, and two between them, of which one is early.
         return [shared[0], shared[1], shared[len(shared) // 2], shared[-1]]
-    return [*(step for step in (0, 1) if step in evaluated), None]
+    early = (0, 1)[: most - 1]
+    return [*(step for step in early if step in evaluated), None]
 
 
 def _after_own_steps(

@@ -17,7 +17,6 @@ from meta_train.few_shot.training import TrainedMethod
 from meta_train.inner.batches import cast
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.seeding import derive_seed, generator
-from meta_train.tasks.episodes.sampler import Episode
 
 RESAMPLES = 200
 """How often the bootstrap draws the episodes again."""
@@ -150,8 +149,8 @@ def verify(
             parameters, buffers, batch = cast(
                 ({**problem.parameters, **initial}, problem.buffers, tuple(problem.full())), dtype
             )
-            episode = Episode(*batch[: len(Episode._fields)])  # a head's noise may follow
             scores.append(task.score_pairs(parameters, buffers, batch).flatten().cpu())
+            episode = task.episode_of(batch)
             alike = episode.query_y.unsqueeze(1) == episode.support_y.unsqueeze(0)
             same.append(alike.flatten().cpu())
     numbers = torch.arange(episodes).repeat_interleave(torch.tensor([len(one) for one in same]))

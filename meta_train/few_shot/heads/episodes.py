@@ -106,7 +106,7 @@ class EmbeddingEpisodes(Task):
         """Draw an episode, then the noise of the head."""
         episode = self.episodes.sampler.draw(generator, device)
         noise = self.classifier.draw_noise(generator)
-        batch = (*episode, *(numbers.to(device) for numbers in noise))
+        batch = (*episode, *(numbers.to(device) for numbers in noise)) if noise else episode
         parameters, buffers = self._template(device)
         return Problem(
             parameters=dict(parameters),
@@ -116,6 +116,11 @@ class EmbeddingEpisodes(Task):
             full=lambda: batch,
             draw_validation=lambda _: batch,
         )
+
+    @staticmethod
+    def episode_of(batch: Batch) -> Episode:
+        """The images and classes of a batch, without the noise that the head reads."""
+        return _parts(batch)[0]
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The head's loss on an episode, 0-dim, and the buffers afterwards."""

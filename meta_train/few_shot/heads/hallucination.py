@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from meta_train.few_shot.heads.base import EpisodeClassifier
 from meta_train.few_shot.heads.metric import squared_distances
+from meta_train.few_shot.heads.pairs import PairClassifier
 from meta_train.runtime.checks import check_at_least
 from meta_train.tasks.episodes.networks import FewShotNetwork
 
@@ -44,7 +44,7 @@ class ExampleGenerator(nn.Module):
         return imagined
 
 
-class Hallucination(EpisodeClassifier):
+class Hallucination(PairClassifier):
     """Prototypical networks on real and imagined examples (Wang et al. 2018, "PN w/ G").
 
     An `ExampleGenerator` imagines examples of each class from the embedded support images of the
@@ -99,3 +99,7 @@ class Hallucination(EpisodeClassifier):
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""
         return -squared_distances(query, self.prototypes(support, labels))
+
+    def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Minus squared distances of real images; see `PairClassifier`."""
+        return -squared_distances(query, support)

@@ -77,17 +77,18 @@ class SphereFace(AngularMargin):
         k = torch.zeros_like(cosines)
         for j in range(1, self.margin):
             k = k + (cosines < math.cos(j * math.pi / self.margin))
-        sign: Tensor = 1 - 2 * k.remainder(2)
+        sign = 1 - 2 * k.remainder(2)
         return sign * chebyshev(self.margin, cosines) - 2 * k
 
     def weight_of_cosine(self, outer_step: Tensor) -> Tensor:
         """Lambda at an outer step, 0-dim."""
-        weight: Tensor = self.start / (1 + self.decay * outer_step.float())
-        return weight.clamp_min(self.floor)
+        growth = 1 + self.decay * outer_step.float()
+        return torch.clamp_min(self.start / growth, self.floor)
 
     def scale_of(self, embedded: Tensor) -> Tensor:
         """See `AngularMargin`."""
-        return vector_norm(embedded, dim=-1, keepdim=True)
+        lengths: Tensor = vector_norm(embedded, dim=-1, keepdim=True)
+        return lengths
 
 
 def chebyshev(degree: int, x: Tensor) -> Tensor:
