@@ -45,7 +45,8 @@ def evaluation_task(
     queries = config.query_examples(testing=True)
     if config.data == "sine":
         return _sine(method, config, queries)
-    return _with_head(method, _omniglot(method, config, config.support_shots, queries, split))
+    episodes = _omniglot(method, config, config.ways, config.support_shots, queries, split)
+    return _with_head(method, episodes)
 
 
 def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask:
@@ -70,7 +71,8 @@ def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask
         settings = {**_data_folder(config), **config.task_settings}
         return OmniglotClasses(**{k: v for k, v in settings.items() if k in known})
     shots = method.train_shots or config.support_shots
-    episodes = _omniglot(method, config, shots, queries, "train")
+    ways = method.train_ways or config.ways
+    episodes = _omniglot(method, config, ways, shots, queries, "train")
     if method.stored_heads:
         return _with_stored_heads(method, episodes)
     return _with_head(method, episodes)
@@ -87,13 +89,13 @@ def _sine(method: MethodSettings, config: FewShotConfig, queries: int) -> Sine:
 
 
 def _omniglot(
-    method: MethodSettings, config: FewShotConfig, shots: int, queries: int, split: str
+    method: MethodSettings, config: FewShotConfig, ways: int, shots: int, queries: int, split: str
 ) -> OmniglotEpisodes:
     return OmniglotEpisodes(
-        ways=config.ways,
+        ways=ways,
         shots=shots,
         queries=queries,
-        inner_batch=_at_most(method.inner_batch, config.ways * shots),
+        inner_batch=_at_most(method.inner_batch, ways * shots),
         batch_norm=method.batch_norm,
         split=split,
         **_adaptation(method),

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
 from learned_opt.adaptation.module_copy import call_with_tensors
@@ -190,7 +190,8 @@ class EmbeddingEpisodes(Task):
         count = episodes.support_x.shape[1]
 
         def head(parameters: Tensors, both: Tensor, labels: Tensor, wanted: Tensor) -> Any:
-            def classify(classifier: EpisodeClassifier) -> tuple[Tensor, Tensor]:
+            def classify(classifier: nn.Module) -> tuple[Tensor, Tensor]:
+                assert isinstance(classifier, EpisodeClassifier)
                 scores = classifier.scores(both[:count], labels, both[count:])
                 return classifier.loss(scores, wanted), scores
 

@@ -73,8 +73,8 @@ class _Block(torch.autograd.Function):
 class _BlockGradient(torch.autograd.Function):
     """The gradients of a block by x, weight, scale and shift.
 
-    With z = scale n + shift, n = (a - mean a) s, s = (var a + eps)^(-1/2) and a = P(x) W^T, and with
-    g the gradient by z and means over rows (Ioffe & Szegedy 2015, arXiv 1502.03167, section 3):
+    With a = conv(x), s = (var a + eps)^(-1/2), n = (a - mean a) s and z = scale n + shift, and with g
+    the gradient by z and means over rows (Ioffe & Szegedy 2015, arXiv 1502.03167, section 3):
 
         da = scale s (g - mean(g) - n mean(g n))
     """
