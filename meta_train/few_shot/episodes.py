@@ -53,7 +53,8 @@ def evaluation_task(
     queries = config.query_examples(testing=True)
     if config.data == "sine":
         return _sine(method, config, queries)
-    return _with_head(method, _images(method, config, config.support_shots, queries, split))
+    episodes = _images(method, config, config.ways, config.support_shots, queries, split)
+    return _with_head(method, episodes)
 
 
 def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask:
@@ -82,7 +83,8 @@ def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask
             return classes
         return MarginClasses(classes, method.margin, **method.margin_settings)
     shots = method.train_shots or config.support_shots
-    episodes = _images(method, config, shots, queries, "train")
+    ways = method.train_ways or config.ways
+    episodes = _images(method, config, ways, shots, queries, "train")
     if method.stored_heads:
         return _with_stored_heads(method, episodes)
     return _with_head(method, episodes)
@@ -115,15 +117,15 @@ def _classes_of(data: str) -> type[ImageClasses]:
 
 
 def _images(
-    method: MethodSettings, config: FewShotConfig, shots: int, queries: int, split: str
+    method: MethodSettings, config: FewShotConfig, ways: int, shots: int, queries: int, split: str
 ) -> ImageEpisodes:
     made = _episodes_of(config.data)
     files = _data_folder(config) if "folder" in made.__dataclass_fields__ else {}
     return made(
-        ways=config.ways,
+        ways=ways,
         shots=shots,
         queries=queries,
-        inner_batch=_at_most(method.inner_batch, config.ways * shots),
+        inner_batch=_at_most(method.inner_batch, ways * shots),
         batch_norm=method.batch_norm,
         split=split,
         **_adaptation(method),

@@ -10,7 +10,13 @@ import pytest
 import torch
 from pages import PAGES, ROOT, anchors, commands, links, paths, prose, read, rows, snippets
 
-from learned_opt import LearnedOptimizer, create_rule, list_pretrained, list_rules
+from learned_opt import (
+    LearnedOptimizer,
+    create_rule,
+    list_initializations,
+    list_pretrained,
+    list_rules,
+)
 from meta_train.estimators import ESTIMATORS
 from meta_train.few_shot.methods.registry import METHODS
 from meta_train.jobs import benchmark, cli
@@ -206,6 +212,16 @@ def test_every_bundled_rule_has_a_card_to_read(name):
     for heading in ("## Trained on", "## How well", "## Where not to use it"):
         assert heading in text
     assert f'"learned_opt/pretrained/{name}.md"' in read(f"docs/cards/{name}.md")
+
+
+@pytest.mark.parametrize("name", list_initializations())
+def test_every_bundled_initialisation_has_a_card_to_read(name):
+    text = read(f"learned_opt/pretrained/initializations/{name}.md")
+    for heading in ("## Trained on", "## How well", "## Where not to use it"):
+        assert heading in text
+    shown = f'"learned_opt/pretrained/initializations/{name}.md"'
+    assert shown in read(f"docs/cards/{name}.md")
+    assert f"cards/{name}.md" in read("mkdocs.yml")
 
 
 def test_the_python_in_contributing_trains(monkeypatch):

@@ -55,9 +55,26 @@ class EpisodeClassifier(nn.Module):
             The loss, 0-dim, and the scores, `[queries, ways]`.
         """
         support, query = self.embed(episode.support_x, episode.query_x)
-        support, labels = self.add_examples(support, episode.support_y, *noise)
+        return self.classify(support, episode.support_y, query, episode.query_y, *noise)
+
+    def classify(
+        self, support: Tensor, labels: Tensor, query: Tensor, wanted: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Classify embedded query images.
+
+        Args:
+            support: embedded support images, `[support, ...]`.
+            labels: their classes, `[support]`.
+            query: embedded query images, `[queries, ...]`.
+            wanted: their classes, `[queries]`.
+            *noise: see `draw_noise`.
+
+        Returns:
+            The loss, 0-dim, and the scores, `[queries, ways]`.
+        """
+        support, labels = self.add_examples(support, labels, *noise)
         scores = self.scores(support, labels, query)
-        return self.loss(scores, episode.query_y), scores
+        return self.loss(scores, wanted), scores
 
     def draw_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw the random numbers that a head reads in an episode, on the CPU; by default none.

@@ -62,6 +62,8 @@ class InnerTrainingSettings:
         train_steps: inner steps in meta-training; 0 evaluates the initialisation itself.
         test_steps: inner steps in testing.
         train_shots: support images per class in meta-training; None takes as many as in testing.
+        train_ways: classes per episode in meta-training, for methods with a head; None takes as
+            many as in testing. More of them make harder episodes (Snell et al. 2017 take 60).
         inner_batch: support examples per inner step, at most the support set; None takes all.
         batch_norm: normalise by the statistics of the "batch" (transductive) or of the "support"
             set.
@@ -79,6 +81,7 @@ class InnerTrainingSettings:
     train_steps: int = 1
     test_steps: int = 1
     train_shots: int | None = None
+    train_ways: int | None = None
     inner_batch: int | None = None
     batch_norm: str = "batch"
 
@@ -130,6 +133,12 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.train_ways is not None and (self.head is None or self.train_ways < 2):
+            raise ValueError(
+                "train_ways must be at least 2, and needs a method with a head, whose parameters "
+                f"do not depend on the number of classes; got {self.train_ways} and head "
+                f"{self.head!r}"
+            )
         if self.trained_on == "classes" and self.initialization != "body":
             raise ValueError(
                 'trained_on="classes" trains a head for all classes, which no episode has: set '
