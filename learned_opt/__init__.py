@@ -11,6 +11,7 @@ Example:
 from learned_opt.adaptation import (
     Initialization,
     adapt,
+    list_initializations,
     load_initialization,
     save_initialization,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "adapt",
     "create_rule",
     "from_pretrained",
+    "list_initializations",
     "list_pretrained",
     "list_rules",
     "load_card",

@@ -7,10 +7,17 @@ In a usual training loop, call `initialization.apply_to(module)` before the firs
 """
 
 from learned_opt.adaptation.adapt import adapt
+from learned_opt.adaptation.bundled import list_initializations
 from learned_opt.adaptation.initialization import (
     Initialization,
     load_initialization,
     save_initialization,
 )
 
-__all__ = ["Initialization", "adapt", "load_initialization", "save_initialization"]
+__all__ = [
+    "Initialization",
+    "adapt",
+    "list_initializations",
+    "load_initialization",
+    "save_initialization",
+]

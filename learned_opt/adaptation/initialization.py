@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from learned_opt.adaptation.bundled import find_initialization
 from learned_opt.files import check_version, one_line, read_json, read_tensors, write_tensors
 from learned_opt.functional import check_lr, check_proximal, check_steps
 from learned_opt.rules.base import UpdateRule
@@ -205,19 +206,27 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
     write_tensors(Path(path), tensors, FORMAT, metadata)
 
 
-def load_initialization(path: str | PathLike[str]) -> Initialization:
-    """Read an initialisation from a file that `save_initialization` wrote, onto the CPU.
+def load_initialization(name_or_path: str | PathLike[str]) -> Initialization:
+    """Read a bundled initialisation, or a file that `save_initialization` wrote, onto the CPU.
+
+    Args:
+        name_or_path: a name from `list_initializations()`, or a path.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: damaged, truncated, or of another format; the message names the file.
+        ValueError: an unknown name, or a file that is damaged, truncated, or of another format;
+            the message names it.
 
     Example:
+        >>> characters = load_initialization("omniglot-maml")
+        >>> characters.lr, characters.steps
+        (0.4, 3)
         >>> save_initialization(Initialization.of(model, lr=0.4), "start.safetensors")
         >>> initialization = load_initialization("start.safetensors")
         >>> adapted = adapt(model, (inputs, targets), initialization=initialization)
     """
-    tensors, metadata = read_tensors(Path(path), FORMAT, FIELDS)
+    path = find_initialization(name_or_path)
+    tensors, metadata = read_tensors(path, FORMAT, FIELDS)
     check_version(path, metadata, VERSION)
     parts: dict[str, dict[str, Tensor]] = {"parameters": {}, "buffers": {}, "rule": {}}
     try:

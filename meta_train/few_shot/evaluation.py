@@ -19,7 +19,7 @@ from meta_train.inner.state import InnerState, stack, start
 from meta_train.inner.vectorize import choose_chunk
 from meta_train.runtime.progress import progress_bar
 from meta_train.runtime.seeding import generator, own_randomness
-from meta_train.tasks.base import Batch, Loss, Problem, Tensors
+from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Tensors
 from meta_train.tasks.episodes.base import EpisodeTask
 
 Z = 1.96
@@ -38,6 +38,7 @@ class Evaluation:
         steps: inner steps after which the query sets were evaluated.
         values: score of each episode, `[steps, episodes]`, on the CPU.
         diverged: number of episodes whose inner training diverged; they stop at that step.
+        counts: what `steps` numbers: inner "steps", or the "instance" of a class in a sequence.
 
     Example:
         >>> f"{evaluation.mean(5):.3f} +- {evaluation.interval(5):.3f}"
@@ -47,6 +48,7 @@ class Evaluation:
     steps: tuple[int, ...]
     values: Tensor
     diverged: int
+    counts: str = "steps"
 
     @property
     def episodes(self) -> int:
@@ -123,7 +125,7 @@ def evaluate(
     initial = {key: value.detach().to(device) for key, value in initialization.items()}
     loop = InnerLoop(
         rule,
-        task.loss,
+        task.problem_loss,
         vectorize=True,
         lr=lr,
         differentiable=False,
@@ -170,7 +172,7 @@ def adapt_once(
     fixed = cast({key: initial.get(key, value) for key, value in problem.fixed.items()}, dtype)
     loop = InnerLoop(
         rule,
-        _WithFixed(task.loss, fixed),
+        _with_fixed(task.problem_loss, fixed),
         vectorize=True,
         lr=lr,
         differentiable=False,
@@ -205,7 +207,7 @@ def _evaluate_chunk(
     # All episodes share the parameters that are not adapted.
     fixed = cast({key: initial.get(key, value) for key, value in drawn[0].fixed.items()}, dtype)
     problems = [_starting_at(problem, initial) for problem in drawn]
-    loop = replace(loop, loss=_WithFixed(task.loss, fixed))
+    loop = replace(loop, loss=_with_fixed(task.problem_loss, fixed))
     loop, inner = _begin(loop, problems, proximal)
     sources = [generator(seed, "batches", index) for index in indices]
     stream = BatchStream([problem.draw for problem in problems], sources, dtype=dtype)
@@ -245,17 +247,30 @@ def _score(
         _, buffers = loss(inner.parameters, {**buffers, **anchors}, support)
         buffers, _ = split_anchors(buffers)
 
-    def score(parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
-        return task.score({**fixed, **parameters}, buffers, batch)
+    return task.scores(
+        {**_for_each_run(fixed, inner.parameters), **inner.parameters}, buffers, query
+    )
 
-    scores: Tensor = vmap(score, randomness="different")(inner.parameters, buffers, query)
-    return scores
+
+def _with_fixed(loss: Loss, fixed: Tensors) -> Loss:
+    """A loss with the parameters that inner training does not adapt."""
+    if not isinstance(loss, BatchedLoss):
+        return _WithFixed(loss, fixed)
+
+    def many(parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
+        return loss.many({**_for_each_run(fixed, parameters), **parameters}, buffers, batch)
+
+    return BatchedLoss(_WithFixed(loss.one, fixed), many)
+
+
+def _for_each_run(fixed: Tensors, parameters: Tensors) -> Tensors:
+    """Fixed parameters with an axis of runs, of which there are as many as in `parameters`."""
+    runs = len(next(iter(parameters.values())))
+    return {key: value.expand(runs, *value.shape) for key, value in fixed.items()}
 
 
 @dataclass(frozen=True)
 class _WithFixed:
-    """A loss with the parameters that inner training does not adapt."""
-
     loss: Loss
     fixed: Tensors
 

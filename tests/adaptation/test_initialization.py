@@ -1,13 +1,23 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import initialization_of, make_model, make_rule, same, weights
 from torch import nn
 
+import learned_opt
 from learned_opt import create_rule, save_rule
-from learned_opt.adaptation import Initialization, load_initialization, save_initialization
+from learned_opt.adaptation import (
+    Initialization,
+    adapt,
+    list_initializations,
+    load_initialization,
+    save_initialization,
+)
 from learned_opt.files import write_tensors
 from learned_opt.rules.per_tensor_rates import MetaSGD
+from meta_train.tasks.episodes.networks import make_network
 
 
 def test_apply_to_writes_every_value_and_keeps_what_it_is_told():
@@ -180,3 +190,39 @@ def test_what_cannot_be_applied_or_saved_is_named(tmp_path):
         learned.apply_to(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="the card of the initialisation cannot be saved"):
         save_initialization(learned, tmp_path / "a.safetensors")
+
+
+def test_bundled_initialisations_are_loaded_by_name():
+    assert list_initializations() == ["omniglot-maml"]
+    assert list_initializations("digits-*") == []
+    folder = Path(learned_opt.__file__).parent / "pretrained" / "initializations"
+    assert sorted(path.stem for path in folder.glob("*.safetensors")) == list_initializations()
+    ((name, description),) = list_initializations(with_description=True)
+    assert name == "omniglot-maml" and "5-way" in description
+    initialization = load_initialization(name)
+    assert (initialization.lr, initialization.steps, initialization.only) == (0.4, 3, None)
+    network = make_network("conv4", 5)
+    before = [value.clone() for value in network.parameters()]
+    initialization.apply_to(network)
+    assert not any(map(torch.equal, before, network.parameters()))
+    own = load_initialization(folder / f"{name}.safetensors")
+    assert same(own.parameters, initialization.parameters)
+    # Adaptation takes the name, too, and learns its support set.
+    images = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    adapted = adapt(network, (images, torch.arange(5)), initialization=name)
+    assert torch.equal(adapted(images).argmax(1), torch.arange(5))
+
+
+def test_unknown_names_and_missing_files_are_told_apart(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="unknown initialisation 'omniglot-mamml'; did you mean"):
+        load_initialization("omniglot-mamml")
+    with pytest.raises(FileNotFoundError):
+        load_initialization("absent.safetensors")
+    with pytest.raises(FileNotFoundError):
+        load_initialization(tmp_path / "absent")
+    monkeypatch.chdir(tmp_path)
+    save_initialization(Initialization.of(make_model()), "plain")
+    assert (
+        load_initialization("plain").parameters.keys()
+        == dict(make_model().named_parameters()).keys()
+    )

@@ -29,6 +29,21 @@ def test_reptile_trains_on_more_shots_and_in_batches():
     assert (testing.shots, testing.inner_batch) == (1, 5)  # No more than the support set has.
 
 
+def test_embeddings_may_train_on_more_ways_than_they_are_tested_on():
+    job = {"data": "omniglot", "ways": 5, "shots": 1, "row_settings": {"train_ways": 60}}
+    training, testing = tasks("prototypical", **job)
+    assert (training.episodes.ways, testing.episodes.ways) == (60, 5)
+    assert training.template().keys() == testing.template().keys()
+    training, testing = tasks("prototypical", data="omniglot", ways=5)
+    assert training.episodes.ways == testing.episodes.ways == 5
+
+
+@pytest.mark.parametrize(("name", "ways"), [("maml", 60), ("prototypical", 1)])
+def test_train_ways_that_do_not_fit_a_method_are_refused(name, ways):
+    with pytest.raises(ValueError, match=f"train_ways must be at least 2.* got {ways} and head"):
+        FewShotConfig(row=name, data="omniglot", row_settings={"train_ways": ways})
+
+
 @pytest.mark.parametrize(
     ("name", "adapted", "fresh"),
     [("maml", "all", "nothing"), ("maml-fresh-head", "all", "head"), ("anil", "head", "nothing")],

@@ -10,7 +10,13 @@ import pytest
 import torch
 from pages import PAGES, ROOT, anchors, commands, links, paths, prose, read, rows, snippets
 
-from learned_opt import LearnedOptimizer, create_rule, list_pretrained, list_rules
+from learned_opt import (
+    LearnedOptimizer,
+    create_rule,
+    list_initializations,
+    list_pretrained,
+    list_rules,
+)
 from meta_train.estimators import ESTIMATORS
 from meta_train.few_shot.methods.registry import METHODS
 from meta_train.jobs import benchmark, cli
@@ -183,11 +189,11 @@ def test_the_table_of_costs_has_every_rule():
 
 
 def test_pages_give_the_number_of_few_shot_methods():
-    assert len(METHODS) == 29
+    assert len(METHODS) == 37
     for page in ("README.md", "docs/index.md"):
-        assert re.search(r"MAML and 28 other", read(page))
+        assert re.search(r"MAML and 36 other", read(page))
     for page in ("docs/initialisations.md", "docs/recipes.md", "CHANGELOG.md"):
-        assert re.search(r"\b29\b", read(page))
+        assert re.search(r"\b37\b", read(page))
 
 
 def test_conformance_has_all_56_lines_and_each_has_a_test():
@@ -206,6 +212,16 @@ def test_every_bundled_rule_has_a_card_to_read(name):
     for heading in ("## Trained on", "## How well", "## Where not to use it"):
         assert heading in text
     assert f'"learned_opt/pretrained/{name}.md"' in read(f"docs/cards/{name}.md")
+
+
+@pytest.mark.parametrize("name", list_initializations())
+def test_every_bundled_initialisation_has_a_card_to_read(name):
+    text = read(f"learned_opt/pretrained/initializations/{name}.md")
+    for heading in ("## Trained on", "## How well", "## Where not to use it"):
+        assert heading in text
+    shown = f'"learned_opt/pretrained/initializations/{name}.md"'
+    assert shown in read(f"docs/cards/{name}.md")
+    assert f"cards/{name}.md" in read("mkdocs.yml")
 
 
 def test_the_python_in_contributing_trains(monkeypatch):

@@ -51,6 +51,7 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
     "name",
     [
         "adaptation.adapt.adapt",
+        "adaptation.bundled.list_initializations",
         "adaptation.initialization.Initialization",
         "adaptation.initialization.load_initialization",
         "adaptation.initialization.save_initialization",

@@ -38,6 +38,13 @@ def test_few_shot_learns_a_start_that_beats_a_random_one(tmp_path):
     assert (tmp_path / "start.safetensors").is_file()
 
 
+def test_new_characters_are_learned_from_one_drawing_of_each(tmp_path):
+    lines = run(tmp_path, "new_characters.py").splitlines()
+    before, after = (int(line.split()[1].rstrip("%")) for line in lines)
+    assert after >= 90 > 60 > before
+    assert (tmp_path / "new_characters.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_gates_draws_its_figure(tmp_path):
     run(tmp_path, "gates.py", "--out", "gates.png", "--steps", "20", "--log-dir", "log")
