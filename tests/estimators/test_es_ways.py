@@ -1,6 +1,6 @@
 """The faster ways of an ES outer step train the same weights.
 
-In float64: in float32, rounding of the losses alone moves weights by 2e-5 with so few pairs of runs.
+In float64: in float32 rounding alone moves weights by 2e-5 where pairs of runs are so few.
 """
 
 import shutil
