@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import CoordinateRule, State, unit_major
+from learned_opt.rules.base import State
+from learned_opt.rules.coordinate_rule import CoordinateRule, unit_major
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState
 from meta_train.tasks.base import Batch, Loss, Tensors
