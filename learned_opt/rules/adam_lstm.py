@@ -132,6 +132,10 @@ class AdamLSTM(CoordinateRule):
         size = self.hidden_size
         return {"h": (size,), "c": (size,), "m": (len(self.betas),), "fast": (), "slow": ()}
 
+    def held_state(self) -> frozenset[str]:
+        """`h` and `c`: `LSTMCell` holds them."""
+        return frozenset({"h", "c"})
+
     def update_coordinates(
         self,
         gradient: Tensor,
@@ -168,7 +172,13 @@ class AdamLSTM(CoordinateRule):
                 *(seen * (step / (step + scale)) for scale in AGE_SCALES),
             ]
         )
-        h, c, values = self.lstm(features.mT, state["h"], state["c"], with_gates=gates is not None)
+        h, c, values = self.lstm(
+            features.mT,
+            state["h"],
+            state["c"],
+            idle=state.get("idle"),
+            with_gates=gates is not None,
+        )
         if gates is not None:
             record_gates(gates, "lstm", values)
         scale, bend = torch.addmm(self.head.bias.unsqueeze(-1), self.head.weight, h.mT)

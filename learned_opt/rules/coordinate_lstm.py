@@ -76,6 +76,10 @@ class CoordinateLSTM(CoordinateRule):
         sizes = enumerate(self.hidden_sizes)
         return {**{f"{name}{k}": (size,) for k, size in sizes for name in "hc"}, "recent": ()}
 
+    def held_state(self) -> frozenset[str]:
+        """`h` and `c` of every layer: `LSTMCell` holds them."""
+        return frozenset(f"{name}{k}" for k in range(len(self.hidden_sizes)) for name in "hc")
+
     def update_coordinates(
         self,
         gradient: Tensor,
@@ -89,7 +93,11 @@ class CoordinateLSTM(CoordinateRule):
         new_state: State = {"recent": recent_size(state["recent"], gradient)}
         for k, layer in enumerate(self.layers):
             h, c, values = layer(
-                signal, state[f"h{k}"], state[f"c{k}"], with_gates=gates is not None
+                signal,
+                state[f"h{k}"],
+                state[f"c{k}"],
+                idle=state.get("idle"),
+                with_gates=gates is not None,
             )
             new_state.update({f"h{k}": h, f"c{k}": c})
             if gates is not None:

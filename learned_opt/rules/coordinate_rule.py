@@ -43,6 +43,14 @@ class CoordinateRule(UpdateRule):
     idle_key: ClassVar[str | None] = None
     """The state tensor that is all zero only while the coordinate is idle; see the class."""
 
+    def held_state(self) -> frozenset[str]:
+        """State that `update_coordinates` itself leaves at zero where `state["idle"]` is true.
+
+        A rule that can do so at less cost names it here: to zero a state is a pass over its memory,
+        and another in the derivative. By default this class does it for all state.
+        """
+        return frozenset()
+
     @abstractmethod
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
         """The state per coordinate: names and trailing shapes, such as `{"h": (20,), "m": ()}`."""
@@ -61,7 +69,8 @@ class CoordinateRule(UpdateRule):
         Args:
             gradient: `[N]`.
             parameter: `[N]`.
-            state: per coordinate, `[N, *trailing]`; `step` is `[N]` and counts from 1.
+            state: per coordinate, `[N, *trailing]`; `step` is `[N]` and counts from 1. In a step
+                of a rule with an `idle_key`, `idle`, `[N]` bool, says which coordinates are idle.
             context: see `Context`; the loss is 0-dim or `[N]`.
             gates: if given, the rule writes its gate values into it, `[N]` or `[N, H]`.
 
@@ -133,23 +142,28 @@ class CoordinateRule(UpdateRule):
         gradient = _join([tensor.reshape(-1) for tensor in gradients])
         parameter = _join([tensor.reshape(-1) for tensor in parameters])
         state = self._flatten(gradients, states)
-        delta, new_state = self.update_coordinates(gradient, parameter, state, context)
-        if self.idle_key is not None:
+        if self.idle_key is None:
+            delta, new_state = self.update_coordinates(gradient, parameter, state, context)
+        else:
             idle = (gradient == 0) & _all_zero(state[self.idle_key])
+            given = {**state, "idle": idle}
+            delta, new_state = self.update_coordinates(gradient, parameter, given, context)
             delta = delta.masked_fill(idle, 0)
             # The state of an idle coordinate is all zero: to zero it is to keep it.
-            new_state = {key: _zero_where(idle, value) for key, value in new_state.items()}
+            held = self.held_state()
+            new_state = {
+                key: value if key in held else _zero_where(idle, value)
+                for key, value in new_state.items()
+            }
 
-        sizes = [tensor.numel() for tensor in gradients]
         deltas = [
             part.reshape(tensor.shape)
-            for part, tensor in zip(delta.split(sizes), gradients, strict=True)
+            for part, tensor in zip(_split(delta, gradients), gradients, strict=True)
         ]
         new_states: list[State] = [{"step": state["step"]} for state in states]
         for key, trailing in self.coordinate_state().items():
-            for target, part, tensor in zip(
-                new_states, new_state[key].split(sizes), gradients, strict=True
-            ):
+            parts = _split(new_state[key], gradients)
+            for target, part, tensor in zip(new_states, parts, gradients, strict=True):
                 target[key] = part.reshape((*tensor.shape, *trailing))
         return deltas, new_states
 
@@ -213,6 +227,12 @@ def _per_coordinate(value: Tensor, tensor: Tensor) -> Tensor:
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _split(value: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Split the coordinates, `[N, *trailing]`, into those of each tensor."""
+    # The derivative of a split copies its parts, even a single one.
+    return [value] if len(tensors) == 1 else value.split([tensor.numel() for tensor in tensors])
 
 
 def _join_units(parts: Sequence[Tensor], trailing: int) -> Tensor:

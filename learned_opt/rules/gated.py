@@ -71,9 +71,10 @@ class GatePair(nn.Module):
         Returns:
             f `[N]`, f - 1 `[N]` (exact where f rounds to 1), i `[N]`, and `last` for the next call.
         """
-        seen = torch.cat([features.mT, cell.unsqueeze(0)])
-        logits = torch.addmm(self.bias.unsqueeze(-1), self.weight[:-1].t(), seen)
-        logits = logits + last.mT * self.weight[-1].unsqueeze(-1)
+        of_features, of_cell, of_last = self.weight.split([len(self.weight) - 2, 1, 1])
+        logits = torch.addmm(self.bias.unsqueeze(-1), of_features.t(), features.mT)
+        # Not joined with the features: to copy those takes longer than these products.
+        logits = logits + of_cell.t() * cell + last.mT * of_last.t()
         gates = logits.sigmoid()
         f, i = gates
         shrink = -torch.sigmoid(-logits[0])
@@ -149,6 +150,10 @@ class GatedLSTM(CoordinateRule):
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
         """`h`, `c` of the LSTM, the last `gates` (f, i), the `recent` size of the gradient."""
         return {**_reader_state("", self.hidden_size), "gates": (2,), "recent": ()}
+
+    def held_state(self) -> frozenset[str]:
+        """`h` and `c` of the LSTM: `LSTMCell` holds them."""
+        return frozenset(_reader_state("", self.hidden_size))
 
     def update_coordinates(
         self,
@@ -246,6 +251,11 @@ class MomentumGatedLSTM(CoordinateRule):
             "recent": (),
         }
 
+    def held_state(self) -> frozenset[str]:
+        """`h` and `c` of both LSTMs: `LSTMCell` holds them."""
+        size = self.hidden_size
+        return frozenset({**_reader_state("m_", size), **_reader_state("", size)})
+
     def update_coordinates(
         self,
         gradient: Tensor,
@@ -317,7 +327,11 @@ def _read(
     if reader is None:
         return inputs, {}
     h, c, values = reader(
-        inputs, state[f"{prefix}h"], state[f"{prefix}c"], with_gates=gates is not None
+        inputs,
+        state[f"{prefix}h"],
+        state[f"{prefix}c"],
+        idle=state.get("idle"),
+        with_gates=gates is not None,
     )
     if gates is not None:
         record_gates(gates, f"{prefix}lstm", values)

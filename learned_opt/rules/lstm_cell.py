@@ -62,7 +62,13 @@ class LSTMCell(nn.Module):
             self.bias[hidden_size : 2 * hidden_size] += forget_bias
 
     def forward(
-        self, x: Tensor, h: Tensor, c: Tensor, *, with_gates: bool = True
+        self,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        *,
+        idle: Tensor | None = None,
+        with_gates: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Step `N` rows.
 
@@ -70,6 +76,8 @@ class LSTMCell(nn.Module):
             x: `[N, input_size]`.
             h: `[N, hidden_size]`.
             c: `[N, hidden_size]`.
+            idle: `[N]` bool: rows whose new h and c are zero whatever they read. No derivative
+                flows through them.
             with_gates: also return the gates; without them, C takes the step and its derivative.
 
         Returns:
@@ -77,10 +85,10 @@ class LSTMCell(nn.Module):
             tensor. No derivative flows through the gates.
         """
         x, h, c = x.mT, h.mT, c.mT
-        if not with_gates and fits_lstm_cell(x, h, c, self.weight, self.bias):
+        if not with_gates and fits_lstm_cell(x, h, c, self.weight, self.bias, idle):
             # With and without derivatives: a step that is computed again must be the same.
             new_h, new_c = LSTMCellInC.apply(  # type: ignore[no-untyped-call]
-                x, h, c, self.weight, self.bias
+                x, h, c, self.weight, self.bias, idle
             )
             return new_h.mT, new_c.mT, new_h.new_empty(0)
         if not torch.is_grad_enabled():  # then autograd.Function would only cost time
@@ -91,11 +99,15 @@ class LSTMCell(nn.Module):
                 ],
                 *(x, h, c),
             )
-            return new_h.mT, new_c.mT, gates[0].mT if with_gates else new_h.new_empty(0)
-        new_h, new_c, kept, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
-            torch.cat([x, h], dim=-2), c, self.weight, self.bias
-        )
-        return new_h.mT, new_c.mT, kept.mT
+            kept = gates[0].mT if with_gates else new_h.new_empty(0)
+        else:
+            new_h, new_c, columns, *_ = _LSTMCellFunction.apply(  # type: ignore[no-untyped-call]
+                torch.cat([x, h], dim=-2), c, self.weight, self.bias
+            )
+            kept = columns.mT
+        if idle is not None:
+            new_h, new_c = new_h.masked_fill(idle, 0), new_c.masked_fill(idle, 0)
+        return new_h.mT, new_c.mT, kept
 
 
 def _cell(

@@ -21,7 +21,9 @@ NO_DOUBLE_BACKWARD = (
 )
 
 
-def fits_lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> bool:
+def fits_lstm_cell(
+    x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor, idle: Tensor | None = None
+) -> bool:
     """Whether C can step a cell: float32 in the CPU's memory, outside of torch.func.
 
     Shapes must fit each other, since C would leave the memory of those that are too small.
@@ -36,6 +38,8 @@ def fits_lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor
         return False
     # Tensors under vmap look plain and have no memory.
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if idle is not None and (wrapped(idle) or not _is_mask(idle, x.shape[-1])):
+        return False
     return all(not wrapped(value) and _is_float32(value.detach()) for value in tensors)
 
 
@@ -44,22 +48,34 @@ def _is_float32(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.dtype is torch.float32 and tensor.is_cpu
 
 
+def _is_mask(tensor: Tensor, count: int) -> bool:
+    return tensor.dtype is torch.bool and tensor.is_cpu and tensor.shape == (count,)
+
+
 class LSTMCellInC(torch.autograd.Function):
     """Columns of x, `[F, N]`, h and c, `[H, N]`, to new h and c, `[H, N]`; see `LSTMCell`.
 
-    It keeps its inputs alone: the backward pass computes the gates anew.
+    It keeps its inputs alone: the backward pass computes the gates anew. Columns that `idle`,
+    `[N]` or None, names get zeros.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        idle: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Step the columns."""
         x, h, c, weight, bias = (value.contiguous() for value in (x, h, c, weight, bias))
+        idle = None if idle is None else idle.contiguous()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h, c, weight, bias)
+        ctx.save_for_backward(x, h, c, weight, bias, idle)
         new_h, new_c = torch.empty_like(c), torch.empty_like(c)
-        _call("lstm_forward", weight, bias, x, h, c, new_h, new_c)
+        _call("lstm_forward", weight, bias, x, h, c, idle, new_h, new_c)
         return new_h, new_c
 
     @staticmethod
@@ -67,21 +83,24 @@ class LSTMCellInC(torch.autograd.Function):
         """Compute the gates anew, and all gradients in the same blocks."""
         if torch.is_grad_enabled():
             raise RuntimeError(NO_DOUBLE_BACKWARD)
-        x, h, c, weight, bias = ctx.saved_tensors
+        x, h, c, weight, bias, idle = ctx.saved_tensors
         if grad_h is None and grad_c is None:
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         grad_h = torch.zeros_like(c) if grad_h is None else grad_h.contiguous()
         grad_c = torch.zeros_like(c) if grad_c is None else grad_c.contiguous()
-        found = [torch.empty_like(value) for value in (x, h, c, weight, bias)]
-        _call("lstm_backward", weight, bias, x, h, c, grad_h, grad_c, *found)
-        return tuple(
-            value if needed else None
-            for value, needed in zip(found, ctx.needs_input_grad, strict=True)
-        )
+        read = [
+            torch.empty_like(value) if needed else None
+            for value, needed in zip((x, h, c), ctx.needs_input_grad, strict=False)
+        ]
+        by_weights = [torch.empty_like(weight), torch.empty_like(bias)]
+        _call("lstm_backward", weight, bias, x, h, c, idle, grad_h, grad_c, *read, *by_weights)
+        return *read, *by_weights, None
 
 
-def _call(function: str, weight: Tensor, bias: Tensor, x: Tensor, *others: Tensor) -> None:
+def _call(function: str, weight: Tensor, bias: Tensor, x: Tensor, *others: Tensor | None) -> None:
+    """Call C with the addresses of the tensors; None becomes a null pointer."""
     features, count = x.shape
     threads = max(1, min(torch.get_num_threads(), count // ROWS_PER_THREAD))
-    arrays = addresses([weight, bias, x, *others])
+    nothing = torch.empty(0)  # its address is 0
+    arrays = addresses([weight, bias, x, *(nothing if t is None else t for t in others)])
     call_c(function, count, features, len(bias) // 4, arrays, threads)

@@ -13,6 +13,7 @@ from learned_opt.adaptation.second_derivatives import naming_the_operation, twic
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import mean_over_alive, meta_loss
 from meta_train.inner.batches import InnerData, Mark
+from meta_train.inner.joined import can_join, join, split
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState
 from meta_train.inner.unroll import Rollout, roll_out
@@ -63,6 +64,10 @@ def differentiate(
     """
     if checkpoint_steps is not None and checkpoint_steps < 1:
         raise ValueError(f"checkpoint_steps must be at least 1, got {checkpoint_steps}")
+    if can_join(loop, inner):
+        together = join(loop, inner)
+        found = differentiate(*together, data, steps, meta_objective, leaves, checkpoint_steps)
+        return replace(found, inner=split(found.inner, inner))
     if checkpoint_steps is not None and checkpoint_steps < steps:
         return _checkpointed(loop, inner, data, steps, meta_objective, leaves, checkpoint_steps)
     rollout = roll_out(loop, inner, data, steps)

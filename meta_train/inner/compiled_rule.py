@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias, final
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
-from learned_opt.rules.base import State, UpdateRule
-from meta_train.inner.rule_step import Moved, rule_steps
+from learned_opt.rules.base import UpdateRule
+from meta_train.inner.rule_step import Moved, StepInput, rule_steps
+from meta_train.runtime.progress import say
 
 SIZES = (32, 24, 3, 5)
 """Sizes of the axes of the tensors that a graph is compiled on, where they are not 0 or 1."""
@@ -54,13 +56,15 @@ class CompiledRule:
 
     Args:
         rule: the update rule.
+        verbose: print a line before each graph is compiled.
 
     Warns:
         RuntimeWarning: the rule cannot be compiled; once.
     """
 
-    def __init__(self, rule: UpdateRule) -> None:
+    def __init__(self, rule: UpdateRule, *, verbose: bool = False) -> None:
         self.rule = rule
+        self.verbose = verbose
         self._graphs: dict[_Key, Callable[..., Moved] | None] = {}  # None: cannot be compiled
         self._unfit: set[_Key] = set()
         self._warned = False
@@ -70,51 +74,39 @@ class CompiledRule:
         """Number of graphs that were compiled."""
         return sum(graph is not None for graph in self._graphs.values())
 
-    def __call__(
-        self,
-        weight_decay: float,
-        gradients: list[Tensor],
-        parameters: list[Tensor],
-        states: list[State],
-        loss: Tensor | None,
-        lr: float | Tensor,
-        total: Tensor | None,
-        weights: Mapping[str, Tensor],
-    ) -> Moved:
-        """See `rule_steps`. No derivative is recorded."""
-        given = weight_decay, gradients, parameters, states, loss, lr, total, dict(weights)
-        shapes = tuple(value.shape for value in parameters)
+    def __call__(self, given: StepInput) -> Moved:
+        """See `rule_steps`; the runs have weights of their own. No derivative is recorded."""
+        shapes = tuple(value.shape for value in given.parameters)
         key: _Key = (
             tuple(
-                (value.dtype, *(min(size, 2) for size in value.shape[1:])) for value in parameters
+                (value.dtype, *(min(size, 2) for size in value.shape[1:]))
+                for value in given.parameters
             ),
-            *(len(parameters[0]), parameters[0].device, weight_decay, loss is None),
-            *(_kind(lr), _kind(total)),
+            *(len(given.parameters[0]), given.parameters[0].device),
+            *(given.weight_decay, given.loss is None, _kind(given.lr), _kind(given.total)),
         )
         with torch.no_grad():
             if key not in self._graphs:
                 self._graphs[key] = self._compile(given)
             graph = self._graphs[key]
             if graph is not None and (key, shapes) not in self._unfit:
-                # Another layout in memory would be compiled anew.
-                given = (
-                    weight_decay,
-                    [value.contiguous() for value in gradients],
-                    [value.contiguous() for value in parameters],
-                    [{key: value.contiguous() for key, value in state.items()} for state in states],
-                    *(loss, lr, total, dict(weights)),
-                )
                 try:
                     with torch.compiler.set_stance("fail_on_recompile"):
-                        return graph(*given)
+                        # Another layout in memory would be compiled anew.
+                        return graph(*_contiguous(given).of_runs())
                 except RuntimeError:  # an error of the rule itself comes again, below
                     self._unfit.add((key, shapes))
-            return rule_steps(self.rule, *given)
+            return rule_steps(self.rule, given)
 
-    def _compile(self, given: tuple[Any, ...]) -> Callable[..., Moved] | None:
+    def _compile(self, given: StepInput) -> Callable[..., Moved] | None:
         """Compile a graph for arguments like these, on tensors of fixed sizes."""
+        if self.verbose:
+            name, number = type(self.rule).__name__, len(given.parameters)
+            tensors = "1 tensor" if number == 1 else f"{number} tensors"
+            say(f"compiling the step of {name} for {tensors}: this can take a minute")
+        function = _own_function(self.rule, given.weight_decay)
         try:
-            return _compile_on(_own_function(self.rule), *_example(self.rule, *given))
+            return _compile_on(function, *_example(self.rule, given).of_runs())
         except RuntimeError as error:
             if not self._warned:
                 self._warned = True
@@ -135,11 +127,11 @@ def _compile_on(function: Callable[..., Any], *arguments: Any) -> Callable[..., 
     return compiled
 
 
-def _own_function(rule: UpdateRule) -> Callable[..., Moved]:
+def _own_function(rule: UpdateRule, weight_decay: float) -> Callable[..., Moved]:
     """`rule_steps` as a function with code of its own: torch keeps compiled graphs by code."""
 
-    def steps(*given: Any) -> Moved:
-        return rule_steps(rule, *given)
+    def steps(*of_runs: Any) -> Moved:
+        return rule_steps(rule, StepInput(weight_decay, *of_runs))
 
     code = steps.__code__.replace(co_name=f"steps_{next(_numbers)}")
     return types.FunctionType(code, steps.__globals__, code.co_name, None, steps.__closure__)
@@ -148,18 +140,25 @@ def _own_function(rule: UpdateRule) -> Callable[..., Moved]:
 _numbers = itertools.count()
 
 
-def _example(
-    rule: UpdateRule,
-    weight_decay: float,
-    gradients: list[Tensor],
-    parameters: list[Tensor],
-    states: list[State],
-    loss: Tensor | None,
-    lr: float | Tensor,
-    total: Tensor | None,
-    weights: Mapping[str, Tensor],
-) -> tuple[Any, ...]:
+def _contiguous(given: StepInput) -> StepInput:
+    """The same numbers, each tensor contiguous in memory."""
+    return replace(
+        given,
+        gradients=[value.contiguous() for value in given.gradients],
+        parameters=[value.contiguous() for value in given.parameters],
+        states=[
+            {key: value.contiguous() for key, value in state.items()} for state in given.states
+        ],
+        weights=dict(given.weights or {}),
+    )
+
+
+def _example(rule: UpdateRule, given: StepInput) -> StepInput:
     """Arguments of the same kind, of sizes that do not depend on the given ones."""
+
+    def ones(tree: Any) -> Any:
+        return pytree.tree_map_only(Tensor, lambda t: torch.ones_like(t).contiguous(), tree)
+
     made = [
         value.new_ones(
             (
@@ -170,14 +169,16 @@ def _example(
                 ),
             )
         )
-        for value in parameters
+        for value in given.parameters
     ]
-    begun = [vmap(rule.init_state)(value) for value in made]
-    given = weight_decay, made, made, begun, loss, lr, total, dict(weights)
-    example: tuple[Any, ...] = pytree.tree_map_only(
-        Tensor, lambda value: torch.ones_like(value).contiguous(), given
+    return StepInput(
+        given.weight_decay,
+        made,
+        ones(made),
+        ones([vmap(rule.init_state)(value) for value in made]),
+        *(ones(given.loss), ones(given.lr), ones(given.total)),
+        ones(dict(given.weights or {})),
     )
-    return example
 
 
 def _kind(value: float | Tensor | None) -> Any:

@@ -28,7 +28,7 @@ from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.masking import LossWithGradient, largest, where_alive
-from meta_train.inner.rule_step import rule_step, rule_steps
+from meta_train.inner.rule_step import StepInput, rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
 from meta_train.inner.vmap_fallback import losses_of_runs
 from meta_train.tasks.base import Batch, Loss, Tensors
@@ -278,20 +278,21 @@ class InnerLoop(LoopSettings):
             # float32 whatever the default: bfloat16 would round it.
             total = torch.full((), float(total), dtype=torch.float32, device=losses.device)
         hidden = self.hide_loss and "loss" not in self.rule.required_context()
-        given = (
-            self.weight_decay,
-            [gradients[name] for name in names],
-            [inner.parameters[name] for name in names],
-            [inner.states[name] for name in names],
-            None if hidden else losses,
-            self.rule.default_lr if self.lr is None else self.lr,
-            total,
+        given = StepInput(
+            weight_decay=self.weight_decay,
+            gradients=[gradients[name] for name in names],
+            parameters=[inner.parameters[name] for name in names],
+            states=[inner.states[name] for name in names],
+            loss=None if hidden else losses,
+            lr=self.rule.default_lr if self.lr is None else self.lr,
+            total=total,
+            weights=self.weights,
         )
         if not self.vectorize or (isinstance(self.rule, CoordinateRule) and self.weights is None):
             # A coordinate rule needs no vmap: more runs are more coordinates.
-            parameters, states = rule_step(self.rule, *given, self.weights)
+            parameters, states = rule_step(self.rule, given)
         elif self.compiled is None or self.weights is None or self.differentiable:
-            parameters, states = rule_steps(self.rule, *given, self.weights)
+            parameters, states = rule_steps(self.rule, given)
         else:
-            parameters, states = self.compiled(*given, self.weights)
+            parameters, states = self.compiled(given)
         return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))

@@ -1,8 +1,9 @@
-"""The step of a rule in one inner run, with weights of the run's own if they are given."""
+"""The step of a rule in one inner run or many, each with weights of its own if they are given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -16,83 +17,79 @@ Moved: TypeAlias = tuple[list[Tensor], list[State]]
 """Parameters and states of the rule after a step."""
 
 
-def rule_step(
-    rule: UpdateRule,
-    weight_decay: float,
-    gradients: list[Tensor],
-    parameters: list[Tensor],
-    states: list[State],
-    loss: Tensor | None,
-    lr: float | Tensor,
-    total: Tensor | None,
-    weights: Mapping[str, Tensor] | None,
-) -> Moved:
-    """Move the parameters of one run; `vmap` makes it the step of many.
+@dataclass(frozen=True)
+class StepInput:
+    """What a step reads, of one run or of many.
 
-    Args:
-        rule: the update rule.
+    Attributes:
         weight_decay: decoupled weight decay.
-        gradients: `[*param]` each.
+        gradients: `[*param]` each, or `[runs, *param]`.
         parameters: of the same shapes.
         states: the rule's state for each parameter.
-        loss: the inner loss, or None to hide it.
-        lr: factor on the update.
-        total: the planned number of steps, if known.
-        weights: other weights of the rule, by name.
+        loss: the inner loss, 0-dim or `[runs]`, or None to hide it.
+        lr: factor on the update; `[runs]` sets one for each run.
+        total: the planned number of steps, 0-dim or `[runs]`, if known.
+        weights: other weights of the rule by name, `[*weight]` or `[runs, *weight]`.
     """
 
-    def stepping(*arguments: Any) -> Any:
-        return functional_call(rule, dict(weights or {}), arguments)
+    weight_decay: float
+    gradients: list[Tensor]
+    parameters: list[Tensor]
+    states: list[State]
+    loss: Tensor | None
+    lr: float | Tensor
+    total: Tensor | None
+    weights: Mapping[str, Tensor] | None
 
-    context = Context(loss=loss, total_steps=total)
-    chosen = rule if weights is None else stepping
-    deltas, new_states = compute_updates(chosen, gradients, parameters, states, context)
+    def of_runs(self) -> tuple[Any, ...]:
+        """All but the weight decay, which all runs share, in the order of the attributes."""
+        return (
+            self.gradients,
+            self.parameters,
+            self.states,
+            self.loss,
+            self.lr,
+            self.total,
+            self.weights,
+        )
+
+
+def rule_step(rule: UpdateRule, given: StepInput) -> Moved:
+    """Move the parameters of one run; `vmap` makes it the step of many."""
+
+    def stepping(*arguments: Any) -> Any:
+        return functional_call(rule, dict(given.weights or {}), arguments)
+
+    context = Context(loss=given.loss, total_steps=given.total)
+    chosen = rule if given.weights is None else stepping
+    deltas, new_states = compute_updates(
+        chosen, given.gradients, given.parameters, given.states, context
+    )
     moved = [
         apply_update(
             parameter,
             delta,
-            lead(lr, parameter) if isinstance(lr, Tensor) else lr,
-            scheduled_decay(rule, weight_decay, state, context),
+            lead(given.lr, parameter) if isinstance(given.lr, Tensor) else given.lr,
+            scheduled_decay(rule, given.weight_decay, state, context),
         )
-        for parameter, delta, state in zip(parameters, deltas, new_states, strict=True)
+        for parameter, delta, state in zip(given.parameters, deltas, new_states, strict=True)
     ]
     return moved, new_states
 
 
-def rule_steps(
-    rule: UpdateRule,
-    weight_decay: float,
-    gradients: list[Tensor],
-    parameters: list[Tensor],
-    states: list[State],
-    loss: Tensor | None,
-    lr: float | Tensor,
-    total: Tensor | None,
-    weights: Mapping[str, Tensor] | None,
-) -> Moved:
-    """Take the steps of many runs under `vmap`.
+def rule_steps(rule: UpdateRule, given: StepInput) -> Moved:
+    """Take the steps of many runs under `vmap`; tensors of `given` have the axis of runs."""
 
-    Args:
-        rule: see `rule_step`.
-        weight_decay: see `rule_step`.
-        gradients: `[runs, *param]` each.
-        parameters: of the same shapes.
-        states: `[runs, ...]`.
-        loss: `[runs]` or None.
-        lr: a number, or `[runs]`.
-        total: one for all runs (0-dim), `[runs]`, or None.
-        weights: `[runs, *weight]` by name, or None.
-    """
+    def one(*of_run: Any) -> Moved:
+        return rule_step(rule, StepInput(given.weight_decay, *of_run))
 
-    def one(*arguments: Any) -> Moved:
-        return rule_step(rule, weight_decay, *arguments)
-
+    lr, total = given.lr, given.total
     axes = (
         *(0, 0, 0),
-        None if loss is None else 0,
+        None if given.loss is None else 0,
         0 if isinstance(lr, Tensor) and lr.dim() else None,
         0 if total is not None and total.dim() else None,
-        None if weights is None else 0,
+        None if given.weights is None else 0,
     )
-    found: Moved = vmap(one, axes)(gradients, parameters, states, loss, lr, total, weights)
+    found: Moved = vmap(one, axes)(*given.of_runs())
     return found

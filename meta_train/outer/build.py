@@ -124,7 +124,9 @@ def _build(
         lr=settings.inner_lr,
         second_order=_second_order(settings, estimator, meta_parameters),
         teacher=teacher,
-        compiled=CompiledRule(meta_parameters.rule) if settings.compile_rule else None,
+        compiled=CompiledRule(meta_parameters.rule, verbose=distributed.first)
+        if settings.compile_rule
+        else None,
     )
     return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings)
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.func import vmap
 
 from learned_opt.rules.base import UpdateRule
 from meta_train.inner.compiled_rule import CompiledRule, why_not_compiled
-from meta_train.inner.rule_step import rule_steps
+from meta_train.inner.rule_step import StepInput, rule_steps
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import Mixture, Quadratic
@@ -53,11 +54,12 @@ def arguments(rule, *shapes, runs=4, loss=True, seed=0):
     states = [vmap(rule.init_state)(value) for value in parameters]
     weights = {"factor": torch.rand(runs)}
     losses = torch.rand(runs) if loss else None
-    return 0.01, gradients, parameters, states, losses, 0.1, torch.full((runs,), 9.0), weights
+    total = torch.full((runs,), 9.0)
+    return StepInput(0.01, gradients, parameters, states, losses, 0.1, total, weights)
 
 
 def check(rule, compiled, given):
-    torch.testing.assert_close(compiled(*given), rule_steps(rule, *given))
+    torch.testing.assert_close(compiled(given), rule_steps(rule, given))
 
 
 @pytest.mark.slow
@@ -74,21 +76,24 @@ def test_one_graph_for_each_number_of_tensors_and_none_per_shape():
     assert compiled.graphs == 4
 
 
-def test_any_layout_in_memory_is_taken():
+@pytest.mark.parametrize("verbose", [False, True])
+def test_any_layout_in_memory_is_taken(capsys, verbose):
     rule = Scaled()
-    compiled = CompiledRule(rule)
-    decay, gradients, *others = arguments(rule, (6, 5))
-    turned = [value.transpose(1, 2).contiguous().transpose(1, 2) for value in gradients]
-    assert same(compiled(decay, turned, *others), compiled(decay, gradients, *others))
+    compiled = CompiledRule(rule, verbose=verbose)
+    given = arguments(rule, (6, 5))
+    turned = [value.transpose(1, 2).contiguous().transpose(1, 2) for value in given.gradients]
+    assert same(compiled(replace(given, gradients=turned)), compiled(given))
     assert compiled.graphs == 1
+    said = "compiling the step of Scaled for 1 tensor: this can take a minute\n"
+    assert capsys.readouterr().out == (said if verbose else "")
 
 
 def test_the_numbers_do_not_depend_on_what_came_first():
     rule = Scaled()
     small, large = arguments(rule, (3, 2)), arguments(rule, (40, 20))
     one, other = CompiledRule(rule), CompiledRule(rule)
-    first = one(*small), one(*large)
-    second = other(*large), other(*small)
+    first = one(small), one(large)
+    second = other(large), other(small)
     assert same(first, second[::-1])
 
 
@@ -99,7 +104,7 @@ def test_shapes_that_the_rule_branches_on_run_uncompiled():
         given = arguments(rule, shape)
         check(rule, compiled, given)
         if shape == (30, 30):
-            assert same(compiled(*given), rule_steps(rule, *given))
+            assert same(compiled(given), rule_steps(rule, given))
     assert compiled.graphs == 1
 
 

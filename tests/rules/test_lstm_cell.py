@@ -56,16 +56,33 @@ def test_equals_torchs_cell_in_values_and_derivatives():
     torch.testing.assert_close(cell.bias.grad, torch.cat([grad_i, grad_f, grad_o, grad_z]))
 
 
+@pytest.mark.parametrize("idle", [None, torch.tensor([True, False])], ids=["all", "idle"])
 @pytest.mark.parametrize("outputs", [slice(0, 2), slice(0, 1), slice(1, 2)], ids=["hc", "h", "c"])
-def test_derivatives_are_those_of_finite_differences(outputs):
+def test_derivatives_are_those_of_finite_differences(outputs, idle):
     cell = make_cell()
 
     def run(x, h, c, weight, bias):
         weights = {"weight": weight, "bias": bias}
-        return functional_call(cell, weights, (x, h, c))[outputs]
+        return functional_call(cell, weights, (x, h, c), {"idle": idle})[outputs]
 
     inputs = [*rows(2, 3, 4, 4), *(p.detach().requires_grad_() for p in cell.parameters())]
     assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("with_gates", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("grad", [True, False])
+def test_idle_rows_are_zero_and_the_others_as_without(dtype, grad, with_gates):
+    cell = make_cell(dtype=dtype)
+    x, h, c = (value.detach().to(dtype) for value in rows(5, 3, 4, 4))
+    idle = torch.tensor([False, True, True, False, True])
+    with torch.set_grad_enabled(grad):
+        found = cell(x, h, c, idle=idle, with_gates=with_gates)
+        plain = cell(x, h, c, with_gates=with_gates)
+    for mine, other in zip(found[:2], plain[:2], strict=True):
+        assert not mine[idle].any()
+        assert torch.equal(mine[~idle], other[~idle])
+    assert torch.equal(found[2], plain[2])
 
 
 @pytest.mark.parametrize("reduce", [lambda h: h.square().sum(), lambda h: h.sum()], ids=[1, 2])

@@ -21,30 +21,45 @@ def make_case(rows, inputs, units, seed=0):
     return cell, [torch.randn(rows, size) for size in (inputs, units, units)]
 
 
-def step_and_differentiate(cell, values, with_gates, used=2):
+def step_and_differentiate(cell, values, with_gates, used=2, idle=None):
     """New h and c, and the derivatives by x, h, c, weight and bias."""
     leaves = [value.detach().clone().requires_grad_() for value in values]
-    h, c, _ = cell(*leaves, with_gates=with_gates)
+    h, c, _ = cell(*leaves, idle=idle, with_gates=with_gates)
     objective = [h.sin().sum(), c.square().sum(), h.sin().sum() + c.square().sum()][used]
     wanted = [*leaves, *cell.parameters()]
     found = torch.autograd.grad(objective, wanted, materialize_grads=True)
     return [h.detach(), c.detach(), *found]
 
 
+@pytest.mark.parametrize("with_idle", [False, True], ids=["all", "idle"])
 @pytest.mark.parametrize("used", [0, 1, 2], ids=["h", "c", "both"])
 @pytest.mark.parametrize(
     ("rows", "inputs", "units"),
     [(0, 2, 3), (1, 1, 1), (63, 5, 7), (64, 2, 20), (700, 20, 20), (40_000, 3, 4), (90, 13, 128)],
 )
-def test_values_and_derivatives_are_torchs(rows, inputs, units, used):
+def test_values_and_derivatives_are_torchs(rows, inputs, units, used, with_idle):
     cell, values = make_case(rows, inputs, units)
-    found = step_and_differentiate(cell, values, False, used)
+    idle = torch.arange(rows) % 3 == 1 if with_idle else None
+    found = step_and_differentiate(cell, values, False, used, idle)
     exact = [value.double() for value in values]
-    expected = step_and_differentiate(copy.deepcopy(cell).double(), exact, True, used)
+    expected = step_and_differentiate(copy.deepcopy(cell).double(), exact, True, used, idle)
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.shape == theirs.shape
         largest = float(theirs.abs().max()) if theirs.numel() else 0.0
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=2e-6 * largest + 1e-7)
+
+
+@pytest.mark.parametrize("inputs", [2, 4, 5])
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2), ()], ids=str)
+def test_derivatives_do_not_depend_on_which_are_wanted(wanted, inputs):
+    cell, values = make_case(150, inputs, 3)
+    every = step_and_differentiate(cell, values, False)[2:]
+    leaves = [v.clone().requires_grad_(k in wanted) for k, v in enumerate(values)]
+    h, c, _ = cell(*leaves, with_gates=False)
+    chosen = [*(leaves[k] for k in wanted), *cell.parameters()]
+    found = torch.autograd.grad(h.sin().sum() + c.square().sum(), chosen)
+    expected = [*(every[k] for k in wanted), *every[3:]]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_the_number_of_threads_changes_no_bit():
@@ -72,6 +87,17 @@ def test_only_plain_tensors_are_taken():
     seen = []
     vmap(lambda x: seen.append(fits(x, *columns[1:])) or x)(torch.stack([columns[0]] * 2))
     assert seen == [False]
+    idle = torch.tensor([True, False, True, False, True])
+    assert fits_lstm_cell(*columns, cell.weight, cell.bias, idle)
+    for wrong in (idle[:4], idle.float(), idle.to("meta")):
+        assert not fits_lstm_cell(*columns, cell.weight, cell.bias, wrong)
+
+    def under_vmap(idle):
+        seen.append(fits_lstm_cell(*columns, cell.weight, cell.bias, idle))
+        return idle
+
+    vmap(under_vmap)(torch.stack([idle] * 2))
+    assert seen == [False, False]
     wide, large = make_case(2, 1, 129)
     assert not fits_lstm_cell(*(value.mT for value in large), wide.weight, wide.bias)
 
@@ -122,6 +148,7 @@ def test_an_unroll_has_the_derivative_of_the_rule_in_float64(name, monkeypatch):
         state = rule.init_state(value)
         for _ in range(4):
             gradient = (value - target).detach()
+            gradient[:, ::3] = 0  # idle coordinates
             context = Context(loss=gradient.square().mean())
             (delta,), (state,) = rule([gradient], [value], [state], context)
             value = value + 0.1 * delta

@@ -1,6 +1,7 @@
 /* An LSTM cell with its derivative, for `learned_opt.rules.lstm_cell.LSTMCell`.
  *
- * All arrays lie unit by unit, [units, count]. The derivative computes the gates anew from what
+ * All arrays lie unit by unit, [units, count]. Where a column is idle, the cell gives zeros and no
+ * derivative. The derivative computes the gates anew from what
  * the cell read, so that nothing else needs to be kept. */
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,8 +28,25 @@ typedef struct {
     float *turned;  /* [K / 4, 1 + 4 units, 4]: the weights of four inputs side by side, after 0 */
     float *sums;    /* [tasks, 1 + K, 4 units]: gradients of bias and weights; gates of a unit
                      * side by side */
-    unsigned all[BLOCK];
+    const uint8_t *idle; /* [count] or null: 1 where the new h and c are 0, whatever was read */
 } job;
+
+/* Mark, with all bits, the columns of a block that are not idle. */
+static void mark_active(const job *own, long start, long count, unsigned *active) {
+    if (!own->idle || count < BLOCK) memset(active, -1, BLOCK * sizeof *active);
+    if (own->idle)
+        for (long k = 0; k < count; k++) active[k] = own->idle[start + k] ? 0u : ~0u;
+}
+
+static void keep_active(float *values, const unsigned *active) {
+#pragma omp simd
+    for (int k = 0; k < BLOCK; k++) values[k] = from_bits(to_bits(values[k]) & active[k]);
+}
+
+/* Write the first values of a row, unless nobody wants them. */
+static void write_wanted(float *array, long place, const float *from, long count) {
+    if (array) memcpy(array + place, from, count * sizeof(float));
+}
 
 static void read_block(const job *own, long start, long count, row *seen, row *c) {
     for (long k = 0; k < own->cell.inputs; k++)
@@ -43,14 +61,16 @@ static void forward_task(void *shared, long task) {
     const job *own = shared;
     long units = own->cell.units, begin = task * TASK_BLOCKS * BLOCK;
     row space[own->cell.inputs + 3 * units], *h = space + own->cell.inputs + units, *c = h + units;
+    unsigned active[BLOCK] __attribute__((aligned(64)));
     for (long start = begin; start < begin + TASK_BLOCKS * BLOCK && start < own->count;
          start += BLOCK) {
         long count = own->count - start < BLOCK ? own->count - start : BLOCK;
         read_block(own, start, count, space, c);
+        mark_active(own, start, count, active);
         step_lstm_cell(&own->cell, (const row *)space, h, c);
         for (long u = 0; u < units; u++) {
-            write_row(own->new_h + u * own->count + start, h[u], own->all, count);
-            write_row(own->new_c + u * own->count + start, c[u], own->all, count);
+            write_row(own->new_h + u * own->count + start, h[u], active, count);
+            write_row(own->new_c + u * own->count + start, c[u], active, count);
         }
     }
 }
@@ -59,11 +79,15 @@ static void forward_task(void *shared, long task) {
 static void logits_block(const job *own, long start, long count, const row *seen, const row *c,
                          row *logits) {
     row by_h, by_c;
+    unsigned active[BLOCK] __attribute__((aligned(64)));
+    mark_active(own, start, count, active);
     for (long u = 0; u < own->cell.units; u++) {
         row *sums = logits + 4 * u;
         lstm_gate_sums(&own->cell, u, seen, sums);
         read_row(by_h, own->grad_h + u * own->count + start, count);
         read_row(by_c, own->grad_c + u * own->count + start, count);
+        keep_active(by_h, active);
+        keep_active(by_c, active);
 #pragma omp simd
         for (int k = 0; k < BLOCK; k++) {
             float i = sigmoid(sums[0][k]), f = sigmoid(sums[1][k]), o = sigmoid(sums[2][k]);
@@ -76,14 +100,17 @@ static void logits_block(const job *own, long start, long count, const row *seen
             sums[3][k] = total * i * (1.0f - z * z);
             by_c[k] = total * f;
         }
-        write_row(own->grad_last_c + u * own->count + start, by_c, own->all, count);
+        write_wanted(own->grad_last_c, u * own->count + start, by_c, count);
     }
 }
 
-static float sum_of(vector x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += x[lane];
-    return total;
+/* Four lanes at a time: one after the other takes three times as long. */
+static inline float sum_of(vector x) {
+    typedef float four __attribute__((vector_size(16)));
+    four parts[LANES / 4];
+    memcpy(parts, &x, sizeof x);
+    for (int k = 1; k < LANES / 4; k++) parts[0] += parts[k];
+    return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
 /* Add to the gradients of the weights of four inputs (or fewer) to one unit. */
@@ -120,33 +147,36 @@ static void backward_task(void *shared, long task) {
             logits_block(own, start, count, (const row *)seen_here, (const row *)c, logits_here);
             seen[blocks] = (const row *)seen_here;
             logits[blocks] = (const row *)logits_here;
-            for (long k = 0; k < read; k += 4) {
+            /* Neither of x alone nor of h alone, where nobody wants them. */
+            long first = own->grad_x ? 0 : own->cell.inputs / 4 * 4;
+            long last = own->grad_last_h ? read : own->grad_x ? own->cell.inputs : 0;
+            for (long k = first; k < last; k += 4) {
                 lstm_four_sums(own->turned + k * (1 + width), (const row *)logits_here, width, four);
                 for (long j = k; j < read && j < k + 4; j++) {
-                    float *to = j < own->cell.inputs
-                                    ? own->grad_x + j * own->count
-                                    : own->grad_last_h + (j - own->cell.inputs) * own->count;
-                    write_row(to + start, four[j - k], own->all, count);
+                    long unit = j - own->cell.inputs;
+                    write_wanted(unit < 0 ? own->grad_x : own->grad_last_h,
+                                 (unit < 0 ? j : unit) * own->count + start, four[j - k], count);
                 }
             }
         }
         for (long u = 0; u < units; u++)
             for (long k = 0; k < read; k += 4)
                 add_products(seen, logits, blocks, k, read - k < 4 ? read - k : 4, u, width, sums);
-        for (long j = 0; j < width; j++)
+        for (long j = 0; j < width; j++) {
+            vector total = {0};
             for (long b = 0; b < blocks; b++)
-                for (int v = 0; v < VECTORS; v++)
-                    sums[j] += sum_of(((const vector *)logits[b][j])[v]);
+                for (int v = 0; v < VECTORS; v++) total += ((const vector *)logits[b][j])[v];
+            sums[j] += sum_of(total);
+        }
     }
 }
 
-/* Step count columns. arrays: weight, bias, x [inputs, count], h, c; new h, new c. */
+/* Step count columns. arrays: weight, bias, x [inputs, count], h, c; idle; new h, new c. */
 int learned_opt_lstm_forward(int64_t count, int64_t inputs, int64_t units, float *const *arrays,
                              int64_t threads) {
     job own = {.count = count, .x = arrays[2], .h = arrays[3], .c = arrays[4],
-               .new_h = arrays[5], .new_c = arrays[6]};
+               .idle = (const uint8_t *)arrays[5], .new_h = arrays[6], .new_c = arrays[7]};
     if (make_lstm_cell(&own.cell, inputs, units, arrays[0], arrays[1])) return -1;
-    memset(own.all, -1, sizeof own.all);
     long length = TASK_BLOCKS * BLOCK;
     run_tasks(forward_task, &own, (count + length - 1) / length, threads);
     free_lstm_cell(&own.cell);
@@ -155,8 +185,8 @@ int learned_opt_lstm_forward(int64_t count, int64_t inputs, int64_t units, float
 
 /* From the gradients of h and c to those of all that was read.
  *
- * arrays: weight, bias, x, h, c, gradients of the new h and c; then the gradients of x, of the last
- * h and c, of weight and bias, which are written. */
+ * arrays: weight, bias, x, h, c, idle, gradients of the new h and c; then the gradients of x, of the
+ * last h and c, of weight and bias, which are written. Those of x, h and c may be null: not wanted. */
 int learned_opt_lstm_backward(int64_t count, int64_t inputs, int64_t units, float *const *arrays,
                               int64_t threads) {
     long read = inputs + units, width = 4 * units, length = WIDE * BLOCK;
@@ -164,15 +194,15 @@ int learned_opt_lstm_backward(int64_t count, int64_t inputs, int64_t units, floa
     if (wides < 1) wides = 1;
     long tasks = (all + wides - 1) / wides;
     job own = {.count = count, .x = arrays[2], .h = arrays[3], .c = arrays[4],
-               .grad_h = arrays[5], .grad_c = arrays[6], .grad_x = arrays[7],
-               .grad_last_h = arrays[8], .grad_last_c = arrays[9], .wides = wides};
+               .idle = (const uint8_t *)arrays[5], .grad_h = arrays[6], .grad_c = arrays[7],
+               .grad_x = arrays[8], .grad_last_h = arrays[9], .grad_last_c = arrays[10],
+               .wides = wides};
     const float *weight = arrays[0];
     own.turned = calloc((read + 3) / 4 * 4 * (1 + width), sizeof(float));
     own.sums = calloc((tasks + 1) * (1 + read) * width, sizeof(float));
     int failed = !own.turned || !own.sums ||
                  make_lstm_cell(&own.cell, inputs, units, arrays[0], arrays[1]);
     if (!failed) {
-        memset(own.all, -1, sizeof own.all);
         for (long k = 0; k < read; k++)
             for (long u = 0; u < units; u++)
                 for (long gate = 0; gate < 4; gate++)
@@ -185,7 +215,7 @@ int learned_opt_lstm_backward(int64_t count, int64_t inputs, int64_t units, floa
                     double total = 0;
                     for (long task = 0; task < tasks; task++)
                         total += own.sums[(task * (1 + read) + k) * width + 4 * u + gate];
-                    float *to = k ? arrays[10] + (k - 1) * width : arrays[11];
+                    float *to = k ? arrays[11] + (k - 1) * width : arrays[12];
                     to[gate * units + u] = (float)total;
                 }
         free_lstm_cell(&own.cell);
