@@ -31,6 +31,7 @@ from learned_opt.rules.orthogonal_momentum import (
     is_stepped_as_matrix,
 )
 from learned_opt.rules.orthogonalize import matrix_shape, orthogonalize_unit
+from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import one_where_zero
 from learned_opt.updates import PendingUpdate
 
@@ -127,7 +128,18 @@ class OrthogonalMomentumInTriton(StepInTriton):
             fade = (ahead_rms / (FADE * usual).clamp(min=TINY)).clamp(max=1)
             relative = (parameter_rms.clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             rates = self.rates.get([update.group for update in ordered], device)
+            cosine = torch.cat(
+                [
+                    cosine_from_lengths(
+                        *(sums[part.rows, k].sqrt() for k in (0, 5, 2)),
+                        rule.kept_in_lookahead(part.is_matrix),
+                    )
+                    for part in parts
+                ]
+            )
+            pace = next_pace(scalars[:, 2], cosine.to(scalars.dtype), step)
             factor = -rates[:, 0] * rule.schedule(step, context.total_steps) * relative * fade
+            factor = factor * pace.exp()
             shrink = rates[:, 1] * rule.decay_factor({"step": step}, context)
 
             lengths = sums[:, 2].sqrt()
@@ -139,7 +151,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
                     factor[part.rows] /= direction_rms[part.rows].clamp(min=VECTOR_FLOOR)
             bound = sums[:, 1].sqrt() * (1 + shrink) + factor.abs() * largest
             written = (bound < LARGEST) & (lengths < LARGEST_NORM) & (sums[:, 4] == 0)
-            written &= sums.isfinite().all(-1) & mean_size.isfinite()
+            written &= sums.isfinite().all(-1) & mean_size.isfinite() & pace.isfinite()
             numbers = torch.cat([first, factor.unsqueeze(-1), shrink.unsqueeze(-1)], -1).float()
             for part in parts:
                 launch.combine(
@@ -151,7 +163,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
                     sign,
                     is_matrix=part.is_matrix,
                 )
-            after = {"step": step, "scalars": torch.stack([mean_size, averaged], dim=-1)}
+            after = {"step": step, "scalars": torch.stack([mean_size, averaged, pace], dim=-1)}
             self.write_numbers(ordered, after, written)
         self.judge(ordered, written)
         return []
