@@ -64,7 +64,7 @@ class OrthogonalMomentum(UpdateRule):
 
         delta = -schedule(t) * exp(a) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)
-        a <- clamp(a + 0.6 cos(g, m) / (t + 10), -3, 1),   m before this step
+        a <- clamp(a + (0.9 max(c - 0.2, 0) + 0.6 min(c, 0)) / (t + 10), -3, 1)
         average <- (1 - c) average + c p,   c = 9 / (t + 8)
 
     Evaluate the model at the average: `LearnedOptimizer.eval()` swaps it in, `train()` out. With a
@@ -73,9 +73,9 @@ class OrthogonalMomentum(UpdateRule):
 
     A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
 
-    a, the pace of a tensor, begins at 0. It rises while gradients keep their direction, falls where
-    they turn back at every step, and stays where they are noise; see `pace.py`. Momentum 0 leaves
-    it at 0.
+    c is the cosine of g and the m before this step. a, the pace of a tensor, begins at 0. It rises
+    while gradients keep their direction, falls where they turn back at every step, and stays where
+    they are noise; see `pace.py`. A vector's is at most 0. Momentum 0 leaves a matrix's at 0.
 
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.
@@ -191,9 +191,10 @@ class OrthogonalMomentum(UpdateRule):
             counts.append((size, torch.where(size == 0, state["scalars"][1], averaged)))
         mixed = whole.rms(lookahead)
         for k, (new, (size, averaged)) in enumerate(zip(new_states, counts, strict=True)):
-            keep = self.kept_in_lookahead(k in matrices)
+            matrix = k in matrices
+            keep = self.kept_in_lookahead(matrix)
             cosine = cosine_from_lengths(sizes[k], momenta[k], mixed[k], keep)
-            pace = next_pace(states[k]["scalars"][2], cosine, new["step"])
+            pace = next_pace(states[k]["scalars"][2], cosine, new["step"], matrix=matrix)
             new["scalars"] = torch.stack([size, averaged, pace])
         directions = whole.transform(
             partial(orthogonal_directions, iterations=self.iterations),

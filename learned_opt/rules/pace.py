@@ -3,8 +3,8 @@
 Where gradients go on pointing the same way, steps could be longer; where they turn back at every
 step, steps are longer than the valley is wide; where they are noise, the cosine is near 0. The
 cosine has no scale, and it adds up over the logarithm of the step number, so that a run of any
-length has the same room to adapt. A constant cosine c multiplies the schedule by t^(0.6 c): without
-noise, steps that cross the valley end up falling about as 1/t in place of 1/sqrt(t).
+length has the same room to adapt. A cosine of -1 at every step multiplies the schedule by t^-0.6:
+without noise, steps that cross the valley fall about as 1/t in place of 1/sqrt(t).
 """
 
 from __future__ import annotations
@@ -14,28 +14,39 @@ from torch import Tensor
 
 from learned_opt.rules.whole_tensors import one_where_zero
 
-GAIN = 0.6
-"""Change of the pace over one unit of the logarithm of the step number, at a cosine of 1."""
+RISE, FALL = 0.9, 0.6
+"""Change of the pace over one unit of the logarithm of the step number, for each unit of the
+cosine above `NOISE` and below 0."""
+
+NOISE = 0.2
+"""Cosines from 0 to this lengthen no step: noise has some of them by chance, and small batches when
+they recover from a step that was too long."""
 
 DELAY = 10.0
 """Added to the step number, lest a few first steps decide."""
 
-SLOWEST, FASTEST = -3.0, 1.0
-"""Bounds on the pace."""
+SLOWEST = -3.0
+"""The smallest pace."""
+
+FASTEST_MATRIX, FASTEST_VECTOR = 1.0, 0.0
+"""The largest pace. Steps of vectors are never longer than without it."""
 
 UNEQUAL = 1e-4
 """Lengths whose ratio is below this are too unequal to find a cosine from their sum's."""
 
 
-def next_pace(pace: Tensor, cosine: Tensor, step: Tensor) -> Tensor:
+def next_pace(pace: Tensor, cosine: Tensor, step: Tensor, *, matrix: bool) -> Tensor:
     """The logarithm of the factor on the step, from its last value.
 
     Args:
         pace: the last value; 0 at first.
         cosine: of the gradient and the momentum before it.
         step: the number of this step, from 1.
+        matrix: whether the tensor is stepped as a matrix.
     """
-    return (pace + GAIN * cosine / (step + DELAY)).clamp(SLOWEST, FASTEST)
+    change = RISE * (cosine - NOISE).clamp(min=0) + FALL * cosine.clamp(max=0)
+    fastest = FASTEST_MATRIX if matrix else FASTEST_VECTOR
+    return (pace + change / (step + DELAY)).clamp(SLOWEST, fastest)
 
 
 def cosine_from_lengths(gradient: Tensor, momentum: Tensor, mixed: Tensor, keep: float) -> Tensor:

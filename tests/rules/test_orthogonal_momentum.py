@@ -88,7 +88,8 @@ def reference(gradients, start, *, schedule, vector=False):
     for t, g in enumerate(gradients, 1):
         if t > 1:
             cosine = (g * m).sum() / np.sqrt((g**2).sum() * (m**2).sum())
-            pace = min(max(pace + 0.6 * cosine / (t + 10), -3.0), 1.0)
+            change = 0.9 * max(cosine - 0.2, 0) + 0.6 * min(cosine, 0)
+            pace = min(max(pace + change / (t + 10), -3.0), 0.0 if vector else 1.0)
         if vector:
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
             u = m / (1 - 0.9**t) / np.sqrt(v / (1 - 0.99**t))

@@ -36,22 +36,24 @@ def test_a_cosine_that_cannot_be_told_is_0(gradient, momentum, mixed, keep):
 
 
 @pytest.mark.parametrize(
-    ("pace", "cosine", "step", "expected"),
+    ("pace", "cosine", "step", "matrix", "expected"),
     [
-        (0.0, 1.0, 2.0, 0.05),
-        (0.2, -0.5, 20.0, 0.19),
-        (0.99, 1.0, 2.0, 1.0),
-        (-2.99, -1.0, 2.0, -3.0),
+        (0.0, 1.0, 2.0, True, 0.06),
+        (0.0, 0.2, 2.0, True, 0.0),
+        (-1.0, 0.4, 8.0, False, -0.99),
+        (0.2, -0.5, 20.0, True, 0.19),
+        (0.99, 1.0, 2.0, True, 1.0),
+        (-0.01, 1.0, 2.0, False, 0.0),
+        (-2.99, -1.0, 2.0, True, -3.0),
     ],
 )
-def test_the_pace_follows_the_cosine(pace, cosine, step, expected):
-    found = next_pace(number(pace), number(cosine), number(step))
-    assert float(found) == pytest.approx(expected)
+def test_the_pace_follows_the_cosine(pace, cosine, step, matrix, expected):
+    found = next_pace(number(pace), number(cosine), number(step), matrix=matrix)
+    assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (5,)])
-def test_steps_grow_on_a_slope_shrink_in_a_valley_and_stay_in_noise(shape):
-    """After 400 steps: e^0.94 with a constant gradient; less with one that turns at each step."""
+@pytest.mark.parametrize(("shape", "fastest"), [((4, 6), 1.0), ((5,), 0.0)])
+def test_steps_grow_on_a_slope_shrink_in_a_valley_and_stay_in_noise(shape, fastest):
     found = {}
     for name in ("slope", "valley", "noise"):
         rule = create_rule("orthogonal-momentum").double()
@@ -59,11 +61,11 @@ def test_steps_grow_on_a_slope_shrink_in_a_valley_and_stay_in_noise(shape):
         optimizer = LearnedOptimizer([parameter], rule=rule)
         generator = torch.Generator().manual_seed(0)
         fixed = torch.randn(shape, generator=generator, dtype=torch.float64)
-        for t in range(400):
+        for t in range(100):
             fresh = torch.randn(shape, generator=generator, dtype=torch.float64)
             parameter.grad = {"slope": fixed, "valley": (-1) ** t * fixed, "noise": fresh}[name]
             optimizer.step()
         found[name] = float(optimizer.state[parameter]["scalars"][2])
-    assert found["slope"] == 1.0
-    assert found["valley"] == pytest.approx(-0.6 * sum(1 / (t + 10) for t in range(2, 401)))
-    assert abs(found["noise"]) < 0.2
+    assert found["slope"] == fastest
+    assert found["valley"] == pytest.approx(-0.6 * sum(1 / (t + 10) for t in range(2, 101)))
+    assert abs(found["noise"]) < 0.3
