@@ -118,7 +118,7 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
     taken = step - 1
     weight = np.where(taken > batch.averaged, 9 / (taken + 8), 0.0)
     _lerp(batch.tensors("average"), batch.parameters, weight)
-    pace = _pace(batch, mixed, call.rule.kept_in_lookahead(matrices))
+    pace = _pace(batch, call, mixed, matrices)
     scalars = on_host(np.stack([size, np.maximum(taken, batch.averaged), pace], 1)).float()
     torch._foreach_copy_(batch.tensors("scalars"), list(scalars.unbind()))
     torch._foreach_add_(batch.tensors("step"), 1)
@@ -132,10 +132,10 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
     return np.asarray(-lr * np.exp(pace) * length * fade)
 
 
-def _pace(batch: Batch, mixed: Numbers, keep: float) -> Numbers:
+def _pace(batch: Batch, call: Call, mixed: Numbers, matrices: bool) -> Numbers:
     lengths = (on_host(one) for one in (batch.gradient_norm, batch.momentum_norm, mixed))
-    cosine = cosine_from_lengths(*lengths, keep)
-    found = next_pace(on_host(batch.pace), cosine, on_host(batch.step))
+    cosine = cosine_from_lengths(*lengths, call.rule.kept_in_lookahead(matrices))
+    found = next_pace(on_host(batch.pace), cosine, on_host(batch.step), matrix=matrices)
     return np.asarray(found.numpy())
 
 

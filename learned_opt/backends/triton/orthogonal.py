@@ -128,16 +128,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
             fade = (ahead_rms / (FADE * usual).clamp(min=TINY)).clamp(max=1)
             relative = (parameter_rms.clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             rates = self.rates.get([update.group for update in ordered], device)
-            cosine = torch.cat(
-                [
-                    cosine_from_lengths(
-                        *(sums[part.rows, k].sqrt() for k in (0, 5, 2)),
-                        rule.kept_in_lookahead(part.is_matrix),
-                    )
-                    for part in parts
-                ]
-            )
-            pace = next_pace(scalars[:, 2], cosine.to(scalars.dtype), step)
+            pace = torch.cat([_pace(rule, part, sums, scalars, step) for part in parts])
             factor = -rates[:, 0] * rule.schedule(step, context.total_steps) * relative * fade
             factor = factor * pace.exp()
             shrink = rates[:, 1] * rule.decay_factor({"step": step}, context)
@@ -200,6 +191,16 @@ class OrthogonalMomentumInTriton(StepInTriton):
                 parts.append(_Part(chosen, dtypes, rows, scratch, table))
                 begin = rows.stop
         return parts
+
+
+def _pace(
+    rule: OrthogonalMomentum, part: _Part, sums: Tensor, scalars: Tensor, step: Tensor
+) -> Tensor:
+    """The new pace of the tensors of a part, `[n]`; `sums`, `scalars` and `step` are of all."""
+    lengths = (sums[part.rows, k].sqrt() for k in (0, 5, 2))
+    cosine = cosine_from_lengths(*lengths, rule.kept_in_lookahead(part.is_matrix))
+    before = scalars[part.rows, 2]
+    return next_pace(before, cosine.to(before.dtype), step[part.rows], matrix=part.is_matrix)
 
 
 def _pairs(*betas: float) -> tuple[float, ...]:
