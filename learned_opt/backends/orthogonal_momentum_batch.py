@@ -20,6 +20,7 @@ from learned_opt.rules.orthogonal_momentum import (
     OrthogonalMomentum,
 )
 from learned_opt.rules.orthogonalize import Products
+from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.updates import PendingUpdate
 
 Numbers = NDArray[np.float64]
@@ -51,16 +52,20 @@ class Batch:
         step: the number of this step, from 1.
         size: the running mean of the gradient's RMS, before this step.
         averaged: the number of the last step that is in the average.
+        pace: the logarithm of the factor on the step, before this step.
         gradient_norm: Frobenius norms of the gradients.
         parameter_norm: of the parameters, before this step.
+        momentum_norm: of the momenta, before this step.
     """
 
     updates: list[PendingUpdate]
     step: Numbers
     size: Numbers
     averaged: Numbers
+    pace: Numbers
     gradient_norm: Numbers
     parameter_norm: Numbers
+    momentum_norm: Numbers
 
     def tensors(self, key: str) -> list[Tensor]:
         """A state tensor of each."""
@@ -93,8 +98,10 @@ class Batch:
             self.step[index],
             self.size[index],
             self.averaged[index],
+            self.pace[index],
             self.gradient_norm[index],
             self.parameter_norm[index],
+            self.momentum_norm[index],
         )
 
 
@@ -104,17 +111,18 @@ def norms(tensors: Sequence[Tensor]) -> Numbers:
     return np.asarray(found, dtype=np.float64)
 
 
-def advance(batch: Batch, call: Call, momentum_norm: Numbers) -> Numbers:
+def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numbers:
     """Write all but momentum and move; return the factor on each direction, `[n]`.
 
-    `momentum_norm`, `[n]`, is that of the momentum whose death shortens the step.
+    `mixed`, `[n]`, are the norms of the look-ahead of matrices, or of the new momentum of vectors.
     """
     root, step = np.sqrt(batch.counts), batch.step
     size = SIZE_BETA * batch.size + (1 - SIZE_BETA) * batch.gradient_norm / root
     taken = step - 1
     weight = np.where(taken > batch.averaged, 9 / (taken + 8), 0.0)
     _lerp(batch.tensors("average"), batch.parameters, weight)
-    scalars = on_host(np.stack([size, np.maximum(taken, batch.averaged)], 1)).float()
+    pace = _pace(batch, call, mixed, matrices)
+    scalars = on_host(np.stack([size, np.maximum(taken, batch.averaged), pace], 1)).float()
     torch._foreach_copy_(batch.tensors("scalars"), list(scalars.unbind()))
     torch._foreach_add_(batch.tensors("step"), 1)
     lr = batch.option("lr") * _schedule(call, step)
@@ -122,9 +130,16 @@ def advance(batch: Batch, call: Call, momentum_norm: Numbers) -> Numbers:
     if decay.any():
         torch._foreach_mul_(batch.parameters, (1 - lr * decay).tolist())
     usual = size / -np.expm1(step * math.log(SIZE_BETA))
-    fade = np.minimum(momentum_norm / root / np.maximum(FADE * usual, TINY), 1)
+    fade = np.minimum(mixed / root / np.maximum(FADE * usual, TINY), 1)
     length = np.sqrt(np.maximum(batch.parameter_norm / root, RMS_FLOOR) / RMS_USUAL)
-    return np.asarray(-lr * length * fade)
+    return np.asarray(-lr * np.exp(pace) * length * fade)
+
+
+def _pace(batch: Batch, call: Call, mixed: Numbers, matrices: bool) -> Numbers:
+    lengths = (on_host(one) for one in (batch.gradient_norm, batch.momentum_norm, mixed))
+    cosine = cosine_from_lengths(*lengths, call.rule.kept_in_lookahead(matrices))
+    found = next_pace(on_host(batch.pace), cosine, on_host(batch.step), matrix=matrices)
+    return np.asarray(found.numpy())
 
 
 def _lerp(targets: list[Tensor], values: list[Tensor], weights: Numbers) -> None:

@@ -141,17 +141,18 @@ def _sort_out(updates: Sequence[PendingUpdate], call: Call) -> tuple[Batch, list
     left = [update for update in updates if not update.parameter.numel()]
     if not filled:
         none = np.empty(0)
-        return Batch([], none, none, none, none, none), left
+        return Batch([], *[none] * 7), left
     low, high = SAFE
     scalars = torch.stack([update.state["scalars"] for update in filled]).double().numpy()
     step = torch.stack([update.state["step"] for update in filled]).double().numpy() + 1
     gradient = norms([update.gradient for update in filled])
     parameter = norms([update.parameter for update in filled])
-    batch = Batch(filled, step, scalars[:, 0], scalars[:, 1], gradient, parameter)
-    most = np.max([parameter, norms(batch.tensors("m")), norms(batch.tensors("average"))], axis=0)
+    momentum = norms([update.state["m"] for update in filled])
+    batch = Batch(filled, step, *scalars.T, gradient, parameter, momentum)
+    most = np.max([parameter, momentum, norms(batch.tensors("average"))], axis=0)
     # A direction has a norm of at most a few times the root of its number of coordinates.
     lr, decay = np.abs(batch.option("lr")), np.abs(batch.option("weight_decay"))
-    numbers = np.abs([batch.step, batch.size, batch.averaged]).max(0)
+    numbers = np.abs([batch.step, batch.size, batch.averaged, batch.pace]).max(0)
     with np.errstate(invalid="ignore", over="ignore"):  # infinities
         moved = lr * (np.sqrt(np.maximum(parameter, 1) * batch.counts) + decay * parameter)
         is_safe = (gradient > low) & (gradient < high) & (most < high) & (moved < high)
@@ -193,7 +194,7 @@ def _step_matrices(batch: Batch, call: Call) -> list[PendingUpdate]:
     directions = orthogonalize_unit(ahead.div_(lengths), call.rule.iterations, call.products)
     torch._foreach_mul_(batch.tensors("m"), momentum)
     torch._foreach_add_(batch.tensors("m"), batch.gradients, alpha=sign * (1 - momentum))
-    factor = advance(batch, call, norm) * math.sqrt(max(shape))
+    factor = advance(batch, call, norm, matrices=True) * math.sqrt(max(shape))
     directions = directions.mul_(on_host(factor).float()[:, None, None])
     parts = [
         direction.reshape(parameter.shape)
@@ -219,7 +220,7 @@ def _step_vectors(batch: Batch, call: Call) -> list[PendingUpdate]:
         rest = [u for u, ok in zip(batch.updates, finite, strict=True) if not ok]
         return rest + (_step_vectors(batch.take(kept), call) if kept else [])
     moments.write()
-    factor = advance(batch, call, m_norm)
+    factor = advance(batch, call, m_norm, matrices=False)
     factor = factor / np.maximum(norm / np.sqrt(batch.counts), VECTOR_FLOOR)
     torch._foreach_mul_(parts, factor.tolist())
     torch._foreach_add_(batch.parameters, parts)

@@ -17,6 +17,7 @@ from torch import Tensor
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
 from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
+from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 VECTOR_BETAS = (0.9, 0.99)
@@ -61,8 +62,9 @@ class OrthogonalMomentum(UpdateRule):
     matrix products only. For a vector, a scalar, a matrix of one row or column, and the table of a
     vocabulary (`is_matrix_shape`), u is Adam's direction over max(its RMS, 0.03). Then, at step t::
 
-        delta = -schedule(t) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
+        delta = -schedule(t) * exp(a) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)
+        a <- clamp(a + (0.9 max(c - 0.2, 0) + 0.6 min(c, 0)) / (t + 10), -3, 1)
         average <- (1 - c) average + c p,   c = 9 / (t + 8)
 
     Evaluate the model at the average: `LearnedOptimizer.eval()` swaps it in, `train()` out. With a
@@ -71,12 +73,16 @@ class OrthogonalMomentum(UpdateRule):
 
     A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
 
+    c is the cosine of g and the m before this step. a, the pace of a tensor, begins at 0. It rises
+    while gradients keep their direction, falls where they turn back at every step, and stays where
+    they are noise; see `pace.py`. A vector's is at most 0. Momentum 0 leaves a matrix's at 0.
+
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.
 
     The state of a tensor, besides `step`: `m` and `average`, `[*param]`; `v`, `[*param]` for a
-    vector and `[0]` for a matrix; `scalars`, `[2]`: the running mean of the gradient's RMS, and the
-    number of the last step that is in the average.
+    vector and `[0]` for a matrix; `scalars`, `[3]`: the running mean of the gradient's RMS, the
+    number of the last step that is in the average, and the pace.
 
     Args:
         momentum: b, in [0, 1).
@@ -149,7 +155,7 @@ class OrthogonalMomentum(UpdateRule):
             "v": zeros(0) if matrix else zeros(*parameter.shape),
             # A late step changes the average by less than half precision can tell.
             "average": parameter.detach().to(self.wide_dtype, copy=True),
-            "scalars": zeros(2, dtype=self.wide_dtype),
+            "scalars": zeros(3, dtype=self.wide_dtype),
         }
 
     def state_bytes_per_parameter(self) -> int:
@@ -169,8 +175,10 @@ class OrthogonalMomentum(UpdateRule):
         whole = context.tensors or LOCAL
         sizes = whole.rms(dict(enumerate(gradients)))
         lengths = whole.rms(dict(enumerate(parameters)))
+        momenta = whole.rms({k: state["m"] for k, state in enumerate(states)})
         lookahead: dict[int, Tensor] = {}
         new_states: list[State] = []
+        counts: list[tuple[Tensor, Tensor]] = []
         for k, (gradient, parameter, state) in numbered:
             new = {"step": state["step"], "v": state["v"]}
             if k in matrices:
@@ -181,10 +189,17 @@ class OrthogonalMomentum(UpdateRule):
                 new["v"] = moving_square(state["v"], gradient, VECTOR_BETAS[1])
                 lookahead[k] = new["m"]
             average, averaged = self._with_point(parameter, state, state["step"] - 1)
+            new_states.append({**new, "average": average})
             size = moving_average(state["scalars"][0], sizes[k], SIZE_BETA)
             # A tensor that never had a gradient stays as it was made.
-            averaged = torch.where(size == 0, state["scalars"][1], averaged)
-            new_states.append({**new, "average": average, "scalars": torch.stack([size, averaged])})
+            counts.append((size, torch.where(size == 0, state["scalars"][1], averaged)))
+        mixed = whole.rms(lookahead)
+        for k, (new, (size, averaged)) in enumerate(zip(new_states, counts, strict=True)):
+            matrix = k in matrices
+            keep = self.kept_in_lookahead(matrix)
+            cosine = cosine_from_lengths(sizes[k], momenta[k], mixed[k], keep)
+            pace = next_pace(states[k]["scalars"][2], cosine, new["step"], matrix=matrix)
+            new["scalars"] = torch.stack([size, averaged, pace])
         directions = whole.transform(
             partial(orthogonal_directions, iterations=self.iterations),
             {k: lookahead[k] for k in sorted(matrices)},
@@ -193,15 +208,20 @@ class OrthogonalMomentum(UpdateRule):
             {k: adam_direction(state) for k, state in enumerate(new_states) if k not in directions},
             whole,
         )
-        fades = _fades(whole.rms(lookahead), new_states)
+        fades = _fades(mixed, new_states)
         deltas = [
             -self.schedule(state["step"], context.total_steps)
+            * state["scalars"][2].exp()
             * (lengths[k].clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             * fades[k]
             * directions[k]
             for k, state in enumerate(new_states)
         ]
         return deltas, new_states
+
+    def kept_in_lookahead(self, matrix: bool) -> float:
+        """The share of the old momentum in `lookahead`, which for a vector is the new momentum."""
+        return self.momentum**2 if matrix else VECTOR_BETAS[0]
 
     def schedule(self, step: Tensor, total_steps: Tensor | None) -> Tensor:
         """The factor on the step at a number of steps, from 1; 0-dim."""
@@ -218,7 +238,8 @@ class OrthogonalMomentum(UpdateRule):
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """The average with the parameter as it is now in it, and the state that records that."""
         average, averaged = self._with_point(parameter.to(self.wide_dtype), state, state["step"])
-        scalars = torch.stack([state["scalars"][0], averaged])
+        size, _, pace = state["scalars"].unbind()
+        scalars = torch.stack([size, averaged, pace])
         return average, {**state, "average": average, "scalars": scalars}
 
     def _with_point(self, parameter: Tensor, state: State, taken: Tensor) -> tuple[Tensor, Tensor]:

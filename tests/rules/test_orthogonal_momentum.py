@@ -84,8 +84,12 @@ def test_dead_rows_and_columns_stay_still():
 
 def reference(gradients, start, *, schedule, vector=False):
     """Ten lines of numpy written from the equations; deltas by step, and the average."""
-    p, m, v, average, size = start.copy(), 0.0, 0.0, start.copy(), 0.0
+    p, m, v, average, size, pace = start.copy(), 0.0, 0.0, start.copy(), 0.0, 0.0
     for t, g in enumerate(gradients, 1):
+        if t > 1:
+            cosine = (g * m).sum() / np.sqrt((g**2).sum() * (m**2).sum())
+            change = 0.9 * max(cosine - 0.2, 0) + 0.6 * min(cosine, 0)
+            pace = min(max(pace + change / (t + 10), -3.0), 0.0 if vector else 1.0)
         if vector:
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
             u = m / (1 - 0.9**t) / np.sqrt(v / (1 - 0.99**t))
@@ -98,7 +102,8 @@ def reference(gradients, start, *, schedule, vector=False):
             u = left @ np.diag(s) @ right * np.sqrt(max(g.shape))
             size = 0.99 * size + 0.01 * np.sqrt((g**2).mean())
             u = u * min(1, np.sqrt((ahead**2).mean()) / (0.1 * size / (1 - 0.99**t)))
-        p = p - 6.8e-3 * schedule(t) * np.sqrt(max(np.sqrt((p**2).mean()), 0.01) / 0.1) * u
+        step = 6.8e-3 * schedule(t) * np.exp(pace)
+        p = p - step * np.sqrt(max(np.sqrt((p**2).mean()), 0.01) / 0.1) * u
         average = average + 9 / (t + 8) * (p - average)
     return p, average
 

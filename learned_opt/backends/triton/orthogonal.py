@@ -32,6 +32,7 @@ from learned_opt.rules.orthogonal_momentum import (
     is_stepped_as_matrix,
 )
 from learned_opt.rules.orthogonalize import matrix_shape, orthogonalize_unit
+from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import one_where_zero
 from learned_opt.updates import PendingUpdate
 
@@ -127,7 +128,9 @@ class OrthogonalMomentumInTriton(StepInTriton):
             fade = (ahead_rms / (FADE * usual).clamp(min=TINY)).clamp(max=1)
             relative = (parameter_rms.clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             rates = self.rates.get([update.group for update in ordered], device)
+            pace = torch.cat([_pace(own, part, sums, scalars, step) for part in parts])
             factor = -rates[:, 0] * own.schedule(step, context.total_steps) * relative * fade
+            factor = factor * pace.exp()
             shrink = rates[:, 1] * own.decay_factor({"step": step}, context)
 
             lengths = sums[:, 2].sqrt()
@@ -139,7 +142,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
                     factor[part.rows] /= direction_rms[part.rows].clamp(min=VECTOR_FLOOR)
             bound = sums[:, 1].sqrt() * (1 + shrink) + factor.abs() * largest
             written = (bound < LARGEST) & (lengths < LARGEST_NORM) & (sums[:, 4] == 0)
-            written &= sums.isfinite().all(-1) & mean_size.isfinite()
+            written &= sums.isfinite().all(-1) & mean_size.isfinite() & pace.isfinite()
             numbers = torch.cat([first, factor.unsqueeze(-1), shrink.unsqueeze(-1)], -1).float()
             for part in parts:
                 launch.combine(
@@ -151,7 +154,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
                     sign,
                     is_matrix=part.is_matrix,
                 )
-            after = {"step": step, "scalars": torch.stack([mean_size, averaged], dim=-1)}
+            after = {"step": step, "scalars": torch.stack([mean_size, averaged, pace], dim=-1)}
             self.write_numbers(ordered, after, written)
         self.judge(ordered, written)
         return []
@@ -188,6 +191,16 @@ class OrthogonalMomentumInTriton(StepInTriton):
                 parts.append(_Part(chosen, dtypes, rows, scratch, table))
                 begin = rows.stop
         return parts
+
+
+def _pace(
+    rule: OrthogonalMomentum, part: _Part, sums: Tensor, scalars: Tensor, step: Tensor
+) -> Tensor:
+    """The new pace of the tensors of a part, `[n]`; `sums`, `scalars` and `step` are of all."""
+    lengths = (sums[part.rows, k].sqrt() for k in (0, 5, 2))
+    cosine = cosine_from_lengths(*lengths, rule.kept_in_lookahead(part.is_matrix))
+    before = scalars[part.rows, 2]
+    return next_pace(before, cosine.to(before.dtype), step[part.rows], matrix=part.is_matrix)
 
 
 def _pairs(*betas: float) -> tuple[float, ...]:

@@ -80,7 +80,8 @@ def measure_blocks(
         numbers: `[tensors, NUMBERS]`, float32, of vectors: bias correction of m, root of that of v;
             then, of all tensors, the weight of the parameter in the average.
         partial: `[blocks, COLUMNS]`, float64: squares of gradient, parameter, look-ahead (of
-            vectors: m), direction (of vectors only), and how many new numbers are not finite.
+            vectors: m), direction (of vectors only), how many new numbers are not finite, and
+            squares of the old m.
         decays: `[4]`, float32: beta and 1 - beta of m and of v.
         sign: -1 to maximise, else 1.
         IS_MATRIX: whether the tensors are matrices.
@@ -101,6 +102,7 @@ def measure_blocks(
     out = partial + tl.program_id(0).to(tl.int64) * COLUMNS
 
     scale = _power_of_two(tl.max(tl.maximum(tl.abs(g), tl.abs(m))))
+    tl.store(out + 5, _square(m, scale))
     m = tl.load(decays) * m + tl.load(decays + 1) * g
     bad = not_finite(_with_point(average, p, tl.load(number + 2)))
     tl.store(out + 0, _square(g, scale))
