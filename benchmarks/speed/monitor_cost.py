@@ -3,18 +3,15 @@
     python benchmarks/speed/monitor_cost.py
     python benchmarks/speed/monitor_cost.py --quick  # the small network, few turns
 
-Prints a Markdown table: milliseconds per step without the monitor, seconds to draw the heat maps,
-and the step time with the monitor over the step time without it.
+Prints a Markdown table: milliseconds per step without the monitor, seconds to close it, which draws
+the heat maps, and the step time with the monitor over the step time without it.
 
-Two equal trainings take turns, one block of steps each. The ratio is the median over turns. Time is
-processor time of all threads, including TensorBoard's writer, because other programs disturb it
-less. Heat maps are drawn rarely, so their time is measured separately and divided by the number of
-steps between two drawings.
+Two equal trainings take turns, one block of steps each. The ratio is that of their sums, because
+observations are not spread evenly over turns. Time is processor time of all threads, because other
+programs disturb it less.
 """
 
 import argparse
-import inspect
-import statistics
 import sys
 import tempfile
 
@@ -27,6 +24,7 @@ from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.monitoring.monitor import GateMonitor
 from meta_train.evaluation.tables import markdown_table
 
+RULES = ("adam", "gated-lstm", "momentum-gated-lstm", "lstm", "step-size-lstm", "general")
 MODELS = {"64-20-10": (64, 20, 10), "64-128-128-10": (64, 128, 128, 10)}
 
 
@@ -42,7 +40,10 @@ class Training:
         self.inputs = torch.randn(128, sizes[0])
         self.labels = torch.randint(10, (128,))
         rule = create_rule(rule_name)
-        self.optimizer = LearnedOptimizer(self.model.named_parameters(), lr=1e-3, rule=rule)
+        planned = 1_000_000 if "total_steps" in rule.needs else None
+        self.optimizer = LearnedOptimizer(
+            self.model.named_parameters(), lr=1e-3, rule=rule, total_steps=planned
+        )
 
     def run(self, steps):
         """Take `steps` steps."""
@@ -53,14 +54,12 @@ class Training:
             self.optimizer.step(lambda loss=loss: loss)
 
 
-def measure(rule_name, sizes, turns):
-    """Ratio of step times including drawing, seconds per step without it, seconds per drawing."""
+def measure(rule_name, sizes, turns, block):
+    """Ratio of step times, seconds per step without the monitor, seconds to close it."""
     off, on = Training(rule_name, sizes), Training(rule_name, sizes)
     with tempfile.TemporaryDirectory() as folder:
-        # Never draw during the turns.
-        monitor = GateMonitor(folder, heat_map_every=10**9)
+        monitor = GateMonitor(folder)
         monitor.attach(on.optimizer)
-        block = monitor.every
         off.run(block), on.run(block)
         times = []
         for turn in range(turns):
@@ -68,22 +67,20 @@ def measure(rule_name, sizes, turns):
             took = {one: seconds(lambda one=one: one.run(block), processor=True) for one in order}
             times.append((took[off], took[on]))
         drawing = seconds(monitor.close, processor=True)  # draws the heat maps
-    step = statistics.median(base for base, _ in times) / block
-    ratio = statistics.median(own / base for base, own in times)
-    interval = inspect.signature(GateMonitor).parameters["heat_map_every"].default
-    return ratio + drawing / (interval * block * step), step, drawing
+    base, own = (sum(one) for one in zip(*times, strict=True))
+    return own / base, base / (turns * block), drawing
 
 
-def main(turns, threads, quick):
+def main(turns, block, threads, quick):
     torch.set_num_threads(threads)
     rows = []
     models = dict(list(MODELS.items())[:1]) if quick else MODELS
-    for rule_name in ("adam", "gated-lstm", "momentum-gated-lstm", "lstm"):
+    for rule_name in RULES:
         for name, sizes in models.items():
-            ratio, step, drawing = measure(rule_name, sizes, 3 if quick else turns)
+            ratio, step, drawing = measure(rule_name, sizes, 3 if quick else turns, block)
             rows.append([rule_name, name, f"{1e3 * step:.2f}", f"{drawing:.2f}", f"{ratio:.3f}"])
             print(*rows[-1], file=sys.stderr)
-    header = ["rule", "network", "ms per step", "s per drawing", "with / without"]
+    header = ["rule", "network", "ms per step", "s to close", "with / without"]
     print(markdown_table(header, rows, align="<<>>>"))
 
 
@@ -91,5 +88,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the small network, 3 turns")
     parser.add_argument("--turns", type=int, default=15, help="measurements per rule and network")
+    parser.add_argument("--block", type=int, default=1000, help="steps of a measurement")
     parser.add_argument("--threads", type=int, default=1)
     main(**vars(parser.parse_args()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 import warnings
@@ -96,6 +97,24 @@ class EventWriter(SummaryWriter):
                 file.add_event(Event(session_log=restart), self.purge_step)
                 self.purge_step = None
         return file
+
+
+def replace_run(folder: Path, disk: Disk) -> EventWriter | None:
+    """Begin a run of TensorBoard anew, in place of one that is in the folder, with what is below.
+
+    For runs that are written at once: a second copy would double their points, and TensorBoard
+    would show the first copy's settings.
+
+    Returns:
+        The writer; None if the disk has failed, which has warned.
+    """
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        return EventWriter(folder, disk=disk)
+    except OSError as error:
+        disk.fail(error)
+        return None
 
 
 class _EventFile:

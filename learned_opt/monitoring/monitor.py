@@ -7,6 +7,7 @@ learning"), gates of sampled coordinates over the inner steps, with a row of col
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from learned_opt.files import expand
 from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
 from learned_opt.monitoring.observation import observe
+from learned_opt.monitoring.pace import Pace
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.wrappers import unwrapped
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class GateMonitor:
-    """Writes the gates of an update rule, for each parameter tensor, every `every` steps.
+    """Writes the gates of an update rule, for each parameter tensor, while it trains.
 
     Needs the extra "tensorboard". Each observation takes a fixed random sample of every tensor's
     coordinates, evaluates the rule on them once more, and writes
@@ -62,7 +64,8 @@ class GateMonitor:
     Args:
         writer: the folder to write in; or a `SummaryWriter`, whose thread prints a traceback of its
             own if the disk is full.
-        every: steps from one observation to the next.
+        every: steps from one observation to the next; None observes as often as costs 1% of the
+            training's time, at least 10 steps apart.
         coordinates: most coordinates in the sample of a tensor.
         saturated: a gate outside these bounds counts as saturated.
         heat_map_coordinates: rows per tensor in a heat map.
@@ -91,7 +94,7 @@ class GateMonitor:
         self,
         writer: SummaryWriter | str | PathLike[str],
         *,
-        every: int = 200,
+        every: int | None = None,
         coordinates: int = 256,
         saturated: tuple[float, float] = (0.05, 0.95),
         heat_map_coordinates: int = 32,
@@ -106,7 +109,7 @@ class GateMonitor:
             ("heat_map_columns", heat_map_columns, 2),
             ("heat_map_every", heat_map_every, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 <= saturated[0] <= saturated[1] <= 1:
             raise ValueError(f"saturated must be two ordered bounds in [0, 1], got {saturated}")
@@ -125,7 +128,7 @@ class GateMonitor:
     def attach(
         self, optimizer: Optimizer, first_step: int = 0, *, model: nn.Module | None = None
     ) -> MonitorHandle:
-        """Observe the optimizer's next step, and then every `every` steps.
+        """Observe the optimizer's next step, and then those that `every` says.
 
         Args:
             optimizer: a `LearnedOptimizer`, or what accelerate's `prepare` made of one. Give each
@@ -142,19 +145,29 @@ class GateMonitor:
         """
         learned = unwrapped(optimizer)
         own_names = {} if model is None else _names_by_position(learned, model)
-        taken = 0
+        pace = Pace(self.every)
+        taken, due, seconds = 0, False, 0.0
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def count(*_: object) -> None:
-            nonlocal taken
-            taken += 1
-            self._loss = None
+        def begin(*_: object) -> None:
+            nonlocal due, seconds
+            due, seconds = pace.due(taken) and not self._failed, 0.0
 
         # Not compiled, which would happen again at every count.
         @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def count(*_: object) -> None:
+            nonlocal taken
+            if due:
+                pace.observed(taken, seconds)
+            taken += 1
+            self._loss = None
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def hook(source: LearnedOptimizer, updates: list[PendingUpdate], context: Context) -> None:
-            if taken % self.every:
+            nonlocal seconds
+            if not due:
                 return
+            began = time.perf_counter()
             names = distinct_names(source, updates)
             self.observe(
                 source.rule,
@@ -168,10 +181,15 @@ class GateMonitor:
                 maximize=updates[0].group["maximize"],
             )
             self._tell_if_no_gates(source.rule)
+            seconds += time.perf_counter() - began
 
         # A step may call the update hook several times (devices, options), so it cannot count.
         handle = MonitorHandle(
-            [learned.register_update_hook(hook), learned.register_step_post_hook(count)]
+            [
+                learned.register_step_pre_hook(begin),
+                learned.register_update_hook(hook),
+                learned.register_step_post_hook(count),
+            ]
         )
         self._handles.append(handle)
         return handle

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.monitoring.samples import CoordinateSamples
-from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
 from learned_opt.rules.steering import SteeredRule
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -112,13 +112,7 @@ def observe(
         ]
     else:
         deltas, _ = rule(*own, context)
-        gates = [
-            {
-                gate: _by_coordinate(values, sample[0].dim())
-                for gate, values in rule.gates(*sample, context).items()
-            }
-            for sample in sampled
-        ]
+        gates = _read_gates(rule, sampled, context)
     sizes = [_rms(values) for values in (deltas, own[1], own[0])]
     return [
         TensorObservation(
@@ -133,6 +127,37 @@ def observe(
         for place, k in enumerate(kept)
         if k in shown
     ]
+
+
+def _read_gates(
+    rule: UpdateRule, sampled: Sequence[tuple[Tensor, Tensor, State]], context: Context
+) -> list[dict[str, Floats]]:
+    """The gates of each tensor; those of small samples in one call, which is several times faster.
+
+    Tensors that have taken different numbers of steps are read one by one.
+    """
+    steps = {float(state["step"]) for _, _, state in sampled}
+    if not isinstance(rule, CoordinateRule) or len(steps) > 1:
+        return [
+            {
+                gate: _by_coordinate(values, sample[0].dim())
+                for gate, values in rule.gates(*sample, context).items()
+            }
+            for sample in sampled
+        ]
+    gradients, parameters, states = zip(*sampled, strict=True)
+    joined = {
+        key: value if key == "step" else torch.cat([state[key] for state in states])
+        for key, value in states[0].items()
+    }
+    counts = [len(gradient) for gradient in gradients]
+    found: list[dict[str, Floats]] = [{} for _ in sampled]
+    recorded = rule.gates(torch.cat(gradients), torch.cat(parameters), joined, context)
+    for gate, values in recorded.items():
+        table = _on_host(values.reshape(sum(counts), -1))
+        for own, part in zip(found, np.split(table, np.cumsum(counts)[:-1]), strict=True):
+            own[gate] = part
+    return found
 
 
 def _largest(tensors: Sequence[Tensor]) -> list[int]:

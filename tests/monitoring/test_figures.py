@@ -70,7 +70,7 @@ def test_a_backend_that_cannot_be_loaded_stops_nothing(backend, tmp_path):
         "heat_maps/lstm_input",
         "heat_maps/lstm_output",
     }
-    assert "validation/curves" in images(tmp_path / "run" / "tensorboard" / "meta-training")
+    assert "curves/validation" in images(tmp_path / "run" / "tensorboard" / "meta-training")
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

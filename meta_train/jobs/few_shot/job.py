@@ -16,7 +16,8 @@ from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
-from meta_train.jobs.command import CONFIG
+from meta_train.jobs.command import CONFIG, PROGRAM
+from meta_train.jobs.few_shot.board import write_results
 from meta_train.jobs.few_shot.folders import (
     TABLE,
     job_folder,
@@ -25,6 +26,7 @@ from meta_train.jobs.few_shot.folders import (
 )
 from meta_train.jobs.few_shot.runner import MethodRunner, read_json
 from meta_train.jobs.run_folders import locked, remove_if_empty
+from meta_train.jobs.run_texts import write_configuration
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.progress import say
@@ -81,7 +83,12 @@ def _run(
     done: dict[str, tuple[TrainedMethod, Evaluation]] = {}
     kept = config.resume and (folder / TABLE).exists()
     table = read_json(folder / TABLE, "rows") if kept else {}
-    runner = MethodRunner(config, device, folder, lambda: write_config(folder / CONFIG))
+
+    def write_settings() -> None:
+        write_config(folder / CONFIG)
+        write_configuration(folder, f"{PROGRAM} few-shot")
+
+    runner = MethodRunner(config, device, folder, write_settings)
     for name in config.methods:  # Before hours of training, not after.
         try:
             runner.check(name, method_folder(config, folder, name))
@@ -101,8 +108,10 @@ def _run(
         evaluation = evaluate_trained(trained, config, device)
         done[name] = trained, evaluation
         _save_initialization(config, trained, evaluation, own_folder)
+        facts = as_json(trained, evaluation)
+        write_results(own_folder / "tensorboard", trained, evaluation, config, facts)
         # After each method: an interrupted job keeps the results that it has.
-        table[name] = as_json(trained, evaluation)
+        table[name] = facts
         report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})
         if several:
             say(render({name: done[name]}, name))
