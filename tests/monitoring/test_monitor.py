@@ -449,3 +449,30 @@ def test_of_many_tensors_the_largest_are_observed(tmp_path):
         optimizer.step()
     seen = {path.name for path in (tmp_path / "tensors").iterdir()}
     assert seen == {f"w{size}" for size in range(6, 46)}
+
+
+def test_a_network_that_steers_is_shown_beside_the_schedule(tmp_path):
+    """Untrained, the steps of step-size-lstm are those of the schedule."""
+    model, optimizer = make_optimizer(make_rule("step-size-lstm"), total_steps=100)
+    with GateMonitor(tmp_path, every=2) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 5)
+    # A warm-up over 3 steps, then a cosine: step 1 is 1/3 of it, and steps 3 and 5 are past it.
+    cosines = [0.01 + 0.99 * (1 + math.cos(math.pi * t / 100)) / 2 for t in (0, 2, 4)]
+    expected = [cosines[0] / 3, cosines[1], cosines[2]]
+    schedule = read(tmp_path).Scalars("schedule")
+    assert [event.step for event in schedule] == [0, 2, 4]
+    assert [event.value for event in schedule] == pytest.approx(expected, rel=1e-5)
+    events = read(tmp_path, "tensors/2.weight")
+    assert [e.value for e in events.Scalars("step_size")] == pytest.approx(expected, rel=1e-4)
+    assert [e.value for e in events.Scalars("step_multiplier")] == pytest.approx([1] * 3, abs=1e-4)
+    titles = layout_of(tmp_path)["How the network steers"]
+    assert titles[:2] == ["step size, beside the schedule", "the network's factor on the step size"]
+
+
+def test_by_default_the_first_step_is_observed(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 3)
+    assert steps_of(tmp_path, "0.weight")[0] == 0
