@@ -26,7 +26,8 @@ def main(files, out, episodes, folder):
         start = load_initialization(file)
         shots = start.card["shots"]
         if start.card["data"] == "sine":
-            task, title = Sine(shots=shots), f"sine curves, {shots} points"
+            task = Sine(shots=shots)
+            title = f"sine curves, {shots} point" + "s" * (shots > 1)
         else:
             ways = start.card["ways"]
             task = OmniglotEpisodes(split="test", ways=ways, shots=shots, folder=folder)
