@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 import warnings
@@ -17,6 +18,30 @@ from torch.utils.tensorboard import SummaryWriter
 from learned_opt.files import expand
 
 
+class Disk:
+    """Whether the folder of a training can be written; the first failure is a UserWarning.
+
+    Args:
+        folder: named in the warning.
+
+    Attributes:
+        failed: whether writing has failed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failed = False
+
+    def fail(self, error: OSError) -> None:
+        """Warn, and write no more."""
+        self.failed = True
+        warnings.warn(
+            f"could not write to {self.folder}: {error.strerror or error}; training goes on "
+            "without TensorBoard",
+            stacklevel=5,
+        )
+
+
 class EventWriter(SummaryWriter):
     """A `SummaryWriter` that writes in the calling thread, and gives up when the disk is full.
 
@@ -27,10 +52,11 @@ class EventWriter(SummaryWriter):
         folder: folder of the events; it is created.
         first_step: entries of this and later steps in older files are hidden, since a resumed run
             writes them again; None hides none.
+        disk: shared by the writers of one training, which fail together, with one warning; by
+            default the writer's own.
 
     Attributes:
-        failed: whether writing has failed. A UserWarning has named the folder, and nothing is
-            written any more.
+        disk: as given, or the writer's own.
 
     Raises:
         OSError: the folder cannot be created.
@@ -43,15 +69,26 @@ class EventWriter(SummaryWriter):
         False
     """
 
-    def __init__(self, folder: str | PathLike[str], first_step: int | None = None) -> None:
-        self.failed = False
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        first_step: int | None = None,
+        *,
+        disk: Disk | None = None,
+    ) -> None:
+        self.disk = Disk(expand(folder)) if disk is None else disk
         super().__init__(str(expand(folder)), purge_step=first_step)
+
+    @property
+    def failed(self) -> bool:
+        """Whether writing has failed: a UserWarning has named the folder; no more is written."""
+        return self.disk.failed
 
     def _get_file_writer(self) -> _EventFile:
         """The open file. The one method that all others of `SummaryWriter` write through."""
         file: _EventFile | None = self.file_writer
         if file is None:
-            file = _EventFile(Path(self.log_dir), self)
+            file = _EventFile(Path(self.log_dir), self.disk)
             opened: Any = file, {self.log_dir: file}  # torch does not annotate what they are
             self.file_writer, self.all_writers = opened
             file.add_event(Event(file_version="brain.Event:2"))
@@ -62,6 +99,24 @@ class EventWriter(SummaryWriter):
         return file
 
 
+def replace_run(folder: Path, disk: Disk) -> EventWriter | None:
+    """Begin a run of TensorBoard anew, in place of one that is in the folder, with what is below.
+
+    For runs that are written at once: a second copy would double their points, and TensorBoard
+    would show the first copy's settings.
+
+    Returns:
+        The writer; None if the disk has failed, which has warned.
+    """
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        return EventWriter(folder, disk=disk)
+    except OSError as error:
+        disk.fail(error)
+        return None
+
+
 class _EventFile:
     """One file of events; has those methods of torch's `FileWriter` that `SummaryWriter` calls.
 
@@ -69,10 +124,10 @@ class _EventFile:
     and a monitor that is never closed leaves nothing open.
     """
 
-    def __init__(self, folder: Path, owner: EventWriter) -> None:
+    def __init__(self, folder: Path, disk: Disk) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._owner = owner
+        self._disk = disk
         self._path = _new_file(folder)
 
     def get_logdir(self) -> str:
@@ -86,7 +141,7 @@ class _EventFile:
     def add_event(
         self, event: Event, step: int | None = None, walltime: float | None = None
     ) -> None:
-        if self._owner.failed:
+        if self._disk.failed:
             return
         event.wall_time = time.time() if walltime is None else walltime
         if step is not None:
@@ -95,12 +150,7 @@ class _EventFile:
             with open(self._path, "ab") as file:
                 RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
-            self._owner.failed = True
-            warnings.warn(
-                f"could not write to {self._folder}: {error.strerror or error}; training goes on "
-                "without TensorBoard",
-                stacklevel=4,
-            )
+            self._disk.fail(error)
 
     def flush(self) -> None:
         """Do nothing: nothing is pending."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,21 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learned_opt.monitoring.figures import import_matplotlib
+from learned_opt.monitoring.observation import MOST_TENSORS, Floats, TensorObservation
+from learned_opt.monitoring.samples import CoordinateSamples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats: TypeAlias = NDArray[np.float32]
-
 Column: TypeAlias = dict[tuple[str, str], Floats]
 """Gate values of one step, `[rows]`, by (tensor, gate)."""
 
-MOST_TENSORS = 40
-"""Most tensors that a figure shows unless they are named: half an inch of height for each."""
+WIDTH = 10.0
+"""Width of a figure of one gate, in inches of 120 pixels; of several gates, 7 inches each."""
+
+NEAR = 0.1
+"""A gate that stays this close to 0 or to 1 is shown by the logarithm of the distance."""
+
+LETTERS = 13
+"""Size of letters: TensorBoard shows pictures small at first."""
 
 LONGEST_LABEL = 48
 """Most characters of a tensor's name; of a longer one, a figure shows the end."""
+
+
+SMALLEST = 1e-8
+"""Lower limit of a distance before its logarithm is taken: float32 ends there beside 1."""
 
 
 class HeatMaps:
@@ -33,6 +43,9 @@ class HeatMaps:
 
     Args:
         max_columns: most steps in memory.
+        rows: most coordinates of a tensor. With H units per coordinate, row k shows unit k modulo
+            H; if all coordinates share the gate, row k shows unit k.
+        samples: chooses the coordinates.
 
     Attributes:
         sizes: number of elements by tensor; a figure shows the largest tensors. A tensor without
@@ -42,13 +55,15 @@ class HeatMaps:
         ImportError: matplotlib is not installed.
     """
 
-    def __init__(self, max_columns: int) -> None:
+    def __init__(self, max_columns: int, rows: int, samples: CoordinateSamples) -> None:
         if find_spec("matplotlib") is None:  # now, not when training is over
             raise ImportError(
                 "heat maps of gates need matplotlib, which is not installed: "
                 "python -m pip install 'learned-opt[tensorboard]'"
             )
         self.max_columns = max_columns
+        self.rows = rows
+        self.samples = samples
         self.sizes: dict[str, int] = {}
         self._columns: dict[int, Column] = {}
         self.clear()
@@ -60,6 +75,16 @@ class HeatMaps:
         self.last_step = -1
         self.observed = 0
         self._stride = 1
+
+    def add(self, step: int, observations: Iterable[TensorObservation]) -> None:
+        """Keep the gates of a step, unless the step is thinned out."""
+        column = self.column(step)
+        for seen in observations if column is not None else ():
+            for gate, values in seen.gates.items():
+                self.sizes[seen.name] = seen.size
+                places = self.samples.places(seen.name, len(values))[: self.rows].numpy()
+                units = np.arange(len(places)) % values.shape[1]
+                column[seen.name, gate] = values[places, units]
 
     def column(self, step: int) -> Column | None:
         """The column of a step, to be filled; None if the step is thinned out."""
@@ -92,17 +117,22 @@ class HeatMaps:
         return [name for name in tensors if name in shown]
 
     def figure(
-        self, gates: Sequence[str] | None = None, tensors: Sequence[str] | None = None
+        self,
+        gates: Sequence[str] | None = None,
+        tensors: Sequence[str] | None = None,
+        axis: str = "step",
     ) -> Figure:
         """Draw the heat maps: a column per gate, a band per tensor, a row per sampled coordinate.
 
-        Rows are sorted by their mean over the steps. Each gate has its own colour scale.
+        Rows are sorted by how much they change, the liveliest on top. Each gate has its own colour
+        scale; that of a gate near 0 or 1 is logarithmic.
 
         Args:
             gates: names of gates, from left to right; by default all that were observed.
             tensors: names of tensors, from top to bottom; by default the `MOST_TENSORS` with the
                 most elements, in the order of the parameters. The title says how many are left
                 out.
+            axis: label of the axis of steps.
 
         Raises:
             ValueError: a gate or tensor was not observed.
@@ -123,17 +153,18 @@ class HeatMaps:
             if not chosen or set(chosen) - set(known):
                 raise ValueError(f"only {_listed(known)} were observed, got {_listed(chosen)}")
         labels = [_shortened(tensor) for tensor in tensors]
-        beside = 0.8 + 0.075 * max(map(len, labels))  # inches, at the usual size of letters
-        size = beside + 4.0 * len(gates), min(1.0 + 0.75 * len(tensors), 20.0)
+        width = WIDTH if len(gates) == 1 else 7.0 * len(gates)
+        size = width, min(1.4 + 0.75 * len(tensors), 20.0)
         figure = Figure(size, dpi=120, layout="constrained")
         panels = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
         for axes, gate in zip(panels, gates, strict=True):
             self._draw(axes, gate, tensors)
+            axes.set_xlabel(axis, fontsize=LETTERS)
         panels[0].invert_yaxis()
-        panels[0].set_yticks(np.arange(len(tensors)) + 0.46, labels)
+        panels[0].set_yticks(np.arange(len(tensors)) + 0.46, labels, fontsize=LETTERS)
         if title is not None:
-            figure.suptitle(title, fontsize="medium")
-        figure.supylabel("sampled coordinates, by parameter tensor", fontsize="medium")
+            figure.suptitle(title, fontsize=LETTERS)
+        figure.supylabel("sampled coordinates, by parameter tensor", fontsize=LETTERS)
         return figure
 
     def _draw(self, axes: Axes, gate: str, tensors: Sequence[str]) -> None:
@@ -141,10 +172,14 @@ class HeatMaps:
         from matplotlib.ticker import ScalarFormatter
 
         steps = self.steps()
-        values, heights = [], [0.0]
-        for tensor in tensors:
-            band = self._band(steps, tensor, gate)
-            values += [band, np.full((1, len(steps)), np.nan, np.float32)]
+        bands = [self._band(steps, tensor, gate) for tensor in tensors]
+        name = gate.replace("_", " ")
+        quantity, shown = _on_used_scale(np.concatenate(bands), gate)
+        values, heights, row = [], [0.0], 0
+        for band in bands:
+            own = shown[row : row + len(band)]
+            row += len(band)
+            values += [_liveliest_first(own), np.full((1, len(steps)), np.nan, np.float32)]
             heights += [0.92 / len(band)] * len(band) + [0.08]
         image = np.concatenate(values)
         # Outliers saturate the colour; a constant gate still needs a scale.
@@ -154,8 +189,8 @@ class HeatMaps:
         drawn = axes.pcolorfast(
             _edges(steps), np.cumsum(heights), image, vmin=low - pad, vmax=high + pad
         )
-        axes.set_title(f"{gate.replace('_', ' ')} gate")
-        axes.set_xlabel("step")
+        axes.set_title(f"{name} gate{quantity}", fontsize=LETTERS)
+        axes.tick_params(axis="x", labelsize=LETTERS)
         axes.tick_params(axis="y", length=0)
         axes.spines[:].set_visible(False)
         digits = ScalarFormatter(useOffset=False)
@@ -164,15 +199,40 @@ class HeatMaps:
         )
 
     def _band(self, steps: Sequence[int], tensor: str, gate: str) -> Floats:
-        """Rows of one tensor, `[rows, steps]`, sorted by their mean; NaN if not observed."""
+        """Rows of one tensor, `[rows, steps]`; NaN if not observed."""
         kept = [self._columns[step].get((tensor, gate)) for step in steps]
         rows = max((len(column) for column in kept if column is not None), default=1)
         band = np.full((rows, len(steps)), np.nan, np.float32)
         for place, column in enumerate(kept):
             if column is not None:  # the tensor of this name may be smaller in another task
                 band[: len(column), place] = column
-        ordered: Floats = band[np.nansum(-band, axis=1).argsort()]
-        return ordered
+        return band
+
+
+def _on_used_scale(values: Floats, gate: str) -> tuple[str, Floats]:
+    """The values as they are shown, and how to say so after the gate's name.
+
+    Of a gate that stays near 0 or 1, the logarithm of the distance: between .9990 and .9996 the
+    memory of the cell, 1 / (1 - f) steps, more than doubles.
+    """
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return "", values
+    low, high = np.percentile(finite, (1, 99))
+    letter = gate.rpartition("_")[2][:1]
+    if low > 1 - NEAR:
+        return f": log10(1 - {letter})", np.log10(np.maximum(1 - values, SMALLEST))
+    if high < NEAR:
+        return f": log10({letter})", np.log10(np.maximum(values, SMALLEST))
+    return "", values
+
+
+def _liveliest_first(band: Floats) -> Floats:
+    """Rows sorted by their largest change over the steps."""
+    most = np.where(np.isfinite(band), band, -np.inf).max(1)
+    least = np.where(np.isfinite(band), band, np.inf).min(1)
+    ordered: Floats = band[np.argsort(least - most, kind="stable")]
+    return ordered
 
 
 def _shortened(name: str) -> str:

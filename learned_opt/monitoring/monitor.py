@@ -6,24 +6,24 @@ learning"), gates of sampled coordinates over the inner steps, with a row of col
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from learned_opt.monitoring.figures import log_figure
-from learned_opt.monitoring.heat_maps import Column, Floats, HeatMaps
-from learned_opt.monitoring.histograms import write_histogram
+from learned_opt.files import expand
+from learned_opt.monitoring.handle import MonitorHandle
+from learned_opt.monitoring.heat_maps import HeatMaps
+from learned_opt.monitoring.observation import observe
+from learned_opt.monitoring.pace import Pace
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.wrappers import unwrapped
@@ -35,18 +35,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
+    from learned_opt.monitoring.board import RuleBoard
+
 log = logging.getLogger(__name__)
 
 
 class GateMonitor:
-    """Writes the gates of an update rule, for each parameter tensor, every `every` steps.
+    """Writes the gates of an update rule, for each parameter tensor, while it trains.
 
     Needs the extra "tensorboard". Each observation takes a fixed random sample of every tensor's
     coordinates, evaluates the rule on them once more, and writes
 
-    - `gates/<tensor>/<gate>`: a histogram;
-    - `saturated/<tensor>/<gate>`: the share of values below 0.05 or above 0.95 (`saturated`);
-    - `update_rms/<tensor>`: the root mean square of `lr * delta` (without weight decay);
+    - `curves/training_loss`, if it is known: `step` gets a closure, or you call `log_loss`;
+    - for each of the 40 largest tensors, in a run `tensors/<name>` of its own, the scalars and
+      histograms that `RuleCharts` lists (learned_opt/monitoring/charts.py);
+    - a page of custom scalars, on which the tensors share a chart;
     - `heat_maps/<gate>`: sampled coordinates by steps, every `heat_map_every` observations and at
       the end. With `H` units per coordinate, row k shows unit k modulo H; if all coordinates share
       the gate, row k shows unit k.
@@ -54,13 +57,15 @@ class GateMonitor:
     The sample may hold coordinates whose gradient has always been zero; their gates move nothing.
     Training is not affected: nothing changes, and no global random number is drawn. If the disk is
     full, the monitor stops with one warning, which names the folder. A rule that is not a
-    `CoordinateRule` is evaluated on whole tensors. A rule without gates, such as the default one,
-    gets `update_rms` only, and the first observation says so in the log ("learned_opt").
+    `CoordinateRule` is evaluated on whole tensors. A rule without gates and without a network that
+    steers gets charts of its steps only, and the first observation says so in the log
+    ("learned_opt").
 
     Args:
         writer: the folder to write in; or a `SummaryWriter`, whose thread prints a traceback of its
             own if the disk is full.
-        every: steps from one observation to the next.
+        every: steps from one observation to the next; None observes as often as costs 1% of the
+            training's time, at least 10 steps apart.
         coordinates: most coordinates in the sample of a tensor.
         saturated: a gate outside these bounds counts as saturated.
         heat_map_coordinates: rows per tensor in a heat map.
@@ -79,7 +84,9 @@ class GateMonitor:
         ...     handle = monitor.attach(optimizer)
         ...     for _ in range(3):  # train as usual
         ...         optimizer.zero_grad()
-        ...         nn.functional.cross_entropy(model(inputs), targets).backward()
+        ...         loss = nn.functional.cross_entropy(model(inputs), targets)
+        ...         loss.backward()
+        ...         monitor.log_loss(loss)
         ...         optimizer.step()
     """
 
@@ -87,7 +94,7 @@ class GateMonitor:
         self,
         writer: SummaryWriter | str | PathLike[str],
         *,
-        every: int = 200,
+        every: int | None = None,
         coordinates: int = 256,
         saturated: tuple[float, float] = (0.05, 0.95),
         heat_map_coordinates: int = 32,
@@ -102,33 +109,33 @@ class GateMonitor:
             ("heat_map_columns", heat_map_columns, 2),
             ("heat_map_every", heat_map_every, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 <= saturated[0] <= saturated[1] <= 1:
             raise ValueError(f"saturated must be two ordered bounds in [0, 1], got {saturated}")
         self._owns_writer = isinstance(writer, (str, PathLike))
-        if isinstance(writer, (str, PathLike)):
-            writer = _make_writer(writer)
-        self.writer = writer
         self.every = every
-        self.saturated = saturated
-        self.heat_map_coordinates = heat_map_coordinates
-        self.heat_map_every = heat_map_every
         self._samples = CoordinateSamples(coordinates, seed)
+        maps = HeatMaps(heat_map_columns, heat_map_coordinates, self._samples)
+        self._board = _make_board(writer, maps, heat_map_every, saturated)
+        self.writer: SummaryWriter = self._board.writer
         self._handles: list[MonitorHandle] = []
         self._closed = False
         self._failed = False
-        self._has_gates = False
         self._told = False
-        self._heat_maps = HeatMaps(heat_map_columns)
+        self._loss: Tensor | None = None
 
-    def attach(self, optimizer: Optimizer, first_step: int = 0) -> MonitorHandle:
-        """Observe the optimizer's next step, and then every `every` steps.
+    def attach(
+        self, optimizer: Optimizer, first_step: int = 0, *, model: nn.Module | None = None
+    ) -> MonitorHandle:
+        """Observe the optimizer's next step, and then those that `every` says.
 
         Args:
             optimizer: a `LearnedOptimizer`, or what accelerate's `prepare` made of one. Give each
                 optimizer its own monitor and folder.
             first_step: the number of its next step, for a resumed training.
+            model: names the tensors of an optimizer that was made of `parameters()` without names.
+                Otherwise "0.3" is the fourth tensor of group 0.
 
         Returns:
             A handle that detaches the monitor.
@@ -137,21 +144,34 @@ class GateMonitor:
             TypeError: not a `LearnedOptimizer`.
         """
         learned = unwrapped(optimizer)
-        taken = 0
+        own_names = {} if model is None else _names_by_position(learned, model)
+        pace = Pace(self.every)
+        taken, due, seconds = 0, False, 0.0
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def count(*_: object) -> None:
-            nonlocal taken
-            taken += 1
+        def begin(*_: object) -> None:
+            nonlocal due, seconds
+            due, seconds = pace.due(taken) and not self._failed, 0.0
 
         # Not compiled, which would happen again at every count.
         @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def count(*_: object) -> None:
+            nonlocal taken
+            if due:
+                pace.observed(taken, seconds)
+            taken += 1
+            self._loss = None
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def hook(source: LearnedOptimizer, updates: list[PendingUpdate], context: Context) -> None:
-            if taken % self.every:
+            nonlocal seconds
+            if not due:
                 return
+            began = time.perf_counter()
+            names = distinct_names(source, updates)
             self.observe(
                 source.rule,
-                distinct_names(source, updates),
+                [own_names.get(u.name, name) for u, name in zip(updates, names, strict=True)],
                 [update.gradient for update in updates],
                 [update.parameter for update in updates],
                 [update.state for update in updates],
@@ -161,25 +181,36 @@ class GateMonitor:
                 maximize=updates[0].group["maximize"],
             )
             self._tell_if_no_gates(source.rule)
+            seconds += time.perf_counter() - began
 
         # A step may call the update hook several times (devices, options), so it cannot count.
         handle = MonitorHandle(
-            [learned.register_update_hook(hook), learned.register_step_post_hook(count)]
+            [
+                learned.register_step_pre_hook(begin),
+                learned.register_update_hook(hook),
+                learned.register_step_post_hook(count),
+            ]
         )
         self._handles.append(handle)
         return handle
 
+    def log_loss(self, loss: Tensor) -> None:
+        """Give the loss of the step that comes next; call it before `optimizer.step()`.
+
+        It is written if the step is observed. Where `step` gets a closure, this call is not needed.
+        """
+        self._loss = loss.detach()
+
     def _tell_if_no_gates(self, rule: UpdateRule) -> None:
         """Say so once: an empty dashboard is no sign of it."""
-        if self._has_gates or self._failed or self._told:
+        if self._board.has_gates or self._failed or self._told:
             return
         self._told = True
         log.warning(
-            "rule %s has no gates: GateMonitor writes only update_rms, the sizes of its updates",
+            "rule %s has no gates: GateMonitor writes only the sizes of its updates",
             rule_name(rule),
         )
 
-    @torch.no_grad()
     def observe(
         self,
         rule: UpdateRule,
@@ -209,69 +240,29 @@ class GateMonitor:
         if self._failed:
             return
         lr = rule.default_lr if lr is None else lr
-        lrs = lr if isinstance(lr, Sequence) else [lr] * len(names)
-        sign = -1 if maximize else 1
-        if context.loss is not None:
-            context = replace(context, loss=sign * context.loss.detach().to(rule.device))
-        if context.total_steps is not None:
-            context = replace(context, total_steps=context.total_steps.to(rule.device))
-        tensors = zip(names, gradients, parameters, states, strict=True)
-        samples = [self._samples.take(rule, *tensor) for tensor in tensors]
-        samples = [(sign * gradient, parameter, state) for gradient, parameter, state in samples]
-        deltas, _ = rule(*([sample[k] for sample in samples] for k in range(3)), context)
+        observations = observe(
+            rule,
+            names,
+            gradients,
+            parameters,
+            states,
+            context,
+            self._samples,
+            lr=lr if isinstance(lr, Sequence) else [lr] * len(names),
+            maximize=maximize,
+        )
+        loss = context.loss if self._loss is None else self._loss
         with self._giving_up_on_full_disk():
-            column = self._heat_map_column(step)
-            sizes = [parameter.numel() for parameter in parameters]
-            for name, size, factor, sample, delta in zip(
-                names, sizes, lrs, samples, deltas, strict=True
-            ):
-                if size == 0:
-                    continue
-                rms = float(factor) * delta.float().square().mean().sqrt().item()
-                if math.isfinite(rms):  # else the optimizer skips the update
-                    self.writer.add_scalar(f"update_rms/{name}", rms, step)
-                for gate, recorded in rule.gates(*sample, context).items():
-                    self._has_gates = True
-                    values = _by_coordinate(recorded, delta.dim())
-                    self._write_gate(f"{name}/{gate}", values, step)
-                    if column is not None:
-                        self._heat_maps.sizes[name] = size
-                        column[name, gate] = self._heat_map_rows(name, values)
-
-    def _heat_map_rows(self, name: str, values: Floats) -> Floats:
-        """The values of a gate that a heat map shows, `[rows]`: one unit of each coordinate."""
-        places = self._samples.places(name, len(values))[: self.heat_map_coordinates].numpy()
-        rows: Floats = values[places, np.arange(len(places)) % values.shape[1]]
-        return rows
-
-    def _write_gate(self, tag: str, values: Floats, step: int) -> None:
-        values = values[np.isfinite(values)]
-        if not values.size:
-            return
-        low, high = self.saturated
-        share = np.count_nonzero((values < low) | (values > high)) / values.size
-        self.writer.add_scalar(f"saturated/{tag}", share, step)
-        write_histogram(self.writer, f"gates/{tag}", values, step)
-
-    def _heat_map_column(self, step: int) -> Column | None:
-        maps = self._heat_maps
-        if step < maps.last_step:
-            maps.clear()
-        if step != maps.last_step and maps.observed and maps.observed % self.heat_map_every == 0:
-            self._draw()
-        return maps.column(step)
-
-    def _draw(self) -> None:
-        _, gates = self._heat_maps.names()
-        for gate in gates:
-            draw = functools.partial(self._heat_maps.figure, [gate])
-            log_figure(self.writer, f"heat_maps/{gate}", draw, self._heat_maps.last_step)
+            self._board.write(observations, step, None if loss is None else loss.item())
+        if self._board.tensors.disk.failed:  # it has warned
+            self._failed = True
+            self._detach()
 
     def figure(
         self, gates: Sequence[str] | None = None, tensors: Sequence[str] | None = None
     ) -> Figure:
         """Draw the heat maps that are in memory; see `HeatMaps.figure`."""
-        return self._heat_maps.figure(gates, tensors)
+        return self._board.heat_maps.figure(gates, tensors)
 
     def close(self) -> None:
         """Detach, draw the heat maps, flush; close the writer if the monitor made it."""
@@ -281,7 +272,7 @@ class GateMonitor:
         self._detach()
         with self._giving_up_on_full_disk():
             if not self._failed:
-                self._draw()
+                self._board.draw()
                 self.writer.flush()
         if self._owns_writer:
             self.writer.close()
@@ -313,41 +304,38 @@ class GateMonitor:
         self.close()
 
 
-class MonitorHandle:
-    """Detaches a monitor from an optimizer: by `remove()`, or at the end of a `with` block."""
-
-    def __init__(self, handles: Sequence[Any]) -> None:
-        self._handles = handles
-
-    def remove(self) -> None:
-        """Remove the hooks; a second call does nothing."""
-        for handle in self._handles:
-            handle.remove()
-
-    def __enter__(self) -> MonitorHandle:
-        """Stay attached inside the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Detach."""
-        self.remove()
-
-
-def _make_writer(folder: str | PathLike[str]) -> SummaryWriter:
+def _make_board(
+    writer: SummaryWriter | str | PathLike[str],
+    heat_maps: HeatMaps,
+    heat_map_every: int,
+    saturated: tuple[float, float],
+) -> RuleBoard:
     try:
-        from learned_opt.monitoring.event_writer import EventWriter
+        from learned_opt.monitoring.board import RuleBoard, TensorWriters
+        from learned_opt.monitoring.event_writer import Disk, EventWriter
     except ImportError as error:
         raise ImportError(
             "GateMonitor needs tensorboard, which is not installed: "
             "python -m pip install 'learned-opt[tensorboard]'"
         ) from error
-    return EventWriter(folder)
+    if isinstance(writer, (str, PathLike)):
+        folder = expand(writer)
+        disk = Disk(folder)
+        writer = EventWriter(folder / "training", disk=disk)
+    else:
+        folder = Path(writer.get_logdir())
+        disk = Disk(folder)
+    tensors = TensorWriters(folder, disk)
+    return RuleBoard(writer, tensors, heat_maps, heat_map_every=heat_map_every, saturated=saturated)
 
 
-def _by_coordinate(values: Tensor, dims: int) -> Floats:
-    """Gate values `[*tensor, *units]` as `[coordinates, units]`, on the host."""
-    values = values.float()
-    table = values.flatten(dims) if values.dim() > dims else values.unsqueeze(-1)
-    array: Floats = table.reshape(-1, table.shape[-1]).cpu().numpy()
-    # One gate for the whole tensor: its units take the place of coordinates.
-    return array.T if len(array) == 1 else array
+def _names_by_position(optimizer: Optimizer, model: nn.Module) -> Mapping[str, str]:
+    """The model's names of tensors that have none in the optimizer: {"0.3": "2.weight"}."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{index}.{place}": names[id(parameter)]
+        for index, group in enumerate(optimizer.param_groups)
+        if "param_names" not in group
+        for place, parameter in enumerate(group["params"])
+        if id(parameter) in names
+    }

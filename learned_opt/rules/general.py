@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from learned_opt.rules.base import Context, Gates, State, UpdateRule, cast_state
+from learned_opt.rules.base import Context, Gates, State, cast_state
+from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.general_features import (
     FEATURES,
     Measurements,
@@ -25,13 +26,14 @@ from learned_opt.rules.general_features import (
 )
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_stepped_as_matrix
+from learned_opt.rules.steering import SteeredRule, SteeredStep
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 DRIFT_DELAY = 10.0
 """Added to the step number in the weight 1 / (t + 10) of the drift, which integrates over log t."""
 
 
-class General(UpdateRule):
+class General(SteeredRule):
     r"""A learned factor on the steps of orthogonalised momentum.
 
     With delta the step of `OrthogonalMomentum`, x the `FEATURES` of a tensor, and one set of
@@ -201,3 +203,36 @@ class General(UpdateRule):
         self.update([gradient], [parameter], [advanced], context or Context(), recorded)
         shape = (*([1] * gradient.dim()), self.hidden_size)
         return {key: value.reshape(shape) for key, value in recorded.items()}
+
+    def steered_step(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> SteeredStep:
+        """See `SteeredRule`. The direction is the base's, so there is no mix.
+
+        The multiplier of a tensor that does not move is NaN.
+        """
+        deltas, after = self(gradients, parameters, states, context)
+        unsteered, _ = self.base(gradients, parameters, states, context)
+        gates: dict[str, list[Tensor]] = {}
+        if self.lstm is not None:
+            for tensor in zip(gradients, parameters, states, strict=True):
+                for name, values in self.gates(*tensor, context).items():
+                    gates.setdefault(name, []).append(values.reshape(-1))
+        norms = [
+            torch.stack([euclidean_norm(delta) for delta in one]) for one in (deltas, unsteered)
+        ]
+        schedule = [
+            torch.as_tensor(self.decay_factor(state, context), dtype=self.wide_dtype)
+            for state in after
+        ]
+        return SteeredStep(
+            deltas=deltas,
+            gates={name: torch.stack(rows) for name, rows in gates.items()},
+            schedule=torch.stack([value.reshape(()) for value in schedule]),
+            multiplier=norms[0] / norms[1],
+            mix={},
+        )

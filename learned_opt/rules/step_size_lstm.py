@@ -21,9 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learned_opt.rules.base import Context, Gates, State, UpdateRule, cast_state
+from learned_opt.rules.base import Context, Gates, State, cast_state
 from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.steering import SteeredRule, SteeredStep
 from learned_opt.rules.step_size_features import (
     FEATURES,
     RMS_FLOOR,
@@ -94,7 +95,7 @@ class Coefficients(NamedTuple):
         return -self.step_size * scale
 
 
-class StepSizeLSTM(UpdateRule):
+class StepSizeLSTM(SteeredRule):
     r"""A learned step size and mix of directions for every tensor.
 
         delta_t = -s_t exp(lm_t) u_t,  RMS(u_t) = 1 over each tensor
@@ -186,11 +187,7 @@ class StepSizeLSTM(UpdateRule):
         """See the class. The gates of the LSTM, `[n, H]`, are written into `gates` if given."""
         if not gradients:
             return [], []
-        tensors = [
-            TensorDirections(gradient, parameter, state["m9"], state["m99"], state["v"])
-            for gradient, parameter, state in zip(gradients, parameters, states, strict=True)
-        ]
-        before = Memory(*(torch.stack([s[key] for s in states]) for key in Memory._fields))
+        tensors, before = _read(gradients, parameters, states)
         whole = context.tensors or LOCAL
         statistics = measure(tensors, whole)
         coefficients, after = self.coefficients(statistics, before, context, gates)
@@ -261,6 +258,37 @@ class StepSizeLSTM(UpdateRule):
         kept = [torch.where(idle, old, new) for old, new in zip(memory[1:], after, strict=True)]
         return coefficients, Memory(step, *kept)
 
+    def steered_step(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> SteeredStep:
+        """See `SteeredRule`. The parts of the mix are named as in `Mix`."""
+        if self.dtype != self.wide_dtype:
+            wide = copy.deepcopy(self).to(self.wide_dtype)
+            wide_states = [cast_state(state, self.wide_dtype) for state in states]
+            return wide.steered_step(gradients, parameters, wide_states, context)
+        self.check_context(context)
+        advanced = [{**state, "step": state["step"] + 1} for state in states]
+        gradients = [gradient.to(self.dtype) for gradient in gradients]
+        parameters = [parameter.to(self.dtype) for parameter in parameters]
+        tensors, before = _read(gradients, parameters, advanced)
+        statistics = measure(tensors)
+        gates: Gates = {}
+        coefficients, _ = self.coefficients(statistics, before, context, gates)
+        assert context.total_steps is not None  # checked above
+        schedule = warm_up_and_cosine(before.step, context.total_steps.to(self.dtype))
+        rms = statistics.rms._asdict()
+        return SteeredStep(
+            deltas=combine(tensors, statistics.size, coefficients),
+            gates=gates,
+            schedule=schedule,
+            multiplier=coefficients.step_size / schedule,
+            mix={name: weight * rms[name] for name, weight in coefficients.mix._asdict().items()},
+        )
+
     def gates(
         self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
     ) -> Gates:
@@ -280,6 +308,17 @@ class StepSizeLSTM(UpdateRule):
         self.update([gradient], [parameter], [advanced], context or Context(), recorded)
         shape = (*([1] * gradient.dim()), self.hidden_size)
         return {key: value.reshape(shape) for key, value in recorded.items()}
+
+
+def _read(
+    gradients: Sequence[Tensor], parameters: Sequence[Tensor], states: Sequence[State]
+) -> tuple[list[TensorDirections], Memory]:
+    """The directions of each tensor, and the network's memory before the step."""
+    tensors = [
+        TensorDirections(gradient, parameter, state["m9"], state["m99"], state["v"])
+        for gradient, parameter, state in zip(gradients, parameters, states, strict=True)
+    ]
+    return tensors, Memory(*(torch.stack([s[key] for s in states]) for key in Memory._fields))
 
 
 def combine(

@@ -169,23 +169,29 @@ def draw_curves(
     Raises:
         OSError: the file cannot be written.
     """
-    labels = {"learned": "learned"} if names is None else names
-    save_figure(path, lambda: _curves(table, tasks, labels, across, panel, evaluated), dpi=130)
+    save_figure(
+        path,
+        lambda: curves_figure(table, tasks, names, across, panel, evaluated=evaluated),
+        dpi=130,
+    )
 
 
-def _curves(
+def curves_figure(
     table: Mapping[str, Sequence[ComparedOptimizer]],
     tasks: Sequence[ComparisonTask],
-    names: Mapping[str, str],
-    across: int,
-    panel: tuple[float, float],
-    evaluated: bool,
+    names: Mapping[str, str] | None = None,
+    across: int = 2,
+    panel: tuple[float, float] = (4.6, 3.5),
+    *,
+    evaluated: bool = False,
 ) -> Figure:
+    """See `draw_curves`."""
     import_matplotlib()
     from matplotlib.figure import Figure
 
     from meta_train.evaluation.axes import show_losses
 
+    names = {"learned": "learned"} if names is None else names
     width = min(across, len(tasks))
     height = -(-len(tasks) // width)
     figure = Figure(figsize=(panel[0] * width, panel[1] * height), layout="constrained")
@@ -197,7 +203,7 @@ def _curves(
             if evaluated:
                 curve, steps = result.full_curve.clamp_min(FLOOR), result.checked.tolist()
             else:
-                curve = _smooth(result.curve, max(1, task.steps // 50)).clamp_min(FLOOR)
+                curve = smooth_curve(result.curve, max(1, task.steps // 50)).clamp_min(FLOOR)
                 steps = list(range(1, curve.shape[1] + 1))
             middle = curve.log().mean(0).exp()
             low, high = curve.quantile(0.1, dim=0), curve.quantile(0.9, dim=0)
@@ -217,7 +223,7 @@ def _curves(
     return figure
 
 
-def _smooth(curve: torch.Tensor, width: int) -> torch.Tensor:
+def smooth_curve(curve: torch.Tensor, width: int) -> torch.Tensor:
     """The mean over the last `width` steps (fewer at the start), `[seeds, steps]`."""
     if width == 1:
         return curve

@@ -23,12 +23,14 @@ from meta_train.evaluation.compare import (
     compare,
     total_steps,
 )
+from meta_train.evaluation.comparison_board import write_comparison
 from meta_train.evaluation.ratio_validator import RatioValidator
 from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.evaluation.validator import Validator
 from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder, locked
+from meta_train.jobs.run_texts import card_text, told_apart, write_configuration
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.distributed import DistributedContext, ProcessLost, joined
@@ -101,8 +103,10 @@ def _meta_train(
     hint = f"continue with --out {shlex.quote(str(folder))} --resume true"
     distributed.from_first(lambda: write_config(folder / CONFIG))
     if distributed.first:
+        write_configuration(folder)
         shared = f" ({distributed.size} processes)" if distributed.size > 1 else ""
-        say(f"run folder: {folder}{shared}; watch it with: tensorboard --logdir {folder}")
+        say(f"run folder: {folder}{shared}")
+        say(f"watch it with: tensorboard --logdir {folder}/tensorboard")
     try:
         trained = trainer.train(progress=config.progress)
     except (Interrupted, TrainingStalled) as stop:
@@ -165,7 +169,26 @@ def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder:
     report.write_table(folder / "table.json", data)
     save_rule(trained, folder / "weights.safetensors", card=data)
     report.draw_curves(folder / "curves.png", table, tasks)
-    print(report.render_table(table, tasks))
+    rendered = report.render_table(table, tasks)
+    print(rendered)
+    write_comparison(
+        folder / "tensorboard",
+        table,
+        tasks,
+        texts={"1 final table": rendered, "4 card": card_text(data)},
+        settings=_settings(config),
+    )
+
+
+def _settings(config: MainConfig) -> dict[str, Any]:
+    """The settings that tell runs apart."""
+    return {
+        "task": config.task,
+        "task_settings": config.task_settings,
+        "rule": config.rule,
+        "rule_settings": config.rule_settings,
+        **told_apart(config.train),
+    }
 
 
 def _card(config: MainConfig, trainer: MetaTrainer) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Gate probing: what a rule with gates would read in the next inner step of the first run."""
+"""Gate probing: what a rule reads in the inner steps of a fresh run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,11 +10,18 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from learned_opt.rules.base import Context, State
+from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.runs import Runs
-from meta_train.inner.state import map_states
+from meta_train.inner.state import InnerState
 from meta_train.runtime.seeding import own_randomness
 from meta_train.tasks.base import Batch
+
+LONGEST = 200
+"""Most steps of a fresh run."""
+
+OBSERVED = 50
+"""Most steps of it that are probed, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -35,55 +43,51 @@ class GateProbe:
     context: Context
 
 
-def probe_gates(
-    runs: Runs,
-    settings: LoopSettings,
-    outer_step: int,
-    *,
-    continues: bool,
-    ahead: int,
-    device: torch.device,
-) -> GateProbe | None:
-    """Compute the inputs of the rule in the first run's next inner step.
+def fresh_run(
+    runs: Runs, settings: LoopSettings, outer_step: int, device: torch.device
+) -> Iterator[tuple[int, GateProbe]]:
+    """Train the first run's problem once more from its beginning, and probe some of the steps.
+
+    The run is as long as the first run, but at most `LONGEST` steps, and a rule that reads the
+    planned number of steps is told so. It ends early if it diverges. No run changes.
 
     Args:
-        runs: the first of them is probed; none of them changes.
+        runs: the first of them gives the problem.
         settings: how inner steps are taken.
         outer_step: seeds the batches.
-        continues: runs continue from one outer step to the next. Otherwise they have ended by now,
-            so the first one is trained again for some steps.
-        ahead: number of those steps, modulo the length of the run.
         device: where the runs live.
 
-    Returns:
-        The inputs; None if the first run has no inner step.
+    Yields:
+        The number of an inner step, from 0, and the arguments of the rule in it.
     """
-    loop = runs.bind(settings)
-    if isinstance(loop.total_steps, Tensor):
-        loop = replace(loop, total_steps=loop.total_steps[:1])
-    stream = runs.stream(outer_step)
-    if continues:
-        inner = map_states(lambda tensor: tensor[:1], runs.inner)
-    else:
-        if not runs.lengths[0]:
-            return None
-        inner = runs.first_begins()
-        evaluating = replace(loop, differentiable=False)
-        with own_randomness(device):
-            for _ in range(ahead % runs.lengths[0]):
-                inner, _ = evaluating.step(inner, _first_run(stream.next()))
-    losses, gradients = loop.gradients(inner, _first_run(stream.next()))
-    planned = loop.total_steps[0] if isinstance(loop.total_steps, Tensor) else None
+    length = min(runs.lengths[0], LONGEST)
+    loop = replace(runs.bind(settings), differentiable=False)
+    if loop.total_steps is not None:
+        planned = torch.full((1,), float(length), dtype=runs.meta_parameters.rule.wide_dtype)
+        loop = replace(loop, total_steps=planned.to(device))
+    stream = runs.source.stream(runs.problems[:1], runs.indices[:1], outer_step, "batches")
+    inner = runs.first_begins()
+    every = -(-length // OBSERVED) if length else 1
+    with own_randomness(device):
+        for step in range(length):
+            batch = pytree.tree_map(lambda tensor: tensor[:1], stream.next())
+            if step % every == 0:
+                yield step, _probe(loop, inner, batch)
+            inner, _ = loop.step(inner, batch)
+            if not bool(inner.alive[0]):
+                return
+
+
+def _probe(loop: InnerLoop, inner: InnerState, batch: Batch) -> GateProbe:
+    losses, gradients = loop.gradients(inner, batch)
     names = list(inner.parameters)
     return GateProbe(
         names,
         [gradients[name][0] for name in names],
         [inner.parameters[name][0].detach() for name in names],
         [{key: value[0].detach() for key, value in inner.states[name].items()} for name in names],
-        Context(loss=losses[0], total_steps=planned),
+        Context(
+            loss=losses[0],
+            total_steps=loop.total_steps[0] if isinstance(loop.total_steps, Tensor) else None,
+        ),
     )
-
-
-def _first_run(batch: Batch) -> Batch:
-    """The batch of the first run, `[1, ...]`."""
-    return pytree.tree_map(lambda tensor: tensor[:1], batch)

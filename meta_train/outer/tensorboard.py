@@ -1,17 +1,15 @@
-"""TensorBoard: scalars of outer steps, validation curves, and gates."""
+"""TensorBoard: scalars of outer steps, validation curves, and what the rule does."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learned_opt.monitoring.figures import log_figure
-from learned_opt.monitoring.monitor import GateMonitor
 from learned_opt.rules.base import UpdateRule
 from meta_train.outer.gate_probe import GateProbe
 from meta_train.outer.record import OuterStepRecord
@@ -21,6 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from learned_opt.monitoring.event_writer import EventWriter
+    from learned_opt.monitoring.layout import Page
+    from meta_train.outer.rule_log import RuleLog
+
+RUN = "meta-training"
+"""Name of the run in TensorBoard, and of its folder in that of the events."""
 
 LOG_EVERY = 10
 """Outer steps between entries. Losses and norms are means over them."""
@@ -35,7 +38,7 @@ class LoggingSettings:
     """
 
     gates_every: int = 100
-    """Outer steps between summaries of the gates (0: none)."""
+    """Outer steps between fresh runs of the rule, whose gates and steps are logged (0: none)."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -45,38 +48,44 @@ class LoggingSettings:
 class TensorBoardLogger:
     """Writes events in the first process.
 
-    Losses, counts and throughput are those of all processes; the horizon and the gates are those of
-    the first process's runs. If the disk is full, logging stops with one warning, which names the
-    folder, and meta-training goes on.
+    Losses, counts and throughput are those of all processes; the horizon and the fresh runs are
+    those of the first process. A chart that would only repeat another, and a count that is zero,
+    are left out. If the disk is full, logging stops with one warning, which names the folder, and
+    meta-training goes on.
 
     Args:
-        folder: folder of the events.
-        gates_every: outer steps between summaries of the gates; 0 for none.
+        folder: folder of the events; the run is `meta-training` in it.
+        gates_every: outer steps between fresh runs of the rule; 0 for none.
         done: outer steps taken before. Entries of later steps, by a process that was killed, are
             hidden: the resumed run takes these steps again.
     """
 
     def __init__(self, folder: Path, gates_every: int, done: int = 0) -> None:
-        from learned_opt.monitoring.event_writer import EventWriter  # tensorboard is optional
+        # tensorboard is optional
+        from learned_opt.monitoring.charts import UnchangedScalars
+        from learned_opt.monitoring.event_writer import Disk, EventWriter
+        from meta_train.outer.rule_log import RuleLog
 
         self.folder = folder
         self.gates_every = gates_every
         self._writer: EventWriter | None = None
-        self._monitor: GateMonitor | None = None
+        self._rule_log: RuleLog | None = None
         self._logged_at: float | None = None
         self._inner_steps = 0
         self._recent: defaultdict[str, list[float]] = defaultdict(list)
+        self._families: set[str] = set()
+        self._troubled = False
+        self._unchanged = UnchangedScalars()
+        self._page: Page = {}
+        disk = Disk(folder)
         try:
-            self._writer = EventWriter(folder, done + 1)
+            self._writer = EventWriter(folder / RUN, done + 1, disk=disk)
         except OSError as error:
-            warnings.warn(
-                f"could not write to {folder}: {error.strerror or error}; training goes on "
-                "without TensorBoard",
-                stacklevel=2,
-            )
+            disk.fail(error)
             return
         if gates_every:
-            self._monitor = GateMonitor(self._writer, every=1, heat_map_every=10)
+            self._rule_log = RuleLog(self._writer, folder, done + 1)
+        self._write_page(done + 1)
 
     @property
     def writes(self) -> bool:
@@ -89,9 +98,9 @@ class TensorBoardLogger:
             self._writer.flush()
 
     def close(self) -> None:
-        """Close the files."""
-        if self._monitor is not None and self.writes:
-            self._monitor.close()
+        """Draw the last fresh run, and close the files."""
+        if self._rule_log is not None and self.writes:
+            self._rule_log.draw()
         if self._writer is not None:
             self._writer.close()
 
@@ -110,28 +119,38 @@ class TensorBoardLogger:
             return
         for name, value in self._scalars(record, seconds).items():
             self._writer.add_scalar(name, value, record.outer_step)
+        self._write_page(record.outer_step)
 
     def _collect(self, record: OuterStepRecord) -> None:
         estimate = record.estimate
         if estimate.counted:
-            self._recent["meta/loss"].append(estimate.meta_loss)
-            self._recent["meta/mean_inner_loss"].append(estimate.mean_loss)
+            self._recent["curves/meta_loss"].append(estimate.meta_loss)
+            if not math.isclose(estimate.mean_loss, estimate.meta_loss, rel_tol=1e-6):
+                self._recent["curves/mean_inner_loss"].append(estimate.mean_loss)
         if math.isfinite(record.gradient_norm):
-            self._recent["meta/gradient_norm"].append(record.gradient_norm)
+            self._recent["outer/gradient_norm"].append(record.gradient_norm)
         for family, loss in zip(record.families, estimate.group_losses, strict=True):
             if not math.isnan(loss):
                 self._recent[f"family/{family}"].append(loss)
 
-    def _scalars(self, record: OuterStepRecord, seconds: float) -> dict[str, float]:
+    def _scalars(self, record: OuterStepRecord, seconds: float) -> Mapping[str, float]:
         scalars = {name: sum(values) / len(values) for name, values in self._recent.items()}
         self._recent.clear()
-        scalars["meta/lr"] = record.learning_rate
-        scalars["meta/diverged"] = record.diverged
-        scalars["meta/skipped"] = record.skipped
-        scalars["meta/horizon"] = record.horizon
+        families = {name for name in scalars if name.startswith("family/")}
+        self._families |= families
+        if len(self._families) == 1:  # its loss is the meta-loss
+            for name in families:
+                del scalars[name]
+        scalars["outer/lr"] = record.learning_rate
+        if self._unchanged.changes("outer/horizon", record.horizon):
+            scalars["outer/horizon"] = record.horizon
+        for name, count in (("diverged", record.diverged), ("skipped", record.skipped)):
+            if count:
+                self._troubled = True
+                scalars[f"outer/{name}"] = count
         since, self._logged_at = self._logged_at, seconds
         if since is not None and seconds > since:
-            scalars["meta/inner_steps_per_second"] = self._inner_steps / (seconds - since)
+            scalars["outer/inner_steps_per_second"] = self._inner_steps / (seconds - since)
         self._inner_steps = 0
         return scalars
 
@@ -147,29 +166,41 @@ class TensorBoardLogger:
         """
         if self._writer is None or not self.writes:
             return
-        self._writer.add_scalar("validation/loss", value, outer_step)
-        log_figure(self._writer, "validation/curves", figure, outer_step)
+        self._writer.add_scalar("curves/validation_loss", value, outer_step)
+        log_figure(self._writer, "curves/validation", figure, outer_step)
 
     def gates_due(self, outer_step: int) -> bool:
         """Whether `log_gates` is to be called in this outer step."""
-        return self._monitor is not None and self.writes and outer_step % self.gates_every == 0
+        return self._rule_log is not None and self.writes and outer_step % self.gates_every == 0
 
-    def log_gates(self, rule: UpdateRule, probe: GateProbe, outer_step: int) -> None:
-        """Log the gates of a rule.
+    def log_gates(
+        self, rule: UpdateRule, run: Iterable[tuple[int, GateProbe]], outer_step: int
+    ) -> None:
+        """Log what a rule does in a fresh run.
 
         Args:
             rule: the rule.
-            probe: its inputs.
+            run: its inputs, by inner step; see `fresh_run`.
             outer_step: when.
         """
-        if self._monitor is None:
+        if self._rule_log is None:
             return
-        self._monitor.observe(
-            rule,
-            probe.names,
-            probe.gradients,
-            probe.parameters,
-            probe.states,
-            probe.context,
-            outer_step,
-        )
+        self._rule_log.add(rule, run, outer_step)
+        self._write_page(outer_step)
+
+    def _write_page(self, step: int) -> None:
+        """Write the layout of custom scalars, where it has changed."""
+        from learned_opt.monitoring.layout import Lines, write_layout
+
+        losses = [Lines("meta-loss and validation", ("^curves/(meta|validation)_loss$",))]
+        if len(self._families) > 1:
+            losses.append(Lines("loss by family", ("^family/",)))
+        trouble = [Lines("norm of the meta-gradient", ("^outer/gradient_norm$",))]
+        if self._troubled:
+            counts = Lines("diverged runs, skipped outer steps", ("^outer/(diverged|skipped)$",))
+            trouble.insert(0, counts)
+        rule = {} if self._rule_log is None else self._rule_log.page()
+        page: Page = {"Meta-training": losses, **rule, "Trouble": trouble}
+        if page != self._page and self._writer is not None:
+            self._page = page
+            write_layout(self._writer, page, step)

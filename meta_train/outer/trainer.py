@@ -31,7 +31,7 @@ from meta_train.outer.checkpoint import (
     split_parts,
 )
 from meta_train.outer.console import Console
-from meta_train.outer.gate_probe import probe_gates
+from meta_train.outer.gate_probe import fresh_run
 from meta_train.outer.meta_optimizer import MetaOptimizer
 from meta_train.outer.model_selection import ModelSelection
 from meta_train.outer.record import OuterStepRecord
@@ -290,16 +290,8 @@ class MetaTrainer:
         )
 
     def _log_gates(self, logger: TensorBoardLogger) -> None:
-        probe = probe_gates(
-            self.groups.runs[0],
-            self.loop_settings,
-            self.outer_step,
-            continues=self.estimator.continues,
-            ahead=self.outer_step // self.settings.gates_every - 1,
-            device=self.device,
-        )
-        if probe is not None:
-            logger.log_gates(self.rule, probe, self.outer_step)
+        run = fresh_run(self.groups.runs[0], self.loop_settings, self.outer_step, self.device)
+        logger.log_gates(self.rule, run, self.outer_step)
 
     def _validate_average(self) -> None:
         """Validate the average, once per outer step; the best one is kept."""

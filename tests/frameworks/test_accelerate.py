@@ -142,7 +142,7 @@ def test_a_monitor_takes_the_prepared_optimizer(tmp_path):
         run.train(1)
         handle.remove()
     assert len(seen) == 4
-    written = EventAccumulator(str(tmp_path)).Reload().Scalars("update_rms/0.0")
+    written = EventAccumulator(str(tmp_path / "tensors" / "0.0")).Reload().Scalars("update_rms")
     assert [event.step for event in written] == [0, 1, 2, 3]
 
 

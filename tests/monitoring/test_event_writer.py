@@ -114,7 +114,7 @@ def test_so_does_one_that_writes_to_the_users_own_writer(tmp_path, monkeypatch):
     assert torch.equal(watched, alone)
     assert not optimizer._update_hooks
     assert [str(w.message) for w in caught] == [
-        f"could not write to {tmp_path}: File too large; training goes on without GateMonitor"
+        f"could not write to {tmp_path}: File too large; training goes on without TensorBoard"
     ]
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=60)

@@ -65,12 +65,12 @@ def test_a_backend_that_cannot_be_loaded_stops_nothing(backend, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert "could not draw" not in ended.stderr
-    assert images(tmp_path / "gates").keys() == {
+    assert images(tmp_path / "gates" / "training").keys() == {
         "heat_maps/lstm_forget",
         "heat_maps/lstm_input",
         "heat_maps/lstm_output",
     }
-    assert "validation/curves" in images(tmp_path / "run" / "tensorboard")
+    assert "curves/validation" in images(tmp_path / "run" / "tensorboard" / "meta-training")
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -6,13 +6,14 @@ import torch
 
 from learned_opt import create_rule
 from learned_opt.monitoring.heat_maps import HeatMaps
+from learned_opt.monitoring.samples import CoordinateSamples
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import create_task
 
 
 def test_a_tensor_of_another_size_leaves_the_rest_blank():
-    maps = HeatMaps(8)
+    maps = HeatMaps(8, 32, CoordinateSamples(256, 0))
     for step, size in enumerate((3, 5, 2)):
         maps.column(step)["w", "g"] = np.full(size, step, np.float32)
     band = maps._band(maps.steps(), "w", "g")
@@ -46,7 +47,7 @@ def test_a_family_of_networks_is_trained_and_watched_to_the_end(tmp_path):
 
 def filled(sizes):
     """Heat maps of two steps, with one row for each tensor."""
-    maps = HeatMaps(8)
+    maps = HeatMaps(8, 32, CoordinateSamples(256, 0))
     maps.sizes.update(sizes)
     for step in range(2):
         column = maps.column(step)
@@ -81,9 +82,38 @@ def test_up_to_forty_tensors_and_those_that_are_named_are_all_shown():
 
 def test_a_long_name_keeps_its_end_and_the_panel_its_width():
     long = "encoder." * 20 + "attention.weight"
-    narrow, wide = filled({"w": 1}).figure(), filled({"w": 1, long: 2}).figure()
+    wide = filled({"w": 1, long: 2}).figure()
     assert labels(wide)[1] == "..." + long[-45:]
-    assert wide.get_figwidth() - narrow.get_figwidth() == pytest.approx(47 * 0.075)
+
+
+def test_a_picture_of_one_gate_is_at_least_900_pixels_wide():
+    figure = filled({"w": 1}).figure()
+    assert figure.get_figwidth() * figure.get_dpi() == 1200
+
+
+def shown(values):
+    """Title and image, one row per coordinate, of a forget gate with `values`, `[rows, steps]`."""
+    maps = HeatMaps(8, 32, CoordinateSamples(256, 0))
+    for step, column in enumerate(np.asarray(values, np.float32).T):
+        maps.column(step)["w", "lstm_forget"] = column
+    axes = maps.figure().axes[0]
+    return axes.get_title(), np.asarray(axes.get_images()[0].get_array())[:-1]
+
+
+def test_a_gate_near_one_is_shown_by_the_logarithm_of_the_distance():
+    title, image = shown([[0.999, 0.9999], [0.99, 0.99]])
+    assert title == "lstm forget gate: log10(1 - f)"
+    assert image == pytest.approx(np.array([[-3, -4], [-2, -2]]), abs=1e-3)
+    title, image = shown([[0.001, 0.0]])
+    assert title == "lstm forget gate: log10(f)"
+    assert image == pytest.approx(np.array([[-3, -8]]), abs=1e-3)
+
+
+def test_rows_that_change_most_are_on_top_of_their_tensor():
+    title, image = shown([[0.4, 0.5, 0.4], [0.2, 0.9, 0.2], [0.5, 0.5, 0.5]])
+    assert title == "lstm forget gate"
+    assert image[:, 1] == pytest.approx([0.9, 0.5, 0.5])
+    assert image[:, 0] == pytest.approx([0.2, 0.4, 0.5])
 
 
 def test_an_unknown_name_among_many_is_a_short_message():

@@ -1,12 +1,12 @@
 """What TensorBoard is given, read back; and what the progress bar shows."""
 
-import math
 import time
 
 import pytest
 import torch
 from full_disk import full_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_trainer import SometimesExplodes, make_trainer
 
 from learned_opt import create_rule
@@ -15,15 +15,10 @@ from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import Mixture, create_task
 
-SCALARS = {
-    *("meta/loss", "meta/mean_inner_loss", "meta/gradient_norm", "meta/lr", "meta/diverged"),
-    *("meta/skipped", "meta/horizon", "meta/inner_steps_per_second", "validation/loss"),
-}
 
-
-def read(folder):
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 0})
-    return events.Reload()
+def read(folder, run="meta-training"):
+    sizes = {"scalars": 0, "images": 0, "tensors": 0}
+    return EventAccumulator(str(folder / "tensorboard" / run), sizes).Reload()
 
 
 def steps_of(events, tag):
@@ -42,17 +37,44 @@ def test_everything_to_watch_is_there(tmp_path):
     )
     trainer.train(progress=False)
     events = read(tmp_path)
-    tags = events.Tags()
-    assert {*SCALARS, "family/quadratic"} <= set(tags["scalars"])
-    assert steps_of(events, "meta/loss") == [10, 20, 30, 40]
-    assert steps_of(events, "validation/loss") == [20, 40]
-    assert [image.step for image in events.Images("validation/curves")] == [20, 40]
-    assert any(tag.startswith("gates/theta/") for tag in tags["histograms"])
-    assert any(tag.startswith("heat_maps/") for tag in tags["images"])
-    losses = [event.value for event in events.Scalars("meta/loss")]
-    assert all(map(math.isfinite, losses))
-    family = [event.value for event in events.Scalars("family/quadratic")]
-    assert losses == family  # there is one family
+    # One family, no divergence, no skipped step: nothing that repeats or never moves is there.
+    assert set(events.Tags()["scalars"]) == {
+        "curves/meta_loss",
+        "curves/validation_loss",
+        "curves/mean_inner_loss",
+        "outer/gradient_norm",
+        "outer/lr",
+        "outer/horizon",
+        "outer/inner_steps_per_second",
+    }
+    assert steps_of(events, "curves/meta_loss") == [10, 20, 30, 40]
+    assert steps_of(events, "curves/validation_loss") == [20, 40]
+    assert [image.step for image in events.Images("curves/validation")] == [20, 40]
+    assert [image.step for image in events.Images("heat_maps/lstm_forget")] == [10, 20, 40]
+    assert all(event.value > 0 for event in events.Scalars("outer/gradient_norm"))
+    tensor = read(tmp_path, "tensors/theta")
+    assert steps_of(tensor, "quantiles/lstm_forget/mean") == [10, 20, 30, 40]
+    assert steps_of(tensor, "update_to_weight_log10") == [10, 20, 30, 40]
+    assert layout_of(events) == {
+        "Meta-training": ["meta-loss and validation"],
+        "Gates by tensor": [
+            "lstm input gate: mean, 10% and 90%",
+            "lstm forget gate: mean, 10% and 90%",
+            "lstm output gate: mean, 10% and 90%",
+        ],
+        "Steps by tensor": [
+            "effective learning rate: log10 of update / gradient",
+            "log10 of update / weight",
+        ],
+        "Trouble": ["norm of the meta-gradient"],
+    }
+
+
+def layout_of(events):
+    """Titles of charts by category, as the newest layout has them."""
+    newest = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+    categories = Layout.FromString(newest).category
+    return {one.title: [chart.title for chart in one.chart] for one in categories}
 
 
 def test_a_validation_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch):
@@ -63,24 +85,55 @@ def test_a_validation_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch):
     task = create_task("quadratic", dimensions=4)
     validate = TaskValidator(task, 5, torch.device("cpu"))
     trainer = make_trainer(tmp_path, task=task, validate_every=2, validate=validate)
-    with pytest.warns(UserWarning, match="draw validation/curves: ValueError: no such backend"):
+    with pytest.warns(UserWarning, match="draw curves/validation: ValueError: no such backend"):
         trainer.train(progress=False)
     events = read(tmp_path)
-    assert steps_of(events, "validation/loss") and not events.Tags()["images"]
-    assert steps_of(events, "validation/loss")[-1] == trainer.outer_step
+    assert steps_of(events, "curves/validation_loss") and not events.Tags()["images"]
+    assert steps_of(events, "curves/validation_loss")[-1] == trainer.outer_step
 
 
-def test_gates_of_whole_runs_are_those_of_one_step_after_another(tmp_path, monkeypatch):
+@pytest.mark.parametrize("estimator", ["truncated", "full", "es"])
+def test_a_fresh_run_is_trained_from_its_beginning(tmp_path, monkeypatch, estimator):
+    seen = {}
+
+    def add(self, rule, run, outer_step):
+        seen[outer_step] = [
+            (step, int(probe.states[0]["step"]), float(probe.context.total_steps))
+            for step, probe in run
+            if probe.parameters[0].shape == (4,) and probe.gradients[0].isfinite().all()
+        ]
+
+    monkeypatch.setattr("meta_train.outer.rule_log.RuleLog.add", add)
+    settings = {"estimator": estimator, "horizons": (3,), "gates_every": 2}
+    if estimator != "truncated":
+        settings["param_rescale_range"] = 0.0
+    else:
+        settings["truncation_length"] = 3
+    make_trainer(tmp_path, outer_steps=4, **settings).train(progress=False)
+    assert seen == dict.fromkeys((2, 4), [(0, 0, 3.0), (1, 1, 3.0), (2, 2, 3.0)])
+
+
+def test_of_a_long_run_two_hundred_steps_are_taken_and_fifty_are_probed(tmp_path, monkeypatch):
     seen = []
 
-    def observe(self, rule, names, gradients, parameters, states, context, step):
-        seen.append((step, int(states[0]["step"]), float(context.total_steps)))
-        assert parameters[0].shape == (4,) and all(g.isfinite().all() for g in gradients)
+    def add(self, rule, run, outer_step):
+        seen.extend((step, float(probe.context.total_steps)) for step, probe in run)
 
-    monkeypatch.setattr("learned_opt.monitoring.monitor.GateMonitor.observe", observe)
-    whole = {"estimator": "full", "horizons": (3,), "gates_every": 2, "param_rescale_range": 0.0}
-    make_trainer(tmp_path, outer_steps=10, **whole).train(progress=False)
-    assert seen == [(2, 0, 3.0), (4, 1, 3.0), (6, 2, 3.0), (8, 0, 3.0), (10, 1, 3.0)]
+    monkeypatch.setattr("meta_train.outer.rule_log.RuleLog.add", add)
+    settings = {"horizons": (900,), "truncation_length": 900, "estimator": "full", "runs": 1}
+    trainer = make_trainer(tmp_path, outer_steps=1, gates_every=1, **settings)
+    trainer.train(progress=False)
+    assert seen == [(step, 200.0) for step in range(0, 200, 4)]
+
+
+def test_a_fresh_run_changes_no_run(tmp_path):
+    ends = []
+    for every in (0, 1):
+        torch.manual_seed(0)
+        trainer = make_trainer(tmp_path / str(every), outer_steps=6, gates_every=every)
+        trainer.train(progress=False)
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.rule.parameters()]))
+    assert torch.equal(*ends)
 
 
 @pytest.fixture
@@ -117,7 +170,7 @@ def test_losses_of_groups_that_share_a_family_are_averaged(tmp_path, mixture):
     events = read(tmp_path)
     values = {name: events.Scalars(f"family/{name}")[0].value for name in counts}
     mean = sum(values[name] * counts[name] for name in counts) / sum(counts.values())
-    assert events.Scalars("meta/loss")[0].value == pytest.approx(mean, rel=1e-5)
+    assert events.Scalars("curves/meta_loss")[0].value == pytest.approx(mean, rel=1e-5)
 
 
 def test_curves_of_steps_that_are_taken_again_do_not_double(tmp_path):
@@ -137,19 +190,19 @@ def test_curves_of_steps_that_are_taken_again_do_not_double(tmp_path):
     broken.take_outer_step = take_or_stop
     with pytest.raises(Enough):
         broken.train(progress=False)
-    assert steps_of(read(tmp_path), "meta/loss") == [10, 20, 30, 40]
+    assert steps_of(read(tmp_path), "curves/meta_loss") == [10, 20, 30, 40]
     time.sleep(1.1)  # files are told apart by the second
     resumed = make_trainer(tmp_path, validate=validate, **settings)
     assert resumed.resume()
     resumed.train(progress=False)
     events = read(tmp_path)
-    assert steps_of(events, "meta/loss") == [10, 20, 30, 40, 50, 60]
-    assert steps_of(events, "validation/loss") == [20, 40, 60]
+    assert steps_of(events, "curves/meta_loss") == [10, 20, 30, 40, 50, 60]
+    assert steps_of(events, "curves/validation_loss") == [20, 40, 60]
     # Of a finished run nothing is written again.
     again = make_trainer(tmp_path, validate=validate, **settings)
     assert again.resume()
     again.train(progress=False)
-    assert steps_of(read(tmp_path), "validation/loss") == [20, 40, 60]
+    assert steps_of(read(tmp_path), "curves/validation_loss") == [20, 40, 60]
 
 
 def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path):
@@ -159,7 +212,7 @@ def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path):
 
     def look(**flags):
         if trainer.outer_step == 20:
-            seen.append(steps_of(read(tmp_path), "meta/loss"))
+            seen.append(steps_of(read(tmp_path), "curves/meta_loss"))
         return take(**flags)
 
     trainer.take_outer_step = look
@@ -194,8 +247,8 @@ def test_a_disk_that_is_full_for_tensorboard_is_told_once_and_does_not_end_the_r
         "TensorBoard"
     ]
     assert trainer.outer_step == 40
-    assert steps_of(read(tmp_path), "meta/loss") == [10]
-    assert steps_of(read(tmp_path), "validation/loss") == [10]
+    assert steps_of(read(tmp_path), "curves/meta_loss") == [10]
+    assert steps_of(read(tmp_path), "curves/validation_loss") == [10]
     resumed = make_trainer(tmp_path, outer_steps=40, **settings)
     assert resumed.resume()
     assert resumed.outer_step == 40
@@ -204,7 +257,9 @@ def test_a_disk_that_is_full_for_tensorboard_is_told_once_and_does_not_end_the_r
 def test_a_folder_that_cannot_be_made_is_told_and_does_not_end_the_run(tmp_path):
     (tmp_path / "tensorboard").write_text("mine")
     trainer = make_trainer(tmp_path, outer_steps=10, gates_every=5)
-    with pytest.warns(UserWarning, match="tensorboard: File exists; training goes on") as caught:
+    with pytest.warns(
+        UserWarning, match="tensorboard: Not a directory; training goes on"
+    ) as caught:
         trainer.train(progress=False)
     assert len(caught) == 1 and trainer.outer_step == 10
 
@@ -217,8 +272,8 @@ def test_skipped_steps_and_the_learning_rate_are_logged(tmp_path):
     trainer = make_trainer(tmp_path, outer_steps=20, outlier_factor=1e-9, schedule="constant")
     trainer.train(progress=False)
     events = read(tmp_path)
-    assert [event.value for event in events.Scalars("meta/skipped")] == [10, 20]
-    rates = [event.value for event in events.Scalars("meta/lr")]
+    assert [event.value for event in events.Scalars("outer/skipped")] == [10, 20]
+    rates = [event.value for event in events.Scalars("outer/lr")]
     assert rates == pytest.approx([0.0025, 0.005])  # warmed up over 20 steps
 
 
@@ -227,7 +282,7 @@ def test_diverged_runs_are_counted_over_all_steps(tmp_path):
         tmp_path, task=SometimesExplodes(), runs=4, param_rescale_range=0.0, outer_steps=10
     )
     trainer.train(progress=False)
-    assert last(read(tmp_path), "meta/diverged") == trainer.diverged > 4
+    assert last(read(tmp_path), "outer/diverged") == trainer.diverged > 4
 
 
 def test_the_progress_bar_shows_the_loss_and_when_the_time_limit_ends_the_run(capsys):

@@ -317,8 +317,8 @@ def test_the_monitor_shows_every_unit_of_a_tensor(tmp_path):
         monitor.attach(optimizer)
         train(model, optimizer, 3)
         monitor.figure(["lstm_forget"])
-    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0})
-    events.Reload()
     for name, _ in model.named_parameters():
-        shown = events.Histograms(f"gates/{name}/lstm_forget")
+        folder = tmp_path / "tensors" / name
+        events = EventAccumulator(str(folder), size_guidance={"histograms": 0}).Reload()
+        shown = events.Histograms("gates/lstm_forget")
         assert [event.histogram_value.num for event in shown] == [5] * 3

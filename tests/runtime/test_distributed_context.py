@@ -116,7 +116,7 @@ def test_the_job_on_two_processes_leaves_the_files_of_one(tmp_path):
     assert main([*JOB, "--out", str(tmp_path / "one")]) == 0
     names = [{path.name for path in (tmp_path / n).iterdir()} for n in ("one", "two")]
     assert names[0] == names[1]
-    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    assert len(list((tmp_path / "two" / "tensorboard" / "meta-training").iterdir())) == 1
     tables = [json.loads((tmp_path / n / "table.json").read_text()) for n in ("one", "two")]
     means = [table["columns"]["family"]["rows"][0]["mean_loss"] for table in tables]
     assert means[0] == pytest.approx(means[1], rel=1e-3)
@@ -217,4 +217,4 @@ def test_a_script_joins_with_the_lines_that_it_is_told_to_write(tmp_path):
         "rank 0 of 2 trained",
         "rank 1 of 2 trained",
     ]
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    assert len(list((tmp_path / "run" / "tensorboard" / "meta-training").iterdir())) == 1

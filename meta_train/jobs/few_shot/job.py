@@ -20,7 +20,8 @@ from meta_train.few_shot.settings import DATA, FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
 from meta_train.few_shot.verification import Verification, verify_trained
-from meta_train.jobs.command import CONFIG
+from meta_train.jobs.command import CONFIG, PROGRAM
+from meta_train.jobs.few_shot.board import write_results
 from meta_train.jobs.few_shot.folders import (
     TABLE,
     job_folder,
@@ -29,6 +30,7 @@ from meta_train.jobs.few_shot.folders import (
 )
 from meta_train.jobs.few_shot.runner import MethodRunner, read_json
 from meta_train.jobs.run_folders import locked, remove_if_empty
+from meta_train.jobs.run_texts import write_configuration
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.progress import say
@@ -88,7 +90,12 @@ def _run(
     verified: dict[str, Verification] = {}
     kept = config.resume and (folder / TABLE).exists()
     table = read_json(folder / TABLE, "rows") if kept else {}
-    runner = MethodRunner(config, device, folder, lambda: write_config(folder / CONFIG))
+
+    def write_settings() -> None:
+        write_config(folder / CONFIG)
+        write_configuration(folder, f"{PROGRAM} few-shot")
+
+    runner = MethodRunner(config, device, folder, write_settings)
     for name in config.methods:  # Before hours of training, not after.
         try:
             runner.check(name, method_folder(config, folder, name))
@@ -112,6 +119,7 @@ def _run(
             verified[name] = verification
         facts = as_json(trained, evaluation, verification)
         _save_initialization(config, trained, facts, own_folder)
+        write_results(own_folder / "tensorboard", trained, evaluation, config, facts)
         # After each method: an interrupted job keeps the results that it has.
         table[name] = facts
         report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})

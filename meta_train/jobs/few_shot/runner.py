@@ -183,7 +183,7 @@ class MethodRunner:
             write_atomically(folder / BEGIN, text.encode())
         else:
             (folder / BEGIN).unlink(missing_ok=True)
-        say(f"{name}: run folder {folder}   (watch: tensorboard --logdir {folder})")
+        say(f"{name}: run folder {folder}   (watch: tensorboard --logdir {self.folder})")
         try:
             trainer.train(progress=config.progress)
         except (Interrupted, TrainingStalled) as stop:

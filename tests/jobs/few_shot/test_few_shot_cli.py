@@ -6,6 +6,7 @@ import pytest
 import torch
 from few_shot_cases import SMALL_SINE, TINY, results_of, take_made_up
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learned_opt.adaptation import adapt, load_initialization
 from meta_train.few_shot.episodes import evaluation_task, method_settings
@@ -46,6 +47,13 @@ def test_the_other_command_mentions_it_and_stays_as_it_was(capsys):
         main(["--row", "maml"])
 
 
+def test_the_gates_of_a_learned_rule_are_drawn_by_layer(tmp_path):
+    out = tmp_path / "run"
+    assert main([*TINY, *SMALL_SINE, "--row", "meta-lstm", "--out", str(out)]) == 0
+    results = EventAccumulator(str(out / "tensorboard" / "results"), {"images": 0}).Reload()
+    assert [event.step for event in results.Images("gates/by_layer")] == [0]
+
+
 def test_a_method_writes_all_its_files(tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*TINY, *SMALL_SINE, "--row", "meta-sgd", "--out", str(out)]) == 0
@@ -56,6 +64,12 @@ def test_a_method_writes_all_its_files(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "sine curves from 10 points" in printed and "MSE" in printed
     assert max(len(line) for line in printed.splitlines() if str(out) not in line) <= 105
+    results = EventAccumulator(str(out / "tensorboard" / "results"), {"scalars": 0}).Reload()
+    scores = [event.step for event in results.Scalars("test/MSE_by_inner_step")]
+    assert scores == list(range(11))
+    assert results.Tensors("1 final table/text_summary")
+    final = results.Scalars("final/MSE")[0].value
+    assert final == results.Scalars("test/MSE_by_inner_step")[1].value  # it tests after one step
     found = results_of(out)["meta-sgd"]
     assert found["outer_steps"] == 3 and found["episodes"] == 6 and found["metric"] == "MSE"
     assert [one["steps"] for one in found["results"]] == list(range(11))
