@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 
-def explain(text: str, defaults: Namespace, renamed: Mapping[str, str]) -> str:
+def explain_error(text: str, defaults: Namespace, renamed: Mapping[str, str]) -> str:
     """Explain an error of jsonargparse in one line.
 
     Args:
