@@ -30,6 +30,9 @@ SHAPE = (4, 4)
 UNSEEN = 1e-6
 """Modes that move the update by less than this share of what others do are left out."""
 
+DRIFT = 1e-3
+"""A step that changes the state by more than this share is said to leave no fixed point."""
+
 UNITS = 24
 """Coordinates, or tensors, whose states are followed."""
 
@@ -75,6 +78,8 @@ class Modes:
         if turning:
             angle = math.atan2(turning[0][1], turning[0][0])
             text += f"; a pair turns once in {2 * math.pi / angle:.0f} steps"
+        if self.residual > DRIFT:
+            text += "; no fixed point was found, the state drifts"
         return f"{text}."
 
 

@@ -50,14 +50,14 @@ def _coordinates(value: Tensor) -> Tensor:
 
 def _rotation(value: Tensor) -> Tensor:
     left, right = (_orthogonal(size).to(value.dtype) for size in SHAPE)
-    rotated: Tensor = left @ value @ right
-    return rotated
+    return left @ value @ right
 
 
 def _orthogonal(size: int) -> Tensor:
     generator = torch.Generator().manual_seed(size)
     square = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(square)[0]
+    orthogonal: Tensor = torch.linalg.qr(square)[0]
+    return orthogonal
 
 
 CHANGES: Mapping[str, Change] = MappingProxyType(
