@@ -15,6 +15,7 @@ from learned_opt.adaptation import (
     load_initialization,
     save_initialization,
 )
+from learned_opt.explanation import Explanation, explain
 from learned_opt.monitoring.monitor import GateMonitor
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules import UpdateRule, create_rule, list_rules
@@ -27,12 +28,14 @@ from learned_opt.weights import (
 )
 
 __all__ = [
+    "Explanation",
     "GateMonitor",
     "Initialization",
     "LearnedOptimizer",
     "UpdateRule",
     "adapt",
     "create_rule",
+    "explain",
     "from_pretrained",
     "list_initializations",
     "list_pretrained",

@@ -18,9 +18,11 @@ hand-designed optimizers on tasks that it has not seen. All arguments are option
 LSTM learns to train small networks that classify handwritten digits, in about five minutes on two
 CPU cores. With torchrun several processes share the work: torchrun --nproc-per-node=2 -m meta_train
 ... For few-shot learning see: python -m meta_train few-shot --help; for the benchmark of
-optimizers: python -m meta_train benchmark --help."""
+optimizers: python -m meta_train benchmark --help; to see what an optimizer has learned: python -m
+meta_train explain --help."""
 FEW_SHOT = "few-shot"
 BENCHMARK = "benchmark"
+EXPLAIN = "explain"
 
 
 def build_parser() -> ArgumentParser:
@@ -53,6 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         from meta_train.jobs import benchmark
 
         return benchmark.main(given[1:])
+    if given[:1] == [EXPLAIN]:
+        from meta_train.jobs import explain
+
+        return explain.main(given[1:])
     parser = build_parser()
     config, write_config = read_config(parser, arguments, MainConfig)
     try:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from learned_opt.files import expand, write_atomically
-from meta_train.jobs.explain import explain
+from meta_train.jobs.error_text import explain_error
 from meta_train.runtime.distributed import started_first
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 
@@ -57,7 +57,7 @@ class OneLineParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the error to stderr and exit with status 2."""
-        text = explain(" ".join(str(message).split()), self.get_defaults(), self.renamed)
+        text = explain_error(" ".join(str(message).split()), self.get_defaults(), self.renamed)
         if started_first():  # all processes of a run fail alike
             print(f"{self.prog}: error: {text}", file=sys.stderr)
         raise SystemExit(2)

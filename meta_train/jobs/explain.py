@@ -1,83 +1,185 @@
-"""Explains errors of the command line in plain words, and suggests what to write instead."""
+"""The command that explains optimizers: `python -m meta_train explain`."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Mapping
-from typing import Any
+import json
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from jsonargparse import Namespace
+from learned_opt.explanation import Explanation, explain
+from learned_opt.explanation.explain import find
+from learned_opt.files import expand, write_atomically
+from learned_opt.monitoring.figures import import_matplotlib
+from learned_opt.rules import list_rules
+from learned_opt.weights import list_pretrained
+from meta_train.jobs.command import OneLineParser, exit_status
+from meta_train.jobs.run_folders import claim_folder, locked, remove_if_empty
+
+PROGRAM = "python -m meta_train explain"
+DESCRIPTION = """Measure what optimizers do with gradients, and draw one page for each: clipping,
+momentum, schedule, scale, state, symmetry, layers. Writes NAME.png and NAME.json into a folder, and
+images and scalars for TensorBoard; prints a sentence or two for each panel. Takes about ten seconds
+of a core for each."""
+COLUMNS = 80
+COMPARE = ("adam", "momentum")
 
 
-def explain(text: str, defaults: Namespace, renamed: Mapping[str, str]) -> str:
-    """Explain an error of jsonargparse in one line.
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Settings of the command.
+
+    Attributes:
+        rules: names of bundled weights or of rules, or paths of weights.
+        compare: names or paths of rules to draw beside each.
+        out: folder of the results; None makes a new one.
+        seed: random seed.
+    """
+
+    rules: tuple[str, ...]
+    compare: tuple[str, ...]
+    out: Path | None
+    seed: int
+
+
+def build_parser() -> OneLineParser:
+    """The parser of the command's arguments."""
+    parser = OneLineParser(
+        prog=PROGRAM,
+        usage="%(prog)s NAME_OR_PATH [NAME_OR_PATH ...] [--out FOLDER]\n"
+        "    [--compare NAME_OR_PATH ...] [--seed NUMBER]",
+        description=DESCRIPTION,
+    )
+    bundled = ", ".join(list_pretrained())
+    parser.add_argument(
+        "rules",
+        nargs="+",
+        metavar="NAME_OR_PATH",
+        help=f"weights ({bundled}, or a path), or a rule ({', '.join(list_rules())}); a rule "
+        "without bundled weights gets fresh ones",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="NAME_OR_PATH",
+        help=f"optimizers to draw beside each, in greys (default: {' '.join(COMPARE)})",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    return parser
+
+
+def parse(arguments: list[str]) -> ExplainConfig:
+    """The settings of these arguments; exits with status 2 and one line on a bad value."""
+    parser = build_parser()
+    given = vars(parser.parse_args(arguments))
+    compare = COMPARE if given["compare"] is None else tuple(given["compare"])
+    config = ExplainConfig(tuple(given["rules"]), compare, given["out"], given["seed"])
+    try:
+        for name in (*config.rules, *config.compare):  # before minutes are spent
+            find(name, config.seed)
+        files = [file_name(name) for name in config.rules]
+        for name, file in zip(config.rules, files, strict=True):
+            if files.count(file) > 1:
+                raise ValueError(f"{name}: two of the optimizers would be written as {file}.png")
+        if config.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {config.seed}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return config
+
+
+def file_name(name_or_path: str) -> str:
+    """The name of a rule's files, without suffix."""
+    return os.path.basename(name_or_path).removesuffix(".safetensors")
+
+
+def run(config: ExplainConfig) -> Path:
+    """Explain each rule; what is written is complete.
+
+    Returns:
+        The folder of the results.
+
+    Raises:
+        ValueError: a rule cannot be explained.
+        OSError: a file cannot be written, or another job uses the folder.
+    """
+    import_matplotlib()  # before minutes are spent
+    folder = claim_folder("explain") if config.out is None else expand(config.out)
+    try:
+        with locked(folder):
+            for name in config.rules:
+                explanation = explain(name, compare=config.compare, seed=config.seed)
+                print(describe(explanation), flush=True)
+                _write(explanation, folder, file_name(name))
+    finally:
+        remove_if_empty(folder)
+    print(f"written to {folder}")
+    return folder
+
+
+def _write(explanation: Explanation, folder: Path, name: str) -> None:
+    """Write events, picture and numbers; each file complete or not at all."""
+    from learned_opt.monitoring.event_writer import EventWriter
+
+    with tempfile.TemporaryDirectory(prefix=".events.", dir=folder) as unfinished:
+        writer = EventWriter(unfinished)
+        explanation.write(writer)
+        writer.close()
+        (folder / name).mkdir(exist_ok=True)
+        for old in (folder / name).glob("events.out.tfevents.*"):
+            old.unlink()
+        for file in Path(unfinished).iterdir():
+            file.replace(folder / name / file.name)
+    explanation.save(folder / f"{name}.png")
+    write_atomically(folder / f"{name}.json", dump(explanation.numbers).encode())
+
+
+def describe(explanation: Explanation) -> str:
+    """Name and sentences, at most `COLUMNS` wide."""
+    lines = [f"{explanation.name} ({explanation.findings.subtitle})"]
+    for number, (panel, sentence) in enumerate(explanation.sentences.items(), 1):
+        start = f"  {number} {panel:<9}"
+        lines += textwrap.wrap(
+            sentence, COLUMNS, initial_indent=start, subsequent_indent=" " * len(start)
+        )
+    return "\n".join([*lines, ""])
+
+
+def dump(numbers: object) -> str:
+    """JSON with lists of numbers in one line."""
+    return f"{_dump(numbers, 0)}\n"
+
+
+def _dump(value: object, depth: int) -> str:
+    if isinstance(value, dict) and value:
+        pad = "  " * (depth + 1)
+        rows = [f"{pad}{json.dumps(key)}: {_dump(item, depth + 1)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + "  " * depth + "}"
+    return json.dumps(value)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line.
 
     Args:
-        text: the error, in one line.
-        defaults: default values of all settings.
-        renamed: former names of settings, such as "train.window", and their present names.
+        arguments: the arguments after `explain`.
+
+    Returns:
+        The exit status, as of `meta_train.jobs.cli.main`.
     """
-    if found := re.search(r"Importing (.+?) is not allowed", text):
-        key = re.match(r'Parser key "(.+?)"', text)
-        refused = f"{key[1]} cannot be {found[1]}" if key else f"class_path {found[1]}"
-        return f"{refused}: a configuration does not import classes"
-    if found := re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', text):
-        return _wrong_type(found[1], found[2], found[3], defaults)
-    if found := re.fullmatch(
-        r'Parser key "(.+?)": .*Subtypes: \[(.*?)\] Errors: .* Given value: (.*)', text
-    ):
-        return _wrong_type(found[1], found[2], found[3], defaults)
-    if found := re.fullmatch(r"unrecognized arguments: (.*)", text):
-        return _unknown_argument(found[1], list(defaults.keys()), renamed) or text
-    if found := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", text):
-        return _unknown_setting(f"{found[1]}.{found[2]}", list(defaults.keys()), renamed)
-    return text
-
-
-def _wrong_type(name: str, wanted: str, got: str, defaults: Namespace) -> str:
-    if "tuple" in wanted:
-        return f"{name} must be a list{_example(got, defaults.get(name))}, got {got}"
-    choices = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", wanted)
-    kinds = re.findall(r"<class '(\w+)'>", wanted)
-    named = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
-    return f"{name} must be {f'of type {named}' if kinds else choices}, got {got}"
-
-
-def _example(got: str, default: Any) -> str:
-    """A list to write in place of a number."""
-    if default == () or not re.fullmatch(r"[\w.+-]+", got):
-        return ""
-    pair = isinstance(default, tuple) and len(default) == 2
-    return f" such as {list(default)}" if pair else f" such as [{got}]"
-
-
-def _unknown_argument(arguments: str, known: list[str], renamed: Mapping[str, str]) -> str | None:
-    """An explanation of the first option that is not known; None if there is no option."""
-    options = [word for word in arguments.split() if word.startswith("--")]
-    if not options:
-        return None
-    return _unknown_setting(options[0].removeprefix("--").partition("=")[0], known, renamed)
-
-
-def _unknown_setting(name: str, known: list[str], renamed: Mapping[str, str]) -> str:
-    if name in renamed:
-        return f"setting {name} is now called {renamed[name]}"
-    near = _nearest(name.replace("-", "_").lower(), known)
-    hint = f"; did you mean --{near}?" if near else "; --help lists all settings"
-    return f"unknown setting --{name}{hint}"
-
-
-def _nearest(name: str, known: list[str]) -> str | None:
-    """The nearest known name: the same name in other groups, or one spelled alike."""
-    group, _, last = name.rpartition(".")
-    same = [other for other in known if other.rpartition(".")[2] == last]
-    if same:
-        return name if name in same else " or --".join(same)
-    beside = [other for other in known if other.rpartition(".")[0] == group]
-    for names in (beside, known):
-        if near := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
-            return near[0]
-    lasts = {other.rpartition(".")[2]: other for other in known}
-    near = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
-    return lasts[near[0]] if near else None
+    config = parse(list(arguments))
+    try:
+        run(config)
+    except KeyboardInterrupt:
+        print("\nstopped; the pages that were written are complete", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        status, text = exit_status(error, PROGRAM)
+        print(text, file=sys.stderr)
+        return status
+    return 0

@@ -19,7 +19,7 @@ from learned_opt import (
 )
 from meta_train.estimators import ESTIMATORS
 from meta_train.few_shot.methods.registry import METHODS
-from meta_train.jobs import benchmark, cli
+from meta_train.jobs import benchmark, cli, explain
 from meta_train.jobs.few_shot import cli as few_shot_cli
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import list_tasks
@@ -101,7 +101,7 @@ def lines_of(program):
 
 def test_every_command_of_meta_training_is_one_that_it_takes(monkeypatch, tmp_path, capsys):
     started = []
-    for module in (benchmark, cli, few_shot_cli):
+    for module in (benchmark, cli, explain, few_shot_cli):
         monkeypatch.setattr(module, "run", lambda config, *write: started.append(config))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")

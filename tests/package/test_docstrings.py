@@ -55,6 +55,8 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
         "adaptation.initialization.Initialization",
         "adaptation.initialization.load_initialization",
         "adaptation.initialization.save_initialization",
+        "explanation.explain.explain",
+        "explanation.explanation.Explanation",
         "monitoring.monitor.GateMonitor",
         "optimizer.learned_optimizer.LearnedOptimizer",
         "rules.base.UpdateRule",

@@ -1,0 +1,82 @@
+"""`python -m meta_train explain`: pages, numbers and sentences; bad input is one line."""
+
+import json
+
+import pytest
+
+from learned_opt import create_rule, save_rule
+from learned_opt.explanation import Explanation, measured
+from meta_train.jobs import cli, explain
+
+
+@pytest.fixture(autouse=True)
+def one_training(monkeypatch):
+    """Layers are compared in one training, which takes less time."""
+    monkeypatch.setattr(measured, "COMPARED_TRAININGS", ("narrow",))
+
+
+def test_pages_numbers_and_sentences_are_written(tmp_path, capsys):
+    save_rule(create_rule("gated-lstm", hidden_size=2), tmp_path / "mine.safetensors")
+    out = tmp_path / "pages"
+    arguments = ["explain", "sgd", str(tmp_path / "mine.safetensors"), "--compare", "momentum"]
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    assert cli.main(["explain", "sgd", "--compare", "--out", str(out)]) == 0  # in their place
+    names = ["mine", "mine.json", "mine.png", "sgd", "sgd.json", "sgd.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert [len(list((out / name).iterdir())) for name in ("mine", "sgd")] == [1, 1]
+    assert (out / "mine.png").read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((out / "mine.json").read_text())
+    assert list(numbers["compared"]) == ["momentum"]
+    assert json.loads((out / "sgd.json").read_text())["compared"] == {}
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= max(80, len(f"written to {out}"))
+    words = " ".join(printed.split())
+    for sentence in numbers["sentences"].values():
+        assert sentence in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: rules"),
+        (["digitslstm"], "unknown rule 'digitslstm'; did you mean 'digits-lstm'?"),
+        (["sgd", "--compare", "adma"], "unknown rule 'adma'; did you mean 'adam'?"),
+        (["nowhere/mine.safetensors"], "there is no weights file nowhere/mine.safetensors"),
+        (["damaged.safetensors"], "damaged.safetensors is damaged or not a safetensors file"),
+        (["sgd", "adam", "sgd"], "sgd: two of the optimizers would be written as sgd.png"),
+        (["sgd", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["sgd", "--sed", "1"], "--sed"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0no json")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["explain", *arguments])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m meta_train explain: error: ")
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged.safetensors"]
+
+
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["explain", "sgd", "--out", str(tmp_path / "file")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m meta_train explain: error: ")
+
+
+def test_an_interrupted_page_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Explanation, "save", interrupt)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", "sgd", "--compare"]) == 130
+    assert "stopped" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.png")) == list(tmp_path.rglob(".*")) == []
+
+    monkeypatch.setattr(explain, "explain", interrupt)
+    assert cli.main(["explain", "sgd", "--out", str(tmp_path / "new")]) == 130
+    assert not (tmp_path / "new").exists()
