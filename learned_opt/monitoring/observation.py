@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.monitoring.samples import CoordinateSamples
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.steering import SteeredRule
 
 Floats: TypeAlias = NDArray[np.float32]

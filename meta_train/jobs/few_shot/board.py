@@ -42,15 +42,17 @@ def write_results(
     writer = replace_run(folder / "results", Disk(folder))
     if writer is None:
         return
+    counted = "inner step" if evaluation.counts == "steps" else evaluation.counts
+    tag = f"test/{evaluation.metric}_by_{counted.replace(' ', '_')}"
     for steps in evaluation.steps:
-        writer.add_scalar(f"test/{evaluation.metric}_by_inner_step", evaluation.mean(steps), steps)
-    title = f"{evaluation.metric} after inner steps"
+        writer.add_scalar(tag, evaluation.mean(steps), steps)
+    title = f"{evaluation.metric} by {counted}"
     write_layout(writer, {"Test episodes": [Lines(title, ("^test/",))]}, 0)
     rows = [
         [str(steps), f"{evaluation.mean(steps):.4g} ± {evaluation.interval(steps):.2g}"]
         for steps in evaluation.steps
     ]
-    table = markdown_table(["inner steps", evaluation.metric], rows, align=">>")
+    table = markdown_table([counted, evaluation.metric], rows, align=">>")
     note = f"mean and 95% interval over {evaluation.episodes} test episodes"
     writer.add_text("1 final table", f"**{trained.name}**, {note}\n\n{table}", 0)
     writer.add_text("4 card", card_text(card), 0)
