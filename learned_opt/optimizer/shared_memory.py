@@ -35,7 +35,8 @@ class SharedMemory:
         tensors += [update.gradient for update in updates]
         spans = _spans(tensors)
         if spans != self._spans:
-            found = _clusters(*(np.array(ends, dtype=np.int64) for ends in spans), len(updates))
+            starts, lengths = (np.array(numbers, dtype=np.int64) for numbers in spans)
+            found = _clusters(starts, lengths, len(updates))
             self._found = {
                 position: _reason(position, members, updates)
                 for members in found
