@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.updates import PendingUpdate
+
+Addresses = NDArray[np.int64]
 
 
 class SharedMemory:
@@ -20,7 +23,7 @@ class SharedMemory:
     """
 
     def __init__(self) -> None:
-        self._spans: list[tuple[int, int]] = []
+        self._spans: tuple[list[int], list[int]] = [], []
         self._found: dict[int, str] = {}
 
     def find(self, updates: Sequence[PendingUpdate]) -> dict[int, str]:
@@ -28,10 +31,12 @@ class SharedMemory:
 
         Tensors of other types than torch's own have no memory to look at, and do not count.
         """
-        spans = [_span(update.parameter) for update in updates]
-        spans += [_span(update.gradient) for update in updates]
+        tensors = [update.parameter for update in updates]
+        tensors += [update.gradient for update in updates]
+        spans = _spans(tensors)
         if spans != self._spans:
-            found = _clusters(np.array(spans, dtype=np.int64).reshape(-1, 2), len(updates))
+            starts, lengths = (np.array(numbers, dtype=np.int64) for numbers in spans)
+            found = _clusters(starts, lengths, len(updates))
             self._found = {
                 position: _reason(position, members, updates)
                 for members in found
@@ -41,30 +46,38 @@ class SharedMemory:
         return self._found
 
 
+def _spans(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """The addresses where tensors on one device begin, and the numbers of bytes from there."""
+    if {*map(type, tensors)} == {Tensor} and tensors[0].device.type in ("cpu", "cuda"):
+        if all(map(Tensor.is_contiguous, tensors)):
+            return list(map(Tensor.data_ptr, tensors)), [tensor.nbytes for tensor in tensors]
+    spans = [_span(tensor) for tensor in tensors]
+    return [begin for begin, _ in spans], [length for _, length in spans]
+
+
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """The addresses of the first byte of a tensor and of the one after its last."""
     if type(tensor) is not Tensor or tensor.device.type not in ("cpu", "cuda"):
         return 0, 0
-    begin = tensor.data_ptr()
-    if tensor.is_contiguous():
-        return begin, begin + tensor.nbytes
+    if not tensor.numel() or tensor.is_contiguous():
+        return tensor.data_ptr(), tensor.nbytes
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return begin, begin + (last + 1) * tensor.element_size()
+    return tensor.data_ptr(), (last + 1) * tensor.element_size()
 
 
-def _clusters(spans: np.ndarray[tuple[int, int], np.dtype[np.int64]], count: int) -> list[set[int]]:
+def _clusters(starts: Addresses, lengths: Addresses, count: int) -> list[set[int]]:
     """Positions of updates whose memory hangs together, a set for each stretch of memory.
 
     Args:
-        spans: of the parameters and then of the gradients, `[2 * count, 2]`.
+        starts: of the parameters and then of the gradients, `[2 * count]`.
+        lengths: bytes of each.
         count: number of updates.
     """
-    filled = np.flatnonzero(spans[:, 1] > spans[:, 0])
-    order = filled[np.argsort(spans[filled, 0], kind="stable")]
+    filled = np.flatnonzero(lengths)
+    order = filled[np.argsort(starts[filled], kind="stable")]
     if not len(order):
         return []
-    begin, end = spans[order].T
-    furthest = np.maximum.accumulate(end)
+    begin = starts[order]
+    furthest = np.maximum.accumulate(begin + lengths[order])
     number = np.cumsum(np.concatenate([[0], begin[1:] >= furthest[:-1]]))
     is_written = order < count
     several = np.bincount(number) > 1
