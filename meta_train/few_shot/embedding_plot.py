@@ -1,4 +1,4 @@
-"""Draws embeddings of test characters in the plane, method beside method."""
+"""Draws embeddings of images of test classes in the plane, method beside method."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import TrainedMethod
 from meta_train.inner.batches import cast
 from meta_train.runtime.seeding import generator
-from meta_train.tasks.episodes.sampler import Episode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHARACTERS = 6
+CLASSES = 6
+MAX_DRAWINGS = 20
+"""Images of a class."""
 COLUMNS = 3
 SIZE = 3.6
 """Inches of a panel."""
+THUMBNAIL = 16
+"""Points of an image's height."""
 
 
 class Plane(NamedTuple):
@@ -59,14 +62,14 @@ def principal_plane(embedded: Tensor) -> Plane:
 def draw_embeddings(
     path: Path, methods: Mapping[str, TrainedMethod], config: FewShotConfig
 ) -> None:
-    """Draw the embeddings of the same few test characters; a failure to draw is a warning.
+    """Draw the embeddings of a few test classes, the same for all; a failure to draw is a warning.
 
     Nothing is drawn if no method has an embedding that is compared pair by pair.
 
     Args:
         path: the PNG file to write.
         methods: trained methods by name.
-        config: the job, on characters.
+        config: the job, on images.
     """
     tasks = {name: evaluation_task(trained.method, config) for name, trained in methods.items()}
     shown = {
@@ -99,11 +102,12 @@ def _figure(
 def _embedded(
     trained: TrainedMethod, task: EmbeddingEpisodes, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images `[M, H, W]`, classes `[M]` and embeddings `[M, features]`, equal images by seed."""
+    """Images `[M, C, H, W]`, classes `[M]` and embeddings `[M, features]`, equal images by seed."""
     classes, drawings = task.episodes.sampler.images.shape[:2]
+    drawings = min(drawings, MAX_DRAWINGS)
     half = drawings // 2
     task = task.with_settings(
-        ways=min(CHARACTERS, classes), shots=half, queries=drawings - half, inner_batch=None
+        ways=min(CLASSES, classes), shots=half, queries=drawings - half, inner_batch=None
     )
     problem = task.sample(generator(seed, "picture"), torch.device("cpu"))
     initial = {key: value.detach().cpu() for key, value in trained.initialization.items()}
@@ -113,14 +117,14 @@ def _embedded(
     )
     with torch.no_grad():
         embedded = task.embed(parameters, buffers, batch).flatten(1)
-    episode = Episode(*batch)
-    images = torch.cat([episode.support_x, episode.query_x]).mean(1)  # Grey ones.
+    episode = task.episode_of(batch)
+    images = torch.cat([episode.support_x, episode.query_x])
     labels = torch.cat([episode.support_y, episode.query_y])
     return images, labels, normalize(embedded, dim=-1) if task.normalises else embedded
 
 
 def _draw_plane(axis: Any, points: Tensor, images: Tensor, labels: Tensor) -> None:
-    """Points in the colour of their class, and one drawing of each class at its mean."""
+    """Points in the colour of their class, and one image of each class at its mean."""
     from matplotlib import colormaps
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
@@ -128,9 +132,12 @@ def _draw_plane(axis: Any, points: Tensor, images: Tensor, labels: Tensor) -> No
         own = labels == label
         color = colormaps["tab10"](label % 10)
         axis.scatter(*points[own].T.tolist(), s=14, color=color, alpha=0.7, lw=0)
+        image = images[own][0].float().permute(1, 2, 0)
+        if len(image) == 1:  # a signal
+            continue
         box = AnnotationBbox(
-            OffsetImage(images[own][0].float().numpy(), zoom=0.55, cmap="gray_r"),
-            points[own].mean(0).tolist(),
+            OffsetImage(image.numpy(), zoom=THUMBNAIL / len(image), cmap="gray_r"),
+            (float(points[own, 0].mean()), float(points[own, 1].mean())),
             pad=0.1,
             bboxprops={"edgecolor": color, "lw": 1.5},
         )

@@ -57,7 +57,7 @@ def test_every_panel_has_the_same_drawings_of_a_few_characters(config):
         assert [len(dots.get_offsets()) for dots in axis.collections] == [8] * 6
         assert sum(isinstance(artist, AnnotationBbox) for artist in axis.artists) == 6
     images, labels, embedded = embedding_plot._embedded(rows["arcface"], tasks["arcface"], 0)
-    assert images.shape == (48, 28, 28) and labels.bincount().tolist() == [8] * 6
+    assert images.shape == (48, 1, 28, 28) and labels.bincount().tolist() == [8] * 6
     assert len(images.unique(dim=0)) == 48
     torch.testing.assert_close(embedded.norm(dim=1), torch.ones(48))  # cosines: directions alone
     others, _, lengths = embedding_plot._embedded(rows["siamese"], tasks["siamese"], 0)

@@ -18,6 +18,7 @@ from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.sampler import Episode
 
 CPU = torch.device("cpu")
+VERIFIERS = [name for name in HEADS if name not in ("r2d2", "metaoptnet")]
 
 
 def rate(same, different):
@@ -82,7 +83,7 @@ def test_pairs_of_both_kinds_are_needed(kind):
         equal_error_rate(torch.arange(3), torch.full((3,), kind))
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("r2d2", "metaoptnet")])
+@pytest.mark.parametrize("name", VERIFIERS)
 @pytest.mark.parametrize("batch_norm", ["batch", "support"])
 def test_verification_is_the_rate_of_all_pairs_of_all_episodes(name, batch_norm):
     settings = {"ways": 3, "shots": 2, "queries": 3, "batch_norm": batch_norm}

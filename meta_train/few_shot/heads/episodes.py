@@ -162,13 +162,12 @@ class EmbeddingEpisodes(Task):
     def embed(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Embed the support images, then the query images: `[images, ...]`."""
         episode, _ = _parts(batch)
-        embedded, _ = call_with_tensors(
-            self.eval_classifier,
-            {**parameters, **buffers},
-            lambda own: torch.cat(own.embed(episode.support_x, episode.query_x)),
-        )
-        assert isinstance(embedded, Tensor)
-        return embedded
+
+        def embed(classifier: nn.Module) -> Tensor:
+            assert isinstance(classifier, EpisodeClassifier)
+            return torch.cat(classifier.embed(episode.support_x, episode.query_x))
+
+        return call_with_tensors(self.eval_classifier, {**parameters, **buffers}, embed)[0]
 
     def score_pairs(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Scores of each query image with each support image, `[queries, support]`.
@@ -176,15 +175,14 @@ class EmbeddingEpisodes(Task):
         Raises:
             ValueError: the head has no score of two images; see `verifies`.
         """
-        classifier = self.eval_classifier
-        if not isinstance(classifier, PairClassifier):
-            raise ValueError(f"head {self.head!r} does not compare pairs of images")
         episode, _ = _parts(batch)
-        scores, _ = call_with_tensors(
-            classifier, {**parameters, **buffers}, lambda own: own.score_pairs(episode)
-        )
-        assert isinstance(scores, Tensor)
-        return scores
+
+        def compare(classifier: nn.Module) -> Tensor:
+            if not isinstance(classifier, PairClassifier):
+                raise ValueError(f"head {self.head!r} does not compare pairs of images")
+            return classifier.score_pairs(episode)
+
+        return call_with_tensors(self.eval_classifier, {**parameters, **buffers}, compare)[0]
 
     def score(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """Accuracy on the query images, 0-dim, in [0, 1]."""

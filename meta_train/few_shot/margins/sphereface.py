@@ -82,11 +82,13 @@ class SphereFace(AngularMargin):
 
     def weight_of_cosine(self, outer_step: Tensor) -> Tensor:
         """Lambda at an outer step, 0-dim."""
-        return (self.start / (1 + self.decay * outer_step.float())).clamp_min(self.floor)
+        growth = 1 + self.decay * outer_step.float()
+        return torch.clamp_min(self.start / growth, self.floor)
 
     def scale_of(self, embedded: Tensor) -> Tensor:
         """See `AngularMargin`."""
-        return vector_norm(embedded, dim=-1, keepdim=True)
+        lengths: Tensor = vector_norm(embedded, dim=-1, keepdim=True)
+        return lengths
 
 
 def chebyshev(degree: int, x: Tensor) -> Tensor:

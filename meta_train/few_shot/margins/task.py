@@ -48,13 +48,13 @@ class _EmbeddingAndLoss(nn.Module):
 
 @final
 class MarginClasses(Task):
-    """Supervised training on all characters of a split, with a margin.
+    """Supervised training on all classes of a split, with a margin.
 
     With horizon 0 and a learned initialisation, the meta-gradient is the gradient of the loss on a
-    batch. A batch is (images `[M, 1, 28, 28]`, classes `[M]`, outer step 0-dim).
+    batch. A batch is (images `[M, channels, H, W]`, classes `[M]`, outer step 0-dim).
 
     Args:
-        classes: the characters, and the size of a batch.
+        classes: the images, and the size of a batch.
         margin: a name from `MARGINS`.
         **settings: settings of the loss's class.
 
@@ -132,7 +132,7 @@ class MarginClasses(Task):
         self.outer_step = outer_step
 
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
-        """All characters; initial parameters are those of seed 0."""
+        """All classes; initial parameters are those of seed 0."""
 
         def draw(batches: torch.Generator) -> Batch:
             return *self._draw(batches, device), torch.tensor(self.outer_step, device=device)

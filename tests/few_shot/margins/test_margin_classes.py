@@ -74,8 +74,8 @@ def test_the_loss_is_the_cross_entropy_of_the_cosines_with_the_margin():
 
 
 def test_the_margin_grows_with_the_outer_step_also_after_a_resumed_run(tmp_path):
-    def trainer(outer_steps):
-        task = MarginClasses(SmallClasses(), "sphereface", start=10.0, decay=1.0, floor=0.5)
+    def trainer(outer_steps, decay=1.0):
+        task = MarginClasses(SmallClasses(), "sphereface", start=10.0, decay=decay, floor=0.5)
         settings = TrainSettings(
             estimator="full",
             objective="last",
@@ -106,6 +106,8 @@ def test_the_margin_grows_with_the_outer_step_also_after_a_resumed_run(tmp_path)
     resumed.resume()
     resumed.train(progress=False)
     assert drawn(task, 0)[2] == 4
+    with pytest.raises(ValueError, match=r"settings\.decay=1\.0, not 2\.0"):
+        trainer(7, decay=2.0)[1].resume()
 
 
 @pytest.mark.parametrize("margin", MARGINS)
