@@ -101,19 +101,21 @@ def _sine(method: MethodSettings, config: FewShotConfig, queries: int) -> Sine:
 
 
 def _episodes_of(data: str) -> type[ImageEpisodes]:
-    return {
+    kinds: dict[str, type[ImageEpisodes]] = {
         "signals": SignalEpisodes,
         "omniglot": OmniglotEpisodes,
         "miniimagenet": MiniImageNetEpisodes,
-    }[data]
+    }
+    return kinds[data]
 
 
 def _classes_of(data: str) -> type[ImageClasses]:
-    return {
+    kinds: dict[str, type[ImageClasses]] = {
         "signals": SignalClasses,
         "omniglot": OmniglotClasses,
         "miniimagenet": MiniImageNetClasses,
-    }[data]
+    }
+    return kinds[data]
 
 
 def _images(

@@ -39,7 +39,8 @@ def read_weights(keys: Tensor, rows: Tensor) -> Tensor:
         `[sequences, R, N]`.
     """
     lengths = keys.norm(dim=-1)[:, :, None] * rows.norm(dim=-1)[:, None]
-    return (keys @ rows.transpose(1, 2) / (lengths + EPS)).softmax(-1)
+    cosines: Tensor = keys @ rows.transpose(1, 2) / (lengths + EPS)
+    return cosines.softmax(-1)
 
 
 def least_used(usage: Tensor, count: int) -> Tensor:
