@@ -79,7 +79,9 @@ class HeatMaps:
     def add(self, step: int, observations: Iterable[TensorObservation]) -> None:
         """Keep the gates of a step, unless the step is thinned out."""
         column = self.column(step)
-        for seen in observations if column is not None else ():
+        if column is None:
+            return
+        for seen in observations:
             for gate, values in seen.gates.items():
                 self.sizes[seen.name] = seen.size
                 places = self.samples.places(seen.name, len(values))[: self.rows].numpy()

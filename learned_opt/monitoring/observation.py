@@ -95,11 +95,13 @@ def observe(
         return []
     taken = [samples.take(rule, names[k], gradients[k], parameters[k], states[k]) for k in kept]
     sampled = [(sign * gradient, parameter, state) for gradient, parameter, state in taken]
-    own = [[sample[part] for sample in sampled] for part in range(3)]
+    own_gradients = [gradient for gradient, _, _ in sampled]
+    own_parameters = [parameter for _, parameter, _ in sampled]
+    own_states = [state for _, _, state in sampled]
     gates: list[dict[str, Floats]]
     steering: list[TensorSteering | None] = [None] * len(kept)
     if isinstance(rule, SteeredRule):
-        step = rule.steered_step(*own, context)
+        step = rule.steered_step(own_gradients, own_parameters, own_states, context)
         deltas: Sequence[Tensor] = step.deltas
         gates = [
             {name: _on_host(rows[k]).reshape(-1, 1) for name, rows in step.gates.items()}
@@ -112,9 +114,9 @@ def observe(
             for k, pair in enumerate(numbers)
         ]
     else:
-        deltas, _ = rule(*own, context)
+        deltas, _ = rule(own_gradients, own_parameters, own_states, context)
         gates = _read_gates(rule, sampled, context)
-    sizes = [_rms(values) for values in (deltas, own[1], own[0])]
+    sizes = [_rms(values) for values in (deltas, own_parameters, own_gradients)]
     return [
         TensorObservation(
             name=names[k],

@@ -57,7 +57,9 @@ def write_comparison(
     for place, result in enumerate(table[tasks[0].name]):
         name = f"{result.label}, tuned" if place else result.label
         curves = replace_run(folder / RUN / quote(name, safe=" ,+"), disk)
-        for task in tasks if curves is not None else ():
+        if curves is None:
+            return
+        for task in tasks:
             _write_curve(curves, f"comparison/{task.title}", table[task.name][place].curve)
     charts = [Lines(task.title, (f"^comparison/{re.escape(task.title)}$",)) for task in tasks]
     title = "Learned against tuned optimizers on held-out tasks: log10 of the training loss"

@@ -8,12 +8,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from meta_train.jobs.command import CONFIG, PROGRAM
 from meta_train.outer.settings import TrainSettings
+
+MAIN = {"estimator", "lr", "outer_steps", "seed"}
+HOUSEKEEPING = {
+    *("checkpoint_every", "keep_checkpoints", "gates_every", "validate_every"),
+    *("max_minutes", "compile_rule"),
+}
+"""Settings that say when to write, or how fast, but not what is learned."""
 
 
 def write_configuration(folder: Path, program: str = PROGRAM) -> None:
@@ -50,9 +56,9 @@ def card_text(card: Mapping[str, Any]) -> str:
 
 def told_apart(train: TrainSettings) -> dict[str, Any]:
     """Settings of meta-training that tell runs apart: the main and the changed ones."""
-    main = {"estimator", "lr", "outer_steps", "seed"}
+    default = vars(TrainSettings())
     return {
-        item.name: getattr(train, item.name)
-        for item in fields(train)
-        if item.name in main or getattr(train, item.name) != getattr(TrainSettings(), item.name)
+        name: value
+        for name, value in vars(train).items()
+        if name in MAIN or (value != default[name] and name not in HOUSEKEEPING)
     }

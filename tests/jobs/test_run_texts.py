@@ -28,7 +28,7 @@ def test_a_card_is_a_block_of_json():
 
 
 def test_the_main_settings_and_the_changed_ones_tell_runs_apart():
-    assert told_apart(TrainSettings(lr=0.5, runs=3, groups=2)) == {
+    assert told_apart(TrainSettings(lr=0.5, runs=3, groups=2, gates_every=7, max_minutes=1.0)) == {
         "estimator": "truncated",
         "lr": 0.5,
         "outer_steps": 300,
