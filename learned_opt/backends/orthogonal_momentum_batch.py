@@ -136,8 +136,12 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
 
 
 def _pace(batch: Batch, call: Call, mixed: Numbers, matrices: bool) -> Numbers:
-    lengths = (on_host(one) for one in (batch.gradient_norm, batch.momentum_norm, mixed))
-    cosine = cosine_from_lengths(*lengths, call.rule.kept_in_lookahead(matrices))
+    cosine = cosine_from_lengths(
+        on_host(batch.gradient_norm),
+        on_host(batch.momentum_norm),
+        on_host(mixed),
+        call.rule.kept_in_lookahead(matrices),
+    )
     found = next_pace(on_host(batch.pace), cosine, on_host(batch.step), matrix=matrices)
     return np.asarray(found.numpy())
 

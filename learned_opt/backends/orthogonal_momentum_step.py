@@ -141,14 +141,15 @@ def _sort_out(updates: Sequence[PendingUpdate], call: Call) -> tuple[Batch, list
     left = [update for update in updates if not update.parameter.numel()]
     if not filled:
         none = np.empty(0)
-        return Batch([], *[none] * 7), left
+        return Batch([], none, none, none, none, none, none, none), left
     low, high = SAFE
     scalars = torch.stack([update.state["scalars"] for update in filled]).double().numpy()
     step = torch.stack([update.state["step"] for update in filled]).double().numpy() + 1
     gradient = norms([update.gradient for update in filled])
     parameter = norms([update.parameter for update in filled])
     momentum = norms([update.state["m"] for update in filled])
-    batch = Batch(filled, step, *scalars.T, gradient, parameter, momentum)
+    size, averaged, pace = scalars.T
+    batch = Batch(filled, step, size, averaged, pace, gradient, parameter, momentum)
     most = np.max([parameter, momentum, norms(batch.tensors("average"))], axis=0)
     # A direction has a norm of at most a few times the root of its number of coordinates.
     lr, decay = np.abs(batch.option("lr")), np.abs(batch.option("weight_decay"))

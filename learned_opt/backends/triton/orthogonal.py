@@ -197,8 +197,8 @@ def _pace(
     rule: OrthogonalMomentum, part: _Part, sums: Tensor, scalars: Tensor, step: Tensor
 ) -> Tensor:
     """The new pace of the tensors of a part, `[n]`; `sums`, `scalars` and `step` are of all."""
-    lengths = (sums[part.rows, k].sqrt() for k in (0, 5, 2))
-    cosine = cosine_from_lengths(*lengths, rule.kept_in_lookahead(part.is_matrix))
+    gradient, momentum, mixed = (sums[part.rows, k].sqrt() for k in (0, 5, 2))
+    cosine = cosine_from_lengths(gradient, momentum, mixed, rule.kept_in_lookahead(part.is_matrix))
     before = scalars[part.rows, 2]
     return next_pace(before, cosine.to(before.dtype), step[part.rows], matrix=part.is_matrix)
 
