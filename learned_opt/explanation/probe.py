@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from learned_opt.functional import compute_updates
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 
 MATRIX = (8, 8)
 """Shape of the tensor in which a rule of whole tensors is probed at one coordinate."""
