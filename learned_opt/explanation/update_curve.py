@@ -99,7 +99,8 @@ class UpdateCurve:
             shape += f" ({self.like_sign:.2f})"
         if self.clipped < 0.005:
             return f"The first update is {shape}; it clips none of the gradients met."
-        return f"The first update is {shape}; it clips {100 * self.clipped:.0f}% of those met."
+        share = f"{100 * self.clipped:.0f}%"
+        return f"The first update is {shape}; it clips {share} of the gradients met."
 
 
 def measure_update_curve(rule: UpdateRule, density: GradientDensity) -> UpdateCurve:
