@@ -1,17 +1,17 @@
-"""Measures all few-shot methods on Omniglot: 5- and 20-way, 1- and 5-shot.
+"""Trains few-shot methods on Omniglot, 5- and 20-way, 1- and 5-shot, and writes the tables.
 
-    python benchmarks/few_shot/few_shot.py --folder DATA  # all cells, as in docs
-    python benchmarks/few_shot/few_shot.py --folder DATA --rows maml,anil --settings 5x1 --minutes 9
+    python benchmarks/few_shot/few_shot.py --folder DATA --rows maml --settings 5x1
+    python benchmarks/few_shot/few_shot.py --folder DATA  # all of ROWS, for days
     python benchmarks/few_shot/few_shot.py --folder DATA --protocol paper  # for a GPU, all archives
     python benchmarks/few_shot/few_shot.py  # only write the tables again
 
-Each cell is one `python -m meta_train few-shot`. `minutes_of` gives its default training time. A
-cell replaces the one of the same method and setting in docs/measured/few_shot.json, from which the
-tables in docs/few_shot.md are written. A cell that is done in `--runs` is not repeated; one that
-was interrupted is resumed.
+Each cell is one `python -m meta_train few-shot`, validated every 500 outer steps. A cell replaces
+the one of the same method and setting in docs/measured/few_shot.json, from which the tables in
+docs/few_shot.md are written. Cells that trained for less than 20 minutes are left out. A cell that
+is done in `--runs` is not repeated; one that was interrupted is resumed.
 
-`--protocol short` is for a CPU: smaller meta-batches, fewer query images, Adam at twice the
-learning rate, and as many outer steps as fit into the minutes, so that the learning rate decays
+`--protocol short` is for a CPU: smaller meta-batches, five query images per class, Adam at twice
+the learning rate, and as many outer steps as fit into the minutes, so that the learning rate decays
 fully.
 """
 
@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 from few_shot_jobs import run_job, write_tables
-from few_shot_table import tables
+from few_shot_table import LEAST_MINUTES, tables
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learned_opt.files import expand, write_atomically
 from meta_train.few_shot.methods.registry import METHODS
@@ -34,32 +35,20 @@ ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "few_shot.json"
 DOCUMENT = ROOT / "docs" / "few_shot.md"
 SETTINGS = ("5x1", "5x5", "20x1", "20x5")
-QUERIES = {5: 3, 20: 2}
-"""Query images per class in training, in the short protocol; they drive the cost of a step."""
+ROWS = (
+    *("maml", "fomaml", "prototypical", "anil", "reptile", "meta-sgd", "imaml", "r2d2"),
+    *("meta-lstm", "learned-gated-lstm", "maml-further"),
+)
+"""Methods that the document compares; the others keep their commands and tests."""
 META_BATCH = {5: 8, 20: 4}
 LSTM_META_BATCH = {5: 4, 20: 1}
-LONG = ("maml", "fomaml", "prototypical")
-MINUTES = {
-    **{(name, "5x1"): 25.0 for name in LONG},
-    ("maml", "5x5"): 5.0,
-    ("maml", "20x1"): 5.0,
-    ("maml", "20x5"): 3.0,
-}
-LEARNED_MINUTES = 1.5
+MINUTES = {"short": 60.0, "paper": 600.0}
 AS_LONG_AS = {"maml-further": "learned-gated-lstm"}
 """A control takes as many outer steps as its partner, so that only the rule differs."""
 LONGEST = 1.5
 """Multiple of the planned minutes at which training stops, if steps are slower than expected."""
-
-
-def minutes_of(name, setting, args):
-    """Training time of a cell in minutes. Others begin with MAML, so it trains longest."""
-    if args.minutes is not None:
-        return args.minutes
-    if args.protocol == "paper":
-        return 600.0
-    method = METHODS[name].on_omniglot(*map(int, setting.split("x")))
-    return MINUTES.get((name, setting), LEARNED_MINUTES if learns_a_rule(method) else 1.0)
+VALIDATION_EPISODES = 200
+VALIDATE_EVERY = 500
 
 
 def learns_a_rule(method):
@@ -71,11 +60,11 @@ def learns_a_rule(method):
 def short_protocol(name, ways, shots):
     """Arguments of the job in the short protocol."""
     method = METHODS[name].on_omniglot(ways, shots)
-    train = {"checkpoint_every": 200}
+    train = {"checkpoint_every": 250, "validate_every": VALIDATE_EVERY}
     if method.outer.get("meta_optimizer") == "adam":
         most = LSTM_META_BATCH if learns_a_rule(method) else META_BATCH
         train |= {"lr": 2 * method.outer["lr"], "runs": min(method.meta_batch, most[ways])}
-    return {"queries": QUERIES[ways], "train": train}
+    return {"queries": 5, "validate": VALIDATION_EPISODES, "train": train}
 
 
 def outer_steps(name, settings, minutes):
@@ -113,14 +102,13 @@ def run_cell(name, setting, args):
         run_cell(partner, setting, args)
         ((_, facts),) = json.loads((folder / partner / "table.json").read_text())["rows"].items()
         settings["outer_steps"] = facts["outer_steps"]
-        settings["max_minutes"] = LONGEST * minutes_of(partner, setting, args)
+        settings["max_minutes"] = LONGEST * args.minutes
     run_job(folder / name, lambda: given(name, settings, args))
 
 
 def given(name, settings, args):
     """All arguments of a cell's job."""
     ways, shots = settings["ways"], settings["shots"]
-    minutes = minutes_of(name, f"{ways}x{shots}", args)
     asked = {
         **settings,
         "row": name,
@@ -130,14 +118,14 @@ def given(name, settings, args):
     }
     if args.protocol == "paper":
         tasks = {"part": args.part, "split_by": args.split_by}
-        return {**asked, "effort": 6.0, "max_minutes": minutes, "task_settings": tasks}
+        return {**asked, "effort": 6.0, "max_minutes": args.minutes, "task_settings": tasks}
     trained = METHODS[name].omniglot.uses or name
     own = short_protocol(trained, ways, shots)
     asked = {**asked, **own}
     if "outer_steps" in asked:
         return asked
-    steps = outer_steps(trained, {**settings, **own}, minutes)
-    return {**asked, "outer_steps": steps, "max_minutes": LONGEST * minutes}
+    steps = outer_steps(trained, {**settings, **own}, args.minutes)
+    return {**asked, "outer_steps": steps, "max_minutes": LONGEST * args.minutes}
 
 
 def cell_of(table):
@@ -159,6 +147,8 @@ def cell_of(table):
         "interval": result["interval"],
         "episodes": facts["episodes"],
         "inner_steps": result["steps"],
+        "test_queries": facts["episodes_of"]["queries"],
+        "validation": validation_curve(table.parent),
         "adapted_parameters": facts["adapted_parameters"],
         "outer_steps": facts["outer_steps"],
         "meta_batch": facts["train"]["runs"],
@@ -173,25 +163,38 @@ def cell_of(table):
     }
 
 
+def validation_curve(folder):
+    """Accuracy on the validation alphabets as pairs (outer step, accuracy)."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    if "validation/loss" not in events.Tags()["scalars"]:
+        return []
+    # A resumed run may have validated a step twice; the last counts.
+    found = {event.step: 1 - event.value for event in events.Scalars("validation/loss")}
+    return [[step, round(accuracy, 4)] for step, accuracy in sorted(found.items())]
+
+
 def collect(args):
     """Put all finished cells into the JSON, and write the tables of the document."""
     kept = json.loads(MEASURED.read_text())["cells"] if MEASURED.exists() else []
     cells = {(cell["row"], cell["ways"], cell["shots"]): cell for cell in kept}
     for table in args.runs.glob("*x*/*/table.json"):
         cell = cell_of(table)
+        if cell["minutes"] < LEAST_MINUTES:
+            print(f"{table.parent} trained for {cell['minutes']:.1f} minutes: left out")
+            continue
         cells[cell["row"], cell["ways"], cell["shots"]] = cell
     order = list(METHODS)
     ordered = sorted(cells.values(), key=lambda c: (c["ways"], c["shots"], order.index(c["row"])))
     text = json.dumps({"cells": ordered}, indent=1) + "\n"
     write_atomically(MEASURED, text.encode())
     write_tables(DOCUMENT, tables(ordered))
-    print(f"\n{len(ordered)} of {len(METHODS) * len(SETTINGS)} cells in {DOCUMENT}")
+    print(f"\n{len(ordered)} of {len(ROWS) * len(SETTINGS)} cells in {DOCUMENT}")
 
 
 def parse(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=expand, help="folder of the Omniglot archives")
-    parser.add_argument("--rows", default=",".join(METHODS))
+    parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--protocol", choices=("short", "paper"), default="short")
     parser.add_argument("--part", default="all", help="part of Omniglot in the paper protocol")
@@ -201,18 +204,19 @@ def parse(given=None):
     parser.add_argument(
         "--minutes",
         type=float,
-        help="training time per cell; by default that of the documented table, 1 to 25, or 600 for "
-        "--protocol paper; a slow machine takes up to half as long again",
+        help="training time per cell; by default 60, or 600 for --protocol paper; a slow machine "
+        "takes up to half as long again",
     )
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument(
-        "--test_queries", type=int, default=5, help="query images per class in testing"
+        "--test_queries", type=int, default=15, help="query images per class in testing"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=expand, default=ROOT / "runs" / "few_shot_table")
     args = parser.parse_args(given)
+    args.minutes = MINUTES[args.protocol] if args.minutes is None else args.minutes
     args.rows, args.settings = args.rows.split(","), args.settings.split(",")
     for kind, asked, known in (("row", args.rows, METHODS), ("setting", args.settings, SETTINGS)):
         for name in asked:

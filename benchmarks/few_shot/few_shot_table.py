@@ -1,6 +1,5 @@
 """The tables of docs/few_shot.md, from measured cells and the registry of methods."""
 
-import statistics
 import sys
 from pathlib import Path
 
@@ -10,21 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.methods.registry import METHODS
 
-COLUMNS = (
-    "method",
-    "accuracy, %",
-    "published, %",
-    "below, points",
-    "minutes",
-    "outer steps",
-    "inner steps",
-    "adapted parameters",
-    "transductive",
-)
-CONTROL = "maml-further"
-LEARNED = ("maml", CONTROL, *(name for name in METHODS if name.startswith("learned-")))
-LONG = 2.5
-"""Multiple of the median minutes of a setting above which a cell is marked as trained longer."""
+LEAST_MINUTES = 20
+"""Cells that trained for less say nothing about a method, and are left out."""
 
 
 def tables(cells):
@@ -33,19 +19,10 @@ def tables(cells):
     Args:
         cells: measured cells, as in docs/measured/few_shot.json.
     """
-    settings = sorted({(cell["ways"], cell["shots"]) for cell in cells})
-    found = {
-        f"{ways}-way-{shots}-shot": setting_table(
-            [cell for cell in cells if (cell["ways"], cell["shots"]) == (ways, shots)]
-        )
-        for ways, shots in settings
-    }
     return {
         "methods": methods_table(),
-        **found,
-        "training": training_table(cells),
-        "farthest": farthest_table(cells),
-        "learned-rules": learned_rules_table(cells),
+        "trained": trained_table(cells),
+        "validation": validation_table(cells),
     }
 
 
@@ -74,90 +51,40 @@ def methods_table():
     return markdown_table(heads, rows)
 
 
-def setting_table(cells):
-    """All methods at one number of ways and shots."""
-    usual = statistics.median(cell["minutes"] for cell in cells)
-    found = {cell["row"]: cell for cell in cells}
-    ways, shots = cells[0]["ways"], cells[0]["shots"]
-    rows = []
-    for name in METHODS:
-        figure = published(name, ways, shots)
-        cell = found.get(name)
-        if cell is None:
-            rows.append((name, "-", figure, *[""] * (len(COLUMNS) - 3)))
-            continue
-        mark = " (longer)" if cell["minutes"] > LONG * usual else ""
-        rows.append(
-            (
-                name,
-                percent(cell),
-                figure,
-                below(cell),
-                minutes(cell) + mark,
-                f"{cell['outer_steps']:,}",
-                cell["inner_steps"],
-                f"{cell['adapted_parameters']:,}",
-                "yes" if cell["transductive"] else "no",
-            )
-        )
-    return markdown_table(COLUMNS, rows)
-
-
-def training_table(cells):
-    """How long cells were trained, by protocol."""
-    rows = []
-    for protocol in sorted({cell["protocol"] for cell in cells}):
-        own = [cell for cell in cells if cell["protocol"] == protocol]
-        figures = [cell for cell in own if gap(cell) is not None]
-        missed = [cell for cell in figures if gap(cell) > 0]
-        rows.append(
-            (
-                protocol,
-                len(own),
-                span(own, "minutes", ".1f"),
-                span(own, "outer_steps", ",d"),
-                span(own, "meta_batch", "d"),
-                f"{len(missed)} of {len(figures)}",
-            )
-        )
-    heads = ("protocol", "cells", "minutes", "outer steps", "episodes per outer step")
-    return markdown_table((*heads, "below the published figure"), rows)
-
-
-def farthest_table(cells):
-    """The cell with a published figure that trained longest, and the three farthest below."""
-    figures = [cell for cell in cells if gap(cell) is not None]
-    longest = max(figures, key=lambda cell: cell["minutes"])
-    farthest = sorted(figures, key=gap)[:-4:-1]
+def trained_table(cells):
+    """Accuracy of trained methods beside their papers' figures."""
     rows = [
-        (what, cell["row"], setting(cell), percent(cell), below(cell), *trained(cell))
-        for what, cell in (("trained longest", longest), *(("farthest", one) for one in farthest))
+        (
+            cell["row"],
+            setting(cell),
+            percent(cell),
+            published(cell["row"], cell["ways"], cell["shots"]),
+            below(cell),
+            minutes(cell),
+            f"{cell['outer_steps']:,}",
+            cell["meta_batch"],
+            cell["inner_steps"],
+            cell["test_queries"],
+            "yes" if cell["transductive"] else "no",
+        )
+        for cell in cells
     ]
-    heads = ("cell", "method", "setting", "accuracy, %", "below, points", "minutes", "outer steps")
-    return markdown_table(heads, rows)
+    heads = ("method", "setting", "accuracy, %", "published, %", "below, points", "minutes")
+    counts = ("outer steps", "episodes a step", "inner steps", "test queries", "transductive")
+    return markdown_table((*heads, *counts), rows)
 
 
-def learned_rules_table(cells):
-    """Learned rules next to MAML; bold where above the control by more than both intervals."""
-    found = {(cell["row"], setting(cell)): cell for cell in cells}
-    where = [
-        at for at in dict.fromkeys(map(setting, cells)) if all((n, at) in found for n in LEARNED)
-    ]
+def validation_table(cells):
+    """Accuracy on validation episodes at ten places of training, for cells that have it."""
     rows = []
-    for name in LEARNED:
-        shown = [name]
-        for at in where:
-            cell = found[name, at]
-            text = percent(cell)
-            learned = name.startswith("learned-")
-            shown.append(f"**{text}**" if learned and above(cell, found[CONTROL, at]) else text)
-        rows.append(shown)
-    return markdown_table(("accuracy, %", *where), rows)
-
-
-def above(one, other):
-    """Whether a cell is above another by more than both intervals."""
-    return one["accuracy"] - other["accuracy"] > one["interval"] + other["interval"]
+    for cell in cells:
+        curve = cell["validation"]
+        if curve:
+            places = [curve[round(k * (len(curve) - 1) / 9)] for k in range(10)]
+            shown = [f"{100 * accuracy:.1f} ({step:,})" for step, accuracy in places]
+            rows.append((cell["row"], setting(cell), *shown))
+    heads = [f"{k}" for k in range(1, 11)]
+    return markdown_table(("method", "setting", *heads), rows)
 
 
 def setting(cell):
@@ -175,17 +102,6 @@ def below(cell):
     """Points below the published figure as text; empty where none are missing."""
     points = gap(cell)
     return f"{points:.1f}" if points is not None and points > 0 else ""
-
-
-def span(cells, key, form):
-    """The smallest and the largest of a fact."""
-    values = [cell[key] for cell in cells]
-    return f"{min(values):{form}} to {max(values):{form}}"
-
-
-def trained(cell):
-    """Minutes and outer steps of training."""
-    return minutes(cell), f"{cell['outer_steps']:,}"
 
 
 def published(name, ways, shots):

@@ -125,7 +125,7 @@ def evaluate(
     initial = {key: value.detach().to(device) for key, value in initialization.items()}
     loop = InnerLoop(
         rule,
-        task.problem_loss,
+        task.loss,
         vectorize=True,
         lr=lr,
         differentiable=False,
@@ -172,7 +172,7 @@ def adapt_once(
     fixed = cast({key: initial.get(key, value) for key, value in problem.fixed.items()}, dtype)
     loop = InnerLoop(
         rule,
-        _with_fixed(task.problem_loss, fixed),
+        _with_fixed(problem.loss, fixed),
         vectorize=True,
         lr=lr,
         differentiable=False,
@@ -207,7 +207,7 @@ def _evaluate_chunk(
     # All episodes share the parameters that are not adapted.
     fixed = cast({key: initial.get(key, value) for key, value in drawn[0].fixed.items()}, dtype)
     problems = [_starting_at(problem, initial) for problem in drawn]
-    loop = replace(loop, loss=_with_fixed(task.problem_loss, fixed))
+    loop = replace(loop, loss=_with_fixed(drawn[0].loss, fixed))
     loop, inner = _begin(loop, problems, proximal)
     sources = [generator(seed, "batches", index) for index in indices]
     stream = BatchStream([problem.draw for problem in problems], sources, dtype=dtype)

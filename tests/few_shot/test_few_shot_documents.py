@@ -10,33 +10,24 @@ CELLS = json.loads((MEASURED / "few_shot.json").read_text())["cells"]
 SINE = json.loads((MEASURED / "sine.json").read_text())
 
 
-def cell(name, ways, shots):
-    (found,) = [c for c in CELLS if (c["row"], c["ways"], c["shots"]) == (name, ways, shots)]
-    return found
+DOCUMENT = (MEASURED.parent / "few_shot.md").read_text()
 
 
-def test_cells_have_one_protocol_one_seed_and_600_episodes():
+def test_cells_are_of_one_seed_and_trained_for_20_minutes_or_more():
     for key, value in {"protocol": "short", "seed": 0, "episodes": 600, "device": "cpu"}.items():
         assert {one[key] for one in CELLS} == {value}, key
-    minutes = sorted(one["minutes"] for one in CELLS)
-    assert 1 <= minutes[len(minutes) // 2] <= 2
-    half_an_hour = [one for one in CELLS if one["minutes"] > 20]
-    assert [(c["row"], c["ways"], c["shots"]) for c in half_an_hour] == [
-        ("maml", 5, 1),
-        ("fomaml", 5, 1),
-        ("prototypical", 5, 1),
-    ]
+    assert all(one["minutes"] >= 20 for one in CELLS)
+    rows = [one["row"] for one in CELLS if (one["ways"], one["shots"]) == (5, 1)]
+    assert {"maml", "fomaml", "prototypical"} <= set(rows)
 
 
-def test_learned_rules_are_above_the_control_at_20_way_5_shot_alone():
-    above = []
+def test_the_document_says_which_cells_have_no_validation_and_what_is_missing_to_the_papers():
+    without = [one["row"] for one in CELLS if not one["validation"]]
+    assert without == ["fomaml", "prototypical"]
+    assert "`fomaml` and `prototypical` were trained before jobs validated" in DOCUMENT
+    reasons = DOCUMENT.split("## Why the figures are below")[1].split("## Methods")[0]
     for one in CELLS:
-        if one["row"].startswith("learned-"):
-            control = cell("maml-further", one["ways"], one["shots"])
-            margin = one["interval"] + control["interval"]
-            if one["accuracy"] - control["accuracy"] > margin:
-                above.append((one["row"], one["ways"], one["shots"]))
-    assert above == [("learned-adam-lstm", 20, 5), ("learned-step-size-lstm", 20, 5)]
+        assert f"`{one['row']}`" in reasons
 
 
 @pytest.mark.parametrize("points", ["10", "5"])

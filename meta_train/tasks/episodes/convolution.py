@@ -8,10 +8,12 @@ are slow for a few images.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad as nn_grad
@@ -123,9 +125,14 @@ def _call(
 ) -> None:
     # A name for each: memory that nothing holds would be used again.
     contiguous = [value.contiguous() for value in places]
-    sizes = np.array([*shape, channels, *(n for pair in geometry for n in pair)], dtype=np.int64)
     threads = min(torch.get_num_threads(), shape[0])
+    sizes = _sizes(tuple(shape), channels, geometry)
     call_c(function, sizes, addresses(contiguous), int(into is not None), threads)
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes(shape: tuple[int, ...], channels: int, geometry: Geometry) -> NDArray[np.int64]:
+    return np.array([*shape, channels, *(n for pair in geometry for n in pair)], dtype=np.int64)
 
 
 def _first(maps: Tensor) -> Tensor:
