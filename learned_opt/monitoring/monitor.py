@@ -54,7 +54,8 @@ class GateMonitor:
       the end. With `H` units per coordinate, row k shows unit k modulo H; if all coordinates share
       the gate, row k shows unit k.
 
-    The sample may hold coordinates whose gradient has always been zero; their gates move nothing.
+    Of sharded tensors it shows the part of this process, as if it were the whole. The sample may
+    hold coordinates whose gradient has always been zero; their gates move nothing.
     Training is not affected: nothing changes, and no global random number is drawn. If the disk is
     full, the monitor stops with one warning, which names the folder. A rule that is not a
     `CoordinateRule` is evaluated on whole tensors. A rule without gates and without a network that
