@@ -15,7 +15,8 @@ from torch import Tensor
 from learned_opt.backends.plain_memory import is_plain, refuses_memory, refuses_shapes
 from learned_opt.backends.step_in_c import StepInC, rates, sizes
 from learned_opt.c_library import addresses, call_c
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.updates import PendingUpdate
 
 ELEMENTS_PER_THREAD = 1 << 13

@@ -7,7 +7,8 @@ import random
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 
 
 class CoordinateSamples:

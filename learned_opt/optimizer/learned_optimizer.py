@@ -51,7 +51,8 @@ from learned_opt.optimizer.step_plan import (
     warn_if_replaced,
     warn_if_small,
 )
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.updates import PendingUpdate, batch_by_size
 from learned_opt.weights import find_rule, rule_digest
 
@@ -336,6 +337,8 @@ class LearnedOptimizer(Optimizer):
         if not updates:
             return
         tensors = self._guard.check_gradients(updates)
+        sharded = [update.sharded for update in updates]
+        context = replace(context, loss=sharding.mean_loss(context.loss, sharded))
         if isinstance(rule, CoordinateRule):
             keys = rule.coordinate_state()
             pieces = [
@@ -347,8 +350,7 @@ class LearnedOptimizer(Optimizer):
             batches = batch_by_size(pieces, sizes, self.chunk_size)
         else:
             batches = iter([[(tensor, tensor.update) for tensor in tensors]])
-            whole = sharding.whole_tensors([update.sharded for update in updates])
-            context = replace(context, tensors=whole)
+            context = replace(context, tensors=sharding.whole_tensors(sharded))
         for batch in batches:
             deltas, new_states = compute_updates(
                 rule,

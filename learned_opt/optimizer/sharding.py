@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import CoordinateRule, State, UpdateRule, unit_major
-from learned_opt.rules.whole_tensors import WholeTensors
+from learned_opt.rules.base import State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule, unit_major
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -112,7 +113,12 @@ def init_state(rule: UpdateRule, parameter: Tensor, direction: str | None) -> St
     check_parameter(parameter, rule)
     if not is_sharded(parameter):
         return rule.init_state(local_part(parameter.detach()), direction=direction)
-    state = rule.init_state(local_part(parameter.detach()), parameter.shape, direction)
+    state = rule.init_state(
+        local_part(parameter.detach()),
+        parameter.shape,
+        direction,
+        whole_tensors([parameter]) or LOCAL,
+    )
     return {
         key: _assemble(value, parameter) if is_placed(key, value, parameter, rule) else value
         for key, value in state.items()
@@ -186,6 +192,24 @@ def place_like(parameter: Tensor, key: str, value: Tensor, rule: UpdateRule) -> 
 
     # Every process loaded the same value: nothing is sent.
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def mean_loss(loss: Tensor | None, sharded: Sequence[DTensor | None]) -> Tensor | None:
+    """The mean of the losses of all processes that share tensors; the loss itself if none do.
+
+    Each process may have seen its own part of a batch. Numbers of a whole tensor would part ways if
+    each stepped them by its own loss.
+    """
+    meshes = dict.fromkeys(one.device_mesh for one in sharded if one is not None)
+    if loss is None or not meshes:
+        return loss
+    mean = loss.clone()
+    for mesh in meshes:
+        mean = mean.to(mesh.device_type)
+        for group in mesh.get_all_groups():
+            torch.distributed.all_reduce(mean, group=group)
+        mean /= mesh.size()
+    return mean.to(loss.device)
 
 
 def all_parts(flags: Tensor, meshes: Sequence[DeviceMesh | None]) -> Tensor:

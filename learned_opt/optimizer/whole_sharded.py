@@ -57,6 +57,25 @@ class ShardedTensors(WholeTensors):
             found.update(zip(keys, values.unbind(), strict=True))
         return {k: found[k] for k in parts}
 
+    def norms(self, of_parts: Tensor) -> Tensor:
+        """See the base class; two all-reduces for each mesh dimension."""
+        whole = of_parts.clone()
+        for (mesh, dims), keys in self._split(dict(enumerate(of_parts.unbind())))[1].items():
+            groups = [mesh.get_group(dim) for dim in dims]
+            # Over the largest first, lest squares overflow.
+            largest = one_where_zero(_reduced(of_parts[keys], groups, dist.ReduceOp.MAX))
+            squares = _reduced((of_parts[keys] / largest).square(), groups, dist.ReduceOp.SUM)
+            whole[keys] = squares.sqrt() * largest
+        return whole
+
+    def sums(self, of_parts: Tensor) -> Tensor:
+        """See the base class; one all-reduce for each mesh dimension."""
+        whole = of_parts.clone()
+        for (mesh, dims), keys in self._split(dict(enumerate(of_parts.unbind())))[1].items():
+            groups = [mesh.get_group(dim) for dim in dims]
+            whole[keys] = _reduced(of_parts[keys], groups, dist.ReduceOp.SUM)
+        return whole
+
     def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class."""
         alone, spread = self._split(parts)

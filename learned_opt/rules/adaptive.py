@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+from learned_opt.rules.base import Context, Gates, State
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
 
 

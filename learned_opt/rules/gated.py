@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from learned_opt.rules.base import Context, CoordinateRule, Gates, State
+from learned_opt.rules.base import Context, Gates, State
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.features import known_share, log_sign, recent_size
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 

@@ -25,6 +25,7 @@ from learned_opt.rules.general_features import (
 )
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_stepped_as_matrix
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 DRIFT_DELAY = 10.0
 """Added to the step number in the weight 1 / (t + 10) of the drift, which integrates over log t."""
@@ -96,16 +97,20 @@ class General(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The base's state, and zeros except for the initial RMS in `steering`."""
-        return self.init_part_state(parameter, parameter.shape, None)
+        return self.init_part_state(parameter, parameter.shape, None, LOCAL)
 
     def init_part_state(
-        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+        self,
+        parameter: Tensor,
+        shape: Sequence[int],
+        direction: str | None,
+        tensors: WholeTensors,
     ) -> State:
         """See `init_tensor_state`; `direction` is the base's."""
         own = {"steering": initial_steering(parameter, self.wide_dtype)}
         for key in self._network_state():
             own[key] = own["steering"].new_zeros(self.hidden_size)
-        return {**self.base.init_part_state(parameter, shape, direction), **own}
+        return {**self.base.init_part_state(parameter, shape, direction, tensors), **own}
 
     def _network_state(self) -> tuple[str, ...]:
         """Names of the LSTM's state."""

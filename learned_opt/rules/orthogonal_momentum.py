@@ -129,10 +129,14 @@ class OrthogonalMomentum(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
-        return self.init_part_state(parameter, parameter.shape, None)
+        return self.init_part_state(parameter, parameter.shape, None, LOCAL)
 
     def init_part_state(
-        self, parameter: Tensor, shape: Sequence[int], direction: str | None
+        self,
+        parameter: Tensor,
+        shape: Sequence[int],
+        direction: str | None,
+        tensors: WholeTensors,
     ) -> State:
         """See `init_tensor_state`; whether the tensor is a matrix depends on its whole shape."""
         matrix = is_matrix_shape(shape) and direction != "adam"

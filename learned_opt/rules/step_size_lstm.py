@@ -40,6 +40,7 @@ from learned_opt.rules.tensor_directions import (
     bias_factors,
     measure,
 )
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 WARM_UP = 0.03
 """The step grows linearly to its full size over this share of the planned steps."""
@@ -127,6 +128,8 @@ class StepSizeLSTM(UpdateRule):
     default_lr = 3e-3
     needs = frozenset({"total_steps"})
     uses = frozenset({"loss"})
+    takes_parts = True
+    tensor_state = frozenset({"h", "c", "scalars"})
 
     def __init__(self, *, hidden_size: int = 16, parameter_scale: bool = False) -> None:
         super().__init__(hidden_size=hidden_size, parameter_scale=parameter_scale)
@@ -146,12 +149,22 @@ class StepSizeLSTM(UpdateRule):
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """Zeros, except for the initial RMS of the parameter in `scalars`."""
+        return self.init_part_state(parameter, parameter.shape, None, LOCAL)
+
+    def init_part_state(
+        self,
+        parameter: Tensor,
+        shape: Sequence[int],
+        direction: str | None,
+        tensors: WholeTensors,
+    ) -> State:
+        """See `init_tensor_state`; the RMS is that of the whole tensor."""
 
         def zeros(*shape: int, dtype: torch.dtype = self.wide_dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
-        norm = euclidean_norm(parameter.detach().to(self.wide_dtype)).reshape(1)
-        rms = norm / math.sqrt(max(parameter.numel(), 1))
+        norm = tensors.norms(euclidean_norm(parameter.detach().to(self.wide_dtype)).reshape(1))
+        rms = norm / math.sqrt(max(math.prod(shape), 1))
         return {
             **{key: zeros(*parameter.shape, dtype=self.dtype) for key in ("m9", "m99", "v")},
             **{key: zeros(self.hidden_size) for key in ("h", "c")},
@@ -178,9 +191,10 @@ class StepSizeLSTM(UpdateRule):
             for gradient, parameter, state in zip(gradients, parameters, states, strict=True)
         ]
         before = Memory(*(torch.stack([s[key] for s in states]) for key in Memory._fields))
-        statistics = measure(tensors)
+        whole = context.tensors or LOCAL
+        statistics = measure(tensors, whole)
         coefficients, after = self.coefficients(statistics, before, context, gates)
-        deltas = combine(tensors, statistics.size, coefficients)
+        deltas = combine(tensors, statistics.size, coefficients, whole)
         h, c, scalars = (value.unbind() for value in after[1:])
         new_states: list[State] = []
         for k, (state, tensor) in enumerate(zip(states, tensors, strict=True)):
@@ -269,12 +283,15 @@ class StepSizeLSTM(UpdateRule):
 
 
 def combine(
-    tensors: Sequence[TensorDirections], size: Tensor, coefficients: Coefficients
+    tensors: Sequence[TensorDirections],
+    size: Tensor,
+    coefficients: Coefficients,
+    whole: WholeTensors = LOCAL,
 ) -> list[Tensor]:
     """Deltas, `[*param]` each: minus the step size times the mix, scaled to its target RMS."""
     weights = torch.stack(coefficients.mix, dim=-1).unbind()
     mixed = [tensor.mix(row) for tensor, row in zip(tensors, weights, strict=True)]
-    rms = size.rsqrt() * torch.stack([euclidean_norm(value) for value in mixed])
+    rms = size.rsqrt() * whole.norms(torch.stack([euclidean_norm(value) for value in mixed]))
     factors = coefficients.factor(rms).unbind()
     return [factor * value for factor, value in zip(factors, mixed, strict=True)]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.features import bias_correction, euclidean_norm, safe_sqrt
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 BETA_FAST, BETA_SLOW = 0.9, 0.99
 BETA_SQUARE = BETA_SLOW
@@ -153,8 +154,8 @@ class TensorDirections:
 
     @property
     def size(self) -> Tensor:
-        """Number of elements, at least 1, 0-dim."""
-        return self._gradient.new_full((), max(self._gradient.numel(), 1))
+        """Number of elements, 0-dim."""
+        return self._gradient.new_full((), self._gradient.numel())
 
     @property
     def is_vector(self) -> Tensor:
@@ -182,12 +183,15 @@ class TensorDirections:
         return mixed * self.v.sign()
 
 
-def measure(tensors: Sequence[TensorDirections]) -> Statistics:
-    """Gather the statistics of n tensors."""
+def measure(tensors: Sequence[TensorDirections], whole: WholeTensors = LOCAL) -> Statistics:
+    """Gather the statistics of n tensors, or of the whole tensors of which these are parts."""
+    sizes = torch.stack([tensor.size for tensor in tensors]).unsqueeze(-1)
+    products = torch.stack([tensor.products for tensor in tensors])
+    sums = whole.sums(torch.cat([products, sizes], dim=-1))
     return make_statistics(
-        torch.stack([tensor.norms for tensor in tensors]),
-        torch.stack([tensor.products for tensor in tensors]),
-        torch.stack([tensor.size for tensor in tensors]),
+        whole.norms(torch.stack([tensor.norms for tensor in tensors])),
+        sums[:, :-1],
+        sums[:, -1].clamp(min=1),
         torch.stack([tensor.is_vector for tensor in tensors]),
     )
 

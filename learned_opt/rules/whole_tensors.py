@@ -30,6 +30,22 @@ class WholeTensors(ABC):
         """The root mean square of each whole tensor, 0-dim; see `rms`."""
 
     @abstractmethod
+    def norms(self, of_parts: Tensor) -> Tensor:
+        """Euclidean norms of whole tensors.
+
+        Args:
+            of_parts: the norms of the parts, `[n, ...]`, a row for each tensor of the step in
+                order.
+
+        Returns:
+            The norms of the whole tensors, of the same shape.
+        """
+
+    @abstractmethod
+    def sums(self, of_parts: Tensor) -> Tensor:
+        """Sums over whole tensors, from those over their parts; see `norms`."""
+
+    @abstractmethod
     def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Apply a function to the whole tensors; give back the parts of its results.
 
@@ -43,6 +59,14 @@ class LocalTensors(WholeTensors):
     def rms(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class."""
         return {k: rms(part) for k, part in parts.items()}
+
+    def norms(self, of_parts: Tensor) -> Tensor:
+        """See the base class."""
+        return of_parts
+
+    def sums(self, of_parts: Tensor) -> Tensor:
+        """See the base class."""
+        return of_parts
 
     def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class."""

@@ -15,7 +15,8 @@ from torch.func import vmap
 
 from learned_opt.functional import compute_updates
 from learned_opt.rules import create_rule
-from learned_opt.rules.base import Context, CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from meta_train.inner.state import InnerState
 from meta_train.tasks.base import Tensors
 

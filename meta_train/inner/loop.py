@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from learned_opt.adaptation.second_derivatives import twice_differentiable
-from learned_opt.rules.base import CoordinateRule, State, UpdateRule
+from learned_opt.rules.base import State, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.masking import LossWithGradient, largest, where_alive
 from meta_train.inner.rule_step import rule_step, rule_steps

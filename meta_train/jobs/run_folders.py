@@ -37,7 +37,6 @@ def locked(folder: Path) -> Iterator[None]:
         FileExistsError: another job uses the folder.
     """
     created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     lock = _open_lock(folder / LOCK)
     try:
         yield
@@ -57,9 +56,13 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def _open_lock(path: Path) -> int:
-    """Open and lock a file; the lock ends when the file is closed."""
+    """Open and lock a file, and create its folder; the lock ends when the file is closed."""
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # Another job has just ended and removed the empty folder.
+            continue
         try:
             _lock(lock)
         except BlockingIOError:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from learned_opt import LearnedOptimizer
 
-RULES = ["adam", "lstm", "adam-lstm", "gated-lstm", "orthogonal-momentum"]
+RULES = ["adam", "lstm", "adam-lstm", "gated-lstm", "orthogonal-momentum", "step-size-lstm"]
 
 
 def make_model(seed=0, dtype=torch.float32):
@@ -28,22 +28,27 @@ def make_model(seed=0, dtype=torch.float32):
     return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
 
 
+def plan_of(rule):
+    """A planned number of steps, for rules that cannot do without."""
+    return {"total_steps": 100} if rule.required_context() else {}
+
+
 def make_sharded(rule, seed=0):
     model = make_model(seed, rule.dtype)
     mesh = init_device_mesh("cpu", (RANKS,))
     fully_shard(model[0], mesh=mesh)
     fully_shard(model, mesh=mesh)
-    return model, LearnedOptimizer(model.parameters(), rule=rule)
+    return model, LearnedOptimizer(model.parameters(), rule=rule, **plan_of(rule))
 
 
 def make_replicated(rule, seed=0):
     model = DistributedDataParallel(make_model(seed))
-    return model, LearnedOptimizer(model.parameters(), rule=rule)
+    return model, LearnedOptimizer(model.parameters(), rule=rule, **plan_of(rule))
 
 
 def make_alone(rule, seed=0):
     model = make_model(seed, rule.dtype)
-    return model, LearnedOptimizer(model.parameters(), rule=rule)
+    return model, LearnedOptimizer(model.parameters(), rule=rule, **plan_of(rule))
 
 
 def train(model, optimizer, steps, alone=False):

@@ -12,6 +12,7 @@ from spread_models import (
     make_alone,
     make_sharded,
     part,
+    plan_of,
     refusal,
     save,
     snapshot,
@@ -156,13 +157,17 @@ def test_52_any_placement_steps_its_local_part(folder):
 
 
 @on_two_processes
-def test_52_whole_matrices_are_stepped_wherever_their_parts_are(folder):
+def test_52_rules_of_whole_tensors_step_them_wherever_their_parts_are(folder):
     """Tensors of several shapes, cut along several axes: exchanged, gathered, or on one process."""
+    for name in ("orthogonal-momentum", "step-size-lstm"):
+        step_wherever_the_parts_are(make_rule(name, torch.float64))
+
+
+def step_wherever_the_parts_are(rule):
     line, square = init_device_mesh("cpu", (RANKS,)), init_device_mesh("cpu", (1, RANKS))
     shapes = [(4, 6), (7, 3), (6, 4), (3, 5), (5, 2, 3), (1, 4), (9,), (2,), (8200, 2)]
     wheres = [(line, [Shard(0)]), (line, [Shard(1)]), (line, [Replicate()])]
     wheres += [(square, [Replicate(), Shard(0)]), (square, [Shard(1), Shard(0)])]
-    rule = make_rule("orthogonal-momentum", torch.float64)
     torch.manual_seed(0)
     values, alone, spread = [], [], []
     for shape in shapes:
@@ -173,7 +178,8 @@ def test_52_whole_matrices_are_stepped_wherever_their_parts_are(folder):
             values.append(value)
             alone.append(nn.Parameter(value.clone()))
             spread.append(nn.Parameter(distribute_tensor(value, mesh, placements)))
-    plain, optimizer = LearnedOptimizer(alone, rule=rule), LearnedOptimizer(spread, rule=rule)
+    plain = LearnedOptimizer(alone, rule=rule, **plan_of(rule))
+    optimizer = LearnedOptimizer(spread, rule=rule, **plan_of(rule))
     for _ in range(3):
         for one, parameter in zip(alone, spread, strict=True):
             one.grad = torch.randn_like(one)
@@ -190,9 +196,30 @@ def test_52_whole_matrices_are_stepped_wherever_their_parts_are(folder):
             key: value.shape for key, value in expected.items()
         }
         assert_close(state.values(), expected.values(), 1e-12)
-    plain.eval()
-    optimizer.eval()
-    assert_close([whole(p) for p in spread], [p.detach() for p in alone], 1e-12)
+    if rule.averages:
+        plain.eval()
+        optimizer.eval()
+        assert_close([whole(p) for p in spread], [p.detach() for p in alone], 1e-12)
+
+
+@on_two_processes
+def test_52_the_rule_reads_the_mean_of_the_losses_of_all_processes(folder):
+    rule = make_rule("step-size-lstm")
+    nn.init.normal_(rule.head.weight)
+    own, mean = make_sharded(rule), make_sharded(rule)
+    for (model, optimizer), losses in ((own, (3.0, 1.0)), (mean, (2.0, 2.0))):
+        for step in range(4):
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            loss = torch.tensor(losses[dist.get_rank()] / (step + 1))
+            optimizer.step(lambda loss=loss: loss)
+    assert same(snapshot(*own), snapshot(*mean))
+    unread = make_sharded(rule)
+    for _ in range(4):
+        for parameter in unread[0].parameters():
+            parameter.grad = torch.ones_like(parameter)
+        unread[1].step()
+    assert not same(snapshot(*own)[0][:1], snapshot(*unread)[0][:1])
 
 
 @on_two_processes
@@ -249,9 +276,8 @@ def test_52_what_cannot_be_stepped_in_parts_is_refused(folder):
         def update(self, gradients, parameters, states, context):
             return gradients, states
 
-    for rule, word in ((Whole(), "Whole"), (make_rule("step-size-lstm"), "StepSizeLSTM")):
-        settings = {"rule": rule, "total_steps": 9}
-        assert word in refusal(RuntimeError, LearnedOptimizer, [spread(torch.ones(4))], **settings)
+    parameters = [spread(torch.ones(4))]
+    assert "Whole" in refusal(RuntimeError, LearnedOptimizer, parameters, rule=Whole())
 
 
 @on_two_processes
