@@ -34,14 +34,16 @@ def methods_table():
         start = own.initialization if own.begins_with is None else f"from {own.begins_with}"
         if own.uses is not None:
             start = f"of {own.uses}"
-        steps = own.head is None
+        read = [
+            f"{kind}: {one}" for kind, one in (("head", own.head), ("reader", own.reader)) if one
+        ]
         rows.append(
             (
                 name,
                 method.source,
                 start,
-                own.rule if steps else "-",
-                own.adapted if steps else f"head: {own.head}",
+                "-" if read else own.rule,
+                read[0] if read else own.adapted,
                 {"episodes": own.estimator, "classes": "supervised"}.get(own.trained_on, "-"),
             )
         )

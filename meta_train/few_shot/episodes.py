@@ -6,16 +6,22 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.margins.task import MarginClasses
+from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.tasks.episodes.base import EpisodeTask
+from meta_train.tasks.episodes.images import ImageClasses, ImageEpisodes
+from meta_train.tasks.episodes.mini_imagenet import MiniImageNetClasses, MiniImageNetEpisodes
 from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
+from meta_train.tasks.episodes.signals import SignalClasses, SignalEpisodes
 from meta_train.tasks.episodes.sine import Sine
 from meta_train.tasks.episodes.stored_heads import StoredHeads
 
-EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes
-TrainingTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | OmniglotClasses | StoredHeads
+EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | SequenceEpisodes
+TrainingTask: TypeAlias = EvaluationTask | ImageClasses | MarginClasses | StoredHeads
 
 
 def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
@@ -29,6 +35,8 @@ def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
     if config.data == "sine":
         return replace(method.on_sine(), **config.row_settings)
     settings = method.on_omniglot(config.ways, config.support_shots)
+    if config.data == "miniimagenet":
+        settings = replace(settings, **mini_imagenet.OVERRIDES.get(name, {}))
     return replace(settings, **config.row_settings)
 
 
@@ -45,7 +53,7 @@ def evaluation_task(
     queries = config.query_examples(testing=True)
     if config.data == "sine":
         return _sine(method, config, queries)
-    episodes = _omniglot(method, config, config.ways, config.support_shots, queries, split)
+    episodes = _images(method, config, config.ways, config.support_shots, queries, split)
     return _with_head(method, episodes)
 
 
@@ -67,12 +75,16 @@ def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask
     if config.data == "sine":
         return _with_stored_heads(method, _sine(method, config, queries))
     if method.trained_on == "classes":
-        known = OmniglotClasses.__dataclass_fields__
+        made = _classes_of(config.data)
+        known = made.__dataclass_fields__
         settings = {**_data_folder(config), **config.task_settings}
-        return OmniglotClasses(**{k: v for k, v in settings.items() if k in known})
+        classes = made(**{k: v for k, v in settings.items() if k in known})
+        if method.margin is None:
+            return classes
+        return MarginClasses(classes, method.margin, **method.margin_settings)
     shots = method.train_shots or config.support_shots
     ways = method.train_ways or config.ways
-    episodes = _omniglot(method, config, ways, shots, queries, "train")
+    episodes = _images(method, config, ways, shots, queries, "train")
     if method.stored_heads:
         return _with_stored_heads(method, episodes)
     return _with_head(method, episodes)
@@ -88,10 +100,30 @@ def _sine(method: MethodSettings, config: FewShotConfig, queries: int) -> Sine:
     )
 
 
-def _omniglot(
+def _episodes_of(data: str) -> type[ImageEpisodes]:
+    kinds: dict[str, type[ImageEpisodes]] = {
+        "signals": SignalEpisodes,
+        "omniglot": OmniglotEpisodes,
+        "miniimagenet": MiniImageNetEpisodes,
+    }
+    return kinds[data]
+
+
+def _classes_of(data: str) -> type[ImageClasses]:
+    kinds: dict[str, type[ImageClasses]] = {
+        "signals": SignalClasses,
+        "omniglot": OmniglotClasses,
+        "miniimagenet": MiniImageNetClasses,
+    }
+    return kinds[data]
+
+
+def _images(
     method: MethodSettings, config: FewShotConfig, ways: int, shots: int, queries: int, split: str
-) -> OmniglotEpisodes:
-    return OmniglotEpisodes(
+) -> ImageEpisodes:
+    made = _episodes_of(config.data)
+    files = _data_folder(config) if "folder" in made.__dataclass_fields__ else {}
+    return made(
         ways=ways,
         shots=shots,
         queries=queries,
@@ -99,7 +131,7 @@ def _omniglot(
         batch_norm=method.batch_norm,
         split=split,
         **_adaptation(method),
-        **_data_folder(config),
+        **files,
         **config.task_settings,
     )
 
@@ -119,9 +151,19 @@ def _at_most(size: int | None, support: int) -> int | None:
 
 
 def _with_head(
-    method: MethodSettings, episodes: OmniglotEpisodes
-) -> OmniglotEpisodes | EmbeddingEpisodes:
-    return episodes if method.head is None else EmbeddingEpisodes(episodes, method.head)
+    method: MethodSettings, episodes: ImageEpisodes
+) -> ImageEpisodes | EmbeddingEpisodes | SequenceEpisodes:
+    if method.reader is not None:
+        return SequenceEpisodes(
+            episodes,
+            method.reader,
+            instances=method.instances,
+            sequences=method.meta_batch,
+            **method.reader_settings,
+        )
+    if method.head is None:
+        return episodes
+    return EmbeddingEpisodes(episodes, method.head, **method.head_settings)
 
 
 def _with_stored_heads(method: MethodSettings, episodes: EpisodeTask) -> EpisodeTask | StoredHeads:

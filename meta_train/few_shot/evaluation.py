@@ -38,6 +38,7 @@ class Evaluation:
         steps: inner steps after which the query sets were evaluated.
         values: score of each episode, `[steps, episodes]`, on the CPU.
         diverged: number of episodes whose inner training diverged; they stop at that step.
+        counts: what `steps` numbers: inner "steps", or the "instance" of a class in a sequence.
 
     Example:
         >>> f"{evaluation.mean(5):.3f} +- {evaluation.interval(5):.3f}"
@@ -47,6 +48,7 @@ class Evaluation:
     steps: tuple[int, ...]
     values: Tensor
     diverged: int
+    counts: str = "steps"
 
     @property
     def episodes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,25 @@ from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import make_plain
 from meta_train.tasks.data.omniglot import DRAWINGS
+from meta_train.tasks.data.signals import PER_CLASS as SIGNALS
+from meta_train.tasks.episodes.base import EpisodeTask
+from meta_train.tasks.episodes.mini_imagenet import MiniImageNetEpisodes
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
+from meta_train.tasks.episodes.signals import SignalEpisodes
 from meta_train.tasks.episodes.sine import Sine
 
 ALL = "all"
-DATA = {"sine": Sine, "omniglot": OmniglotEpisodes}
+DATA: Mapping[str, type[EpisodeTask]] = {
+    "sine": Sine,
+    "signals": SignalEpisodes,
+    "omniglot": OmniglotEpisodes,
+    "miniimagenet": MiniImageNetEpisodes,
+}
+PER_CLASS = {"signals": SIGNALS, "omniglot": DRAWINGS, "miniimagenet": 600}
+"""Images of each class."""
 MAX_THREADS = 1024
 MAX_EFFORT = 1e9
-OUTER_STEPS = {"sine": 3_000, "omniglot": 10_000}
+OUTER_STEPS = {"sine": 3_000, **dict.fromkeys(PER_CLASS, 10_000)}
 """Outer steps of methods that do not set their own."""
 
 _JOB_SETTING = "use --{}"
@@ -54,7 +66,7 @@ RENAMED_IN_TRAIN = {
     "loss_spread": "loss_rescale_range",
 }
 """Former names of settings, and their present names."""
-TESTING_ONLY = ("trained_on", "uses", "head")
+TESTING_ONLY = ("trained_on", "uses", "head", "head_settings")
 """Changes of a method that do not apply to the method whose training it uses."""
 OMNIGLOT_ONLY = ("train_shots", "train_ways", "batch_norm")
 """Settings of methods that sine curves do not have."""
@@ -65,15 +77,17 @@ class EpisodeConfig:
     """Episodes.
 
     Attributes:
-        data: "sine" (regression) or "omniglot" (characters).
+        data: "sine" (regression), "signals" (made by a recipe, needs no files), "omniglot"
+            (characters) or "miniimagenet" (photographs).
         ways: classes per episode (N); sine curves have none.
         shots: support examples per class (K), or points of a curve. Default: 1 image or 10 points.
         queries: query examples per class in training. Default: 5 images or 10 points.
         test_queries: query examples per class in testing. Default: 15 images, or as many as the
             support set leaves of the 20; 100 points.
         task_settings: settings of the episodes, such as {"hidden": [64, 64]}; see
-            meta_train/tasks/episodes/sine.py and omniglot.py.
-        folder: folder of the Omniglot archives. Default: the environment variable LEARNED_OPT_DATA.
+            meta_train/tasks/episodes/sine.py, images.py, omniglot.py and mini_imagenet.py.
+        folder: folder of the Omniglot archives, or of miniImageNet's tables and images. Default:
+            the environment variable LEARNED_OPT_DATA.
         download: let torchvision download missing archives.
     """
 
@@ -100,7 +114,8 @@ class EpisodeConfig:
             return given
         if self.data == "sine":
             return 100 if testing else 10
-        return max(1, min(15, DRAWINGS - self.support_shots)) if testing else 5
+        left = PER_CLASS[self.data] - self.support_shots
+        return max(1, min(15, left)) if testing else 5
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ class MetaTrainingConfig:
             meta_train/few_shot/methods/settings.py.
         train: changes of meta-training, such as {"lr": 0.001}; see meta_train/outer/settings.py.
         outer_steps: updates of the meta-parameters. Default: the method's own, or 3000 on sine
-            curves and 10000 on Omniglot. The papers take 30,000 and more.
+            curves and 10000 in classification. The papers take 30,000 and more.
         effort: multiplies the default number of outer steps.
         max_minutes: time limit of training, in minutes per method.
         validate: validation episodes every train.validate_every outer steps; the best averaged
@@ -140,7 +155,7 @@ class EvaluationConfig:
     Attributes:
         episodes: test episodes per method.
         steps: inner steps after which the query set is evaluated, such as [0,1,5]. Default: 0 to 10
-            on sine curves; 0, 1 and the method's own on Omniglot.
+            on sine curves; 0, 1 and the method's own in classification.
     """
 
     episodes: int = 1000
@@ -257,8 +272,11 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
             changes = self.row_settings if needed in self.methods else changes
             found = get_method(needed)
             method = replace(found.on_sine() if self.data == "sine" else found.omniglot, **changes)
-            if self.data == "sine" and method.head is not None:
-                raise ValueError(f"head {method.head!r} only classifies: use --data omniglot")
+            for kind, value in (("head", method.head), ("reader", method.reader)):
+                if self.data == "sine" and value is not None:
+                    raise ValueError(
+                        f"{kind} {value!r} only classifies: use --data signals or omniglot"
+                    )
             if method.trained_on == "nothing":
                 needed, changes = method.uses, _for_training(changes)
             else:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.verification import Verification
 
 MAX_COLUMNS = 4
 """Columns that fit into 80 characters next to the longest name."""
 
 
-def as_json(trained: TrainedMethod, evaluation: Evaluation) -> dict[str, Any]:
+def as_json(
+    trained: TrainedMethod, evaluation: Evaluation, verification: Verification | None = None
+) -> dict[str, Any]:
     """Facts of training and results of testing, as plain data."""
     return {
         **trained.facts,
@@ -23,12 +27,20 @@ def as_json(trained: TrainedMethod, evaluation: Evaluation) -> dict[str, Any]:
         "diverged_episodes": evaluation.diverged,
         "results": [
             {
-                "steps": steps,
+                evaluation.counts: steps,
                 "mean": _finite(evaluation.mean(steps)),
                 "interval": _finite(evaluation.interval(steps)),
             }
             for steps in evaluation.steps
         ],
+        "verification": None
+        if verification is None
+        else {
+            "equal_error_rate": _finite(verification.equal_error_rate),
+            "interval": _finite(verification.interval),
+            "same_pairs": verification.same,
+            "different_pairs": verification.different,
+        },
     }
 
 
@@ -69,12 +81,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def render(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], title: str) -> str:
+def render(
+    methods: Mapping[str, tuple[TrainedMethod, Evaluation]],
+    title: str,
+    verified: Mapping[str, Verification] = MappingProxyType({}),
+) -> str:
     """A table of at most 80 characters per line.
 
     Args:
         methods: methods and their evaluations by name.
         title: describes the episodes.
+        verified: equal error rates by name, of the methods that have one.
     """
     first = next(iter(methods.values()))[1]
     lines = ["", title]
@@ -82,15 +99,27 @@ def render(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], title: str) 
         lines.append(f"  {'inner steps':>11} {first.metric:>20}")
         for steps in first.steps:
             lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
+        for one in verified.values():
+            lines.append(f"  {'EER':>11} {_error_rate(one):>20}")
+        ((trained, _),) = methods.values()
+        if (figure := _published(trained)) is not None:
+            lines.append(f"  {'published':>11} {figure:>20}")
     else:
-        columns = _columns(methods)
-        heads = "".join(f"{_head(column):>13}" for column in columns)
-        lines.append(f"{first.metric + ' after':<27}{heads}")
+        figures = {name: _published(trained) for name, (trained, _) in methods.items()}
+        shown = any(figures.values())
+        columns = _columns(methods, MAX_COLUMNS - bool(verified) - shown)
+        heads = [_head(column) for column in columns]
+        heads += ["EER"] * bool(verified) + ["published"] * shown
+        lines.append(f"{first.metric + ' after':<27}" + "".join(f"{head:>13}" for head in heads))
         for name, (trained, evaluation) in methods.items():
             cells = [
                 _cell(evaluation, trained.method.test_steps if column is None else column)
                 for column in columns
             ]
+            if verified:
+                cells.append(_error_rate(verified.get(name)))
+            if shown:
+                cells.append(figures[name] or "-")
             lines.append(f"{name:<27}" + "".join(f" {cell:>12}" for cell in cells))
         lines += _after_own_steps(methods, columns)
     for name, (_, evaluation) in methods.items():
@@ -101,19 +130,24 @@ def render(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], title: str) 
             )
     scale = "in percent, " if first.metric == "accuracy" else ""
     lines.append(f"{scale}mean and 95% interval over {first.episodes} episodes")
+    if verified:
+        lines.append("EER: equal error rate of telling whether two images have the same class")
     return "\n".join(lines)
 
 
-def _columns(methods: Mapping[str, tuple[TrainedMethod, Evaluation]]) -> list[int | None]:
-    """Numbers of inner steps; None is each method's own."""
+def _columns(
+    methods: Mapping[str, tuple[TrainedMethod, Evaluation]], most: int
+) -> list[int | None]:
+    """At most so many numbers of inner steps; None is each method's own."""
     every = [set(evaluation.steps) for _, evaluation in methods.values()]
     evaluated = sorted(set().union(*every))
-    if len(evaluated) <= MAX_COLUMNS:
+    if len(evaluated) <= most:
         return list(evaluated)
     if len(shared := sorted(set.intersection(*every))) > MAX_COLUMNS:
         # The first, the last, and two between them, of which one is early.
         return [shared[0], shared[1], shared[len(shared) // 2], shared[-1]]
-    return [*(step for step in (0, 1) if step in evaluated), None]
+    early = (0, 1)[: most - 1]
+    return [*(step for step in early if step in evaluated), None]
 
 
 def _after_own_steps(
@@ -132,10 +166,29 @@ def _after_own_steps(
     return lines
 
 
+def _published(trained: TrainedMethod) -> str | None:
+    """The paper's accuracy on these episodes, in percent, or None."""
+    figure = trained.facts.get("published")
+    if figure is None:
+        return None
+    mean, interval = figure
+    return f"{mean:g}" if interval is None else f"{mean:g}+-{interval:g}"
+
+
 def _head(column: int | None) -> str:
     if column is None:
         return "its steps"
     return f"{column} step{'' if column == 1 else 's'}"
+
+
+def _error_rate(verification: Verification | None) -> str:
+    if verification is None:
+        return "-"
+    rate, interval = verification.equal_error_rate, verification.interval
+    if not math.isfinite(rate):
+        return "diverged"
+    text = f"{100 * rate:.1f}"
+    return text + (f"+-{100 * interval:.1f}" if math.isfinite(interval) else "")
 
 
 def _cell(evaluation: Evaluation, steps: int) -> str:

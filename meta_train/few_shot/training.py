@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.base import UpdateRule
+from meta_train.evaluation.validator import Validator
 from meta_train.few_shot.episodes import (
     EvaluationTask,
     evaluation_task,
@@ -20,19 +21,24 @@ from meta_train.few_shot.episodes import (
 )
 from meta_train.few_shot.evaluation import Evaluation, evaluate
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.build import initial_parameters, make_rule, trained_parts
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
-from meta_train.few_shot.settings import OUTER_STEPS, FewShotConfig
-from meta_train.few_shot.validation import EpisodeValidator
+from meta_train.few_shot.sequences.episodes import SequenceEpisodes
+from meta_train.few_shot.sequences.evaluation import evaluate_by_instance
+from meta_train.few_shot.settings import OUTER_STEPS, PER_CLASS, FewShotConfig
+from meta_train.few_shot.validation import EpisodeValidator, SequenceValidator
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.base import Tensors
-from meta_train.tasks.episodes.base import HEAD
+from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 
-EVALUATED_STEPS = {"sine": tuple(range(11)), "omniglot": (0, 1)}
+EVALUATED_STEPS = {"sine": tuple(range(11)), **dict.fromkeys(PER_CLASS, (0, 1))}
 """Inner steps after which query sets are evaluated by default, besides the method's own."""
+PUBLISHED_WAYS = 5
+"""Classes per sequence in the published figures of readers."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,12 @@ def make_trainer(
 
 def _validator(
     method: MethodSettings, config: FewShotConfig, device: torch.device
-) -> EpisodeValidator | None:
+) -> Validator | None:
     if not config.validate:
         return None
     task = evaluation_task(method, config, split="validation")
+    if isinstance(task, SequenceEpisodes):
+        return SequenceValidator(task, config.validate, config.seed, device)
     return EpisodeValidator(method, task, config.validate, config.seed, device)
 
 
@@ -183,6 +191,8 @@ def trained_method(
     settings = trainer.settings
     facts = {
         "source": get_method(name).source,
+        "published": published_figure(name, config),
+        "published_by_instance": published_by_instance(name, config),
         "outer_steps": trainer.outer_step,
         "minutes": round(trainer.seconds / 60, 2),
         "diverged_runs": trainer.diverged,
@@ -190,7 +200,7 @@ def trained_method(
         "inner_steps": {"training": list(settings.horizons), "testing": method.test_steps},
         "inner_lr": method.inner_lr,
         "episodes_of": _episode_settings(task),
-        "transductive": method.transductive and config.data == "omniglot",
+        "transductive": method.transductive and config.data != "sine",
         "device": str(trainer.device),
         "adapted_parameters": _adapted_parameters(method, task),
         "learned_parameters": sum(p.numel() for p in trainer.kept.parameters()),
@@ -199,6 +209,33 @@ def trained_method(
         "begins_with": begins_with,
     }
     return TrainedMethod(name, method, rule, initialization, facts)
+
+
+def published_figure(name: str, config: FewShotConfig) -> tuple[float, float | None] | None:
+    """The paper's accuracy and half its interval in percent, on the data of a job, if it has one.
+
+    Args:
+        name: name of the method.
+        config: the job.
+    """
+    figures = {
+        "omniglot": get_method(name).published,
+        "miniimagenet": mini_imagenet.PUBLISHED.get(name, {}),
+    }
+    return figures.get(config.data, {}).get((config.ways, config.support_shots))
+
+
+def published_by_instance(name: str, config: FewShotConfig) -> dict[int, float] | None:
+    """The paper's accuracies of a reader in percent, by instance, on its data with its classes.
+
+    Args:
+        name: name of the method.
+        config: the job.
+    """
+    figures = get_method(name).published_by_instance
+    if not figures or (config.data, config.ways) != ("omniglot", PUBLISHED_WAYS):
+        return None
+    return dict(figures)
 
 
 def _validation_facts(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, Any] | None:
@@ -210,13 +247,15 @@ def _validation_facts(trainer: MetaTrainer, config: FewShotConfig) -> dict[str, 
 
 def _episode_settings(task: EvaluationTask) -> dict[str, Any]:
     """Settings of test episodes, except where the data lies."""
-    episodes = task.episodes if isinstance(task, EmbeddingEpisodes) else task
+    episodes = task if isinstance(task, EpisodeTask) else task.episodes
     return {k: v for k, v in asdict(episodes).items() if k not in ("folder", "download")}
 
 
 def _adapted_parameters(method: MethodSettings, task: EvaluationTask) -> int:
     if isinstance(task, EmbeddingEpisodes):
         return task.classifier.solved_parameters
+    if isinstance(task, SequenceEpisodes):
+        return 0
     _, adapted = initial_parameters(method, task)
     return sum(value.numel() for value in adapted.values())
 
@@ -232,6 +271,17 @@ def evaluate_trained(
         device: device of inner training.
     """
     method = trained.method
+    task = evaluation_task(method, config)
+    seed = derive_seed(config.seed, "test")
+    if isinstance(task, SequenceEpisodes):
+        return evaluate_by_instance(
+            task,
+            trained.initialization,
+            episodes=config.episodes,
+            seed=seed,
+            device=device,
+            progress=config.progress,
+        )
     if method.head is not None:
         steps: tuple[int, ...] = (0,)
     elif config.steps is not None:
@@ -241,10 +291,10 @@ def evaluate_trained(
     return evaluate(
         trained.rule,
         trained.initialization,
-        evaluation_task(method, config),
+        task,
         steps=steps,
         episodes=config.episodes,
-        seed=derive_seed(config.seed, "test"),
+        seed=seed,
         lr=method.inner_lr,
         total_steps=max(method.test_steps, 1),
         proximal=method.proximal,

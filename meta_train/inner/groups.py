@@ -67,7 +67,7 @@ class Groups:
         self.runs = [self._make_runs(group, 0.0) for group in range(groups)]
 
     def prepare(self, outer_step: int, progress: float) -> None:
-        """Draw new tasks for groups that have kept theirs long enough.
+        """Draw new tasks for groups that have kept theirs long enough, and tell all of the step.
 
         Args:
             outer_step: counted from 0.
@@ -78,6 +78,8 @@ class Groups:
                 due = self._generation_at(outer_step, group)
                 if due != generation:
                     self._renew(group, due, progress)
+        for member in self.members:
+            member.task.begin_outer_step(outer_step)
         for runs in self.runs:
             runs.progress = progress
 

@@ -146,6 +146,14 @@ class Task(TaskFamily):
     def sample(self, generator: torch.Generator, device: torch.device) -> Problem:
         """Draw a problem with its tensors on `device`. Equal generators draw equal problems."""
 
+    def begin_outer_step(self, outer_step: int) -> None:
+        """Learn the number of the outer step that begins, from 0.
+
+        The default ignores it. A task whose loss changes in the course of meta-training puts the
+        number into its batches, because the loss itself is pure.
+        """
+        return
+
     def sample_task(self, generator: torch.Generator) -> SampledTask:
         """Return the task itself; draws nothing."""
         return SampledTask(family_name(type(self)), self)

@@ -60,6 +60,14 @@ from meta_train.jobs.cli import main
             "train_shots is a setting of Omniglot's episodes",
         ),
         (["--row_settings", '{"method": "r2d2"}'], "setting method is now called head"),
+        (["--row_settings", '{"head_settings": {"imagined": 1}}'], "head_settings need a head"),
+        (["--row_settings", '{"reader_settings": {"rows": 9}}'], "reader_settings need a reader"),
+        (["--row_settings", '{"reader": "mann"}'], "takes no inner steps: set train_steps"),
+        (
+            ["--row_settings", '{"reader": "mann", "train_steps": 0, "test_steps": 0}'],
+            "reader 'mann' only classifies",
+        ),
+        (["--row_settings", '{"reader": "man"}'], "did you mean 'mann'"),
         (["--row_settings", '{"initialization": "bod"}'], "did you mean 'body'"),
         (["--row_settings", '{"stored_heads": 3}'], 'set initialization to "body"'),
         (

@@ -226,3 +226,15 @@ def test_both_units_can_be_drawn_together_for_a_family():
 def test_shapes_are_those_of_the_first_member():
     shapes = make_groups(AnySize()).shapes()
     assert shapes == {"theta": [make_groups(AnySize()).members[0].task.dimensions]}
+
+
+def test_every_task_is_told_which_outer_step_begins():
+    class Told(Quadratic):
+        def begin_outer_step(self, outer_step):
+            told.append(outer_step)
+
+    told: list[int] = []
+    groups = make_groups(Told(dimensions=3), groups=2)
+    for outer_step in (0, 1, 7):
+        groups.prepare(outer_step, 0.5)
+    assert told == [0, 0, 1, 1, 7, 7]

@@ -44,15 +44,59 @@ class EpisodeClassifier(nn.Module):
         """Number of weights that are solved for in each episode."""
         return 0
 
-    def forward(self, episode: Episode) -> tuple[Tensor, Tensor]:
+    def forward(self, episode: Episode, *noise: Tensor) -> tuple[Tensor, Tensor]:
         """Classify the query images of an episode.
+
+        Args:
+            episode: the images and their classes.
+            *noise: the episode's random numbers; see `draw_noise`.
 
         Returns:
             The loss, 0-dim, and the scores, `[queries, ways]`.
         """
         support, query = self.embed(episode.support_x, episode.query_x)
-        scores = self.scores(support, episode.support_y, query)
-        return self.loss(scores, episode.query_y), scores
+        return self.classify(support, episode.support_y, query, episode.query_y, *noise)
+
+    def classify(
+        self, support: Tensor, labels: Tensor, query: Tensor, wanted: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Classify embedded query images.
+
+        Args:
+            support: embedded support images, `[support, ...]`.
+            labels: their classes, `[support]`.
+            query: embedded query images, `[queries, ...]`.
+            wanted: their classes, `[queries]`.
+            *noise: see `draw_noise`.
+
+        Returns:
+            The loss, 0-dim, and the scores, `[queries, ways]`.
+        """
+        support, labels = self.add_examples(support, labels, *noise)
+        scores = self.scores(support, labels, query)
+        return self.loss(scores, wanted), scores
+
+    def draw_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the random numbers that a head reads in an episode, on the CPU; by default none.
+
+        They are part of the episode: equal generators draw equal ones.
+        """
+        return ()
+
+    def add_examples(
+        self, support: Tensor, labels: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add examples to the embedded support set; by default none.
+
+        Args:
+            support: embedded support images, `[support, ...]`.
+            labels: their classes, `[support]`.
+            *noise: see `draw_noise`.
+
+        Returns:
+            The larger support set and its classes.
+        """
+        return support, labels
 
     def embed(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Embed support images `[support, 1, H, W]` and query images `[queries, 1, H, W]`."""
@@ -86,6 +130,11 @@ class EpisodeClassifier(nn.Module):
     def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
         """`[M, ways]`, in the dtype of `like`."""
         return nn.functional.one_hot(labels, self.ways).to(like)
+
+    def prototypes(self, support: Tensor, labels: Tensor) -> Tensor:
+        """The mean embedding of each class, `[support, F] -> [ways, F]`."""
+        members = self.one_hot(labels, support)
+        return members.T @ support / members.sum(0).unsqueeze(1)
 
 
 def _tracks_statistics(body: nn.Module) -> bool:

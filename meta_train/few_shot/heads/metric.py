@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from meta_train.few_shot.heads.base import EpisodeClassifier
+from meta_train.few_shot.heads.pairs import PairClassifier
 from meta_train.tasks.episodes.networks import FewShotNetwork, MeanPool
 
 
@@ -16,7 +16,12 @@ def squared_distances(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(1) - right.unsqueeze(0)).square().sum(-1)
 
 
-class Prototypical(EpisodeClassifier):
+def cosines(left: Tensor, right: Tensor) -> Tensor:
+    """Cosines of `[M, F]` and `[N, F]`: `[M, N]`."""
+    return normalize(left, dim=-1) @ normalize(right, dim=-1).T
+
+
+class Prototypical(PairClassifier):
     """Prototypical networks (Snell et al. 2017, arXiv 1703.05175, eq. 1 and 2).
 
     The score of a class is minus the squared Euclidean distance to its mean embedding.
@@ -26,13 +31,12 @@ class Prototypical(EpisodeClassifier):
         """See `EpisodeClassifier`."""
         return -squared_distances(query, self.prototypes(support, labels))
 
-    def prototypes(self, support: Tensor, labels: Tensor) -> Tensor:
-        """The mean embedding of each class, `[ways, F]`."""
-        members = self.one_hot(labels, support)
-        return members.T @ support / members.sum(0).unsqueeze(1)
+    def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Minus squared distances; see `PairClassifier`."""
+        return -squared_distances(query, support)
 
 
-class Matching(EpisodeClassifier):
+class Matching(PairClassifier):
     """Matching networks (Vinyals et al. 2016, arXiv 1606.04080, eq. 1).
 
     Attention over the support images is a softmax of cosines. The score of a class is the logarithm
@@ -40,20 +44,26 @@ class Matching(EpisodeClassifier):
     by itself, without the full context embeddings of section 2.1.2.
     """
 
+    normalises = True
+
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""
-        attention = (normalize(query, dim=-1) @ normalize(support, dim=-1).T).softmax(-1)
+        attention = cosines(query, support).softmax(-1)
         return (attention @ self.one_hot(labels, support)).log()
 
+    def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Cosines; see `PairClassifier`."""
+        return cosines(query, support)
 
-class Relation(EpisodeClassifier):
+
+class Relation(PairClassifier):
     """Relation networks (Sung et al. 2018, arXiv 1711.06025, eq. 1 and 2).
 
     The feature maps of a class's support images are summed and concatenated with those of the query
     image. Two convolutions and two linear layers give a relation in [0, 1], which squared error
     trains towards 1 for the right class and 0 for others. The paper's embedding has larger maps.
-    Here the embedding is that of the other methods: its last maps are 2 x 2, so the convolutions of
-    the relation do not pool.
+    Here the embedding is that of the other methods: its last maps are small (2 x 2 on Omniglot), so
+    the convolutions of the relation do not pool.
 
     Args:
         network: its body must be convolutional.
@@ -73,7 +83,7 @@ class Relation(EpisodeClassifier):
             raise ValueError("relation networks compare maps: they need architecture conv4")
         self.body = nn.Sequential(*layers[:-1])  # Without the pooling; parameter names stay.
         pooled = isinstance(layers[-1], MeanPool)
-        channels = self.features if pooled else self.features // 4
+        channels = self.features if pooled else self.features // network.places
         blocks: list[nn.Module] = []
         for inputs in (2 * channels, channels):
             blocks += [
@@ -84,7 +94,7 @@ class Relation(EpisodeClassifier):
         self.relation = nn.Sequential(
             *blocks,
             nn.Flatten(),
-            nn.Linear(4 * channels, units),
+            nn.Linear(network.places * channels, units),
             nn.ReLU(),
             nn.Linear(units, 1),
             nn.Sigmoid(),
@@ -94,22 +104,26 @@ class Relation(EpisodeClassifier):
         """Relations in [0, 1]; see `EpisodeClassifier`."""
         members = self.one_hot(labels, support)
         classes = (members.T @ support.flatten(1)).unflatten(1, support.shape[1:])
+        return self.pair_scores(classes, query)
+
+    def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Relations in [0, 1]; see `PairClassifier`."""
         pairs = torch.cat(
             [
-                classes.unsqueeze(0).expand(len(query), *classes.shape),
-                query.unsqueeze(1).expand(len(query), *classes.shape),
+                support.unsqueeze(0).expand(len(query), *support.shape),
+                query.unsqueeze(1).expand(len(query), *support.shape),
             ],
             2,
         )
         relations: Tensor = self.relation(pairs.flatten(0, 1))
-        return relations.reshape(len(query), self.ways)
+        return relations.reshape(len(query), len(support))
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Squared error of the relations."""
         return nn.functional.mse_loss(scores, self.one_hot(labels, scores))
 
 
-class Siamese(EpisodeClassifier):
+class Siamese(PairClassifier):
     """Siamese networks (Koch et al. 2015, "Siamese neural networks").
 
     The probability that two images have the same class is
@@ -127,10 +141,14 @@ class Siamese(EpisodeClassifier):
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """Log-odds; see `EpisodeClassifier`."""
+        members = self.one_hot(labels, support)
+        return self.pair_scores(support, query) @ members / members.sum(0)
+
+    def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Log-odds; see `PairClassifier`."""
         distances = (query.unsqueeze(1) - support.unsqueeze(0)).abs()
         odds: Tensor = self.compare(distances).squeeze(-1)
-        members = self.one_hot(labels, support)
-        return odds @ members / members.sum(0)
+        return odds
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy of "same class"; with several shots, of the mean log-odds."""
@@ -141,11 +159,16 @@ class Siamese(EpisodeClassifier):
         )
 
 
-class NearestNeighbour(EpisodeClassifier):
+class NearestNeighbour(PairClassifier):
     """Nearest neighbour: the largest cosine with a support image of the class; nothing to train."""
+
+    normalises = True
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """See `EpisodeClassifier`."""
-        cosines = normalize(query, dim=-1) @ normalize(support, dim=-1).T
         others = self.one_hot(labels, support).T == 0
-        return cosines.unsqueeze(1).masked_fill(others, -2.0).amax(-1)
+        return cosines(query, support).unsqueeze(1).masked_fill(others, -2.0).amax(-1)
+
+    def pair_scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Cosines; see `PairClassifier`."""
+        return cosines(query, support)

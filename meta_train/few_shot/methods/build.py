@@ -12,11 +12,13 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.per_tensor_rates import RATE_RULES, create_any_rule
 from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
-from meta_train.tasks.episodes.omniglot import OmniglotClasses
+from meta_train.tasks.episodes.images import ImageClasses
 from meta_train.tasks.episodes.stored_heads import STORED, StoredHeads
 
 PRETRAINED = "pretrained:"
@@ -61,7 +63,12 @@ def _pretrained(name: str, method: MethodSettings) -> UpdateRule:
 
 def initial_parameters(
     method: MethodSettings,
-    task: EpisodeTask | EmbeddingEpisodes | OmniglotClasses | StoredHeads,
+    task: EpisodeTask
+    | EmbeddingEpisodes
+    | SequenceEpisodes
+    | ImageClasses
+    | MarginClasses
+    | StoredHeads,
     seed: int = 0,
 ) -> tuple[Tensors, Tensors]:
     """Initial values of the parameters of a task.
@@ -85,7 +92,9 @@ def initial_parameters(
 
 
 def trained_parts(
-    method: MethodSettings, meta_parameters: MetaParameters, task: EpisodeTask | EmbeddingEpisodes
+    method: MethodSettings,
+    meta_parameters: MetaParameters,
+    task: EpisodeTask | EmbeddingEpisodes | SequenceEpisodes,
 ) -> tuple[UpdateRule, Tensors]:
     """The rule and the initialisation to test a method with.
 

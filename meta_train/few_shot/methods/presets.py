@@ -94,6 +94,18 @@ REPTILE_SINE = replace(REPTILE, inner_lr=1e-2, train_shots=None, inner_batch=Non
 
 EMBEDDING = MethodSettings(inner_lr=None, train_steps=0, test_steps=0, meta_batch=16, outer=ADAM)
 
+# Embedding that is learned on all classes at once.
+
+CLASSES = replace(EMBEDDING, initialization="body", trained_on="classes", meta_batch=2)
+
+# A network that reads the training set, without inner steps.
+
+READER = replace(
+    EMBEDDING,
+    meta_batch=16,
+    outer={**ADAM, "runs": 1},  # One run holds all sequences of an outer step.
+)
+
 
 def learned_rule_on_sine(rule: str) -> MethodSettings:
     """Settings that learn a rule and an initialisation together on sine curves.

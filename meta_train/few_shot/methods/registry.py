@@ -16,11 +16,13 @@ from types import MappingProxyType
 from learned_opt.registry import look_up
 from meta_train.few_shot.methods.presets import (
     ADAM,
+    CLASSES,
     EMBEDDING,
     LEARNED_RULE,
     MAML,
     MAML_SINE,
     MAML_TWENTY_WAYS,
+    READER,
     REPTILE,
     REPTILE_ADAM_TWENTY_WAYS,
     REPTILE_OUTER,
@@ -269,6 +271,11 @@ _HEADS = {
         sine=None,
         published=_published(98.8, 99.7, 96.0, 98.9),
     ),
+    "hallucination": FewShotMethod(
+        source="Wang et al. 2018, arXiv 1801.05401: prototypical, and imagined examples",
+        omniglot=replace(EMBEDDING, head="hallucination"),
+        sine=None,
+    ),
     "relation": FewShotMethod(
         source="Sung et al. 2018, arXiv 1711.06025",
         omniglot=replace(EMBEDDING, head="relation"),
@@ -277,18 +284,56 @@ _HEADS = {
     ),
 }
 
+_MARGINS = {
+    "sphereface": FewShotMethod(
+        source="Liu et al. 2017, arXiv 1704.08063",
+        omniglot=replace(CLASSES, margin="sphereface", head="cosine-prototype"),
+        sine=None,
+    ),
+    "cosface": FewShotMethod(
+        source="Wang et al. 2018, arXiv 1801.09414; AM-softmax is the same",
+        omniglot=replace(CLASSES, margin="cosface", head="cosine-prototype"),
+        sine=None,
+    ),
+    "arcface": FewShotMethod(
+        source="Deng et al. 2019, arXiv 1801.07698",
+        omniglot=replace(CLASSES, margin="arcface", head="cosine-prototype"),
+        sine=None,
+    ),
+    "triplet": FewShotMethod(
+        source="Schroff et al. 2015, arXiv 1503.03832: semi-hard negatives",
+        omniglot=replace(CLASSES, margin="triplet", head="euclidean-prototype"),
+        sine=None,
+    ),
+}
+
+SANTORO = "Santoro et al. 2016, arXiv 1605.06065"
+_FIRST_AND_LATER = (1, 2, 3, 4, 5, 10)
+"""Instances of a class whose accuracies Santoro et al. give (table 1, one-hot labels)."""
+
+_READERS = {
+    "lstm-reader": FewShotMethod(
+        source=f"{SANTORO}: the LSTM beside it, which reads the training set",
+        omniglot=replace(READER, reader="lstm"),
+        sine=None,
+        published_by_instance=dict(
+            zip(_FIRST_AND_LATER, (24.4, 49.5, 55.3, 61.0, 63.6, 62.5), strict=True)
+        ),
+    ),
+    "mann": FewShotMethod(
+        source=f"{SANTORO}: a network with an external memory reads the training set",
+        omniglot=replace(READER, reader="mann"),
+        sine=None,
+        published_by_instance=dict(
+            zip(_FIRST_AND_LATER, (36.4, 82.8, 91.0, 92.6, 94.9, 98.1), strict=True)
+        ),
+    ),
+}
+
 _BASELINES = {
     "fine-tuning": FewShotMethod(
         source="baseline: train on all classes at once, then adapt all layers and a new head",
-        omniglot=replace(
-            EMBEDDING,
-            initialization="body",
-            trained_on="classes",
-            rule="adam",
-            inner_lr=1e-2,
-            test_steps=20,
-            meta_batch=2,
-        ),
+        omniglot=replace(CLASSES, rule="adam", inner_lr=1e-2, test_steps=20),
         sine=None,
     ),
     "nearest-neighbour": FewShotMethod(
@@ -302,6 +347,17 @@ _BASELINES = {
         ),
         sine=None,
     ),
+    "nearest-prototype": FewShotMethod(
+        source="baseline: nearest class mean, by cosine, in the features of fine-tuning",
+        omniglot=replace(
+            EMBEDDING,
+            initialization="body",
+            trained_on="nothing",
+            uses="fine-tuning",
+            head="cosine-prototype",
+        ),
+        sine=None,
+    ),
 }
 
 METHODS: Mapping[str, FewShotMethod] = MappingProxyType(
@@ -311,6 +367,8 @@ METHODS: Mapping[str, FewShotMethod] = MappingProxyType(
         **_OTHER_ESTIMATORS_AND_RATES,
         **_LEARNED_RULES,
         **_HEADS,
+        **_MARGINS,
+        **_READERS,
         **_BASELINES,
     }
 )

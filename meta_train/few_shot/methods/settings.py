@@ -9,6 +9,8 @@ from typing import Any
 from learned_opt.registry import look_up
 from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.heads.episodes import HEADS
+from meta_train.few_shot.margins.task import MARGINS
+from meta_train.few_shot.sequences.episodes import READERS
 
 INITIALIZATIONS = ("learned", "body")
 TRAINED_ON = ("episodes", "classes", "nothing")
@@ -24,6 +26,9 @@ class InitializationSettings:
         stored_heads: number of training tasks that recur, each with a stored head that is learned
             with the body (`StoredHeads`); 0 for none.
         trained_on: "episodes", all "classes" at once (supervised training), or "nothing".
+        margin: a loss with a margin (`MARGINS`), where `trained_on` is "classes"; None for the
+            cross-entropy of a linear head.
+        margin_settings: settings of the margin's class.
         uses: the method whose initialisation is tested, where `trained_on` is "nothing".
         begins_with: the method whose initialisation meta-training starts from.
     """
@@ -31,6 +36,8 @@ class InitializationSettings:
     initialization: str = "learned"
     stored_heads: int = 0
     trained_on: str = "episodes"
+    margin: str | None = None
+    margin_settings: Mapping[str, Any] = field(default_factory=dict)
     uses: str | None = None
     begins_with: str | None = None
 
@@ -47,6 +54,11 @@ class InnerTrainingSettings:
         inner_lr: inner learning rate; None takes the rule's own.
         adapted: "all" parameters, or those of the "head" (ANIL).
         head: classifies a whole episode without inner steps (`HEADS`); None takes inner steps.
+        head_settings: settings of the head's class.
+        reader: a network that reads the training set as a sequence, without inner steps
+            (`READERS`).
+        reader_settings: settings of the reader's class.
+        instances: images per class in the sequences of a reader.
         train_steps: inner steps in meta-training; 0 evaluates the initialisation itself.
         test_steps: inner steps in testing.
         train_shots: support images per class in meta-training; None takes as many as in testing.
@@ -62,6 +74,10 @@ class InnerTrainingSettings:
     inner_lr: float | None = None
     adapted: str = "all"
     head: str | None = None
+    head_settings: Mapping[str, Any] = field(default_factory=dict)
+    reader: str | None = None
+    reader_settings: Mapping[str, Any] = field(default_factory=dict)
+    instances: int = 10
     train_steps: int = 1
     test_steps: int = 1
     train_shots: int | None = None
@@ -78,7 +94,7 @@ class OuterTrainingSettings:
         estimator: estimates the meta-gradient.
         estimator_settings: settings of the estimator's class.
         second_order: differentiate through the inner gradients; None asks the rule.
-        meta_batch: episodes per outer step.
+        meta_batch: episodes per outer step; sequences of a reader.
         outer: further `TrainSettings`.
     """
 
@@ -107,6 +123,9 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
         look_up("value of trained_on", self.trained_on, dict.fromkeys(TRAINED_ON))
         if self.head is not None:
             look_up("head", self.head, HEADS)
+        elif self.head_settings:
+            raise ValueError(f"head_settings need a head, got {dict(self.head_settings)}")
+        self._check_reader()
         for name in ("train_steps", "test_steps", "stored_heads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -125,6 +144,17 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
                 'trained_on="classes" trains a head for all classes, which no episode has: set '
                 'initialization to "body"'
             )
+        if self.margin is not None:
+            look_up("loss with a margin", self.margin, MARGINS)
+            if self.trained_on == "episodes":
+                raise ValueError(
+                    f"margin {self.margin!r} is a loss of all classes at once: set trained_on to "
+                    '"classes"'
+                )
+        elif self.margin_settings:
+            raise ValueError(
+                f"margin_settings need a margin: set margin to one of {', '.join(MARGINS)}"
+            )
         if self.trained_on == "nothing" and self.uses is None:
             raise ValueError(
                 'trained_on="nothing" needs the method whose initialisation to take: set uses'
@@ -137,6 +167,22 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
                 'initialization to "body"'
             )
 
+    def _check_reader(self) -> None:
+        if self.reader is None:
+            if self.reader_settings:
+                given = dict(self.reader_settings)
+                raise ValueError(f"reader_settings need a reader, got {given}")
+            return
+        look_up("reader", self.reader, READERS)
+        if self.head is not None:
+            raise ValueError(f"a method has a head or a reader, got {self.head} and {self.reader}")
+        if self.trained_on != "episodes" or self.initialization != "learned":
+            raise ValueError('a reader needs trained_on="episodes" and initialization="learned"')
+        if self.train_steps or self.test_steps:
+            raise ValueError("a reader takes no inner steps: set train_steps and test_steps to 0")
+        if self.instances < 2:
+            raise ValueError(f"instances must be at least 2, got {self.instances}")
+
     @property
     def proximal(self) -> float | None:
         """Strength of iMAML's pull of inner training towards the initialisation (its lambda)."""
@@ -147,5 +193,7 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
     @property
     def transductive(self) -> bool:
         """Whether the predicted class of a query image depends on the other query images."""
+        if self.reader is not None:
+            return False
         mixes = self.head is not None and HEADS[self.head].mixes_queries
         return self.batch_norm == "batch" or mixes

@@ -22,8 +22,9 @@ class FewShotMethod:
         twenty_ways: overrides for 20-way episodes.
         five_shots: overrides for 5-shot episodes.
         sine: settings on sine curves; None where the method only classifies.
-        published: accuracies of the paper, by (ways, shots).
+        published: accuracies of the paper on Omniglot, by (ways, shots).
         published_as: the method that those figures belong to, if it is more than this one.
+        published_by_instance: accuracies of the paper in percent, by instance, of a reader.
     """
 
     source: str
@@ -33,6 +34,7 @@ class FewShotMethod:
     sine: MethodSettings | None
     published: PublishedFigures = field(default_factory=dict)
     published_as: str = ""
+    published_by_instance: Mapping[int, float] = field(default_factory=dict)
 
     def on_omniglot(self, ways: int, shots: int) -> MethodSettings:
         """Settings for N-way K-shot episodes; overrides for ways win over those for shots.
@@ -52,5 +54,7 @@ class FewShotMethod:
             ValueError: the method only classifies.
         """
         if self.sine is None:
-            raise ValueError(f"this method ({self.source}) only classifies: use --data omniglot")
+            raise ValueError(
+                f"this method ({self.source}) only classifies: use --data signals or omniglot"
+            )
         return self.sine

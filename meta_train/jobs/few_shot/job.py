@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from learned_opt.adaptation.initialization import Initialization, save_initialization
 from meta_train.evaluation import report
+from meta_train.few_shot.embedding_plot import draw_embeddings
 from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
-from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.settings import DATA, FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
+from meta_train.few_shot.verification import Verification, verify_trained
 from meta_train.jobs.command import CONFIG
 from meta_train.jobs.few_shot.folders import (
     TABLE,
@@ -30,6 +34,7 @@ from meta_train.runtime.device import choose_device
 from meta_train.runtime.progress import say
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.episodes.base import HEAD
+from meta_train.tasks.episodes.images import ImageEpisodes
 
 
 def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
@@ -40,8 +45,9 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
         write_config: writes the configuration to a path.
 
     Returns:
-        The run folder. It holds config.yaml, table.json and, for sine curves, sine.png. Each method
-        has initialization.safetensors, checkpoints/ and tensorboard/, in a subfolder if there are
+        The run folder. It holds config.yaml, table.json and a picture: sine.png for sine curves,
+        embeddings.png for methods that compare embeddings of characters. Each method has
+        initialization.safetensors, checkpoints/ and tensorboard/, in a subfolder if there are
         several methods. A method that begins with another one holds that one's folder.
 
     Raises:
@@ -79,6 +85,7 @@ def _run(
     began = time.monotonic()
     several = len(config.methods) > 1
     done: dict[str, tuple[TrainedMethod, Evaluation]] = {}
+    verified: dict[str, Verification] = {}
     kept = config.resume and (folder / TABLE).exists()
     table = read_json(folder / TABLE, "rows") if kept else {}
     runner = MethodRunner(config, device, folder, lambda: write_config(folder / CONFIG))
@@ -99,17 +106,25 @@ def _run(
             continue
         trained = trained_method(name, trainer, config, runner.begun_with(name))
         evaluation = evaluate_trained(trained, config, device)
+        verification = verify_trained(trained, config, device)
         done[name] = trained, evaluation
-        _save_initialization(config, trained, evaluation, own_folder)
+        if verification is not None:
+            verified[name] = verification
+        facts = as_json(trained, evaluation, verification)
+        _save_initialization(config, trained, facts, own_folder)
         # After each method: an interrupted job keeps the results that it has.
-        table[name] = as_json(trained, evaluation)
+        table[name] = facts
         report.write_table(folder / TABLE, {"config": _plain(config), "rows": table})
         if several:
-            say(render({name: done[name]}, name))
+            one = {} if verification is None else {name: verification}
+            say(_tables({name: done[name]}, one, config, name))
     if done and config.data == "sine":
         draw_sine(folder / "sine.png", done, config)
+    elif done:
+        trained_methods = {name: trained for name, (trained, _) in done.items()}
+        draw_embeddings(folder / "embeddings.png", trained_methods, config)
     if done:
-        print(render(done, _title(config)))
+        print(_tables(done, verified, config))
     if failed:
         names = f"{', '.join(failed)}: " if several else ""
         raise TrainingStalled(f"{names}{list(failed.values())[-1]}")
@@ -118,16 +133,16 @@ def _run(
 
 
 def _save_initialization(
-    config: FewShotConfig, trained: TrainedMethod, evaluation: Evaluation, folder: Path
+    config: FewShotConfig, trained: TrainedMethod, facts: dict[str, Any], folder: Path
 ) -> None:
     folder.mkdir(exist_ok=True)  # A method that uses another's training has no folder yet.
     method = trained.method
     card = {
         "row": trained.name,
         "data": config.data,
-        "ways": config.ways if config.data == "omniglot" else None,
+        "ways": config.ways if config.data != "sine" else None,
         "shots": config.support_shots,
-        **as_json(trained, evaluation),
+        **facts,
         "torch": torch.__version__,
     }
     save_initialization(
@@ -144,10 +159,33 @@ def _save_initialization(
     )
 
 
+def _tables(
+    done: Mapping[str, tuple[TrainedMethod, Evaluation]],
+    verified: Mapping[str, Verification],
+    config: FewShotConfig,
+    title: str | None = None,
+) -> str:
+    """A table by inner steps, and one by instance for networks that read the training set."""
+    readers = {name: one for name, one in done.items() if one[1].counts == "instance"}
+    others = {name: one for name, one in done.items() if name not in readers}
+    texts = [render(others, title or _title(config), verified)] if others else []
+    if readers:
+        texts.append(
+            render_by_instance(readers, title or f"{_data_title(config)}, {config.ways}-way")
+        )
+    return "\n".join(texts)
+
+
 def _title(config: FewShotConfig) -> str:
     if config.data == "sine":
         return f"sine curves from {config.support_shots} points"
-    return f"Omniglot, {config.ways}-way {config.support_shots}-shot"
+    return f"{_data_title(config)}, {config.ways}-way {config.support_shots}-shot"
+
+
+def _data_title(config: FewShotConfig) -> str:
+    made = DATA[config.data]
+    assert issubclass(made, ImageEpisodes)
+    return made.title
 
 
 def _plain(config: FewShotConfig) -> dict[str, object]:

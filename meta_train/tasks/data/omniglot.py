@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import sys
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +13,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from learned_opt.files import expand, write_atomically
 from learned_opt.registry import look_up
 from meta_train.runtime.progress import progress_bar
 from meta_train.tasks.data.archives import damaged, data_folder, fetch, find, missing
+from meta_train.tasks.data.array_cache import cache_file, read_array, write_array
 
 PAGE = "github.com/brendenlake/omniglot"
 PLACES = (".", "omniglot", "omniglot-py", "omniglot/python", "python")
@@ -187,13 +185,9 @@ def _cached(
     by_character = _check_complete(path, drawings.marks, expected)
     content = repr(sorted(drawings.marks.items())).encode()
     key = hashlib.sha256(content).hexdigest()[:16]
-    try:
-        cache = cache_folder() / f"omniglot-{part}-{size}-{key}.npz"
-    except RuntimeError as error:  # the user has no home folder
-        warnings.warn(f"Omniglot is not cached: {error}", stacklevel=2)
-        cache = None
+    cache = cache_file(f"omniglot-{part}-{size}-{key}.npz", "Omniglot")
     shape = (len(by_character), DRAWINGS, size, size)
-    images = None if cache is None else _read_cache(cache, shape)
+    images = None if cache is None else read_array(cache, shape)
     if images is None:
         terminal = sys.stderr is not None and sys.stderr.isatty()
         with progress_bar(
@@ -208,7 +202,7 @@ def _cached(
                     images[row, column] = _decode(path, name, drawings.read(name), size, expected)
                 bar.update(len(names))
         if cache is not None:
-            _write_cache(cache, images)
+            write_array(cache, images, "Omniglot")
     alphabets, characters = zip(*(name.split("/") for name in by_character), strict=True)
     return Omniglot(images, alphabets, characters)
 
@@ -230,28 +224,3 @@ def _decode(path: Path, name: str, content: bytes, size: int, expected: Part) ->
     if size != PIXELS:
         image = image.resize((size, size), Image.Resampling.BOX)
     return 255 - np.asarray(image)
-
-
-def cache_folder() -> Path:
-    """The folder of cached arrays."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (expand(base) if base else Path.home() / ".cache") / "learned-opt"
-
-
-def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            images: np.ndarray = arrays["images"]
-    except Exception:  # missing, or damaged in one of many ways: read the drawings again
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
-
-
-def _write_cache(path: Path, images: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        warnings.warn(f"Omniglot is not cached: {error}", stacklevel=2)

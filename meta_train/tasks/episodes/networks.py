@@ -22,11 +22,13 @@ class FewShotNetwork(nn.Module):
         body: `[images, 1, 28, 28] -> [images, features]`.
         features: number of features of the body.
         outputs: number of outputs of the head.
+        places: positions of the last map of a convolutional body, before it is pooled.
     """
 
-    def __init__(self, body: nn.Module, features: int, outputs: int) -> None:
+    def __init__(self, body: nn.Module, features: int, outputs: int, places: int = 4) -> None:
         super().__init__()
         self.body = body
+        self.places = places
         self.head = nn.Linear(features, outputs)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ class Episode(NamedTuple):
     """A few-shot classification problem, sorted by class.
 
     Attributes:
-        support_x: images `[ways * shots, 1, H, W]`, values from 0 to 1.
+        support_x: images `[ways * shots, channels, H, W]`, values from 0 to 1.
         support_y: classes `[ways * shots]`, 0 to ways - 1.
-        query_x: images `[ways * queries, 1, H, W]`.
+        query_x: images `[ways * queries, channels, H, W]`.
         query_y: classes `[ways * queries]`.
     """
 
@@ -34,7 +34,7 @@ class EpisodeSampler:
             episode = sampler.draw(torch.Generator().manual_seed(0), torch.device("cpu"))
 
     Args:
-        images: `[classes, per_class, H, W]`, uint8.
+        images: `[classes, per_class, H, W]` or `[classes, per_class, channels, H, W]`, uint8.
         ways: classes per episode (N).
         shots: support images per class (K).
         queries: query images per class.
@@ -48,12 +48,15 @@ class EpisodeSampler:
     def __init__(
         self, images: Tensor, *, ways: int, shots: int, queries: int, rotations: bool = True
     ) -> None:
-        if images.dim() != 4:
+        if images.dim() not in (4, 5):
             raise ValueError(
-                f"images must be [classes, per_class, H, W], got shape {list(images.shape)}"
+                "images must be [classes, per_class, H, W], with channels before H if in colour, "
+                f"got shape {list(images.shape)}"
             )
-        if rotations and images.shape[2] != images.shape[3]:
+        if rotations and images.shape[-2] != images.shape[-1]:
             raise ValueError(f"only square images can be rotated, got {list(images.shape)}")
+        if images.dim() == 4:
+            images = images.unsqueeze(2)
         self.images = rotated(images) if rotations else images
         self.ways, self.shots, self.queries = ways, shots, queries
         classes, per_class = self.images.shape[:2]
@@ -87,7 +90,7 @@ class EpisodeSampler:
         order = torch.rand(self.ways, per_class, generator=generator).argsort(1)
         rows = (chosen * per_class + order[:, : self.shots + self.queries]).to(device)
         # Converted here because all images as floats would take four times the memory.
-        drawn = images.flatten(0, 1)[rows].unsqueeze(2).float() / 255
+        drawn = images.flatten(0, 1)[rows].float() / 255
         support, query = drawn.split([self.shots, self.queries], 1)
         labels = torch.arange(self.ways, device=device)
         return Episode(
@@ -100,12 +103,12 @@ class EpisodeSampler:
     def draw_batch(
         self, generator: torch.Generator, device: torch.device, size: int
     ) -> tuple[Tensor, Tensor]:
-        """Draw images `[size, 1, H, W]` of all classes with replacement, and classes `[size]`."""
+        """Draw images `[size, channels, H, W]` with replacement, and their classes `[size]`."""
         images = self._images_on(device)
         rows = torch.randint(images.shape[0] * images.shape[1], (size,), generator=generator).to(
             device
         )
-        drawn = images.flatten(0, 1)[rows].unsqueeze(1).float() / 255
+        drawn = images.flatten(0, 1)[rows].float() / 255
         return drawn, rows // images.shape[1]
 
     def _images_on(self, device: torch.device) -> Tensor:
@@ -115,5 +118,5 @@ class EpisodeSampler:
 
 
 def rotated(images: Tensor) -> Tensor:
-    """All classes rotated by 0, then 90, 180 and 270 degrees, `[4 * classes, per_class, H, W]`."""
-    return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])
+    """All classes rotated by 0, then 90, 180 and 270 degrees, `[4 * classes, ..., H, W]`."""
+    return torch.cat([torch.rot90(images, turns, (-2, -1)) for turns in range(4)])

@@ -13,6 +13,7 @@ from meta_train.few_shot.heads.metric import (
     Siamese,
     squared_distances,
 )
+from meta_train.few_shot.heads.nearest_prototype import CosinePrototype, EuclideanPrototype
 from meta_train.tasks.episodes.networks import make_network
 
 DOUBLE = {"dtype": torch.float64}
@@ -77,6 +78,44 @@ def test_relation_compares_the_sum_of_a_class_with_the_query():
     torch.testing.assert_close(relation.scores(support, LABELS, query), expected)
     loss = relation.loss(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
     assert loss == pytest.approx(0.25)
+
+
+def test_nearest_prototypes_are_means_of_normalised_embeddings():
+    # Support: (1, 0); (0, 1) twice after normalising. Queries: (1, 0) and (h, h).
+    half = math.sqrt(0.5)
+    cosines = torch.tensor([[1.0, 0.0], [half, half]], **DOUBLE)
+    torch.testing.assert_close(head(CosinePrototype).scores(SUPPORT, LABELS, QUERY), cosines)
+    # Of two directions the mean is shorter than 1: its cosine counts, and its distance differs.
+    support = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0]], **DOUBLE)
+    expected = torch.tensor([[1.0, half], [half, 1.0]], **DOUBLE)
+    torch.testing.assert_close(head(CosinePrototype).scores(support, LABELS, QUERY), expected)
+    distances = torch.tensor([[0.0, 0.5], [2 - 2 * half, 2 * (half - 0.5) ** 2]], **DOUBLE)
+    torch.testing.assert_close(head(EuclideanPrototype).scores(support, LABELS, QUERY), -distances)
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (Prototypical, [[-1.0, -13.0, -5.0], [-1.0, -5.0, -1.0]]),
+        (Matching, [[1.0, 0.0, 0.0], [0.5**0.5] * 3]),
+        (NearestNeighbour, [[1.0, 0.0, 0.0], [0.5**0.5] * 3]),
+        (CosinePrototype, [[1.0, 0.0, 0.0], [0.5**0.5] * 3]),
+        (EuclideanPrototype, [[0.0, -2.0, -2.0], [2**0.5 - 2] * 3]),
+        (Siamese, [[-0.5, -2.5, -1.5], [-0.5, -1.5, -0.5]]),
+    ],
+)
+def test_scores_of_pairs_by_hand(cls, expected):
+    found = head(cls).pair_scores(SUPPORT, QUERY)
+    if cls is Siamese:  # Its first weights are -1 / features, here -1 / 2; its bias is random.
+        found = found - head(cls).compare.bias
+    torch.testing.assert_close(found, torch.tensor(expected, **DOUBLE))
+
+
+def test_relations_of_pairs_are_those_of_classes_of_one_image():
+    relation = head(Relation).eval()
+    support, query = torch.randn(2, 2, 2, 2, **DOUBLE), torch.randn(4, 2, 2, 2, **DOUBLE)
+    scores = relation.scores(support, torch.tensor([0, 1]), query)
+    torch.testing.assert_close(relation.pair_scores(support, query), scores)
 
 
 def test_relation_needs_maps():

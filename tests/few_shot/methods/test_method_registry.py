@@ -5,6 +5,7 @@ import pytest
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import create_estimator
 from meta_train.few_shot.episodes import evaluation_task, method_settings, training_task
+from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods.build import initial_parameters, make_rule
 from meta_train.few_shot.methods.registry import METHODS, get_method, list_methods
 from meta_train.few_shot.settings import FewShotConfig
@@ -31,7 +32,8 @@ def test_every_method_makes_tasks_a_rule_and_settings(name, ways, shots):
         estimator.check(MetaParameters(rule, learned))
         train_settings(method, config)
     elif method.trained_on == "classes":
-        assert isinstance(training_task(method, config), OmniglotClasses)
+        kind = OmniglotClasses if method.margin is None else MarginClasses
+        assert isinstance(training_task(method, config), kind)
     else:
         with pytest.raises(ValueError, match=f"initialisation of {method.uses}"):
             training_task(method, config)
@@ -61,6 +63,8 @@ def test_ways_and_shots_change_settings():
 
 def test_published_figures_are_percent_in_the_four_places():
     for method in METHODS.values():
+        assert set(method.published_by_instance) <= set(range(1, 11))
+        assert all(20 < value < 100 for value in method.published_by_instance.values())
         assert set(method.published) <= set(PLACES)
         assert all(80 < value < 100 for value, _ in method.published.values())
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from meta_train.few_shot.episodes import method_settings
+from meta_train.few_shot.episodes import method_settings, training_task
 from meta_train.few_shot.methods.registry import METHODS
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import train_settings
@@ -36,7 +36,14 @@ OMNIGLOT = {
     "siamese": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "matching": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "prototypical": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
+    "hallucination": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
     "relation": ("adam", 1e-3, 16, 10_000, 1.0, (0,), None, 0),
+    "sphereface": ("adam", 1e-3, 2, 10_000, 1.0, (0,), None, 0),
+    "cosface": ("adam", 1e-3, 2, 10_000, 1.0, (0,), None, 0),
+    "arcface": ("adam", 1e-3, 2, 10_000, 1.0, (0,), None, 0),
+    "triplet": ("adam", 1e-3, 2, 10_000, 1.0, (0,), None, 0),
+    "lstm-reader": ("adam", 1e-3, 1, 10_000, 1.0, (0,), None, 0),
+    "mann": ("adam", 1e-3, 1, 10_000, 1.0, (0,), None, 0),
     "fine-tuning": ("adam", 1e-3, 2, 10_000, 1.0, (0,), 0.01, 20),
 }
 SINE = {
@@ -83,7 +90,9 @@ def test_defaults_of_every_method(data, expected):
 
 
 def test_the_tables_above_have_every_method_that_trains():
-    assert list(OMNIGLOT) == [name for name in METHODS if name != "nearest-neighbour"]
+    assert list(OMNIGLOT) == [
+        name for name, method in METHODS.items() if method.omniglot.trained_on != "nothing"
+    ]
     assert list(SINE) == [name for name, method in METHODS.items() if method.sine is not None]
 
 
@@ -119,6 +128,14 @@ def test_sine_curves_reward_every_step_of_learned_rules():
     for name, objective in (("maml", "last"), ("learned-lstm", "sum"), ("maml-further", "sum")):
         _, train = settings_of(name)
         assert (train.objective, train.outlier_factor) == (objective, 1e6)
+
+
+def test_a_reader_takes_sixteen_sequences_of_ten_images_per_class_in_an_outer_step():
+    config = FewShotConfig(row="mann", data="omniglot")
+    method, train = settings_of("mann", data="omniglot")
+    task = training_task(method, config)
+    assert (task.sequences, task.instances, task.episodes.ways, train.runs) == (16, 10, 5, 1)
+    assert not method.transductive
 
 
 def test_strengths_of_the_pull_of_imaml():

@@ -27,6 +27,8 @@ def test_every_resumed_method_equals_the_unbroken_one(name, tmp_path, monkeypatc
         given += ["--task_settings", '{"hidden": 4}', "--steps", "[2]"]
         if METHODS[name].omniglot.train_shots is not None:  # Eight made-up images per class.
             given += ["--row_settings", '{"train_shots": 2}']
+        if METHODS[name].omniglot.reader is not None:
+            given += ["--row_settings", '{"instances": 3, "meta_batch": 2}', "--validate", "2"]
     if METHODS[name].omniglot.begins_with is not None:
         base = [*given, "--row", METHODS[name].omniglot.begins_with, "--outer_steps", "1"]
         assert main([*base, "--out", str(tmp_path / "base")]) == 0

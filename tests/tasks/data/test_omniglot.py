@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from meta_train.tasks.data import omniglot
-from meta_train.tasks.data.omniglot import PARTS, Part, cache_folder, read_omniglot
+from meta_train.tasks.data.array_cache import cache_folder
+from meta_train.tasks.data.omniglot import PARTS, Part, read_omniglot
 
 CHARACTERS = ["Greek/character01", "Greek/character02", "Latin/character01"]
 REAL = [
