@@ -76,6 +76,9 @@ def _multiply(
         base, base_scale = result, 0.0
     elif base.shape != result.shape:
         raise ValueError(f"no sum of {list(base.shape)} and {list(result.shape)}")
+    for tensor in (left, right, base):
+        if tensor.dtype != torch.float32 or not tensor.is_cpu:
+            raise ValueError(f"C multiplies float32 on the CPU, got {tensor.dtype}")
     base = base.contiguous()
     flop = batch * rows * depth * columns * (1 if symmetric else 2)
     call_c(

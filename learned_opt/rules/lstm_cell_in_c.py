@@ -12,7 +12,7 @@ from learned_opt.c_library import addresses, call_c, load_library
 ROWS_PER_THREAD = 1 << 13
 """A row takes some 100 ns with its derivative, and a thread 20 us to make."""
 
-MOST_UNITS = 128
+MOST_UNITS, MOST_FEATURES = 128, 512
 """More would not fit the stack of a thread."""
 
 NO_DOUBLE_BACKWARD = (
@@ -32,7 +32,7 @@ def fits_lstm_cell(
     tensors, units = (x, h, c, weight, bias), bias.shape[-1] // 4
     if torch.compiler.is_compiling() or load_library() is None or units > MOST_UNITS:
         return False
-    if x.dim() != 2 or not h.shape == c.shape == (units, x.shape[-1]):
+    if x.dim() != 2 or len(x) > MOST_FEATURES or not h.shape == c.shape == (units, x.shape[-1]):
         return False
     if weight.shape != (len(x) + units, 4 * units) or bias.shape != (4 * units,):
         return False

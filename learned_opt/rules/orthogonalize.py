@@ -148,7 +148,8 @@ def _iterate_gram(
     A long matrix is multiplied twice, not twice in each iteration.
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    # All are polynomials of the same matrix: symmetric, and so are their products.
+    # All are polynomials of the same matrix: symmetric, and so are their products, but for
+    # rounding. In the product of all factors it must stay: mirrored, it is 50 times as large.
     product = identity
     for k in range(iterations):
         a, b, c = _polynomial(k)
@@ -157,7 +158,7 @@ def _iterate_gram(
             product = factor = base + c * square
         else:
             factor = products.symmetric(gram, gram, base, 1.0, c)
-            product = products.symmetric(factor, product)
+            product = products.general(factor, product)
         if k + 1 < iterations:
             gram = products.symmetric(gram, products.symmetric(factor, factor))
     return products.general(product, x)

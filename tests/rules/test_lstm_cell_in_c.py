@@ -102,6 +102,16 @@ def test_only_plain_tensors_are_taken():
     assert not fits_lstm_cell(*(value.mT for value in large), wide.weight, wide.bias)
 
 
+def test_more_features_than_fit_a_stack_are_left_to_torch():
+    """C would end the process: 10,000 features of 8 blocks are 10 MB."""
+    cell, (x, h, c) = make_case(3, 10_000, 2)
+    x.requires_grad_()
+    new_h, _, _ = cell(x, h, c, with_gates=False)
+    new_h.sum().backward()
+    expected, _, _ = cell(x.detach(), h, c)
+    assert torch.equal(new_h, expected) and x.grad.isfinite().all()
+
+
 def test_under_vmap_torch_steps_the_same():
     cell, values = make_case(6, 2, 3)
     population = {

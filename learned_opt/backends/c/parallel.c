@@ -5,6 +5,9 @@
 
 #define MOST_THREADS 256
 
+/* Tasks keep their blocks on the stack, some MB; threads of some systems have 0.5 MB. */
+#define STACK_BYTES (8L << 20)
+
 typedef struct {
     task_function function;
     void *shared;
@@ -27,7 +30,13 @@ void run_tasks(task_function function, void *shared, long tasks, long threads) {
     long made = 0;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     if (threads > tasks) threads = tasks;
-    while (made < threads - 1 && pthread_create(&helpers[made], 0, work, &q) == 0) made++;
+    pthread_attr_t attributes;
+    if (threads > 1 && pthread_attr_init(&attributes) == 0) {
+        if (pthread_attr_setstacksize(&attributes, STACK_BYTES) == 0)
+            while (made < threads - 1 && pthread_create(&helpers[made], &attributes, work, &q) == 0)
+                made++;
+        pthread_attr_destroy(&attributes);
+    }
     work(&q);
     for (long k = 0; k < made; k++) pthread_join(helpers[k], 0);
 }

@@ -45,7 +45,16 @@ def normalise(maps: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Normali
         scale: `[runs, channels]`.
         shift: `[runs, channels]`.
         eps: is added to the variance.
+
+    Raises:
+        ValueError: scale or shift has another shape; C would leave its memory.
     """
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value.shape != (len(maps), maps.shape[2]) or value.dtype is not maps.dtype:
+            raise ValueError(
+                f"{name} must be {maps.dtype} {[len(maps), maps.shape[2]]}, "
+                f"got {value.dtype} {list(value.shape)}"
+            )
     if fits(maps, maps.shape[2]):
         own, shift = scale.contiguous(), shift.contiguous()
         spread, y = torch.empty_like(own), torch.empty_like(maps)

@@ -80,7 +80,8 @@ class ConvNetworks:
         """Whether C computes the convolutions; otherwise `torch.func.vmap` is faster.
 
         That is in float32 in the CPU's memory, for channels in multiples of 64, and outside of
-        `torch.func` and `torch.compile`.
+        `torch.func` and `torch.compile`. What the module refuses, such as images of other
+        channels, is left to it.
         """
         if torch.compiler.is_compiling() or images.dim() != 5:
             return False
@@ -89,7 +90,26 @@ class ConvNetworks:
         if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in tensors):
             return False
         plain = all(value.dtype is images.dtype and value.is_cpu for value in tensors)
-        return plain and all(fits(images, block.channels) for block in self.blocks)
+        if not plain or not all(fits(images, block.channels) for block in self.blocks):
+            return False
+        return self._accepts(parameters, images)
+
+    def _accepts(self, parameters: Tensors, images: Tensor) -> bool:
+        """Whether the modules take such images, and the parameters have their shapes."""
+        runs, count, channels, *size = images.shape
+        for block in self.blocks:
+            wanted = {
+                f"{block.conv}.weight": (runs, block.channels, channels, *block.geometry.kernel),
+                f"{block.norm}.weight": (runs, block.channels),
+                f"{block.norm}.bias": (runs, block.channels),
+            }
+            if any(k not in parameters or parameters[k].shape != v for k, v in wanted.items()):
+                return False
+            channels, size = block.channels, list(block.geometry.places(*size))
+            # Smaller than the kernel, or one value for each channel: it has no variance.
+            if min(size) < 1 or count * size[0] * size[1] < 2:
+                return False
+        return True
 
     def _at_once(self, images: Tensor) -> int:
         """Runs whose first maps are at most `LARGEST` bytes together."""

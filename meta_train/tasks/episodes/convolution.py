@@ -123,11 +123,36 @@ def _call(
     geometry: Geometry,
     into: Tensor | None,
 ) -> None:
+    _check(places, shape, channels, geometry)
     # A name for each: memory that nothing holds would be used again.
     contiguous = [value.contiguous() for value in places]
     threads = min(torch.get_num_threads(), shape[0])
     sizes = _sizes(tuple(shape), channels, geometry)
     call_c(function, sizes, addresses(contiguous), int(into is not None), threads)
+
+
+def _check(
+    places: tuple[Tensor, Tensor, Tensor], shape: torch.Size, channels: int, geometry: Geometry
+) -> None:
+    """Check input, weight and output: C would leave the memory of those that are too small.
+
+    Raises:
+        ValueError: another shape or dtype than the input and the geometry ask for.
+    """
+    runs, images, height, width, inputs = shape
+    down, across = geometry.places(height, width)
+    if min(down, across) < 1:
+        raise ValueError(f"a kernel of {geometry.kernel} is larger than maps of {height, width}")
+    wanted = (
+        ("the input", (runs, images, height, width, inputs)),
+        ("the weight", (runs, channels, inputs, *geometry.kernel)),
+        ("the output", (runs, images, down, across, channels)),
+    )
+    for (name, size), value in zip(wanted, places, strict=True):
+        if value.shape != size:
+            raise ValueError(f"{name} must have shape {list(size)}, got {list(value.shape)}")
+        if value.dtype is not torch.float32 or not value.is_cpu:
+            raise ValueError(f"{name} must be float32 on the CPU, got {value.dtype}")
 
 
 @functools.lru_cache(maxsize=256)

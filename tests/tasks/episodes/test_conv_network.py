@@ -232,6 +232,50 @@ def test_numbers_that_c_does_not_compute_are_left_to_vmap():
     assert seen == [False]
 
 
+@in_c
+def test_what_the_module_refuses_is_left_to_it():
+    """C would read and write beyond the memory of the smaller tensors, or give NaN."""
+    networks, images = networks_of(make_network("conv4", 5)), torch.rand(2, 5, 1, 28, 28)
+    runs = runs_of(make_network("conv4", 5), 2, torch.float32)
+    assert networks.fits(runs, images)
+    for wrong in (images.expand(2, 5, 3, 28, 28), images[:1], images[:, :0]):
+        assert not networks.fits(runs, wrong)
+    for name, value in (
+        ("body.0.weight", runs["body.0.weight"][..., :2]),
+        ("body.3.weight", runs["body.3.weight"][:, :, :1]),
+        ("body.1.weight", runs["body.1.weight"][:, :3]),
+        ("body.4.bias", runs["body.4.bias"][:1]),
+    ):
+        assert not networks.fits({**runs, name: value}, images)
+    assert not networks.fits({k: v for k, v in runs.items() if k != "body.1.bias"}, images)
+    # A kernel larger than the image, and a single value for each channel.
+    assert not networks_of(sequence()).fits(runs_of_sequence(), torch.rand(2, 5, 1, 2, 3))
+    assert not networks_of(sequence()).fits(runs_of_sequence(), torch.rand(2, 1, 1, 3, 3))
+    assert networks_of(sequence()).fits(runs_of_sequence(), torch.rand(2, 2, 1, 3, 3))
+
+
+def runs_of_sequence():
+    return runs_of(sequence(), 2, torch.float32)
+
+
+@in_c
+def test_shapes_that_do_not_fit_are_named():
+    geometry = Geometry((3, 3), (4, 4), (0, 0))
+    x, weight = torch.ones(1, 2, 5, 5, 1), torch.ones(1, 64, 1, 3, 3)
+    for given, message in (
+        ((x, weight[:, :, :, :2]), r"weight must have shape \[1, 64, 1, 3, 3\]"),
+        ((x, weight.double()), "weight must be float32 on the CPU, got torch.float64"),
+        ((x[:, :, :1, :1], weight), "larger than maps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convolve(*given, geometry)
+    with pytest.raises(ValueError, match="output must have shape"):
+        by_weight(torch.ones(1, 2, 2, 2, 64), x, weight, geometry)
+    ones = torch.ones(1, 64)
+    with pytest.raises(ValueError, match="scale must be"):
+        conv_block(x, weight, ones[:, :3], ones, geometry, 1e-3)
+
+
 @pytest.mark.parametrize("hidden", [8, pytest.param(64, marks=in_c)])
 def test_losses_and_scores_of_episodes_are_those_of_one_at_a_time(hidden):
     task = MadeUp(ways=5, shots=1, queries=3, hidden=hidden)
