@@ -165,11 +165,11 @@ def cell_of(table):
 
 def validation_curve(folder):
     """Accuracy on the validation alphabets as pairs (outer step, accuracy)."""
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    if "validation/loss" not in events.Tags()["scalars"]:
+    events = EventAccumulator(str(folder / "tensorboard" / "meta-training")).Reload()
+    if "curves/validation_loss" not in events.Tags()["scalars"]:
         return []
     # A resumed run may have validated a step twice; the last counts.
-    found = {event.step: 1 - event.value for event in events.Scalars("validation/loss")}
+    found = {event.step: 1 - event.value for event in events.Scalars("curves/validation_loss")}
     return [[step, round(accuracy, 4)] for step, accuracy in sorted(found.items())]
 
 

@@ -29,7 +29,7 @@ import torch
 from measuring import peak_bytes, seconds
 from plain_lstm import PlainLSTM, PlainOptimizer
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
@@ -44,6 +44,8 @@ from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import stack, start
 from meta_train.inner.vectorize import choose_vectorize
 from meta_train.tasks import Problem
+from meta_train.tasks.base import BatchedLoss
+from meta_train.tasks.episodes.conv_network import networks_of
 
 try:
     import torchopt
@@ -77,7 +79,15 @@ def problem_of(model, criterion, batch):
     def loss(parameters, buffers, batch):
         return criterion(functional_call(model, parameters, (batch[0],)), batch[1]), buffers
 
+    networks = networks_of(model)
+
+    def losses(parameters, buffers, batch):
+        return vmap(criterion)(networks(parameters, batch[0]), batch[1]), buffers
+
     values = {key: value.detach() for key, value in model.named_parameters()}
+    stacked = {key: value.unsqueeze(0) for key, value in values.items()}
+    if networks is not None and networks.fits(stacked, batch[0].unsqueeze(0)):
+        loss = BatchedLoss(loss, losses)  # as episodes of conv4 have it
     return Problem(values, {}, loss, lambda _: batch, lambda: batch)
 
 

@@ -6,6 +6,7 @@ Needs tensorboard; import it where it is used.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,18 @@ LONGEST_FOLDER = 100
 """Most characters of a tensor's name in the name of its folder."""
 
 
+def folder_name(tensor: str) -> str:
+    """A name of one folder for any tensor's name: no separator, not "..", not too long for a disk.
+
+    Names that would be equal once they are shortened begin with a digest.
+    """
+    name = quote(tensor, safe=" ").replace("..", "%2E.") or "_"
+    if len(name) <= LONGEST_FOLDER:
+        return name
+    digest = hashlib.sha256(tensor.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{digest}...{name[-(LONGEST_FOLDER - 11) :]}"
+
+
 class TensorWriters:
     """A run of TensorBoard for each tensor, so that its lines have a colour of their own.
 
@@ -33,12 +46,16 @@ class TensorWriters:
         folder: the runs are made in it, `tensors/<name>`.
         disk: see `EventWriter`.
         first_step: see `EventWriter`.
+
+    Attributes:
+        disk: as given.
+        first_step: of the runs that are made from now on.
     """
 
     def __init__(self, folder: Path, disk: Disk, first_step: int | None = None) -> None:
         self.disk = disk
         self._folder = folder / "tensors"
-        self._first_step = first_step
+        self.first_step = first_step
         self._writers: dict[str, EventWriter] = {}
 
     def write(self, tensor: str, values: Summaries, step: int) -> None:
@@ -46,11 +63,9 @@ class TensorWriters:
         if self.disk.failed:
             return
         if tensor not in self._writers:
-            # Any name is one folder: no separator, not "..", not too long for a disk.
-            name = quote(tensor, safe=" ").replace("..", "%2E.")[-LONGEST_FOLDER:] or "_"
-            folder = self._folder / name
+            folder = self._folder / folder_name(tensor)
             try:
-                self._writers[tensor] = EventWriter(folder, self._first_step, disk=self.disk)
+                self._writers[tensor] = EventWriter(folder, self.first_step, disk=self.disk)
             except OSError as error:
                 self.disk.fail(error)
                 return

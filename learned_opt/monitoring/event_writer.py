@@ -93,10 +93,13 @@ class EventWriter(SummaryWriter):
             self.file_writer, self.all_writers = opened
             file.add_event(Event(file_version="brain.Event:2"))
             if self.purge_step is not None:
-                restart = SessionLog(status=SessionLog.START)
-                file.add_event(Event(session_log=restart), self.purge_step)
+                file.hide_from(self.purge_step)
                 self.purge_step = None
         return file
+
+    def hide_from(self, step: int) -> None:
+        """Hide entries of this and later steps in older files, as `first_step` does."""
+        self._get_file_writer().hide_from(step)
 
 
 def replace_run(folder: Path, disk: Disk) -> EventWriter | None:
@@ -151,6 +154,9 @@ class _EventFile:
                 RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
             self._disk.fail(error)
+
+    def hide_from(self, step: int) -> None:
+        self.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
 
     def flush(self) -> None:
         """Do nothing: nothing is pending."""

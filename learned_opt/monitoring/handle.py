@@ -11,11 +11,13 @@ class MonitorHandle:
 
     def __init__(self, handles: Sequence[Any]) -> None:
         self._handles = handles
+        self.attached = True
 
     def remove(self) -> None:
         """Remove the hooks; a second call does nothing."""
         for handle in self._handles:
             handle.remove()
+        self.attached = False
 
     def __enter__(self) -> MonitorHandle:
         """Stay attached inside the block."""

@@ -47,14 +47,15 @@ class GateMonitor:
     coordinates, evaluates the rule on them once more, and writes
 
     - `curves/training_loss`, if it is known: `step` gets a closure, or you call `log_loss`;
-    - for each of the 40 largest tensors, in a run `tensors/<name>` of its own, the scalars and
+    - for each of the 32 largest tensors, in a run `tensors/<name>` of its own, the scalars and
       histograms that `RuleCharts` lists (learned_opt/monitoring/charts.py);
     - a page of custom scalars, on which the tensors share a chart;
     - `heat_maps/<gate>`: sampled coordinates by steps, every `heat_map_every` observations and at
       the end. With `H` units per coordinate, row k shows unit k modulo H; if all coordinates share
       the gate, row k shows unit k.
 
-    The sample may hold coordinates whose gradient has always been zero; their gates move nothing.
+    Of sharded tensors it shows the part of this process, as if it were the whole. The sample may
+    hold coordinates whose gradient has always been zero; their gates move nothing.
     Training is not affected: nothing changes, and no global random number is drawn. If the disk is
     full, the monitor stops with one warning, which names the folder. A rule that is not a
     `CoordinateRule` is evaluated on whole tensors. A rule without gates and without a network that
@@ -133,7 +134,8 @@ class GateMonitor:
         Args:
             optimizer: a `LearnedOptimizer`, or what accelerate's `prepare` made of one. Give each
                 optimizer its own monitor and folder.
-            first_step: the number of its next step, for a resumed training.
+            first_step: the number of its next step, for a resumed training. What earlier runs wrote
+                of this and later steps in the folder is hidden.
             model: names the tensors of an optimizer that was made of `parameters()` without names.
                 Otherwise "0.3" is the fourth tensor of group 0.
 
@@ -142,8 +144,18 @@ class GateMonitor:
 
         Raises:
             TypeError: not a `LearnedOptimizer`.
+            ValueError: the monitor is closed, or is attached already: lines would mix.
         """
         learned = unwrapped(optimizer)
+        if self._closed:
+            raise ValueError("this GateMonitor is closed: make a new one")
+        if any(handle.attached for handle in self._handles):
+            raise ValueError(
+                "this GateMonitor is attached already: give each optimizer a monitor and a folder "
+                "of its own, or remove the first handle"
+            )
+        if first_step > 0 and not self._handles:
+            self._hide_from(first_step)
         own_names = {} if model is None else _names_by_position(learned, model)
         pace = Pace(self.every)
         taken, due, seconds = 0, False, 0.0
@@ -200,6 +212,14 @@ class GateMonitor:
         It is written if the step is observed. Where `step` gets a closure, this call is not needed.
         """
         self._loss = loss.detach()
+
+    def _hide_from(self, step: int) -> None:
+        """Hide what a killed run wrote of the steps that are taken again."""
+        from learned_opt.monitoring.event_writer import EventWriter
+
+        self._board.tensors.first_step = step
+        if isinstance(self.writer, EventWriter):
+            self.writer.hide_from(step)
 
     def _tell_if_no_gates(self, rule: UpdateRule) -> None:
         """Say so once: an empty dashboard is no sign of it."""

@@ -18,8 +18,11 @@ from learned_opt.rules.steering import SteeredRule
 
 Floats: TypeAlias = NDArray[np.float32]
 
-MOST_TENSORS = 40
-"""Most tensors that are observed, and that a heat map shows unless they are named."""
+MOST_TENSORS = 32
+"""Most tensors that are observed, and that a heat map shows unless they are named.
+
+Of more than 40 runs TensorBoard selects none, and each tensor is a run.
+"""
 
 
 @dataclass(frozen=True)

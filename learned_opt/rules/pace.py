@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learned_opt.rules.whole_tensors import one_where_zero
-
 RISE, FALL = 0.9, 0.6
 """Change of the pace over one unit of the logarithm of the step number, for each unit of the
 cosine above `NOISE` and below 0."""
@@ -32,7 +30,7 @@ FASTEST_MATRIX, FASTEST_VECTOR = 1.0, 0.0
 """The largest pace. Steps of vectors are never longer than without it."""
 
 UNEQUAL = 1e-4
-"""Lengths whose ratio is below this are too unequal to find a cosine from their sum's."""
+"""Vectors whose lengths have a ratio below this are too unequal to find their cosine."""
 
 
 def next_pace(pace: Tensor, cosine: Tensor, step: Tensor, *, matrix: bool) -> Tensor:
@@ -64,10 +62,10 @@ def cosine_from_lengths(gradient: Tensor, momentum: Tensor, mixed: Tensor, keep:
     Returns:
         In [-1, 1]; 0 where it cannot be told.
     """
-    largest = one_where_zero(torch.maximum(gradient, momentum).detach())
-    g, m, both = ((1 - keep) * gradient / largest, keep * momentum / largest, mixed / largest)
-    product = 2 * g * m
-    told = torch.minimum(gradient, momentum) > UNEQUAL * largest
-    told = told & (product > 0)
-    cosine = (both * both - g * g - m * m) / torch.where(told, product, 1.0)
+    kept, added = keep * momentum, (1 - keep) * gradient
+    told = torch.minimum(kept, added) > UNEQUAL * torch.maximum(kept, added)
+    # Not divided where it is not told: zero would spoil the derivative.
+    kept, added, whole = (torch.where(told, x, 1.0) for x in (kept, added, mixed))
+    ratio, relative = added / kept, whole / kept
+    cosine = (relative * relative - 1 - ratio * ratio) / (2 * ratio)
     return torch.where(told, cosine.clamp(-1, 1), 0.0)

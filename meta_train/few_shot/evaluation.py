@@ -247,9 +247,15 @@ def _score(
         _, buffers = loss(inner.parameters, {**buffers, **anchors}, support)
         buffers, _ = split_anchors(buffers)
 
-    return task.scores(
-        {**_for_each_run(fixed, inner.parameters), **inner.parameters}, buffers, query
-    )
+    if isinstance(task, EpisodeTask | EmbeddingEpisodes):
+        everything = {**_for_each_run(fixed, inner.parameters), **inner.parameters}
+        return task.scores(everything, buffers, query)
+
+    def score(parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
+        return task.score({**fixed, **parameters}, buffers, batch)
+
+    scores: Tensor = vmap(score, randomness="different")(inner.parameters, buffers, query)
+    return scores
 
 
 def _with_fixed(loss: Loss, fixed: Tensors) -> Loss:

@@ -18,6 +18,7 @@ from learned_opt.monitoring.figures import import_matplotlib
 from learned_opt.monitoring.observation import Floats, observe
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules.base import Context, UpdateRule
+from meta_train.inner.batches import cast
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes.base import EpisodeTask
@@ -86,16 +87,16 @@ def _episode_gates(
     problem = task.sample(generator("gates", seed), rule.device)
     source = generator("gates", seed, "batches")
     initial = {key: value.detach().to(rule.device) for key, value in initialization.items()}
-    parameters = {key: initial.get(key, value) for key, value in problem.parameters.items()}
-    fixed = {key: initial.get(key, value) for key, value in problem.fixed.items()}
-    buffers = problem.buffers
+    dtype = next((value.dtype for value in initial.values()), None)  # None keeps the episode's
+    parameters = cast({k: initial.get(k, v) for k, v in problem.parameters.items()}, dtype)
+    fixed = cast({k: initial.get(k, v) for k, v in problem.fixed.items()}, dtype)
+    buffers = cast(problem.buffers, dtype)
     states = [rule.init_state(value) for value in parameters.values()]
     names, lr = list(parameters), rule.default_lr if lr is None else lr
     found = []
     for _ in range(steps):
-        loss, gradients, buffers = _gradients(
-            task, parameters, fixed, buffers, problem.draw(source)
-        )
+        batch = cast(problem.draw(source), dtype)
+        loss, gradients, buffers = _gradients(task, parameters, fixed, buffers, batch)
         context = Context(loss=loss, total_steps=torch.tensor(float(steps), device=rule.device))
         values = list(parameters.values())
         observations = observe(

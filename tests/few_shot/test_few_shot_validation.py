@@ -80,7 +80,8 @@ def test_a_validated_method_resumes(tmp_path, break_at):
     assert facts[0]["results"] == facts[1]["results"]
     assert facts[0]["validation"] == facts[1]["validation"]
     assert facts[0]["validation"]["episodes"] == 6
-    curve = EventAccumulator(str(unbroken / "tensorboard")).Reload().Scalars("validation/loss")
+    events = EventAccumulator(str(unbroken / "tensorboard" / "meta-training")).Reload()
+    curve = events.Scalars("curves/validation_loss")
     best = min(curve, key=lambda event: event.value)
     assert best.step == 4  # Or this test tests nothing.
     files = [load_initialization(out / "initialization.safetensors") for out in (unbroken, broken)]

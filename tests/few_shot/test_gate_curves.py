@@ -74,3 +74,10 @@ def test_a_rule_without_gates_has_none_to_draw():
     assert bands == {}
     with pytest.raises(ValueError, match=r"the rule has gates \[\], not \[\]"):
         draw_gate_bands({"1 shot": bands})
+
+
+def test_an_initialisation_in_double_precision_takes_its_steps_in_it():
+    own = rule().double()
+    start = {"head.bias": torch.full((1,), 0.5, dtype=torch.float64)}
+    bands = gate_bands(own, start, TASK, steps=2, episodes=1)
+    assert bands["input"]["head.bias"].shape == (2, 3)

@@ -61,18 +61,18 @@ def labels(figure):
 
 
 def test_of_many_tensors_the_largest_are_shown_and_the_title_counts_the_rest():
-    # Sizes 0, 7, 14, ... modulo 800: every size once, and 799 down to 760 are the 40 largest.
+    # Sizes 0, 7, 14, ... modulo 800: every size once, and 799 down to 768 are the 32 largest.
     sizes = {f"layer{k}.weight": 7 * k % 800 for k in range(800)}
     figure = filled(sizes).figure()
-    expected = [name for name, size in sizes.items() if size >= 760]
-    assert labels(figure) == expected and len(expected) == 40
-    assert figure.get_suptitle() == "the 40 largest of 800 tensors (760 left out)"
+    expected = [name for name, size in sizes.items() if size >= 768]
+    assert labels(figure) == expected and len(expected) == 32
+    assert figure.get_suptitle() == "the 32 largest of 800 tensors (768 left out)"
 
 
-def test_up_to_forty_tensors_and_those_that_are_named_are_all_shown():
-    sizes = {f"w{k}": k for k in range(41)}
+def test_up_to_32_tensors_and_those_that_are_named_are_all_shown():
+    sizes = {f"w{k}": k for k in range(33)}
     figure = filled(sizes).figure()
-    assert labels(figure) == [f"w{k}" for k in range(1, 41)]
+    assert labels(figure) == [f"w{k}" for k in range(1, 33)]
     figure = filled(sizes).figure(tensors=["w0", "w9"])
     assert labels(figure) == ["w0", "w9"] and not figure.get_suptitle()
     del sizes["w0"]

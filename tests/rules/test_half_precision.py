@@ -99,5 +99,6 @@ def test_the_schedule_goes_on_falling_in_bfloat16():
         state = {**optimizer.state[parameter], "step": torch.tensor(steps)}
         (delta,), _ = rule([draw(1, 2, 3)], [draw(0, 2, 3)], [state])
         lengths.append(delta.norm().item())
-    # The schedule is 1 / sqrt(1 + t / 50): 1 / sqrt(7) at 300, 1 / sqrt(101) at 5000.
-    assert lengths[1] / lengths[0] == pytest.approx((7 / 101) ** 0.5)
+    # The schedule is 1 / sqrt(1 + t / 50): 1 / sqrt(7) at 300, 1 / sqrt(101) at 5000. The pace adds
+    # at most 0.6 / 310 to its logarithm.
+    assert lengths[1] / lengths[0] == pytest.approx((7 / 101) ** 0.5, rel=2e-3)

@@ -60,6 +60,7 @@ def read_mini_imagenet(
     if table is None:
         raise missing("miniImageNet", (name,), where, PAGE)
     by_class = _read_table(table, split)
+    _check_disjoint(table, by_class)
     images = table.parent / "images"
     if not images.is_dir():
         raise missing("miniImageNet", ("images",), table.parent, PAGE)
@@ -71,12 +72,39 @@ def read_mini_imagenet(
     return _cached(split, paths, progress)
 
 
-def _read_table(table: Path, split: str) -> dict[str, list[str]]:
-    """Sorted file names by class."""
+def _rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a table by the names of its columns; spreadsheets write a mark of UTF-8 first."""
     try:
-        rows = list(csv.DictReader(io.StringIO(table.read_text())))
+        reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")))
+        rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise damaged(table, error, PAGE) from error
+    if not {"filename", "label"} <= set(reader.fieldnames or ()):
+        raise damaged(table, "its first line does not name the columns filename and label", PAGE)
+    return rows
+
+
+def _check_disjoint(table: Path, by_class: Mapping[str, list[str]]) -> None:
+    """Refuse classes and images that a table of another split has, too: a test would be trained on.
+
+    Raises:
+        ValueError: names the other table.
+    """
+    files = {file for of_class in by_class.values() for file in of_class}
+    for name in TABLES.values():
+        other = table.parent / name
+        if other.name == table.name or not other.is_file():
+            continue
+        for row in _rows(other):
+            if row["label"] in by_class:
+                raise damaged(table, f"class {row['label']} is in {other.name}, too", PAGE)
+            if row["filename"] in files:
+                raise damaged(table, f"{row['filename']} is in {other.name}, too", PAGE)
+
+
+def _read_table(table: Path, split: str) -> dict[str, list[str]]:
+    """Sorted file names by class."""
+    rows = _rows(table)
     by_class: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 2):
         file, label = row.get("filename"), row.get("label")
@@ -128,6 +156,8 @@ def _decode(path: Path) -> np.ndarray:
         raise damaged(path, f"it has {path.stat().st_size} bytes", PAGE)
     try:
         with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):  # Pillow would cut all values to 255
+                raise ValueError(f"its pixels have more than 8 bits (mode {opened.mode})")
             image = opened.convert("RGB")
     except Exception as error:  # Pillow raises many types for a broken image
         why = "no image" if isinstance(error, UnidentifiedImageError) else error

@@ -125,7 +125,9 @@ def test_missing_files_are_named_with_where_they_are_published(tmp_path, absent,
     [
         (rows_of("test")[2:], ("filename", "label"), "it has 19 classes, not 20"),
         (rows_of("test")[1:], ("filename", "label"), "n00000099 has 1 images and n00000098 has 2"),
-        (rows_of("test"), ("file", "class"), "line 2 has no filename and label"),
+        (rows_of("test"), ("file", "class"), "its first line does not name the columns"),
+        (rows_of("test"), ("filename", " label"), "its first line does not name the columns"),
+        (rows_of("test")[1:], rows_of("test")[0], "its first line does not name the columns"),
         ([("../a.jpg", "n1"), *rows_of("test")[1:]], ("filename", "label"), "is no plain file"),
         (
             [rows_of("test")[1], *rows_of("test")[1:]],
@@ -134,6 +136,7 @@ def test_missing_files_are_named_with_where_they_are_published(tmp_path, absent,
         ),
         ([("a.jpg",), *rows_of("test")], ("filename", "label"), "line 2 has no filename"),
         ([], ("filename", "label"), "it has 0 classes, not 20"),
+        ([], (), "its first line does not name the columns"),
     ],
 )
 def test_damaged_tables_are_refused_in_one_line(tmp_path, rows, header, message):
@@ -143,6 +146,45 @@ def test_damaged_tables_are_refused_in_one_line(tmp_path, rows, header, message)
         read(folder)
     assert message in str(error.value) and "test.csv is damaged" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (1, "class n00000000 is in train.csv, too"),
+        (0, "n0000000000000000.jpg is in train.csv, too"),
+    ],
+)
+def test_a_class_or_an_image_of_two_splits_is_refused(tmp_path, column, message):
+    folder = write(tmp_path / "data", ("train", "test"))
+    of_training = rows_of("train")[-1][column]
+    rows = rows_of("test")
+    changed = rows[0][1] if column else None
+    for k, row in enumerate(rows):
+        if row[1] == changed or (column == 0 and k == 0):
+            rows[k] = (row[0], of_training) if column else (of_training, row[1])
+    write_table(folder, "test", rows)
+    with pytest.raises(ValueError) as error:
+        read(folder)
+    assert message in str(error.value) and "test.csv" in str(error.value)
+
+
+def test_tables_of_spreadsheets_are_read(tmp_path):
+    folder = write(tmp_path / "data")
+    expected = read(folder)
+    text = (folder / "test.csv").read_bytes()
+    assert b"\r\n" in text
+    for ends in (b"\r\n", b"\n"):
+        (folder / "test.csv").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\r\n", ends))
+        assert np.array_equal(read(folder), expected)
+
+
+def test_images_of_16_bits_are_refused(tmp_path):
+    folder = write(tmp_path / "data")
+    deep = Image.fromarray(np.full((84, 84), 300, np.uint16))
+    deep.save(folder / "images" / "n0000008100000001.jpg", "PNG")
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        read(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", picture((1, 2, 3))[:60]])
