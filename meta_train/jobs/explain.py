@@ -80,14 +80,14 @@ def parse(arguments: list[str]) -> ExplainConfig:
     compare = COMPARE if given["compare"] is None else tuple(given["compare"])
     config = ExplainConfig(tuple(given["rules"]), compare, given["out"], given["seed"])
     try:
+        if not 0 <= config.seed < 2**63:
+            raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {config.seed}")
         for name in (*config.rules, *config.compare):  # before minutes are spent
             find(name, config.seed)
         files = [file_name(name) for name in config.rules]
         for name, file in zip(config.rules, files, strict=True):
             if files.count(file) > 1:
                 raise ValueError(f"{name}: two of the optimizers would be written as {file}.png")
-        if config.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {config.seed}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return config

@@ -44,7 +44,8 @@ def test_pages_numbers_and_sentences_are_written(tmp_path, capsys):
         (["nowhere/mine.safetensors"], "there is no weights file nowhere/mine.safetensors"),
         (["damaged.safetensors"], "damaged.safetensors is damaged or not a safetensors file"),
         (["sgd", "adam", "sgd"], "sgd: two of the optimizers would be written as sgd.png"),
-        (["sgd", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["sgd", "--seed", "-1"], "--seed must be from 0 to 2**63 - 1, got -1"),
+        (["sgd", "--seed", "1" + "0" * 19], "--seed must be from 0 to 2**63 - 1, got 1000"),
         (["sgd", "--sed", "1"], "--sed"),
     ],
 )
