@@ -21,6 +21,7 @@ class Summaries:
     """Scalars and histograms of one step; `SummaryWriter` would write an event for each.
 
     Example:
+        >>> from learned_opt.monitoring.event_writer import EventWriter
         >>> values = Summaries()
         >>> values.scalar("loss", 0.5)
         >>> values.write(EventWriter("runs/mine"), step=1)
