@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+WHOLE = ("int", "int | None", str(int), str(int | None))
+"""Annotations of settings that are whole numbers."""
+
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return `table[name]`.
@@ -40,6 +43,10 @@ def create(
     for setting in settings:
         if setting not in known:
             raise ValueError(unknown(f"setting of {kind} {name!r}", setting, known))
+    for setting, value in settings.items():
+        whole = str(known[setting].annotation) in WHOLE
+        if whole and isinstance(value, float) and not value.is_integer():
+            raise ValueError(f"{setting} must be a whole number, got {value}")
     try:
         return constructor(**settings)
     except TypeError as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 
 import torch
 
 from learned_opt.explanation.explanation import Explanation
 from learned_opt.explanation.measured import Findings, measure_responses, measure_trainings
+from learned_opt.files import one_line
 from learned_opt.registry import unknown
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import create_rule, list_rules, rule_name
@@ -62,17 +64,25 @@ def explain(
         other_name, found = find(other, seed)
         if rule_digest(found) != rule_digest(own):
             others[_new_name(other_name, [own_name, *others])] = found
-    trainings = measure_trainings(own, seed)
-    findings = Findings(
-        name=own_name if name is None else name,
-        subtitle=_subtitle(own),
-        own=measure_responses(own, trainings.density),
-        trainings=trainings,
-        compared={
-            key: measure_responses(other, trainings.density) for key, other in others.items()
-        },
-    )
-    return Explanation(findings)
+    with _naming(own_name):
+        trainings = measure_trainings(own, seed)
+        responses = measure_responses(own, trainings.density)
+    compared = {}
+    for key, other_rule in others.items():
+        with _naming(key):
+            compared[key] = measure_responses(other_rule, trainings.density)
+    title = own_name if name is None else name
+    return Explanation(Findings(title, _subtitle(own), responses, trainings, compared))
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the rule whose step fails: its author wrote that step."""
+    try:
+        yield
+    except (RuntimeError, TypeError, KeyError, IndexError) as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{name} cannot be stepped: {why}") from error
 
 
 def _new_name(name: str, taken: Collection[str]) -> str:

@@ -64,7 +64,7 @@ class Explanation:
             ImportError: matplotlib is not installed.
             ValueError: an unknown panel.
         """
-        _need_matplotlib()
+        need_matplotlib()
         from learned_opt.explanation.page import draw_page, draw_panel
 
         return draw_page(self.findings) if panel is None else draw_panel(self.findings, panel)
@@ -90,7 +90,7 @@ class Explanation:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        _need_matplotlib()
+        need_matplotlib()
         for number, panel in enumerate(self.sentences, 1):
             draw = functools.partial(self.figure, panel)
             log_figure(writer, f"explain/{number}_{panel}", draw, step)
@@ -100,7 +100,12 @@ class Explanation:
         writer.add_text("explain", text, step)
 
 
-def _need_matplotlib() -> None:
+def need_matplotlib() -> None:
+    """Import matplotlib.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
     try:
         import_matplotlib()
         import matplotlib.figure  # noqa: F401

@@ -115,11 +115,13 @@ def measure_trainings(rule: UpdateRule, seed: int) -> Trainings:
     """Train networks with a rule.
 
     Raises:
-        ValueError: its first step is not finite, or it meets no gradient.
+        ValueError: its first step is not finite, it moves no weight, or it meets no gradient.
     """
     steps = list(train(rule, TRAINING, STEPS, seed))
     if not steps:
         raise ValueError(f"the first update of {type(rule).__name__} is not finite")
+    if not any(update.any() for step in steps for update in step.updates):
+        raise ValueError(f"{type(rule).__name__} moves no weight: all its updates are zero")
     density = GradientDensity.met_in(steps)
     path = measure_path(rule, steps, density.typical)
     return Trainings(density, path, measure_tensor_steps(rule, seed, COMPARED_TRAININGS))

@@ -192,7 +192,7 @@ def draw_dynamics(findings: Findings, axes: Sequence[Axes]) -> None:
         if found.modes.eigenvalues:
             points = np.array(found.modes.eigenvalues).T
             right.plot(*points, mark, color=style["color"], markersize=8, zorder=4, label=name)
-    if marks:
+    if right.get_legend_handles_labels()[0]:
         right.legend(frameon=False, fontsize=6.5, loc="lower left", handlelength=1)
     for x, y in findings.own.modes.eigenvalues:
         right.plot(x, y, "o", color=OWN, markersize=4, alpha=0.75, markeredgewidth=0, zorder=3)

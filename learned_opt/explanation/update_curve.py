@@ -85,7 +85,10 @@ class UpdateCurve:
 
     def sentence(self) -> str:
         """What is seen."""
-        if max(self.like_gradient, self.like_sign) <= 0:
+        nearest = max(self.like_gradient, self.like_sign, key=abs)
+        if abs(nearest) < 0.005:
+            shape = "unrelated to the gradient"
+        elif max(self.like_gradient, self.like_sign) <= 0:
             shape = f"uphill (cosine {self.like_sign:.2f} with the gradient's sign)"
         elif self.like_gradient > 0.995:
             shape = "proportional to the gradient"

@@ -22,15 +22,16 @@ def render_by_instance(methods: Mapping[str, tuple[TrainedMethod, Evaluation]], 
     evaluations = [evaluation for _, evaluation in methods.values()]
     last = max(evaluation.steps[-1] for evaluation in evaluations)
     columns = list(dict.fromkeys(k for k in (*SHOWN, last) if k <= last))
+    names = min(27, 80 - 12 * len(columns))
     lines = ["", f"{title}, sequences of {last} images per class"]
-    lines.append(f"{'accuracy at image':<27}" + "".join(f"{_ordinal(k):>12}" for k in columns))
+    lines.append(f"{'accuracy at image':<{names}}" + "".join(f"{_ordinal(k):>12}" for k in columns))
     for name, (trained, evaluation) in methods.items():
         cells = [_cell(evaluation, k) for k in columns]
-        lines.append(f"{name:<27}" + "".join(f"{cell:>12}" for cell in cells))
+        lines.append(f"{name:<{names}}" + "".join(f"{cell:>12}" for cell in cells))
         figures = trained.facts["published_by_instance"]
         if figures is not None:
             texts = [f"{figures[k]:.1f}" if k in figures else "-" for k in columns]
-            lines.append(f"{PUBLISHED:<27}" + "".join(f"{text:>12}" for text in texts))
+            lines.append(f"{PUBLISHED:<{names}}" + "".join(f"{text:>12}" for text in texts))
     count = evaluations[0].episodes
     lines.append(f"in percent, mean and 95% interval over {count} sequences")
     return "\n".join(lines)

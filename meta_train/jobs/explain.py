@@ -13,8 +13,8 @@ from pathlib import Path
 
 from learned_opt.explanation import Explanation, explain
 from learned_opt.explanation.explain import find
+from learned_opt.explanation.explanation import need_matplotlib
 from learned_opt.files import expand, write_atomically
-from learned_opt.monitoring.figures import import_matplotlib
 from learned_opt.rules import list_rules
 from learned_opt.weights import list_pretrained
 from meta_train.jobs.command import OneLineParser, exit_status
@@ -80,14 +80,14 @@ def parse(arguments: list[str]) -> ExplainConfig:
     compare = COMPARE if given["compare"] is None else tuple(given["compare"])
     config = ExplainConfig(tuple(given["rules"]), compare, given["out"], given["seed"])
     try:
+        if not 0 <= config.seed < 2**63:
+            raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {config.seed}")
         for name in (*config.rules, *config.compare):  # before minutes are spent
             find(name, config.seed)
         files = [file_name(name) for name in config.rules]
         for name, file in zip(config.rules, files, strict=True):
             if files.count(file) > 1:
                 raise ValueError(f"{name}: two of the optimizers would be written as {file}.png")
-        if config.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {config.seed}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return config
@@ -106,9 +106,10 @@ def run(config: ExplainConfig) -> Path:
 
     Raises:
         ValueError: a rule cannot be explained.
+        ImportError: matplotlib is not installed.
         OSError: a file cannot be written, or another job uses the folder.
     """
-    import_matplotlib()  # before minutes are spent
+    need_matplotlib()  # before minutes are spent
     folder = claim_folder("explain") if config.out is None else expand(config.out)
     try:
         with locked(folder):
@@ -124,17 +125,18 @@ def run(config: ExplainConfig) -> Path:
 
 def _write(explanation: Explanation, folder: Path, name: str) -> None:
     """Write events, picture and numbers; each file complete or not at all."""
-    from learned_opt.monitoring.event_writer import EventWriter
+    from learned_opt.monitoring.event_writer import Disk, EventWriter
 
     with tempfile.TemporaryDirectory(prefix=".events.", dir=folder) as unfinished:
-        writer = EventWriter(unfinished)
+        writer = EventWriter(unfinished, disk=Disk(folder / name))
         explanation.write(writer)
         writer.close()
-        (folder / name).mkdir(exist_ok=True)
-        for old in (folder / name).glob("events.out.tfevents.*"):
-            old.unlink()
-        for file in Path(unfinished).iterdir():
-            file.replace(folder / name / file.name)
+        if not writer.failed:
+            (folder / name).mkdir(exist_ok=True)
+            for old in (folder / name).glob("events.out.tfevents.*"):
+                old.unlink()
+            for file in Path(unfinished).iterdir():
+                file.replace(folder / name / file.name)
     explanation.save(folder / f"{name}.png")
     write_atomically(folder / f"{name}.json", dump(explanation.numbers).encode())
 
@@ -178,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the pages that were written are complete", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         status, text = exit_status(error, PROGRAM)
         print(text, file=sys.stderr)
         return status

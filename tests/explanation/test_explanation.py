@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from learned_opt import create_rule, explain, save_rule
+from learned_opt import UpdateRule, create_rule, explain, save_rule
 from learned_opt.explanation import measured
 from learned_opt.explanation.explain import find
 from learned_opt.monitoring.event_writer import EventWriter
@@ -117,6 +117,41 @@ def test_a_rule_without_state_or_company_is_drawn(one_training):
     figure.draw_without_rendering()
     words = [text.get_text() for axis in figure.axes for text in axis.texts]
     assert "no state" in words
+
+
+class Mine(UpdateRule):
+    """A rule of a user's own, whose delta is a function of the gradient."""
+
+    def __init__(self, delta):
+        super().__init__()
+        self.delta = delta
+
+    def init_tensor_state(self, parameter):
+        return {}
+
+    def update(self, gradients, parameters, states, context):
+        return [self.delta(gradient) for gradient in gradients], list(states)
+
+
+@pytest.mark.parametrize(
+    ("delta", "message"),
+    [
+        (torch.zeros_like, "Mine moves no weight: all its updates are zero"),
+        (lambda g: g * float("nan"), "the first update of Mine is not finite"),
+        (torch.randn_like, "Mine cannot be stepped: RuntimeError: vmap: called random operation"),
+        (lambda g: {}["mean"], "Mine cannot be stepped: KeyError: it lacks 'mean'"),
+    ],
+)
+def test_a_rule_that_cannot_be_explained_is_named_in_one_line(one_training, delta, message):
+    with pytest.raises(ValueError) as caught:
+        explain(Mine(delta), compare=())
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_an_update_without_regard_to_the_gradient_is_not_uphill(one_training):
+    explanation = explain(Mine(torch.ones_like), compare=())
+    assert explanation.findings.own.update_curve.like_sign == pytest.approx(0, abs=1e-6)
+    assert "is unrelated to the gradient" in explanation.sentences["update"]
 
 
 def test_nothing_of_the_caller_changes(one_training):

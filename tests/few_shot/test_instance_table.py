@@ -1,9 +1,12 @@
 """The table of readers by instance."""
 
 import json
+import re
 
 import torch
 from few_shot_cases import results_of, take_made_up
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.instance_table import render_by_instance
@@ -53,6 +56,16 @@ def test_short_sequences_end_early():
     assert rows[3] == ["mann", "50.0", "25.0", "100.0"] and "published" not in lines
 
 
+def test_long_sequences_have_a_column_more_in_80_characters():
+    values = [[1.0, 0.5]] * 300
+    methods = {"lstm-reader": evaluated("lstm-reader", values, LSTM)}
+    lines = render_by_instance(methods, "x").splitlines()
+    assert lines[2].split()[3:] == ["1st", "2nd", "5th", "10th", "300th"]
+    assert lines[3].split() == ["lstm-reader", *["75.0+-49.0"] * 5]
+    assert lines[4].split() == ["published", "24.4", "49.5", "63.6", "62.5", "-"]
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_job_prints_readers_in_a_table_of_their_own(tmp_path, monkeypatch, capsys):
     take_made_up(monkeypatch)
     given = ["few-shot", "--data", "omniglot", "--row", "mann,prototypical", "--ways", "2"]
@@ -67,3 +80,19 @@ def test_a_job_prints_readers_in_a_table_of_their_own(tmp_path, monkeypatch, cap
     assert [one["instance"] for one in found["mann"]["results"]] == [1, 2, 3]
     assert [one["steps"] for one in found["prototypical"]["results"]] == [0]
     assert found["mann"]["transductive"] is False
+    charts = charts_of(tmp_path / "run", "mann") + charts_of(tmp_path / "run", "prototypical")
+    assert charts == [  # in TensorBoard they stand side by side: neither may draw the other's
+        ("accuracy by instance", ["^test/accuracy_by_instance$"]),
+        ("accuracy by inner step", ["^test/accuracy_by_inner_step$"]),
+    ]
+
+
+def charts_of(folder, row):
+    """Titles and tags of the charts of test episodes."""
+    events = EventAccumulator(str(folder / row / "tensorboard" / "results")).Reload()
+    (event,) = events.Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    (tag,) = [tag for tag in events.Tags()["scalars"] if tag.startswith("test/")]
+    ((title, patterns),) = [(one.title, list(one.multiline.tag)) for one in category.chart]
+    assert [bool(re.search(pattern, tag)) for pattern in patterns] == [True]
+    return [(title, patterns)]

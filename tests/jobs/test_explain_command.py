@@ -1,8 +1,10 @@
 """`python -m meta_train explain`: pages, numbers and sentences; bad input is one line."""
 
 import json
+import sys
 
 import pytest
+from full_disk import full_disk
 
 from learned_opt import create_rule, save_rule
 from learned_opt.explanation import Explanation, measured
@@ -44,7 +46,8 @@ def test_pages_numbers_and_sentences_are_written(tmp_path, capsys):
         (["nowhere/mine.safetensors"], "there is no weights file nowhere/mine.safetensors"),
         (["damaged.safetensors"], "damaged.safetensors is damaged or not a safetensors file"),
         (["sgd", "adam", "sgd"], "sgd: two of the optimizers would be written as sgd.png"),
-        (["sgd", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["sgd", "--seed", "-1"], "--seed must be from 0 to 2**63 - 1, got -1"),
+        (["sgd", "--seed", "1" + "0" * 19], "--seed must be from 0 to 2**63 - 1, got 1000"),
         (["sgd", "--sed", "1"], "--sed"),
     ],
 )
@@ -65,6 +68,27 @@ def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, capsys):
     assert cli.main(["explain", "sgd", "--out", str(tmp_path / "file")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("python -m meta_train explain: error: ")
+
+
+def test_a_full_disk_leaves_the_events_that_were_there(tmp_path, capsys):
+    events = tmp_path / "sgd" / "events.out.tfevents.1.host.1.0"
+    events.parent.mkdir()
+    events.write_bytes(b"earlier")
+    with full_disk(), pytest.warns(UserWarning, match=f"could not write to {events.parent}"):
+        assert cli.main(["explain", "sgd", "--compare", "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "could not write" in line and "sgd.png" in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [events]
+    assert events.read_bytes() == b"earlier"
+
+
+def test_without_matplotlib_a_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["explain", "sgd", "--out", str(tmp_path / "new")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "matplotlib, which is not installed: python -m pip install" in line
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_interrupted_page_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -28,3 +28,15 @@ def test_an_unknown_setting_is_answered_with_the_nearest_one():
     assert create("rule", "lstm", {"lstm": build}, {"hidden_size": 5}) == 5
     with pytest.raises(ValueError, match="setting of rule 'lstm' 'hiden_size'.*'hidden_size'"):
         create("rule", "lstm", {"lstm": build}, {"hiden_size": 5})
+
+
+@pytest.mark.parametrize("value", [2.5, float("inf"), float("nan")])
+def test_a_setting_that_counts_is_a_whole_number(value):
+    def build(size: int, most: int | None = None, rate: float = 1.0):
+        return size, most, rate
+
+    table = {"a": build}
+    assert create("thing", "a", table, {"size": 2, "most": None, "rate": 0.5}) == (2, None, 0.5)
+    for settings in ({"size": value}, {"size": 1, "most": value}):
+        with pytest.raises(ValueError, match=f"must be a whole number, got {value}"):
+            create("thing", "a", table, settings)

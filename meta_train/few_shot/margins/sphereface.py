@@ -52,7 +52,7 @@ class SphereFace(AngularMargin):
         decay: float = 0.12,
         floor: float = 5.0,
     ) -> None:
-        if int(margin) != margin:
+        if margin % 1 != 0:  # also of infinity
             raise ValueError(f"margin must be a whole number, got {margin}")
         check_at_least(1, margin=margin)
         check_not_negative(start=start, decay=decay, floor=floor)

@@ -47,7 +47,7 @@ def write_results(
     for steps in evaluation.steps:
         writer.add_scalar(tag, evaluation.mean(steps), steps)
     title = f"{evaluation.metric} by {counted}"
-    write_layout(writer, {"Test episodes": [Lines(title, ("^test/",))]}, 0)
+    write_layout(writer, {"Test episodes": [Lines(title, (f"^{tag}$",))]}, 0)
     rows = [
         [str(steps), f"{evaluation.mean(steps):.4g} ± {evaluation.interval(steps):.2g}"]
         for steps in evaluation.steps

@@ -140,6 +140,7 @@ def test_a_margin_raises_the_loss_and_no_margin_is_plain_cosines(name):
         (ArcFace, {"margin": 3.2}, "margin must be less than pi, got 3.2"),
         (CosFace, {"scale": -1.0}, "scale must be positive, got -1.0"),
         (CosFace, {"margin": -0.1}, "margin must not be negative, got -0.1"),
+        (SphereFace, {"margin": math.inf}, "margin must be a whole number, got inf"),
         (SphereFace, {"margin": 2.5}, "margin must be a whole number, got 2.5"),
         (SphereFace, {"margin": 0}, "margin must be at least 1, got 0"),
         (SphereFace, {"floor": -1.0}, "floor must not be negative, got -1.0"),
