@@ -60,6 +60,15 @@ class Initialization:
     proximal: float | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Name the fields; of tensors, only their number and size."""
+        count = sum(value.numel() for value in self.parameters.values())
+        rule = "None" if self.rule is None else type(self.rule).__name__
+        return (
+            f"Initialization({len(self.parameters)} tensors of {count:,} numbers, rule={rule}, "
+            f"lr={self.lr}, steps={self.steps}, only={self.only}, proximal={self.proximal})"
+        )
+
     def __post_init__(self) -> None:
         """Check the fields, and convert numbers to plain Python ones."""
         if self.rule is not None and not isinstance(self.rule, UpdateRule):

@@ -226,3 +226,11 @@ def test_unknown_names_and_missing_files_are_told_apart(tmp_path, monkeypatch):
         load_initialization("plain").parameters.keys()
         == dict(make_model().named_parameters()).keys()
     )
+
+
+def test_an_initialization_prints_in_one_line():
+    initialization = Initialization.of(torch.nn.Linear(300, 4), lr=0.4, steps=5)
+    assert repr(initialization) == (
+        "Initialization(2 tensors of 1,204 numbers, rule=None, lr=0.4, steps=5, only=None, "
+        "proximal=None)"
+    )
