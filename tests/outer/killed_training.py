@@ -103,7 +103,7 @@ def save_slowly():
         SAVING[0] = 0
 
     def slow(handle):
-        time.sleep(0.003)
+        time.sleep(0.05)
         sync(handle)
 
     checkpoint.write_checkpoint = marked
