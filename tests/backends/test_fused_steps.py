@@ -9,6 +9,7 @@ from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
 from learned_opt.backends.registry import FUSED_STEPS
+from learned_opt.c_library import load_library
 from learned_opt.optimizer import fused as driver
 
 CASES = [
@@ -156,6 +157,7 @@ def test_settings_of_hand_made_rules_are_followed(name, settings):
     pair.check()
 
 
+@pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 @pytest.mark.filterwarnings("ignore:the update of")
 def test_idle_coordinates_of_adam_keep_no_momentum_that_underflows():
     """Squares of gradients of 1e-24 are 0: without a gradient the coordinate counts as idle."""
