@@ -65,7 +65,7 @@ class OrthogonalMomentum(UpdateRule):
         delta = -schedule(t) * exp(a) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)
         a <- clamp(a + (0.9 max(c - 0.2, 0) + 0.6 min(c, 0)) / (t + 10), -3, 1)
-        average <- (1 - c) average + c p,   c = 9 / (t + 8)
+        average <- (1 - w) average + w p,   w = 9 / (t + 8)
 
     Evaluate the model at the average: `LearnedOptimizer.eval()` swaps it in, `train()` out. With a
     planned number of steps T the schedule is instead a warm-up over 3% of the steps and a linear

@@ -38,7 +38,7 @@ PUBLISHED: Mapping[str, PublishedFigures] = MappingProxyType(
         "fomaml": _figures((48.07, 1.75), (63.15, 0.91)),
         "reptile": _figures((49.97, 0.32), (65.99, 0.58)),
         "anil": _figures((46.7, None), (61.5, None)),
-        "imaml": _figures((49.3, 1.88)),
+        "imaml": _figures((49.3, 1.88)),  # with Hessian-free inner training, not gradient descent
         "meta-sgd": _figures((50.47, 1.87), (64.03, 0.94)),
         "meta-lstm": _figures((43.44, 0.77), (60.6, 0.71)),
         # As Ravi & Larochelle 2017 measured it on their splits.
