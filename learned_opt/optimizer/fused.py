@@ -10,6 +10,7 @@ from torch import Tensor
 from learned_opt.backends.fused_step import DeviceStep, FusedStep
 from learned_opt.backends.registry import fused_steps
 from learned_opt.optimizer.finite_guard import FiniteGuard
+from learned_opt.optimizer.lost_memory import LostMemory
 from learned_opt.optimizer.shared_memory import SharedMemory
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
@@ -29,6 +30,7 @@ class FusedSteps:
     def __init__(self, rule: UpdateRule, fused: bool | None) -> None:
         self.option = fused
         self._steps = [] if fused is False else fused_steps(rule)
+        self._lost_memory = LostMemory()
         self._shared_memory = SharedMemory()
         why_none = self._why_none(rule)
         if fused and why_none:
@@ -65,7 +67,7 @@ class FusedSteps:
             guard: counts the tensors that a device skips.
 
         Raises:
-            RuntimeError: `fused` is True, and a tensor does not fit.
+            RuntimeError: `fused` is True, and a tensor does not fit; or see `LostMemory.check`.
             ValueError: the context lacks something that the rule needs.
         """
         if torch.compiler.is_compiling():
@@ -103,6 +105,8 @@ class FusedSteps:
         plan: list[tuple[FusedStep, Sequence[PendingUpdate]]] = []
         steps = [step for step in self._steps if step.refuses_rule(rule) is None]
         waiting = updates
+        if steps:
+            self._lost_memory.check(updates)
         shared = self._shared_memory.find(updates) if steps else {}
         if shared:
             if self.option:

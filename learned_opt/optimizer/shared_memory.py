@@ -30,22 +30,12 @@ class SharedMemory:
         """The positions of such updates, with the reason for each.
 
         Tensors of other types than torch's own have no memory to look at, and do not count.
-
-        Raises:
-            RuntimeError: the memory of a parameter or a gradient was freed, as by resizing its
-                storage to 0. To read it would end the process.
         """
         tensors = [update.parameter for update in updates]
         tensors += [update.gradient for update in updates]
         spans = _spans(tensors)
         if spans != self._spans:
             starts, lengths = (np.array(numbers, dtype=np.int64) for numbers in spans)
-            for k in np.flatnonzero((starts == 0) & (lengths > 0)).tolist():
-                if not tensors[k]._is_zerotensor():
-                    name, part = updates[k % len(updates)].name, ("", "the gradient of ")
-                    raise RuntimeError(
-                        f"{part[k >= len(updates)]}parameter {name} has no memory: it was freed"
-                    )
             found = _clusters(starts, lengths, len(updates))
             self._found = {
                 position: _reason(position, members, updates)

@@ -1,0 +1,106 @@
+"""Refuses tensors that have more elements than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.updates import PendingUpdate
+
+
+class LostMemory:
+    """Refuses tensors that have more elements than memory, before a step writes anything.
+
+    Resizing a storage leaves such tensors behind. torch does not check for them: reading one can
+    end the process, and writing one spoils other memory.
+
+    Call it in each step: it checks only the tensors that lie elsewhere than in the last one.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[int] = []
+
+    def check(self, updates: Sequence[PendingUpdate]) -> None:
+        """Check parameters, gradients and state.
+
+        Tensors of other types than torch's own have no memory to look at, and do not count; nor
+        do those on other devices than the CPU and CUDA's.
+
+        Args:
+            updates: of parameters on one device.
+
+        Raises:
+            RuntimeError: a storage was freed or cut short, or several elements of a parameter share
+                one place in memory, as after `expand`.
+        """
+        if updates[0].parameter.device.type not in ("cpu", "cuda"):
+            return
+        for update in updates:
+            if _is_expanded(update.parameter):
+                raise RuntimeError(
+                    f"parameter {update.name} cannot be written, since several of its elements "
+                    "share one place in memory: clone it"
+                )
+        tensors = [
+            value
+            for update in updates
+            for value in (update.parameter, update.gradient, *update.state.values())
+        ]
+        places = _places(tensors)
+        if places == self._places:
+            return
+        known = self._places if len(self._places) == len(places) else [-1] * len(places)
+        for tensor, place, last in zip(tensors, places, known, strict=True):
+            if place != last and _is_lost(tensor):
+                raise RuntimeError(
+                    f"{_describe(tensor, updates)} has more elements than its memory holds: its "
+                    "storage was freed or cut short"
+                )
+        self._places = places
+
+
+def _places(tensors: Sequence[Any]) -> list[int]:
+    """The addresses of tensors, 0 for those that do not count."""
+    if {*map(type, tensors)} == {Tensor}:
+        with suppress(RuntimeError):  # of a sparse tensor; to ask each first takes as long again
+            return list(map(Tensor.data_ptr, tensors))
+    return [tensor.data_ptr() if _has_memory(tensor) else 0 for tensor in tensors]
+
+
+def _has_memory(tensor: Any) -> bool:
+    return type(tensor) is Tensor and tensor.layout is torch.strided
+
+
+def _is_lost(tensor: Any) -> bool:
+    """Whether a tensor reaches beyond the end of its storage."""
+    count: int = tensor.numel() if _has_memory(tensor) else 0
+    if not count:
+        return False
+    if not tensor.is_contiguous():
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        count = 1 + sum((size - 1) * step for size, step in steps)
+    end = (tensor.storage_offset() + count) * tensor.element_size()
+    held: int = tensor.untyped_storage().nbytes()
+    return end > held and not tensor._is_zerotensor()
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether elements share a place because a stride is 0."""
+    if not _has_memory(tensor) or tensor.is_contiguous():
+        return False
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(size > 1 and not step for size, step in steps)
+
+
+def _describe(tensor: Tensor, updates: Sequence[PendingUpdate]) -> str:
+    for update in updates:
+        parts = {"": update.parameter, "the gradient of ": update.gradient}
+        parts |= {f"the state {key!r} of ": value for key, value in update.state.items()}
+        for part, value in parts.items():
+            if value is tensor:
+                return f"{part}parameter {update.name}"
+    raise ValueError("the tensor is of none of the updates")

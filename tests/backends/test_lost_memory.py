@@ -1,0 +1,109 @@
+"""A tensor that has more elements than memory is an error rather than the end of the process."""
+
+import pytest
+import torch
+from torch import nn
+
+from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt.backends.registry import FUSED_STEPS
+
+NAMES = [name for name in list_rules() if type(create_rule(name)) in FUSED_STEPS]
+
+
+def stepped(name, last):
+    """An optimizer of a small parameter and `last`, after two steps."""
+    rule = create_rule(name)
+    planned = 50 if "total_steps" in rule.required_context() else None
+    parameters = [("first", nn.Parameter(torch.ones(3, 4))), ("last", last)]
+    optimizer = LearnedOptimizer(parameters, rule=rule, total_steps=planned)
+    for _ in range(2):
+        step(optimizer)
+    return optimizer
+
+
+def step(optimizer):
+    for parameter in optimizer.param_groups[0]["params"]:
+        if parameter.grad is None:
+            parameter.grad = torch.ones(parameter.shape)
+    optimizer.step(lambda: torch.tensor(1.5))
+
+
+def first_tensors(optimizer):
+    first = optimizer.param_groups[0]["params"][0]
+    return [first.detach().clone(), *(value.clone() for value in optimizer.state[first].values())]
+
+
+def assert_refused(optimizer, match):
+    """Nothing moves, at the second try either."""
+    before = first_tensors(optimizer)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=match):
+            step(optimizer)
+    for old, new in zip(before, first_tensors(optimizer), strict=True):
+        assert torch.equal(old, new)
+
+
+def assert_storage_is_needed(optimizer, value, what, kept_bytes):
+    value.untyped_storage().resize_(kept_bytes)
+    assert_refused(optimizer, f"^{what}parameter last has more elements than its memory holds")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 40])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_or_gradient_needs_its_storage(name, kept_bytes):
+    for what in ("", "the gradient of "):
+        last = nn.Parameter(torch.ones(3, 4))
+        optimizer = stepped(name, last)
+        assert_storage_is_needed(optimizer, last.grad if what else last, what, kept_bytes)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 40])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sgd"])
+def test_state_needs_its_storage(name, kept_bytes):
+    last = nn.Parameter(torch.ones(3, 4))
+    optimizer = stepped(name, last)
+    state = optimizer.state[last]
+    key = next(key for key, value in state.items() if value.numel() >= 12)
+    assert_storage_is_needed(optimizer, state[key], f"the state '{key}' of ", kept_bytes)
+
+
+def test_a_view_beyond_the_end_of_its_storage_is_refused():
+    memory = torch.ones(40)
+    last = nn.Parameter(memory.as_strided((3, 4), (8, 1), 10))
+    optimizer = stepped("adam", last)
+    memory.untyped_storage().resize_(4 * 30)  # the last element is the 30th
+    step(optimizer)
+    memory.untyped_storage().resize_(4 * 29)
+    assert_refused(optimizer, "^parameter last has more elements")
+
+
+def test_an_empty_tensor_needs_no_memory():
+    last = nn.Parameter(torch.ones(0, 4))
+    optimizer = stepped("adam", last)
+    last.untyped_storage().resize_(0)
+    before = first_tensors(optimizer)
+    step(optimizer)
+    assert not torch.equal(first_tensors(optimizer)[0], before[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,)])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_expanded_parameter_is_refused_before_anything_moves(name, shape):
+    last = nn.Parameter(torch.ones(shape))
+    optimizer = stepped(name, last)
+    last.data = last.data[:1].expand(shape)
+    before = [value.clone() for value in optimizer.state[last].values()]
+    assert_refused(optimizer, "^parameter last cannot be written")
+    for old, new in zip(before, optimizer.state[last].values(), strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sparse_entry_in_the_state_is_left_alone(name):
+    last = nn.Parameter(torch.ones(3, 4))
+    optimizer = stepped(name, last)
+    optimizer.state[last]["mine"] = torch.eye(3).to_sparse()
+    before = last.detach().clone()
+    for _ in range(2):
+        step(optimizer)
+    assert not torch.equal(last.detach(), before)
