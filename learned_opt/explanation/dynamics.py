@@ -1,4 +1,4 @@
-"""Panel 5: what the state does: its path in a training, its fixed points, its eigenvalues.
+"""Panel 5: the state: its path in a training, its fixed points, its eigenvalues.
 
 After Maheswaranathan et al. 2021, "Reverse engineering learned optimizers reveals known and novel
 mechanisms" (arXiv 2011.02159), who read an optimizer as a dynamical system.
@@ -61,20 +61,21 @@ class Modes:
         return math.hypot(*self.eigenvalues[0]) if self.eigenvalues else 0.0
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         if not self.state_size:
             return "It keeps no state: an update knows the present gradient alone."
         if not self.eigenvalues:
             return "Its state does not reach the next update at the fixed point."
         turning = [one for one in self.eigenvalues if _turns(*one)]
         count = len(self.eigenvalues)
-        shown = f"Its slowest of {count} modes" if count > 1 else "Its one mode"
         if self.slowest < 0.9999:
-            text = f"{shown} forgets in {_steps(self.slowest)} steps (|λ| = {self.slowest:.3g})"
+            text = f"Its longest memory fades in {_steps(self.slowest)} steps"
         elif self.slowest < 1.0001:
-            text = f"{shown} never forgets (λ = 1)"
+            text = "A part of its state never fades"
         else:
-            text = f"{shown} grows (|λ| = {self.slowest:.4g})"
+            text = "A part of its state grows at every step"
+        text += f" (|λ| = {self.slowest:.4g}"
+        text += f", the largest of {count} eigenvalues)" if count > 1 else ")"
         if turning:
             angle = math.atan2(turning[0][1], turning[0][0])
             text += f"; a pair turns once in {2 * math.pi / angle:.0f} steps"
@@ -119,7 +120,7 @@ class StatePath:
     size: int
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         if not self.size:
             return ""
         if self.size <= 2:

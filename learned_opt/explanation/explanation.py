@@ -1,4 +1,4 @@
-"""What an explanation holds, and how it is drawn and written."""
+"""The result of `explain`: holds measurements, draws and writes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DPI = 160
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was measured of a rule: numbers, sentences and pictures.
+    """Measurements of a rule, as numbers, sentences and pictures.
 
     Attributes:
         findings: the measurements.

@@ -46,7 +46,7 @@ class ScaleResponse:
     growth: float
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         start = f"Ten times larger gradients make updates {_times(10**self.slope)}"
         below, above = self.low > 1.5 * self.scales[0], self.high < self.scales[-1] / 1.5
         if not below and not above:

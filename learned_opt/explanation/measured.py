@@ -1,4 +1,4 @@
-"""All that is measured of a rule, and what the panels say."""
+"""Measures a rule for all panels, and collects the panels' sentences."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPARED_TRAININGS = tuple(TRAININGS)
 
 @dataclass(frozen=True)
 class Responses:
-    """What can be measured of a rule by chosen gradients, one field a panel."""
+    """Responses of a rule to chosen gradients, one field a panel."""
 
     update_curve: UpdateCurve
     echo: Echo
@@ -42,7 +42,7 @@ class Responses:
 
 @dataclass(frozen=True)
 class Trainings:
-    """What trainings of networks show of a rule.
+    """Measurements of a rule in trainings of networks.
 
     Attributes:
         density: gradients met.

@@ -40,7 +40,7 @@ class Echo:
     following: float
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         if self.momentum < 0.01 and self.fit > 0.95:
             echo = "A gradient moves one update only: no momentum"
         elif self.fit < 0.8:

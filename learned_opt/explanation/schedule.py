@@ -44,7 +44,7 @@ class Schedule:
     halving: int | None
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         if self.end > 0.9:
             course = "Under steady noise updates keep their size"
         else:
@@ -61,7 +61,7 @@ class Schedule:
         return f"{course}; {stop}."
 
     def plan_sentence(self) -> str:
-        """What is seen of the planned number of steps."""
+        """Describes the effect of the planned number of steps."""
         if not self.told:
             return "It is told no number of steps, so its schedule cannot end with the training."
         ends = [curve[-1] / max(curve) for curve in self.told.values()]

@@ -94,7 +94,7 @@ class Symmetry:
     deviations: Mapping[str, float]
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         exact = [WORDS[name] for name, value in self.deviations.items() if value < EXACT]
         broken = {name: value for name, value in self.deviations.items() if value >= EXACT}
         parts = []

@@ -58,7 +58,7 @@ class TensorSteps:
     mix: Mapping[str, float]
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         nearest = max(self.mix, key=lambda name: self.mix[name])
         near = f"{_NAMES[nearest]} (cosine {self.mix[nearest]:.2f})"
         mix = f"updates point along {near}"

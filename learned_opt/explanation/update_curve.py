@@ -84,7 +84,7 @@ class UpdateCurve:
     like_sign: float
 
     def sentence(self) -> str:
-        """What is seen."""
+        """Describes the measurement."""
         nearest = max(self.like_gradient, self.like_sign, key=abs)
         if abs(nearest) < 0.005:
             shape = "unrelated to the gradient"
@@ -100,9 +100,9 @@ class UpdateCurve:
         else:
             shape = f"nearer to the gradient (cosine {self.like_gradient:.2f}) than to its sign"
             shape += f" ({self.like_sign:.2f})"
-        if self.clipped < 0.005:
-            return f"The first update is {shape}; it clips none of the gradients met."
-        share = f"{100 * self.clipped:.0f}%"
+        if self.clipped > 0.995:  # a rule that is like the sign everywhere has no clipping point
+            return f"The first update is {shape}."
+        share = "none" if self.clipped < 0.005 else f"{100 * self.clipped:.0f}%"
         return f"The first update is {shape}; it clips {share} of the gradients met."
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a rule: charts with a line for each tensor, and heat maps of gates.
+"""Shows a rule in TensorBoard: charts with a line for each tensor, and heat maps of gates.
 
 Needs tensorboard; import it where it is used.
 """
@@ -76,8 +76,8 @@ class RuleBoard:
     """Writes observations of one training, step by step.
 
     Args:
-        writer: where to write what is not of a single tensor.
-        tensors: where to write what is.
+        writer: gets the values that belong to no single tensor, and the pictures.
+        tensors: gets the values of each tensor.
         heat_maps: keeps the gates to draw.
         heat_map_every: observations from one drawing to the next.
         saturated: a gate outside these bounds counts as saturated.

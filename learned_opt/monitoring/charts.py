@@ -6,7 +6,7 @@ Needs tensorboard; import it where it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -119,9 +119,9 @@ class RuleCharts:
 
 
 class UnchangedScalars:
-    """Holds scalars back until they change: charts of constants hide those that tell something.
+    """Holds scalars back until they change: charts of constants hide the others.
 
-    Of a scalar that changes later, the constant part is not written.
+    The constant beginning of a scalar is never written.
     """
 
     def __init__(self) -> None:
@@ -133,10 +133,6 @@ class UnchangedScalars:
         if value != self._first.setdefault(tag, value):
             self._changed.add(tag)
         return tag in self._changed
-
-    def constant(self) -> Mapping[str, float]:
-        """The scalars that have not changed."""
-        return {tag: first for tag, first in self._first.items() if tag not in self._changed}
 
 
 def _gate_chart(gate: str) -> Bands:

@@ -33,7 +33,6 @@ LETTERS = 13
 LONGEST_LABEL = 48
 """Most characters of a tensor's name; of a longer one, a figure shows the end."""
 
-
 SMALLEST = 1e-8
 """Lower limit of a distance before its logarithm is taken: float32 ends there beside 1."""
 

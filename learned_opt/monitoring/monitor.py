@@ -23,7 +23,7 @@ from learned_opt.files import expand
 from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
 from learned_opt.monitoring.observation import observe
-from learned_opt.monitoring.pace import Pace
+from learned_opt.monitoring.observation_interval import ObservationInterval
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.wrappers import unwrapped
@@ -157,20 +157,20 @@ class GateMonitor:
         if first_step > 0 and not self._handles:
             self._hide_from(first_step)
         own_names = {} if model is None else _names_by_position(learned, model)
-        pace = Pace(self.every)
+        interval = ObservationInterval(self.every)
         taken, due, seconds = 0, False, 0.0
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def begin(*_: object) -> None:
             nonlocal due, seconds
-            due, seconds = pace.due(taken) and not self._failed, 0.0
+            due, seconds = interval.due(taken) and not self._failed, 0.0
 
         # Not compiled, which would happen again at every count.
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def count(*_: object) -> None:
             nonlocal taken
             if due:
-                pace.observed(taken, seconds)
+                interval.observed(taken, seconds)
             taken += 1
             self._loss = None
 

@@ -53,7 +53,7 @@ class Summaries:
         self._values.append(Summary.Value(tag=tag, histo=histogram))
 
     def write(self, writer: SummaryWriter, step: int) -> None:
-        """Write what was added, if anything."""
+        """Write the values that were added, if any."""
         if self._values:
             writer._get_file_writer().add_summary(Summary(value=self._values), step)
             self._values = []

@@ -100,10 +100,11 @@ def render(
         for steps in first.steps:
             lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
         for one in verified.values():
-            lines.append(f"  {'EER':>11} {_error_rate(one):>20}")
+            rate = _error_rate(one)
+            lines.append(f"EER: {rate} (equal error rate: have two images the same class?)")
         ((trained, _),) = methods.values()
         if (figure := _published(trained)) is not None:
-            lines.append(f"  {'published':>11} {figure:>20}")
+            lines.append(f"published {first.metric}: {figure}")
     else:
         figures = {name: _published(trained) for name, (trained, _) in methods.items()}
         shown = any(figures.values())
@@ -130,7 +131,7 @@ def render(
             )
     scale = "in percent, " if first.metric == "accuracy" else ""
     lines.append(f"{scale}mean and 95% interval over {first.episodes} episodes")
-    if verified:
+    if verified and len(methods) > 1:
         lines.append("EER: equal error rate of telling whether two images have the same class")
     return "\n".join(lines)
 

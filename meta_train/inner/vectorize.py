@@ -114,10 +114,10 @@ def choose_vectorize(
     if device.type != "cpu":
         return VectorizeChoice(True, f"the device is {device.type}")
     size = measure_work(rule, problem).mean_bytes
-    words = f"{size / 1024:.2g} KiB an operation"
-    if size < LARGEST:
-        return VectorizeChoice(True, f"{words}, less than {LARGEST // 1024}")
-    return VectorizeChoice(False, f"{words}, {LARGEST // 1024} or more")
+    words = f"operations of {size / 1024:.1f} KiB on average"
+    return VectorizeChoice(
+        size < LARGEST, f"{words}; one call is faster below {LARGEST // 1024} KiB"
+    )
 
 
 def choose_chunk(rule: UpdateRule, problem: Problem, most: int, device: torch.device) -> int:

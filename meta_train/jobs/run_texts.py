@@ -1,4 +1,4 @@
-"""How a run was made, in TensorBoard: its configuration, the command to repeat it, its settings.
+"""Texts of a run for TensorBoard: its configuration, the command to repeat it, its settings.
 
 Texts are numbered in the order in which a person looks: the final table is 1, the card 4.
 """

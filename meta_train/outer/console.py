@@ -21,7 +21,7 @@ class Console:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self._said: set[str] = set()
+        self._said: set[tuple[str, bool]] = set()
 
     def say(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
@@ -29,16 +29,17 @@ class Console:
             say(text)
 
     def say_how_runs_train(self, groups: Groups) -> None:
-        """Say once per family whether inner runs train together, where there was a choice."""
+        """Say once per family whether inner runs train in one call, where there was a choice."""
         for member, runs in zip(groups.members, groups.runs, strict=True):
             choice = runs.chosen
             if choice is None:
                 continue
-            how = "together" if choice.vectorize else "one by one"
-            start = f"{member.name}: inner runs train {how}"
-            if start not in self._said:
-                self._said.add(start)
-                self.say(f"{start} ({choice.reason})")
+            how = "all inner runs train in one call (vmap)"
+            if not choice.vectorize:
+                how = f"inner runs train one by one ({choice.reason})"
+            if (key := (member.name, choice.vectorize)) not in self._said:
+                self._said.add(key)
+                self.say(f"{member.name}: {how}")
 
     def progress_bar(self, done: int, total: int, *, show: bool) -> tqdm[Any]:
         """A progress bar over the outer steps."""

@@ -1,4 +1,4 @@
-"""Gate probing: what a rule reads in the inner steps of a fresh run."""
+"""Probes a rule: its inputs in the inner steps of a fresh run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rule does in a fresh inner run: charts over outer steps, pictures over inner steps.
+"""Logs a rule in fresh inner runs: charts over outer steps, pictures over inner steps.
 
 Needs tensorboard; import it where it is used.
 """

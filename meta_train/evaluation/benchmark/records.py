@@ -1,4 +1,4 @@
-"""What was measured, run by run, in one JSON file that a later call continues."""
+"""Records the results of runs in one JSON file, which a later call continues."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Records:
     Args:
         path: the file; it is read if it exists.
         facts: what all runs share, such as the number of steps by task, by kind.
-        again: optimizers to measure again: their runs are dropped, and what the runs shared.
+        again: optimizers to measure again: their runs and their facts are dropped.
 
     Raises:
         ValueError: the file is no such record, or its facts are others.
@@ -80,7 +80,7 @@ class Records:
             self._read(again)
 
     def get(self, key: RunKey) -> Result | None:
-        """What was measured in a run; None if it was not run."""
+        """The result of a run; None if it was not run."""
         return self._results.get(key)
 
     def items(self) -> list[tuple[RunKey, Result]]:
@@ -90,7 +90,8 @@ class Records:
     def add(self, key: RunKey, result: Result) -> None:
         """Keep a run, and write the file anew, completely or not at all.
 
-        What is kept is what the file says, so that an interrupted benchmark ends with equal tables.
+        The rounded numbers of the file are kept, so that an interrupted benchmark ends with the
+        same tables.
         """
         self._results[key] = _from_json(_as_json(key, result))[1]
         self.path.parent.mkdir(parents=True, exist_ok=True)

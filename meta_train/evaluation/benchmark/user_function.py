@@ -42,10 +42,10 @@ def from_function(path: str) -> Contestant:
 
 
 def _checked(path: str, made: object) -> Built:
-    """What a function returned, as an optimizer and a scheduler or None.
+    """The optimizer that a function returned, and its scheduler or None.
 
     Raises:
-        ValueError: it is something else, or the scheduler needs a loss in every step.
+        ValueError: it returned something else, or the scheduler needs a loss in every step.
     """
     optimizer, scheduler = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(optimizer, Optimizer):

@@ -104,6 +104,6 @@ def test_published_figures_stand_beside_a_single_method(tmp_path, photographs, c
     given += ["--task_settings", '{"hidden": 2}', "--train", '{"runs": 1}']
     assert main([*given, "--out", str(tmp_path / "run")]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["published", "43.4+-0.78"] in lines
+    assert ["published", "accuracy:", "43.4+-0.78"] in lines
     facts = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]["matching"]
     assert facts["published"] == [43.4, 0.78]

@@ -11,14 +11,14 @@ LEAST_APART = 10
 """Steps between observations at first; twice as many after 1000 of them, and so on."""
 
 
-class Pace:
-    """Every n-th step, or as often as costs a hundredth of the time.
+class ObservationInterval:
+    """Observes every n-th step, or as often as a hundredth of the training's time allows.
 
-    The second keeps the cost of a monitor out of sight for models of any size: an observation of a
-    tiny network takes as long as ten of its steps, one of a large network a small part of a step.
+    The second keeps a monitor cheap for models of any size: an observation of a tiny network takes
+    as long as ten of its steps, one of a large network a small part of a step.
 
     Args:
-        every: n; None for the second.
+        every: n; None takes a hundredth of the time.
     """
 
     def __init__(self, every: int | None) -> None:
