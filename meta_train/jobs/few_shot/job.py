@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from learned_opt.adaptation.initialization import Initialization, save_initializ
 from meta_train.evaluation import report
 from meta_train.few_shot.embedding_plot import draw_embeddings
 from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.ignored import ignored_settings
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.settings import IMAGES, FewShotConfig
@@ -100,6 +102,8 @@ def _run(
             runner.check(name, method_folder(config, folder, name))
         except ValueError as error:
             raise ValueError(f"method {name}: {error}" if several else str(error)) from error
+    for line in ignored_settings(config):
+        print(line, file=sys.stderr)
     failed: dict[str, TrainingStalled] = {}
     for name in config.methods:
         own_folder = method_folder(config, folder, name)
