@@ -136,7 +136,9 @@ def draw_gate_bands(columns: Mapping[str, Bands], gates: Sequence[str] | None = 
     known = list(dict.fromkeys(gate for bands in columns.values() for gate in bands))
     if gates is None:
         gates = [gate for gate in ("forget", "input") if gate in known] or known
-    if not gates or set(gates) - set(known):
+    if not gates:
+        raise ValueError("there are no gates to draw: the rule has none, or none were asked for")
+    if set(gates) - set(known):
         raise ValueError(f"the rule has gates {known}, not {list(gates)}")
     import_matplotlib()
     from matplotlib import colormaps
