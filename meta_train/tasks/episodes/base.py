@@ -16,6 +16,7 @@ from torch.func import vmap
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import look_up
 from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors
 from meta_train.tasks.episodes.conv_network import ConvNetworks, networks_of
 
@@ -118,8 +119,7 @@ class EpisodeTask(Task):
     @cached_property
     def network(self) -> nn.Module:
         """The module, in training mode; copies of it run with given parameters."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with seeded_cpu(0):
             return self.build()
 
     @cached_property
