@@ -55,8 +55,8 @@ class SmallClasses(OmniglotClasses):
 
 def take_made_up(monkeypatch):
     """Give all methods made-up characters in place of Omniglot's."""
-    monkeypatch.setattr(episodes, "OmniglotEpisodes", MadeUp)
-    monkeypatch.setattr(episodes, "OmniglotClasses", SmallClasses)
+    monkeypatch.setitem(episodes.IMAGES, "omniglot", MadeUp)
+    monkeypatch.setitem(episodes.CLASSES, "omniglot", SmallClasses)
 
 
 def results_of(folder):

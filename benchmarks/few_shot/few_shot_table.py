@@ -1,11 +1,5 @@
 """The tables of docs/few_shot.md, from measured cells and the registry of methods."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-
 from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.methods.registry import METHODS
 

@@ -16,7 +16,7 @@ from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import TrainedMethod
-from meta_train.inner.batches import cast
+from meta_train.few_shot.verification import draw_at
 from meta_train.runtime.seeding import generator
 
 if TYPE_CHECKING:
@@ -109,12 +109,8 @@ def _embedded(
     task = task.with_settings(
         ways=min(CLASSES, classes), shots=half, queries=drawings - half, inner_batch=None
     )
-    problem = task.sample(generator(seed, "picture"), torch.device("cpu"))
-    initial = {key: value.detach().cpu() for key, value in trained.initialization.items()}
-    dtype = next((value.dtype for value in initial.values()), None)
-    parameters, buffers, batch = cast(
-        ({**problem.parameters, **initial}, problem.buffers, tuple(problem.full())), dtype
-    )
+    source, device = generator(seed, "picture"), torch.device("cpu")
+    parameters, buffers, batch = draw_at(trained.initialization, task, source, device)
     with torch.no_grad():
         embedded = task.embed(parameters, buffers, batch).flatten(1)
     episode = task.episode_of(batch)

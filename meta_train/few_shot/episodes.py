@@ -11,17 +11,24 @@ from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.sequences.episodes import SequenceEpisodes
-from meta_train.few_shot.settings import FewShotConfig
+from meta_train.few_shot.settings import IMAGES, FewShotConfig
 from meta_train.tasks.episodes.base import EpisodeTask
 from meta_train.tasks.episodes.images import ImageClasses, ImageEpisodes
-from meta_train.tasks.episodes.mini_imagenet import MiniImageNetClasses, MiniImageNetEpisodes
-from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
-from meta_train.tasks.episodes.signals import SignalClasses, SignalEpisodes
+from meta_train.tasks.episodes.mini_imagenet import MiniImageNetClasses
+from meta_train.tasks.episodes.omniglot import OmniglotClasses
+from meta_train.tasks.episodes.signals import SignalClasses
 from meta_train.tasks.episodes.sine import Sine
 from meta_train.tasks.episodes.stored_heads import StoredHeads
 
 EvaluationTask: TypeAlias = EpisodeTask | EmbeddingEpisodes | SequenceEpisodes
 TrainingTask: TypeAlias = EvaluationTask | ImageClasses | MarginClasses | StoredHeads
+
+CLASSES: dict[str, type[ImageClasses]] = {
+    "signals": SignalClasses,
+    "omniglot": OmniglotClasses,
+    "miniimagenet": MiniImageNetClasses,
+}
+"""All classes of a data set at once."""
 
 
 def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
@@ -75,7 +82,7 @@ def training_task(method: MethodSettings, config: FewShotConfig) -> TrainingTask
     if config.data == "sine":
         return _with_stored_heads(method, _sine(method, config, queries))
     if method.trained_on == "classes":
-        made = _classes_of(config.data)
+        made = CLASSES[config.data]
         known = made.__dataclass_fields__
         settings = {**_data_folder(config), **config.task_settings}
         classes = made(**{k: v for k, v in settings.items() if k in known})
@@ -100,28 +107,10 @@ def _sine(method: MethodSettings, config: FewShotConfig, queries: int) -> Sine:
     )
 
 
-def _episodes_of(data: str) -> type[ImageEpisodes]:
-    kinds: dict[str, type[ImageEpisodes]] = {
-        "signals": SignalEpisodes,
-        "omniglot": OmniglotEpisodes,
-        "miniimagenet": MiniImageNetEpisodes,
-    }
-    return kinds[data]
-
-
-def _classes_of(data: str) -> type[ImageClasses]:
-    kinds: dict[str, type[ImageClasses]] = {
-        "signals": SignalClasses,
-        "omniglot": OmniglotClasses,
-        "miniimagenet": MiniImageNetClasses,
-    }
-    return kinds[data]
-
-
 def _images(
     method: MethodSettings, config: FewShotConfig, ways: int, shots: int, queries: int, split: str
 ) -> ImageEpisodes:
-    made = _episodes_of(config.data)
+    made = IMAGES[config.data]
     files = _data_folder(config) if "folder" in made.__dataclass_fields__ else {}
     return made(
         ways=ways,

@@ -168,7 +168,7 @@ def adapt_once(
     problem = task.sample(generator(seed), rule.device)
     initial = {key: value.detach().to(rule.device) for key, value in initialization.items()}
     _check_names(problem, initial)
-    dtype = _dtype_of(initial)
+    dtype = dtype_of(initial)
     fixed = cast({key: initial.get(key, value) for key, value in problem.fixed.items()}, dtype)
     loop = InnerLoop(
         rule,
@@ -202,7 +202,7 @@ def _evaluate_chunk(
     """Scores `[steps, episodes]`, and the episodes that did not diverge, `[episodes]`."""
     drawn = [task.sample(generator(seed, "episode", index), device) for index in indices]
     _check_names(drawn[0], initial)
-    dtype = _dtype_of(initial)
+    dtype = dtype_of(initial)
     _check_shared(drawn, initial)
     # All episodes share the parameters that are not adapted.
     fixed = cast({key: initial.get(key, value) for key, value in drawn[0].fixed.items()}, dtype)
@@ -247,15 +247,8 @@ def _score(
         _, buffers = loss(inner.parameters, {**buffers, **anchors}, support)
         buffers, _ = split_anchors(buffers)
 
-    if isinstance(task, EpisodeTask | EmbeddingEpisodes):
-        everything = {**_for_each_run(fixed, inner.parameters), **inner.parameters}
-        return task.scores(everything, buffers, query)
-
-    def score(parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
-        return task.score({**fixed, **parameters}, buffers, batch)
-
-    scores: Tensor = vmap(score, randomness="different")(inner.parameters, buffers, query)
-    return scores
+    everything = {**_for_each_run(fixed, inner.parameters), **inner.parameters}
+    return task.scores(everything, buffers, query)
 
 
 def _with_fixed(loss: Loss, fixed: Tensors) -> Loss:
@@ -288,11 +281,11 @@ class _WithFixed:
 
 def _starting_at(problem: Problem, initial: Tensors) -> Problem:
     parameters = {key: initial.get(key, value) for key, value in problem.parameters.items()}
-    own = cast({"parameters": parameters, "buffers": problem.buffers}, _dtype_of(initial))
+    own = cast({"parameters": parameters, "buffers": problem.buffers}, dtype_of(initial))
     return replace(problem, **own, fixed={})
 
 
-def _dtype_of(initial: Tensors) -> torch.dtype | None:
+def dtype_of(initial: Tensors) -> torch.dtype | None:
     """Dtype to cast episodes to; None keeps theirs."""
     return next((value.dtype for value in initial.values()), None)
 

@@ -18,6 +18,7 @@ from learned_opt.monitoring.figures import import_matplotlib
 from learned_opt.monitoring.observation import Floats, observe
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules.base import Context, UpdateRule
+from meta_train.few_shot.evaluation import dtype_of
 from meta_train.inner.batches import cast
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.base import Tensors
@@ -87,7 +88,7 @@ def _episode_gates(
     problem = task.sample(generator("gates", seed), rule.device)
     source = generator("gates", seed, "batches")
     initial = {key: value.detach().to(rule.device) for key, value in initialization.items()}
-    dtype = next((value.dtype for value in initial.values()), None)  # None keeps the episode's
+    dtype = dtype_of(initial)
     parameters = cast({k: initial.get(k, v) for k, v in problem.parameters.items()}, dtype)
     fixed = cast({k: initial.get(k, v) for k, v in problem.fixed.items()}, dtype)
     buffers = cast(problem.buffers, dtype)
@@ -135,7 +136,9 @@ def draw_gate_bands(columns: Mapping[str, Bands], gates: Sequence[str] | None = 
     known = list(dict.fromkeys(gate for bands in columns.values() for gate in bands))
     if gates is None:
         gates = [gate for gate in ("forget", "input") if gate in known] or known
-    if not gates or set(gates) - set(known):
+    if not gates:
+        raise ValueError("there are no gates to draw: the rule has none, or none were asked for")
+    if set(gates) - set(known):
         raise ValueError(f"the rule has gates {known}, not {list(gates)}")
     import_matplotlib()
     from matplotlib import colormaps

@@ -17,18 +17,19 @@ from meta_train.runtime.checks import make_plain
 from meta_train.tasks.data.omniglot import DRAWINGS
 from meta_train.tasks.data.signals import PER_CLASS as SIGNALS
 from meta_train.tasks.episodes.base import EpisodeTask
+from meta_train.tasks.episodes.images import ImageEpisodes
 from meta_train.tasks.episodes.mini_imagenet import MiniImageNetEpisodes
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
 from meta_train.tasks.episodes.signals import SignalEpisodes
 from meta_train.tasks.episodes.sine import Sine
 
 ALL = "all"
-DATA: Mapping[str, type[EpisodeTask]] = {
-    "sine": Sine,
+IMAGES: dict[str, type[ImageEpisodes]] = {
     "signals": SignalEpisodes,
     "omniglot": OmniglotEpisodes,
     "miniimagenet": MiniImageNetEpisodes,
 }
+DATA: Mapping[str, type[EpisodeTask]] = {"sine": Sine, **IMAGES}
 PER_CLASS = {"signals": SIGNALS, "omniglot": DRAWINGS, "miniimagenet": 600}
 """Images of each class."""
 MAX_THREADS = 1024
@@ -68,7 +69,7 @@ RENAMED_IN_TRAIN = {
 """Former names of settings, and their present names."""
 TESTING_ONLY = ("trained_on", "uses", "head", "head_settings")
 """Changes of a method that do not apply to the method whose training it uses."""
-OMNIGLOT_ONLY = ("train_shots", "train_ways", "batch_norm")
+IMAGES_ONLY = ("train_shots", "train_ways", "batch_norm")
 """Settings of methods that sine curves do not have."""
 
 
@@ -225,8 +226,8 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
             if name in NOT_IN_TASK_SETTINGS:
                 raise ValueError(f"{name} cannot be in task_settings: {NOT_IN_TASK_SETTINGS[name]}")
         for name in self.row_settings:
-            if name in OMNIGLOT_ONLY and self.data == "sine":
-                raise ValueError(f"{name} is a setting of Omniglot's episodes, not of sine curves")
+            if name in IMAGES_ONLY and self.data == "sine":
+                raise ValueError(f"{name} is a setting of classification, not of sine curves")
 
     def _convert(self) -> None:
         """Give the changes of settings their types."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from meta_train.few_shot.episodes import evaluation_task
-from meta_train.few_shot.evaluation import Z
+from meta_train.few_shot.evaluation import Z, dtype_of
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import TrainedMethod
 from meta_train.inner.batches import cast
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.seeding import derive_seed, generator
+from meta_train.tasks.base import Batch, Tensors
 
 RESAMPLES = 200
 """How often the bootstrap draws the episodes again."""
@@ -140,15 +141,11 @@ def verify(
     """
     check_at_least(1, episodes=episodes)
     device = torch.device("cpu") if device is None else device
-    initial = {key: value.detach().to(device) for key, value in initialization.items()}
-    dtype = next((value.dtype for value in initial.values()), None)
     scores, same = [], []
     with torch.no_grad():
         for index in range(episodes):
-            problem = task.sample(generator(seed, "episode", index), device)
-            parameters, buffers, batch = cast(
-                ({**problem.parameters, **initial}, problem.buffers, tuple(problem.full())), dtype
-            )
+            source = generator(seed, "episode", index)
+            parameters, buffers, batch = draw_at(initialization, task, source, device)
             scores.append(task.score_pairs(parameters, buffers, batch).flatten().cpu())
             episode = task.episode_of(batch)
             alike = episode.query_y.unsqueeze(1) == episode.support_y.unsqueeze(0)
@@ -159,6 +156,30 @@ def verify(
     return Verification(
         ranked.error_rate(), _interval(ranked, episodes, seed), count, len(numbers) - count
     )
+
+
+def draw_at(
+    initialization: Mapping[str, Tensor],
+    task: EmbeddingEpisodes,
+    source: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensors, Tensors, Batch]:
+    """Draw an episode for a network with an initialisation, in its dtype.
+
+    Args:
+        initialization: parameters by name; others start as the task makes them.
+        task: the episodes.
+        source: the source of randomness.
+        device: device of the tensors.
+
+    Returns:
+        The parameters, the buffers and the episode.
+    """
+    problem = task.sample(source, device)
+    initial = {key: value.detach().to(device) for key, value in initialization.items()}
+    drawn = {**problem.parameters, **initial}, problem.buffers, tuple(problem.full())
+    parameters, buffers, batch = cast(drawn, dtype_of(initial))
+    return parameters, buffers, batch
 
 
 def verify_trained(

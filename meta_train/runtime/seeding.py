@@ -60,6 +60,17 @@ def seeded(device: torch.device, *path: int | str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded_cpu(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator with a number, and restore it at the end.
+
+    For code that builds a module on the CPU: no generator of an accelerator is touched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def seed_globally(device: torch.device, seed: int) -> None:
     """Seed torch's global generators of the CPU and of `device`.
 

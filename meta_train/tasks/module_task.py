@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.adaptation.support_set import module_arguments
 from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors
 from meta_train.tasks.data.in_memory import Data, InMemoryDataset, RandomRows, as_dataset
 from meta_train.tasks.perceptron import loss_of_perceptrons
@@ -229,9 +230,7 @@ def _cloned(tree: Any) -> Any:
 
 def _seeded(seed: int, call: Callable[[], Any]) -> Any:
     """Call with torch's global CPU generator seeded, and restore the generator afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        # `torch.manual_seed` would also seed GPU generators, which are not restored.
-        torch.default_generator.manual_seed(seed)
+    with seeded_cpu(seed):
         return call()
 
 

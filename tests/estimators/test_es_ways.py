@@ -3,8 +3,9 @@
 In float64: in float32 rounding alone moves weights by 2e-5 where pairs of runs are so few.
 """
 
+import importlib
 import shutil
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,34 +15,24 @@ from learned_opt import create_rule
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import create_task
-from meta_train.tasks.base import BatchedLoss, SampledTask, Task, TaskFamily
+from meta_train.tasks.base import BatchedLoss
 
 
-class OneByOne(Task):
-    """A task whose problems have no faster way for many runs."""
-
-    def __init__(self, task):
-        self.task = task
-
-    def sample(self, generator, device):
-        problem = self.task.sample(generator, device)
-        assert isinstance(problem.loss, BatchedLoss)
-        return replace(problem, loss=problem.loss.one, draw=lambda source: problem.draw(source))
+@pytest.fixture(scope="module")
+def one_by_one():
+    """The benchmark's family of the same tasks without a faster way for many runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "speed")
+        yield importlib.import_module("es_outer_step").OneByOneFamily
 
 
-class OneByOneFamily(TaskFamily):
-    def __init__(self, family):
-        self.family = family
-
-    def sample_task(self, generator):
-        name, task = self.family.sample_task(generator)
-        return SampledTask(name, OneByOne(task))
-
-    def held_out(self):
-        return self.family.held_out()
+def has_a_faster_way(family):
+    _, task = family.sample_task(torch.Generator().manual_seed(0))
+    problem = task.sample(torch.Generator().manual_seed(0), torch.device("cpu"))
+    return isinstance(problem.loss, BatchedLoss)
 
 
-def train(way, outer_steps):
+def train(family, outer_steps, compile_rule=False):
     """The weights of step-size-lstm after some outer steps of 5 inner steps, and their change."""
     settings = TrainSettings(
         estimator="es",
@@ -55,14 +46,12 @@ def train(way, outer_steps):
         hide_loss=0.25,
         lr=0.01,
         grad_clip_norm=100.0,
-        compile_rule=way == "compiled",
+        compile_rule=compile_rule,
         dtype="float64",
     )
-    family = create_task("random-mlp", data=["digits"])
     torch.manual_seed(0)
     rule = create_rule("step-size-lstm")
     begin = parameters_to_vector(rule.parameters()).detach().clone()
-    family = OneByOneFamily(family) if way == "vmap" else family
     trainer = MetaTrainer(rule, family, settings, device="cpu")
     for _ in range(outer_steps):
         trainer.take_outer_step()
@@ -70,17 +59,20 @@ def train(way, outer_steps):
     return end, float((end - begin).abs().max())
 
 
-def test_batched_losses_train_the_same_weights_over_20_outer_steps():
-    plain, moved = train("vmap", 20)
-    batched, _ = train("batched", 20)
+def test_batched_losses_train_the_same_weights_over_20_outer_steps(one_by_one):
+    family = create_task("random-mlp", data=["digits"])
+    assert has_a_faster_way(family) and not has_a_faster_way(one_by_one(family))
+    plain, moved = train(one_by_one(family), 20)
+    batched, _ = train(family, 20)
     assert moved > 0.01
     assert float((plain - batched).abs().max()) < 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_compiled_rule_trains_the_same_weights_over_20_outer_steps():
-    plain, moved = train("vmap", 20)
-    compiled, _ = train("compiled", 20)
+def test_a_compiled_rule_trains_the_same_weights_over_20_outer_steps(one_by_one):
+    family = create_task("random-mlp", data=["digits"])
+    plain, moved = train(one_by_one(family), 20)
+    compiled, _ = train(family, 20, compile_rule=True)
     assert moved > 0.01
     assert float((plain - compiled).abs().max()) < 1e-9

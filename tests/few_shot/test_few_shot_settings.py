@@ -57,7 +57,7 @@ from meta_train.jobs.cli import main
         (["--task_settings", '{"domain": [-.inf, 1]}'], "domain must be two ordered, finite"),
         (
             ["--row_settings", '{"train_shots": 3}'],
-            "train_shots is a setting of Omniglot's episodes",
+            "train_shots is a setting of classification, not of",
         ),
         (["--row_settings", '{"method": "r2d2"}'], "setting method is now called head"),
         (["--row_settings", '{"head_settings": {"imagined": 1}}'], "head_settings need a head"),

@@ -72,8 +72,10 @@ def test_the_figure_has_a_column_for_each_run_and_shows_the_distance_from_one():
 def test_a_rule_without_gates_has_none_to_draw():
     bands = gate_bands(create_rule("sgd"), {}, TASK, steps=2, episodes=1, lr=0.01)
     assert bands == {}
-    with pytest.raises(ValueError, match=r"the rule has gates \[\], not \[\]"):
+    with pytest.raises(ValueError, match="there are no gates to draw"):
         draw_gate_bands({"1 shot": bands})
+    with pytest.raises(ValueError, match=r"the rule has gates \[\], not \['reset'\]"):
+        draw_gate_bands({"1 shot": bands}, ["reset"])
 
 
 def test_an_initialisation_in_double_precision_takes_its_steps_in_it():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from meta_train.runtime.seeding import derive_seed
+from meta_train.runtime.seeding import derive_seed, seeded_cpu
 
 
 def test_seeds_depend_on_their_path_only():
@@ -23,3 +23,19 @@ def test_a_whole_number_of_any_type_is_the_same_seed(one):
 def test_a_seed_that_is_not_whole_is_refused():
     with pytest.raises(ValueError, match="whole number, got 0.5"):
         derive_seed("evaluate", 0.5)
+
+
+def test_a_seeded_block_draws_the_same_and_leaves_the_global_generator_as_it_was():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    drawn = []
+    for _ in range(2):
+        with seeded_cpu(5):
+            drawn.append(torch.rand(2))
+    assert torch.equal(*drawn) and torch.equal(drawn[0], torch.rand(2, generator=fresh(5)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def fresh(seed):
+    return torch.Generator().manual_seed(seed)

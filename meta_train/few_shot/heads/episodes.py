@@ -26,6 +26,7 @@ from meta_train.few_shot.heads.metric import (
 )
 from meta_train.few_shot.heads.nearest_prototype import CosinePrototype, EuclideanPrototype
 from meta_train.few_shot.heads.pairs import PairClassifier
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.conv_network import ConvNetworks, networks_of
 from meta_train.tasks.episodes.images import ImageEpisodes
@@ -81,8 +82,7 @@ class EmbeddingEpisodes(Task):
         self.eval_classifier = self._make(training=False)
 
     def _make(self, *, training: bool, seed: int = 0) -> EpisodeClassifier:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded_cpu(seed):
             network = self.episodes.build()
             arguments = {"network": network, "ways": self.episodes.ways, **self.settings}
             made = create("head", self.head, HEADS, arguments)

@@ -17,6 +17,7 @@ from meta_train.few_shot.margins.base import MarginLoss
 from meta_train.few_shot.margins.cosface import CosFace
 from meta_train.few_shot.margins.sphereface import SphereFace
 from meta_train.few_shot.margins.triplet import Triplet
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.images import ImageClasses
 from meta_train.tasks.episodes.networks import FewShotNetwork
@@ -94,8 +95,7 @@ class MarginClasses(Task):
         return create("loss with a margin", self.margin, MARGINS, arguments)
 
     def _make(self, seed: int) -> _EmbeddingAndLoss:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded_cpu(seed):
             network = self.classes.make_network(1)
             count, features = len(self.classes.sampler.images), network.head.in_features
             return _EmbeddingAndLoss(network, self._make_loss(classes=count, features=features))

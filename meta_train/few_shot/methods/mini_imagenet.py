@@ -17,8 +17,7 @@ _MAML = {"inner_lr": 0.01, "train_steps": 5, "test_steps": 10, "meta_batch": 4}
 
 OVERRIDES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        **dict.fromkeys(("maml", "fomaml", "maml-further"), _MAML),
-        "anil": {**_MAML, "adapted": "head"},
+        **dict.fromkeys(("maml", "fomaml", "maml-further", "anil"), _MAML),
         "reptile": {"train_steps": 8, "train_shots": 15},
     }
 )

@@ -17,6 +17,7 @@ from meta_train.few_shot.sequences.base import SequenceReader
 from meta_train.few_shot.sequences.lstm import LSTMReader
 from meta_train.few_shot.sequences.mann import MANN
 from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.images import ImageEpisodes
 from meta_train.tasks.episodes.sampler import EpisodeSampler
@@ -88,8 +89,7 @@ class SequenceEpisodes(Task):
             "ways": self.episodes.ways,
             **self.settings,
         }
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded_cpu(seed):
             return create("reader", self.reader, READERS, arguments)
 
     def template(self, device: torch.device | None = None, seed: int = 0) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,9 +15,10 @@ from learned_opt.adaptation.initialization import Initialization, save_initializ
 from meta_train.evaluation import report
 from meta_train.few_shot.embedding_plot import draw_embeddings
 from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.ignored import ignored_settings
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
-from meta_train.few_shot.settings import DATA, FewShotConfig
+from meta_train.few_shot.settings import IMAGES, FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
 from meta_train.few_shot.verification import Verification, verify_trained
@@ -36,7 +38,6 @@ from meta_train.runtime.device import choose_device
 from meta_train.runtime.progress import say
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks.episodes.base import HEAD
-from meta_train.tasks.episodes.images import ImageEpisodes
 
 
 def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
@@ -101,6 +102,8 @@ def _run(
             runner.check(name, method_folder(config, folder, name))
         except ValueError as error:
             raise ValueError(f"method {name}: {error}" if several else str(error)) from error
+    for line in ignored_settings(config):
+        print(line, file=sys.stderr)
     failed: dict[str, TrainingStalled] = {}
     for name in config.methods:
         own_folder = method_folder(config, folder, name)
@@ -179,7 +182,7 @@ def _tables(
     texts = [render(others, title or _title(config), verified)] if others else []
     if readers:
         texts.append(
-            render_by_instance(readers, title or f"{_data_title(config)}, {config.ways}-way")
+            render_by_instance(readers, title or f"{IMAGES[config.data].title}, {config.ways}-way")
         )
     return "\n".join(texts)
 
@@ -187,13 +190,8 @@ def _tables(
 def _title(config: FewShotConfig) -> str:
     if config.data == "sine":
         return f"sine curves from {config.support_shots} points"
-    return f"{_data_title(config)}, {config.ways}-way {config.support_shots}-shot"
-
-
-def _data_title(config: FewShotConfig) -> str:
-    made = DATA[config.data]
-    assert issubclass(made, ImageEpisodes)
-    return made.title
+    title = IMAGES[config.data].title
+    return f"{title}, {config.ways}-way {config.support_shots}-shot"
 
 
 def _plain(config: FewShotConfig) -> dict[str, object]:

@@ -16,6 +16,7 @@ from torch.func import vmap
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import look_up
 from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors
 from meta_train.tasks.episodes.conv_network import ConvNetworks, networks_of
 
@@ -118,8 +119,7 @@ class EpisodeTask(Task):
     @cached_property
     def network(self) -> nn.Module:
         """The module, in training mode; copies of it run with given parameters."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with seeded_cpu(0):
             return self.build()
 
     @cached_property
@@ -218,10 +218,10 @@ class EpisodeTask(Task):
     def losses(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """`loss` of many runs: every tensor has a leading axis of runs. Losses are `[runs]`."""
         inputs, targets = batch
-        if self._networks is None or buffers or not self._networks.fits(parameters, inputs):
+        outputs = self._outputs(parameters, buffers, inputs)
+        if outputs is None:
             result: tuple[Tensor, Tensors] = vmap(self.loss)(parameters, buffers, batch)
             return result
-        outputs = self._networks(parameters, inputs)
         losses: Tensor = vmap(self.loss_of)(outputs, targets)
         return losses, buffers
 
@@ -230,19 +230,28 @@ class EpisodeTask(Task):
     ) -> tuple[Tensor, Tensors]:
         inputs, targets = batch
         one = {key: value.unsqueeze(0) for key, value in parameters.items()}
-        if self._networks is None or buffers or not self._networks.fits(one, inputs.unsqueeze(0)):
+        outputs = self._outputs(one, buffers, inputs.unsqueeze(0))
+        if outputs is None:
             return self.loss(parameters, buffers, batch)
-        return self.loss_of(self._networks(one, inputs.unsqueeze(0))[0], targets), buffers
+        return self.loss_of(outputs[0], targets), buffers
 
     def scores(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
         """`score` of many runs: every tensor has a leading axis of runs. Scores are `[runs]`."""
         inputs, targets = batch
+        outputs = self._outputs(parameters, buffers, inputs)
         scores: Tensor
-        if self._networks is None or buffers or not self._networks.fits(parameters, inputs):
+        if outputs is None:
             scores = vmap(self.score, randomness="different")(parameters, buffers, batch)
         else:
-            scores = vmap(self.score_of)(self._networks(parameters, inputs), targets)
+            scores = vmap(self.score_of)(outputs, targets)
         return scores
+
+    def _outputs(self, parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor | None:
+        """Outputs of the networks of many runs; None if only `vmap` knows how."""
+        networks = self._networks
+        if networks is None or buffers or not networks.fits(parameters, inputs):
+            return None
+        return networks(parameters, inputs)
 
     def predict(self, parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
         """The outputs of the network with these parameters, in evaluation mode."""

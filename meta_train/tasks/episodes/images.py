@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import look_up
 from meta_train.runtime.checks import check_at_least
+from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask
 from meta_train.tasks.episodes.networks import FewShotNetwork
@@ -221,7 +222,6 @@ class ImageClasses(ImageSource, Task):
 def built(build: Callable[[], nn.Module], generator: torch.Generator) -> Tensors:
     """Parameters of a new module. The weights depend only on `generator`."""
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded_cpu(seed):
         module = build()
     return {key: value.detach() for key, value in module.named_parameters()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +11,19 @@ from torch import Tensor, nn
 from learned_opt.registry import look_up
 from meta_train.runtime.checks import check_at_least
 
+ARCHITECTURES: Mapping[str, None] = dict.fromkeys(("conv4", "dense"))
+BLOCKS = 4
 DENSE_SIZES = (256, 128, 64, 64)
 BATCH_NORMS = ("batch", "support")
 POOLS = ("mean", "flatten")
+HALVINGS = ("stride", "max-pool")
 
 
 class FewShotNetwork(nn.Module):
-    """A body and a linear head, `[images, 1, 28, 28] -> [images, outputs]`.
+    """A body and a linear head, `[images, channels, H, W] -> [images, outputs]`.
 
     Args:
-        body: `[images, 1, 28, 28] -> [images, features]`.
+        body: `[images, channels, H, W] -> [images, features]`.
         features: number of features of the body.
         outputs: number of outputs of the head.
         places: positions of the last map of a convolutional body, before it is pooled.
@@ -76,64 +80,10 @@ def _by_last_batch(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     )
 
 
-def conv4(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
-    """Four blocks of 3 x 3 convolution with stride 2, batch normalisation and ReLU.
-
-    The blocks reduce 28 x 28 pixels to 2 x 2, as in the code that Finn et al. 2017 (arXiv
-    1703.03400) released for Omniglot.
-
-    Args:
-        hidden: channels.
-        pool: "mean" over the 2 x 2 map (`hidden` features) or "flatten" (four times as many).
-        batch_norm: "batch" or "support"; see `make_network`.
-
-    Returns:
-        The body and its number of features.
-    """
-    layers: list[nn.Module] = []
-    for inputs in (1, hidden, hidden, hidden):
-        layers += [
-            nn.Conv2d(inputs, hidden, 3, stride=2, padding=1),
-            LastBatchNorm2d(hidden)
-            if batch_norm == "support"
-            else nn.BatchNorm2d(hidden, track_running_stats=False),
-            nn.ReLU(),
-        ]
-    if pool == "mean":
-        return nn.Sequential(*layers, MeanPool()), hidden
-    return nn.Sequential(*layers, nn.Flatten()), 4 * hidden
-
-
-def dense(hidden: int, pool: str, batch_norm: str) -> tuple[nn.Module, int]:
-    """Four layers of 256, 128, 64 and 64 units, each with batch normalisation and ReLU.
-
-    The network without convolutions of Finn et al. 2017, section 5.2. It ignores `hidden` and
-    `pool`.
-    """
-    layers: list[nn.Module] = [nn.Flatten()]
-    inputs = 28 * 28
-    for units in DENSE_SIZES:
-        layers += [
-            nn.Linear(inputs, units),
-            LastBatchNorm1d(units)
-            if batch_norm == "support"
-            else nn.BatchNorm1d(units, track_running_stats=False),
-            nn.ReLU(),
-        ]
-        inputs = units
-    return nn.Sequential(*layers), inputs
-
-
-BODIES: Mapping[str, Callable[[int, str, str], tuple[nn.Module, int]]] = {
-    "conv4": conv4,
-    "dense": dense,
-}
-
-
 def make_network(
     name: str, outputs: int, *, hidden: int = 64, pool: str = "mean", batch_norm: str = "batch"
 ) -> FewShotNetwork:
-    """Build a network.
+    """Build a network for characters, `[images, 1, 28, 28]`; see `make_shaped_network`.
 
     Args:
         name: "conv4" or "dense".
@@ -150,9 +100,88 @@ def make_network(
     Raises:
         ValueError: an unknown name, or hidden < 1.
     """
-    make = look_up("network", name, BODIES)
+    return make_shaped_network(
+        name, (1, 28, 28), outputs, hidden=hidden, pool=pool, batch_norm=batch_norm
+    )
+
+
+def make_shaped_network(
+    name: str,
+    shape: tuple[int, int, int],
+    outputs: int,
+    *,
+    hidden: int = 64,
+    pool: str = "flatten",
+    batch_norm: str = "batch",
+    halve: str = "stride",
+) -> FewShotNetwork:
+    """Build a network for images of a shape.
+
+    "conv4" has four blocks of 3 x 3 convolution, batch normalisation and ReLU, each of which halves
+    height and width: by a stride of 2, rounded up (in the code that Finn et al. 2017, arXiv
+    1703.03400, released for Omniglot: 28, 14, 7, 4, 2), or by 2 x 2 max-pooling, rounded down (on
+    miniImageNet: 84, 42, 21, 10, 5). "dense" (section 5.2 there) has layers of 256, 128, 64 and 64
+    units, each with batch normalisation and ReLU, and ignores `hidden`, `pool` and `halve`.
+
+    Args:
+        name: "conv4" or "dense".
+        shape: channels, height and width of an image.
+        outputs: number of outputs of the head.
+        hidden: channels of conv4.
+        pool: "mean" over the last map, or "flatten".
+        batch_norm: "batch" or "support"; see `make_network`.
+        halve: "stride" or "max-pool".
+
+    Raises:
+        ValueError: an unknown name, hidden < 1, or images too small for four halvings.
+    """
+    look_up("network", name, ARCHITECTURES)
     look_up("pool", pool, dict.fromkeys(POOLS))
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
+    look_up("way to halve", halve, dict.fromkeys(HALVINGS))
     check_at_least(1, hidden=hidden)
-    body, features = make(hidden, pool, batch_norm)
-    return FewShotNetwork(body, features, outputs)
+    if name == "dense":
+        return FewShotNetwork(_dense(math.prod(shape), batch_norm), DENSE_SIZES[-1], outputs)
+    layers = _blocks(shape[0], hidden, batch_norm, halve)
+    places = math.prod(_side_after(side, halve) for side in shape[1:])
+    if not places:
+        raise ValueError(f"images of {shape[1]} x {shape[2]} are too small to pool four times")
+    if pool == "mean":
+        return FewShotNetwork(nn.Sequential(*layers, MeanPool()), hidden, outputs, places)
+    body = nn.Sequential(*layers, nn.Flatten())
+    return FewShotNetwork(body, places * hidden, outputs, places)
+
+
+def _blocks(channels: int, hidden: int, batch_norm: str, halve: str) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    stride = 2 if halve == "stride" else 1
+    for inputs in (channels, *[hidden] * (BLOCKS - 1)):
+        layers += [
+            nn.Conv2d(inputs, hidden, 3, stride=stride, padding=1),
+            LastBatchNorm2d(hidden)
+            if batch_norm == "support"
+            else nn.BatchNorm2d(hidden, track_running_stats=False),
+            nn.ReLU(),
+        ]
+        if halve == "max-pool":
+            layers.append(nn.MaxPool2d(2))
+    return layers
+
+
+def _side_after(side: int, halve: str) -> int:
+    for _ in range(BLOCKS):
+        side = side // 2 if halve == "max-pool" else -(-side // 2)
+    return side
+
+
+def _dense(pixels: int, batch_norm: str) -> nn.Module:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, units in zip((pixels, *DENSE_SIZES), DENSE_SIZES, strict=False):
+        layers += [
+            nn.Linear(inputs, units),
+            LastBatchNorm1d(units)
+            if batch_norm == "support"
+            else nn.BatchNorm1d(units, track_running_stats=False),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)

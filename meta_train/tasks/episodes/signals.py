@@ -9,8 +9,7 @@ from torch import Tensor
 
 from meta_train.tasks.data.signals import POINTS, read_signals
 from meta_train.tasks.episodes.images import ImageClasses, ImageEpisodes, ImageSource
-from meta_train.tasks.episodes.networks import FewShotNetwork
-from meta_train.tasks.episodes.shaped_networks import make_shaped_network
+from meta_train.tasks.episodes.networks import FewShotNetwork, make_shaped_network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ def test_the_generator_is_three_layers_with_relu():
 
 @pytest.mark.parametrize("shots", [1, 3])
 def test_copies_leave_the_prototypes_and_the_loss_as_they_are(shots):
-    """At the identity, and with as many copies of each image: nothing is to be seen of them."""
+    """A generator at the identity, with as many copies of each image, changes nothing."""
     episodes = MadeUp(ways=3, shots=shots, queries=2)
     ours = EmbeddingEpisodes(episodes, "hallucination", imagined=2 * shots)
     plain = EmbeddingEpisodes(episodes, "prototypical")
