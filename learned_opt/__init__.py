@@ -1,6 +1,6 @@
 """Optimizers that are neural networks, for PyTorch: use one in place of Adam.
 
-Example:
+Examples:
     >>> from learned_opt import LearnedOptimizer
     >>> optimizer = LearnedOptimizer(model.parameters())
     >>> optimizer.step()  # after loss.backward(), as with any torch.optim optimizer

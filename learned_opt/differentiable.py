@@ -3,7 +3,7 @@
 `higher`: Grefenstette et al. 2019, arXiv 1910.01727. Install it with the extra "higher". It takes
 what accelerate's `prepare` made of an optimizer, too.
 
-Example:
+Examples:
     >>> import higher
     >>> import learned_opt.differentiable
     >>> rule = create_rule("lstm")

@@ -48,7 +48,7 @@ def apply_rule(
     Returns:
         New parameters in the dtypes of the old ones, and new states.
 
-    Example:
+    Examples:
         >>> rule, parameters = create_rule("sgd"), [torch.ones(2)]
         >>> states = [rule.init_state(parameter) for parameter in parameters]
         >>> gradients = [torch.tensor([1.0, -1.0])]

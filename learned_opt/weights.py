@@ -62,7 +62,7 @@ def save_rule(
         ValueError: the rule's class is not registered, so the file could not be loaded.
         OSError: the disk is full or the folder cannot be written; an old file is unchanged.
 
-    Example:
+    Examples:
         >>> save_rule(create_rule("lstm"), "my-rule.safetensors", {"trained_on": "my task"})
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="my-rule.safetensors")
     """
@@ -85,7 +85,7 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
         FileNotFoundError: the file does not exist.
         ValueError: damaged, truncated, or of another format; the message names the file.
 
-    Example:
+    Examples:
         >>> save_rule(create_rule("lstm"), "my-rule.safetensors")
         >>> rule = load_rule("my-rule.safetensors")
     """
@@ -116,7 +116,7 @@ def load_card(name_or_path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: an unknown name, a missing file, or a damaged one.
 
-    Example:
+    Examples:
         >>> load_card("digits-lstm")["task"]
         'digits-mlp'
     """
@@ -142,7 +142,7 @@ def list_pretrained(
         filter: a pattern with shell wildcards, such as "digits-*".
         with_description: return (name, description) pairs.
 
-    Example:
+    Examples:
         >>> list_pretrained()
         ['digits-lstm', 'step-size-lstm']
     """
@@ -161,7 +161,7 @@ def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     Raises:
         ValueError: an unknown name (the message suggests the nearest one), or a damaged file.
 
-    Example:
+    Examples:
         >>> rule = from_pretrained("digits-lstm")
         >>> rule.default_lr
         0.03
@@ -185,7 +185,7 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
     Raises:
         ValueError: an unknown name, a damaged file, or a network without weights.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="orthogonal-momentum")
     """
     if not isinstance(name_or_path, (str, os.PathLike)):

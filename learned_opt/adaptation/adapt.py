@@ -123,7 +123,7 @@ def adapt(
             are no classes.
         RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
 
-    Example:
+    Examples:
         >>> adapted = adapt(model, (inputs, targets), lr=0.4, steps=5)
         >>> predictions = adapted(inputs).argmax(1)
 

@@ -38,7 +38,7 @@ def list_initializations(
         filter: a pattern with shell wildcards, such as "omniglot-*".
         with_description: return (name, description) pairs.
 
-    Example:
+    Examples:
         >>> list_initializations()
         ['omniglot-maml']
     """

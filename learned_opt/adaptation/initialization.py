@@ -45,7 +45,7 @@ class Initialization:
         ValueError: `rule` is no UpdateRule, `lr` is not a finite number, `steps` is not a whole
             number of at least 0, `only` is a string, or `proximal` is not finite and at least 0.
 
-    Example:
+    Examples:
         >>> initialization = Initialization.of(model, lr=0.4, steps=5)
         >>> initialization.apply_to(nn.Linear(3, 2))
         Linear(in_features=3, out_features=2, bias=True)
@@ -186,7 +186,7 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
             cannot hold the card or the rule's settings.
         OSError: the disk is full or the folder cannot be written; an old file is unchanged.
 
-    Example:
+    Examples:
         >>> save_initialization(Initialization.of(model, lr=0.4), "start.safetensors")
     """
     tensors = {f"parameters/{k}": v for k, v in initialization.parameters.items()}
@@ -226,7 +226,7 @@ def load_initialization(name_or_path: str | PathLike[str]) -> Initialization:
         ValueError: an unknown name, or a file that is damaged, truncated, or of another format;
             the message names it.
 
-    Example:
+    Examples:
         >>> characters = load_initialization("omniglot-maml")
         >>> characters.lr, characters.steps
         (0.4, 3)

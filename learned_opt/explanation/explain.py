@@ -53,7 +53,7 @@ def explain(
     Raises:
         ValueError: an unknown name, a damaged file, or a rule that cannot be stepped.
 
-    Example:
+    Examples:
         >>> explanation = explain("sgd", compare=["adam"])
         >>> print(explanation.sentences["scale"])
         Ten times larger gradients make updates 10 times as large, over all ten decades.

@@ -30,7 +30,7 @@ class Explanation:
     Attributes:
         findings: the measurements.
 
-    Example:
+    Examples:
         >>> explanation = explain("sgd", compare=())
         >>> explanation.numbers["own"]["scale"]["slope"]
         1.0

@@ -61,7 +61,7 @@ class EventWriter(SummaryWriter):
     Raises:
         OSError: the folder cannot be created.
 
-    Example:
+    Examples:
         >>> writer = EventWriter("runs/mine")
         >>> writer.add_scalar("loss", 0.5, 1)
         >>> writer.close()

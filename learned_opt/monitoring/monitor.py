@@ -79,7 +79,7 @@ class GateMonitor:
         ValueError: a number below 1 (below 2 for `heat_map_columns`), or bounds out of order.
         ImportError: tensorboard or matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.named_parameters())
         >>> with GateMonitor("runs/gates", every=1) as monitor:
         ...     handle = monitor.attach(optimizer)

@@ -20,7 +20,7 @@ HISTOGRAM_BINS = 30
 class Summaries:
     """Scalars and histograms of one step; `SummaryWriter` would write an event for each.
 
-    Example:
+    Examples:
         >>> from learned_opt.monitoring.event_writer import EventWriter
         >>> values = Summaries()
         >>> values.scalar("loss", 0.5)

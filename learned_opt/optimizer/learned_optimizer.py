@@ -94,7 +94,7 @@ class LearnedOptimizer(Optimizer):
             where there is no faster code for the rule, for a parameter, or on this machine.
         RuntimeError: parameters flattened by FSDP1 (use `fully_shard`), complex DTensors.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters())
         >>> loss = nn.functional.cross_entropy(model(inputs), targets)
         >>> loss.backward()
@@ -253,7 +253,7 @@ class LearnedOptimizer(Optimizer):
         Raises:
             ValueError: the model has running statistics, and there are no batches.
 
-        Example:
+        Examples:
             >>> optimizer = LearnedOptimizer(model.parameters())
             >>> optimizer.eval()
             >>> validation_loss = nn.functional.cross_entropy(model(inputs), targets).item()

@@ -27,7 +27,7 @@ def evaluate(optimizer: ZeroRedundancyOptimizer, mode: bool = True) -> None:
     Raises:
         TypeError: there is no `LearnedOptimizer` inside.
 
-    Example:
+    Examples:
         >>> from learned_opt.optimizer.zero import evaluate
         >>> evaluate(optimizer)  # doctest: +SKIP
         >>> evaluate(optimizer, False)  # doctest: +SKIP

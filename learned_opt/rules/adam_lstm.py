@@ -66,7 +66,7 @@ class AdamLSTM(CoordinateRule):
             they pass through the momenta only: through logarithms and normalisers of small
             gradients they explode.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=AdamLSTM(hidden_size=8))
     """
 

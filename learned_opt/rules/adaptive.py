@@ -23,7 +23,7 @@ class Adam(CoordinateRule):
         betas: b1 and b2, in [0, 1).
         eps: added to the root, >= 0.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=Adam(betas=(0.9, 0.99)))
     """
 
@@ -72,7 +72,7 @@ class RMSprop(CoordinateRule):
         alpha: a, in [0, 1).
         eps: added to the root, >= 0.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=RMSprop(alpha=0.9))
     """
 

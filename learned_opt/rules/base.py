@@ -63,7 +63,7 @@ class UpdateRule(nn.Module, ABC):
         **settings: the arguments that the rule was built with, kept for saving and comparing.
             Numbers are kept as Python's, whatever their type.
 
-    Example:
+    Examples:
         >>> class SignDescent(UpdateRule):
         ...     default_lr = 1e-3
         ...     def init_tensor_state(self, parameter):

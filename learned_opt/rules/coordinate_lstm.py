@@ -38,7 +38,7 @@ class CoordinateLSTM(CoordinateRule):
         output_scale: the factor on the output (paper: 0.1; released code: 0.01).
         forget_bias: initial bias of the forget gates (1, as in the released code's LSTM).
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=CoordinateLSTM(p=5.0))
     """
 

@@ -29,7 +29,7 @@ class CoordinateRule(UpdateRule):
     torch.distributed.checkpoint makes optimizer state. A rule that would move such coordinates
     names in `idle_key` the state tensor that tells: it is zero only before the first gradient.
 
-    Example:
+    Examples:
         >>> class Signum(CoordinateRule):
         ...     default_lr = 1e-3
         ...     def coordinate_state(self):

@@ -102,7 +102,7 @@ class GatedLSTM(CoordinateRule):
         forget_bias: bounds of the uniform distribution of the forget gates' initial bias.
         input_bias: the same for the input gates.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=GatedLSTM())
         >>> loss = nn.functional.cross_entropy(model(inputs), targets)
         >>> loss.backward()
@@ -196,7 +196,7 @@ class MomentumGatedLSTM(CoordinateRule):
         forget_bias: bounds of the uniform distribution of the forget gates' initial bias.
         input_bias: the same for the input gates.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=MomentumGatedLSTM())
     """
 

@@ -58,7 +58,7 @@ class General(SteeredRule):
     Raises:
         ValueError: an argument out of range.
 
-    Example:
+    Examples:
         >>> rule = create_rule("general")
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
     """

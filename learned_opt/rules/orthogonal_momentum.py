@@ -93,7 +93,7 @@ class OrthogonalMomentum(UpdateRule):
     Raises:
         ValueError: an argument out of range.
 
-    Example:
+    Examples:
         >>> rule = create_rule("orthogonal-momentum")
         >>> optimizer = LearnedOptimizer(model.parameters(), rule=rule)
         >>> groups = [

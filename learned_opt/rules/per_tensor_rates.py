@@ -72,7 +72,7 @@ class MetaSGD(_LearnedRates):
         shapes: shapes of the tensors, in the order in which a driver gives them.
         init_range: bounds of the uniform distribution of initial learning rates (section 4.1).
 
-    Example:
+    Examples:
         >>> rule = MetaSGD(shapes=[p.shape for p in model.parameters()], init_range=(0.01, 0.02))
         >>> adapted = adapt(model, (inputs, targets), rule=rule, steps=1)
     """
@@ -105,7 +105,7 @@ class LayerStepRates(_LearnedRates):
         steps: steps with learning rates of their own; later steps use the last.
         init: initial value of all learning rates.
 
-    Example:
+    Examples:
         >>> rule = LayerStepRates(shapes=[p.shape for p in model.parameters()], steps=2)
         >>> adapted = adapt(model, (inputs, targets), rule=rule, steps=2)
     """

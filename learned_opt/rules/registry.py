@@ -76,7 +76,7 @@ def list_rules(
         filter: a pattern with shell wildcards, such as "*lstm".
         with_description: return (name, description) pairs.
 
-    Example:
+    Examples:
         >>> list_rules("*gated*")
         ['gated-lstm', 'momentum-gated-lstm']
     """
@@ -99,7 +99,7 @@ def create_rule(name: str, **settings: Any) -> UpdateRule:
     Raises:
         ValueError: an unknown name or setting, or a value that the rule refuses.
 
-    Example:
+    Examples:
         >>> create_rule("adam", betas=(0.9, 0.99))
         Adam(betas=(0.9, 0.99), eps=1e-08)
     """

@@ -13,7 +13,7 @@ class SGD(CoordinateRule):
 
     State: none besides `step`.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), lr=0.1, rule=SGD())
     """
 
@@ -49,7 +49,7 @@ class Momentum(CoordinateRule):
         dampening: in [0, 1]; must be 0 with `nesterov`.
         nesterov: use Nesterov's look-ahead.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), lr=0.1, rule=Momentum(nesterov=True))
     """
 

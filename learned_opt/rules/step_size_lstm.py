@@ -122,7 +122,7 @@ class StepSizeLSTM(SteeredRule):
         parameter_scale: make the base step proportional to the tensor's RMS, times
             max(RMS p, 0.01) / 0.1. At an RMS of 0.1, typical of initial weights, nothing changes.
 
-    Example:
+    Examples:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="step-size-lstm", total_steps=100)
     """
 

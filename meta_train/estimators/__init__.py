@@ -54,7 +54,7 @@ def list_estimators() -> list[str]:
 def create_estimator(name: str, **settings: Any) -> Estimator:
     """Create an estimator.
 
-    Example:
+    Examples:
         estimator = create_estimator("full", checkpoint_steps=10)
 
     Args:

@@ -110,7 +110,7 @@ class Estimator(ABC):
     ) -> Estimate:
         """Estimate the meta-gradient on one window of the runs; the runs stand after it then.
 
-        Example:
+        Examples:
             estimator = create_estimator("full")
             runs = Runs(meta_parameters, task, RunPlan(Horizons([[20]])), ...)
             objective = MetaObjective(OBJECTIVES["log"])

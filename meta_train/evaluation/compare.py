@@ -211,7 +211,7 @@ def compare(
 ) -> Mapping[str, list[ComparedOptimizer]]:
     """Compare a learned optimizer with tuned baselines.
 
-    Example:
+    Examples:
         >>> tasks = [ComparisonTask("digits", "digits MLP", task, steps=100, patience=200)]
         >>> print(render_table(compare(rule, tasks, seeds=range(8)), tasks))
 

@@ -30,7 +30,7 @@ class RatioValidator(Validator):
     Both train the same problems on the same batches, at their own learning rates. The loss is that
     on all data, at the average for a rule that keeps one. Below 0 is better than the reference.
 
-    Example:
+    Examples:
         >>> tasks = create_task("varied").held_out()
         >>> validator = RatioValidator(tasks, create_rule("adam"), steps=300, seeds=range(3))
         >>> trainer = MetaTrainer(rule, family, settings, validate=validator)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> str:
     """Write a Markdown table, its columns padded to equal width.
 
-    Example:
+    Examples:
         >>> print(markdown_table(["rule", "loss"], [["sgd", 0.5], ["adam", 0.25]], align="<>"))
         | rule | loss |
         | ---- | ---: |

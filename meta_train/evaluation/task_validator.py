@@ -33,7 +33,7 @@ class TaskValidator(Validator):
 
     The logarithm makes the loss independent of a problem's scale and sensitive to a bad end.
 
-    Example:
+    Examples:
         >>> validator = TaskValidator(task.validation(), steps=100, device=torch.device("cpu"))
         >>> trainer = MetaTrainer(rule, task, settings, validate=validator)
 

@@ -29,7 +29,7 @@ def read_changes(
         ValueError: a former name (the message gives the present one), an unknown name (it gives the
             nearest one), or a value that does not fit the type.
 
-    Example:
+    Examples:
         >>> read_changes("setting of training", {"horizons": [1, 5]}, TrainSettings, {})
         {'horizons': (1, 5)}
     """

@@ -47,7 +47,7 @@ class Plane(NamedTuple):
 def principal_plane(embedded: Tensor) -> Plane:
     """Project `[images, features]` on the first two principal components.
 
-    Example:
+    Examples:
         >>> principal_plane(torch.randn(100, 64)).points.shape
         torch.Size([100, 2])
     """

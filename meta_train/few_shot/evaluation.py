@@ -40,7 +40,7 @@ class Evaluation:
         diverged: number of episodes whose inner training diverged; they stop at that step.
         counts: what `steps` numbers: inner "steps", or the "instance" of a class in a sequence.
 
-    Example:
+    Examples:
         >>> f"{evaluation.mean(5):.3f} +- {evaluation.interval(5):.3f}"
     """
 
@@ -109,7 +109,7 @@ def evaluate(
     Raises:
         ValueError: a number out of range, or names that the task does not have.
 
-    Example:
+    Examples:
         >>> task = Sine(shots=10, queries=100)
         >>> scores = evaluate(create_rule("sgd"), {}, task, steps=(0, 10), episodes=100, lr=0.01)
         >>> scores.mean(10)

@@ -12,7 +12,7 @@ def ignored_settings(config: FewShotConfig) -> list[str]:
     Args:
         config: the job.
 
-    Example:
+    Examples:
         >>> ignored_settings(FewShotConfig(folder="data"))
         ['--folder is ignored: --data sine reads no files']
     """

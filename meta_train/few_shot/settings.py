@@ -192,7 +192,7 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
     Raises:
         ValueError: names the setting and the value.
 
-    Example:
+    Examples:
         >>> config = FewShotConfig(row="anil", data="omniglot", ways=5, shots=1, validate=100)
         >>> trainer = make_trainer("anil", config, torch.device("cpu"), folder=None)
     """

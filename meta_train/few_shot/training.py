@@ -113,7 +113,7 @@ def make_trainer(
         ValueError: settings that do not go together, or nothing in `begin` fits.
         OSError: the data is missing.
 
-    Example:
+    Examples:
         >>> trainer = make_trainer("maml", FewShotConfig(), torch.device("cpu"), folder=None)
         >>> trainer.train()
     """

@@ -33,7 +33,7 @@ class Verification:
         same: number of pairs of one class.
         different: number of pairs of two classes.
 
-    Example:
+    Examples:
         >>> f"{found.equal_error_rate:.3f} +- {found.interval:.3f}"
     """
 
@@ -61,7 +61,7 @@ def equal_error_rate(scores: Tensor, same: Tensor) -> float:
     Raises:
         ValueError: no pair of one class, or none of two.
 
-    Example:
+    Examples:
         >>> equal_error_rate(torch.tensor([0.9, 0.4, 0.6, 0.1]), torch.tensor([1, 1, 0, 0]) == 1)
         0.5
     """
@@ -135,7 +135,7 @@ def verify(
     Raises:
         ValueError: a number out of range, or a head that does not compare pairs of images.
 
-    Example:
+    Examples:
         >>> episodes = OmniglotEpisodes(ways=5, shots=1, queries=15, split="test")
         >>> verify(learned.parameters, EmbeddingEpisodes(episodes, "siamese")).equal_error_rate
     """

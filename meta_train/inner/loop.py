@@ -38,7 +38,7 @@ from meta_train.tasks.base import Batch, Loss, Tensors
 class InnerLoop(LoopSettings):
     """Takes inner steps of a rule on a loss.
 
-    Example:
+    Examples:
         Train one problem for ten steps and differentiate the last loss by the rule's weights:
 
             loop = InnerLoop(rule, problem.loss, vectorize=False)

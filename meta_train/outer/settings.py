@@ -57,7 +57,7 @@ class TrainSettings(
 ):
     """Settings of meta-training; each part of the outer loop reads its own base class.
 
-    Example:
+    Examples:
         >>> settings = TrainSettings(estimator="full", horizons=(20,), outer_steps=100)
 
     Raises:

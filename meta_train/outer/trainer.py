@@ -50,7 +50,7 @@ from meta_train.tasks.describe import describe
 class MetaTrainer:
     """Meta-trains a rule, an initialisation, or both, on a family of tasks.
 
-    Example:
+    Examples:
         >>> task = ModuleTask(lambda: nn.Linear(3, 1), nn.functional.mse_loss, (inputs, targets))
         >>> trainer = MetaTrainer(create_rule("adam-lstm"), task, TrainSettings(outer_steps=100))
         >>> rule = trainer.train()

@@ -16,7 +16,7 @@ LARGEST = 1e30
 def check_at_least(least: int, **values: float) -> None:
     """Check `least <= value`.
 
-    Example:
+    Examples:
         >>> check_at_least(1, runs=0)
         Traceback (most recent call last):
         ValueError: runs must be at least 1, got 0
@@ -73,7 +73,7 @@ def _check_at_most_largest(values: dict[str, float]) -> None:
 def plain(value: Any) -> Any:
     """Numbers of NumPy and torch as Python's, in lists, tuples and mappings too.
 
-    Example:
+    Examples:
         >>> plain({"seed": np.int64(3), "horizons": (np.int64(2), 4)})
         {'seed': 3, 'horizons': (2, 4)}
     """

@@ -148,7 +148,7 @@ def joined(device: torch.device | str) -> Iterator[tuple[DistributedContext, tor
 
     An error in any process ends all of them. Only the process that failed first raises its error.
 
-    Example:
+    Examples:
         >>> with joined("auto") as (distributed, device):
         ...     trainer = MetaTrainer(
         ...         rule, task, settings, folder="run", device=device, distributed=distributed

@@ -45,7 +45,7 @@ class BatchedLoss:
 class Problem:
     """One inner problem: initial parameters, a loss, and data.
 
-    Example:
+    Examples:
         The loss of a problem at its initial parameters, on one batch::
 
             problem = task.sample(torch.Generator().manual_seed(0), torch.device("cpu"))
@@ -90,7 +90,7 @@ class TaskFamily(ABC):
 
     Meta-training draws a task for each group of inner runs, and replaces it after a while.
 
-    Example:
+    Examples:
         Linear models with 2 to 9 inputs::
 
             class LinearModels(TaskFamily):
@@ -128,7 +128,7 @@ class Task(TaskFamily):
     A task is also a family that contains only itself. `ModuleTask` makes one of any module, loss
     and data; subclass `Task` for anything else.
 
-    Example:
+    Examples:
         Minimise |x - target|^2, with a new target `[5]` for each problem::
 
             class Distance(Task):

@@ -20,7 +20,7 @@ def describe(family: TaskFamily) -> dict[str, Any]:
     A setting is included if the object keeps it under the same name and its value is a number, a
     string, another task, or a list or dict of these. Functions and tensors are left out.
 
-    Example:
+    Examples:
         >>> describe(Quadratic(dimensions=3))
         {'family': 'Quadratic', 'dimensions': 3}
     """

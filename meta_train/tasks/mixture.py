@@ -12,7 +12,7 @@ from meta_train.tasks.base import SampledTask, Task, TaskFamily
 class Mixture(TaskFamily):
     """A weighted mixture of task families.
 
-    Example:
+    Examples:
         Three MLPs for every convolutional network::
 
             Mixture({"mlp": RandomMLP(), "conv": Conv()}, weights=[3, 1])

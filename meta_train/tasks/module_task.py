@@ -22,7 +22,7 @@ from meta_train.tasks.perceptron import loss_of_perceptrons
 class ModuleTask(Task):
     """Train a module on data. Each problem starts from new initial weights and draws new batches.
 
-    Example:
+    Examples:
         Meta-train an optimizer for a classifier of one's own::
 
             task = ModuleTask(

@@ -27,7 +27,7 @@ def loss_of_perceptrons(
 ) -> Loss | None:
     """Make the loss of many runs of a perceptron, each with its own weights.
 
-    Example:
+    Examples:
         Two runs on batches `[2, n, 3]` and `[2, n]`::
 
             losses = loss_of_perceptrons(module, nn.functional.cross_entropy, [dataset])

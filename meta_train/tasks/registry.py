@@ -140,7 +140,7 @@ def list_tasks(
 ) -> list[str] | list[tuple[str, str]]:
     """List the names that `create_task` takes.
 
-    Example:
+    Examples:
         >>> list_tasks("char-*")
         ['char-rnn', 'char-transformer']
 
@@ -162,7 +162,7 @@ def list_tasks(
 def create_task(name: str, **settings: Any) -> TaskFamily:
     """Build a task, or a family of tasks, by name.
 
-    Example:
+    Examples:
         >>> family = create_task("random-mlp", depth=(1, 2), data=["digits"])
 
     Args:

@@ -29,7 +29,7 @@ class Reparametrized(Task):
     `MetaTrainer` applies it if `TrainSettings.param_rescale_range` or `loss_rescale_range` is
     positive.
 
-    Example:
+    Examples:
         Each tensor is divided by its own factor between 1/e and e::
 
             Reparametrized(Quadratic(), param_rescale_range=1.0)

@@ -30,7 +30,7 @@ class Varied(TaskFamily):
 
     For validation; see `meta_train.evaluation.ratio_validator`.
 
-    Example:
+    Examples:
         >>> len(create_task("varied").held_out())
         16
     """

@@ -66,7 +66,7 @@ class EmbeddingEpisodes(Task):
     Raises:
         ValueError: an unknown head or setting.
 
-    Example:
+    Examples:
         >>> episodes = OmniglotEpisodes(ways=5, shots=1, queries=5, split="test")
         >>> task = EmbeddingEpisodes(episodes, "prototypical")
         >>> evaluate(create_rule("sgd"), {}, task, steps=(0,)).mean(0)

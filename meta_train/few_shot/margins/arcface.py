@@ -35,7 +35,7 @@ class ArcFace(AngularMargin):
     Raises:
         ValueError: a scale that is not positive, or a margin that is negative or pi and more.
 
-    Example:
+    Examples:
         >>> loss = ArcFace(classes=100, features=64)
         >>> loss(body(images), labels, torch.tensor(0)).backward()
     """

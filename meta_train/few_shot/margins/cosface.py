@@ -26,7 +26,7 @@ class CosFace(AngularMargin):
     Raises:
         ValueError: a scale that is not positive, or a negative margin.
 
-    Example:
+    Examples:
         >>> loss = CosFace(classes=100, features=64)
         >>> loss(body(images), labels, torch.tensor(0)).backward()
     """

@@ -37,7 +37,7 @@ class SphereFace(AngularMargin):
     Raises:
         ValueError: a margin that is not a whole number of at least 1, or a negative number.
 
-    Example:
+    Examples:
         >>> loss = SphereFace(classes=100, features=64)
         >>> loss(body(images), labels, torch.tensor(0)).backward()
     """

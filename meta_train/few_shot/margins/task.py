@@ -62,7 +62,7 @@ class MarginClasses(Task):
     Raises:
         ValueError: an unknown loss or setting, or a batch that has less than 2 classes.
 
-    Example:
+    Examples:
         >>> task = MarginClasses(OmniglotClasses(folder="data"), "arcface", scale=16.0)
         >>> start = task.template()
         >>> trainer = MetaTrainer(create_rule("sgd"), task, settings, initialization=start)

@@ -33,7 +33,7 @@ class Triplet(MarginLoss):
     Raises:
         ValueError: a margin that is not positive, or fewer than 2 drawings.
 
-    Example:
+    Examples:
         >>> loss = Triplet(classes=100, features=64)
         >>> loss(body(images), labels, torch.tensor(0)).backward()
     """

@@ -389,7 +389,7 @@ def get_method(name: str) -> FewShotMethod:
     Raises:
         ValueError: an unknown name; the message gives the nearest one.
 
-    Example:
+    Examples:
         >>> get_method("maml").on_omniglot(ways=20, shots=1).inner_lr
         0.1
     """

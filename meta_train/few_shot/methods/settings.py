@@ -112,7 +112,7 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
     Raises:
         ValueError: names the setting and the value.
 
-    Example:
+    Examples:
         >>> anil = MethodSettings(adapted="head", inner_lr=0.4, train_steps=5, test_steps=5)
         >>> dataclasses.replace(anil, estimator="first-order")
     """

@@ -44,7 +44,7 @@ class SequenceEpisodes(Task):
     Raises:
         ValueError: an unknown reader or setting, `instances` below 2, or `sequences` below 1.
 
-    Example:
+    Examples:
         >>> episodes = OmniglotEpisodes(ways=5, split="test")
         >>> task = SequenceEpisodes(episodes, "mann")
         >>> evaluate_by_instance(task, task.template(), episodes=100).mean(10)

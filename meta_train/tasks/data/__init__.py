@@ -91,7 +91,7 @@ def load_data(
 ) -> LabelledData:
     """Read a split of a data set. Reading it again returns the same tensors, not a copy.
 
-    Example:
+    Examples:
         >>> load_data("digits", "train").dataset.inputs.shape
         torch.Size([1000, 1, 8, 8])
 

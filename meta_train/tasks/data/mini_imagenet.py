@@ -50,7 +50,7 @@ def read_mini_imagenet(
         FileNotFoundError: a table or an image is missing; the message says where it is published.
         ValueError: a damaged table or image, or not the official number of classes.
 
-    Example:
+    Examples:
         >>> read_mini_imagenet("test", "data").shape
         (20, 600, 3, 84, 84)
     """

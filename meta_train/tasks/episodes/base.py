@@ -33,7 +33,7 @@ class EpisodeTask(Task):
     Drawing an episode is cheap, because each outer step draws dozens: no module is built, and
     parameters that are not drawn are shared.
 
-    Example:
+    Examples:
         ::
 
             problem = Sine(shots=5).sample(torch.Generator().manual_seed(0), torch.device("cpu"))

@@ -41,7 +41,7 @@ class ConvNetworks:
 
     `networks_of` makes it of a module, which stays the definition of the network.
 
-    Example:
+    Examples:
         Two networks on their own images ``[2, n, 1, 28, 28]``::
 
             networks = networks_of(make_network("conv4", 5))

@@ -56,7 +56,7 @@ class MiniImageNetEpisodes(_MiniImageNetSettings, ImageEpisodes):
         hidden: channels of conv4: 32 as in MAML, or 64 as in prototypical networks.
         pool: "flatten" (the papers') or "mean".
 
-    Example:
+    Examples:
         >>> MiniImageNetEpisodes(ways=5, shots=1, split="test", folder="data")
     """
 

@@ -58,7 +58,7 @@ class OmniglotEpisodes(_OmniglotSettings, ImageEpisodes):
 
     The files are read when the first episode is drawn.
 
-    Example:
+    Examples:
         The papers' protocol, 5-way 1-shot::
 
             OmniglotEpisodes(ways=5, shots=1, part="all", split_by="character", folder="data")

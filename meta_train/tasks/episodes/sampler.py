@@ -27,7 +27,7 @@ class Episode(NamedTuple):
 class EpisodeSampler:
     """Draws episodes: classes without replacement, and images of each class without replacement.
 
-    Example:
+    Examples:
         ::
 
             sampler = EpisodeSampler(images, ways=5, shots=1, queries=15)

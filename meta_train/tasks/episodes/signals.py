@@ -41,7 +41,7 @@ class SignalEpisodes(_SignalSettings, ImageEpisodes):
     There are 64 classes for training, 20 for validation and 40 for testing, and 50 signals of each.
     Settings are those of `ImageSource` and `ImageEpisodes`.
 
-    Example:
+    Examples:
         >>> SignalEpisodes(ways=5, shots=1, queries=15, split="test")
     """
 
