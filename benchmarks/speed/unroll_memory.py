@@ -177,6 +177,7 @@ def print_table(rows):
 def draw(rows, path):
     """Draw memory and time against inner steps, one line per mode."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     colors = dict(zip(MODES, ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b"), strict=True))
     names = {"checkpointing": "checkpointing,\nsame gradient", "pes": "PES"}
@@ -190,8 +191,8 @@ def draw(rows, path):
             steps, peaks = [row["steps"] for row in own], [row["mib"] for row in own]
             memory.plot(steps, peaks, **style)
             place = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-            if mode == "truncated":  # to its right is the line of checkpointing
-                place.update(xytext=(0, 9), ha="right")
+            if mode == "truncated":  # the line of checkpointing crosses it from below
+                place["xytext"] = (7, -7)
             label = names.get(mode, mode)
             memory.annotate(label, (steps[-1], peaks[-1]), color=color, **place)
         if timed:
@@ -203,6 +204,8 @@ def draw(rows, path):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     memory.set(title="Peak memory, MiB", yscale="log")
+    memory.set_yticks([30, 100, 300, 1000], ["30", "100", "300", "1000"])
+    memory.yaxis.set_minor_formatter(NullFormatter())
     memory.set_xlim(right=4 * max(row["steps"] for row in rows))  # room for names
     duration.set(title="Time of an inner step, ms")
     duration.set_ylim(bottom=0)
