@@ -53,6 +53,7 @@ from learned_opt.optimizer.step_plan import (
 )
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
+from learned_opt.rules.results import WrongResult
 from learned_opt.updates import PendingUpdate, batch_by_size
 from learned_opt.weights import find_rule, rule_digest
 
@@ -194,7 +195,8 @@ class LearnedOptimizer(Optimizer):
             RuntimeError: a gradient is sparse, `fused=True` does not fit a tensor, or the optimizer
                 is in evaluation mode.
             ValueError: the rule reads the loss, and there is no closure or it returns no number;
-                or a group's `direction` was changed after its first step.
+                it returns deltas or states of other shapes than its tensors have; or a group's
+                `direction` was changed after its first step.
         """
         check_training(self.param_groups)
         directions = [group["direction"] for group in self.param_groups]
@@ -352,14 +354,17 @@ class LearnedOptimizer(Optimizer):
             batches = iter([[(tensor, tensor.update) for tensor in tensors]])
             context = replace(context, tensors=sharding.whole_tensors(sharded))
         for batch in batches:
-            deltas, new_states = compute_updates(
-                rule,
-                [piece.gradient for _, piece in batch],
-                [piece.parameter for _, piece in batch],
-                [piece.state for _, piece in batch],
-                context,
-                maximize=maximize,
-            )
+            try:
+                deltas, new_states = compute_updates(
+                    rule,
+                    [piece.gradient for _, piece in batch],
+                    [piece.parameter for _, piece in batch],
+                    [piece.state for _, piece in batch],
+                    context,
+                    maximize=maximize,
+                )
+            except WrongResult as error:
+                raise error.named(batch[error.position][1].name) from error
             new_parameters = [
                 apply_update(
                     piece.parameter,
