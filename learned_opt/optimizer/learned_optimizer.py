@@ -30,6 +30,7 @@ from learned_opt.optimizer.evaluation_mode import (
 )
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.fused import FusedSteps
+from learned_opt.optimizer.intended_use import warn_if_elsewhere, warn_if_small
 from learned_opt.optimizer.options import (
     check_group,
     check_options,
@@ -49,13 +50,12 @@ from learned_opt.optimizer.step_plan import (
     StepPlan,
     warn_if_ignored,
     warn_if_replaced,
-    warn_if_small,
 )
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.results import WrongResult
 from learned_opt.updates import PendingUpdate, batch_by_size
-from learned_opt.weights import find_rule, rule_digest
+from learned_opt.weights import bundled_name, find_rule, rule_digest
 
 DEFAULT_RULE = "orthogonal-momentum"
 
@@ -127,12 +127,13 @@ class LearnedOptimizer(Optimizer):
                 "higher.innerloop_ctx (after `import learned_opt.differentiable`) or "
                 "meta_train.inner.loop"
             )
+        digest = rule_digest(rule)
         defaults = {
             "lr": rule.default_lr if lr is None else lr,
             "weight_decay": weight_decay,
             "maximize": maximize,
             "total_steps": total_steps,
-            "rule": rule_digest(rule),
+            "rule": digest,
             "direction": None,
             MODE: True,
         }
@@ -140,7 +141,9 @@ class LearnedOptimizer(Optimizer):
         self._set_rule(rule, chunk_size, checked_fused(fused))
         super().__init__(params, plain_options(defaults))
         warn_if_ignored(rule, self.defaults["total_steps"])
-        warn_if_small(rule, [group["lr"] for group in self.param_groups])
+        bundled = bundled_name(digest) if list(rule.parameters()) else None
+        warn_if_small(rule, bundled, [group["lr"] for group in self.param_groups])
+        warn_if_elsewhere(bundled, [p for group in self.param_groups for p in group["params"]])
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int, fused: bool | None) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.
