@@ -45,7 +45,7 @@ def warn_if_elsewhere(name: str | None, parameters: Sequence[Tensor]) -> None:
         name: of bundled weights, or None.
         parameters: of the model.
     """
-    if name not in SPECIALISTS:
+    if name is None or name not in SPECIALISTS:
         return
     purpose = SPECIALISTS[name]
     count = sum(math.prod(parameter.shape) for parameter in parameters)

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -231,9 +232,7 @@ class InnerLoop(LoopSettings):
         wanted = {**parameters, **learned}
         with torch.enable_grad(), twice_differentiable() if keep else nullcontext():
             losses, buffers = self._losses({**fixed, **parameters}, inner.buffers, batch)
-            if losses.shape != inner.alive.shape:
-                got = list(losses.shape[inner.alive.dim() :])
-                raise ValueError(f"the loss of a task must be 0-dim, got shape {got}")
+            _check_losses(losses, inner.alive)
             gradients = torch.autograd.grad(
                 losses.sum(),
                 list(wanted.values()),
@@ -305,3 +304,16 @@ class InnerLoop(LoopSettings):
         if self.compiled is None or self.weights is None or self.differentiable:
             return rule_steps(self.rule, given)
         return self.compiled(given)
+
+
+def _check_losses(losses: Any, alive: Tensor) -> None:
+    """Check that there is one number for each run: the sum of others would be trained in silence.
+
+    Raises:
+        ValueError: says what there is.
+    """
+    if not isinstance(losses, Tensor):
+        raise ValueError(f"the loss of a task must be a 0-dim tensor, got {type(losses).__name__}")
+    if losses.shape != alive.shape:
+        got = list(losses.shape[alive.dim() :])
+        raise ValueError(f"the loss of a task must be a 0-dim tensor, got shape {got}")

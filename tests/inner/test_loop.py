@@ -261,8 +261,17 @@ def test_a_loss_that_is_no_single_number_is_refused(vectorize):
         return parameters["theta"].square(), buffers
 
     problems = [dataclasses.replace(one, loss=losses) for one in quadratics(2)]
-    with pytest.raises(ValueError, match=r"the loss of a task must be 0-dim, got shape \[3\]"):
+    with pytest.raises(ValueError, match=r"must be a 0-dim tensor, got shape \[3\]"):
         run(make_rule("sgd", torch.float64), problems[: 1 + vectorize], 1, vectorize)
+
+
+def test_a_loss_that_is_no_tensor_is_refused():
+    def loss(parameters, buffers, batch):
+        return 1.0, buffers
+
+    problems = [dataclasses.replace(one, loss=loss) for one in quadratics(1)]
+    with pytest.raises(ValueError, match="the loss of a task must be a 0-dim tensor, got float"):
+        run(make_rule("sgd", torch.float64), problems, 1, False)
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
