@@ -246,7 +246,7 @@ class UpdateRule(nn.Module, ABC):
         states: Sequence[State],
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
-        """Compute deltas, `[*param]` each, and new states with the keys and shapes of the old ones.
+        """Compute deltas, `[*param]` each, and all new states, in the shapes of the old ones.
 
         `step` counts from 1 and is already advanced.
         """

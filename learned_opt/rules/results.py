@@ -54,7 +54,8 @@ def check_results(
     Raises:
         ValueError: the lists have other lengths.
         WrongResult: a delta is not shaped like its tensor, or a state tensor is not shaped like
-            the one before, is missing, or is new.
+            the one before, is new, or is `step` and missing. Others may be missing: a state may
+            hold what hooks of the user's own keep in it, which rules do not return.
     """
     if not len(deltas) == len(new_states) == len(gradients):
         raise ValueError(
@@ -65,7 +66,7 @@ def check_results(
         shape, old, new = gradient.shape, states[k], new_states[k]
         if deltas[k].shape != shape:
             raise WrongResult(rule, f"a delta of shape {list(deltas[k].shape)}", k, shape)
-        if new.keys() != old.keys():
+        if "step" not in new or not new.keys() <= old.keys():
             wrong = f"a state of {_listed(new)} in place of {_listed(old)}"
             raise WrongResult(rule, wrong, k, shape)
         for key, value in new.items():

@@ -67,8 +67,8 @@ WRONG = [
         "a state 'step' of shape [1] in place of [] for",
     ),
     (
-        with_state(1, m=...),
-        "a state of 'step' in place of 'm', 'step' for",
+        with_state(1, step=...),
+        "a state of 'm' in place of 'm', 'step' for",
     ),
     (
         with_state(1, v=torch.zeros(2)),
