@@ -209,6 +209,11 @@ def _hand_made() -> tuple[str, ...]:
     return tuple(name for name in list_rules() if not list(create_rule(name).parameters()))
 
 
+def bundled_name(digest: str) -> str | None:
+    """The name of the bundled weights with this digest (`rule_digest`), or None."""
+    return _bundled_digests().get(digest)
+
+
 def names_weights(name_or_path: str) -> bool:
     """Whether a string is the name of bundled weights, or a path rather than a rule's name."""
     if name_or_path in _bundled() or os.sep in name_or_path or Path(name_or_path).suffix:
@@ -240,6 +245,11 @@ def _bundled() -> dict[str, Path]:
 @functools.cache
 def _load_bundled(path: Path) -> UpdateRule:
     return load_rule(path).requires_grad_(False)
+
+
+@functools.cache
+def _bundled_digests() -> dict[str, str]:
+    return {rule_digest(_load_bundled(path)): name for name, path in _bundled().items()}
 
 
 def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,6 +15,7 @@ from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.adaptation.support_set import module_arguments
 from learned_opt.functional import apply_rule, half_square_distance
 from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.results import WrongResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,20 +161,19 @@ class Adaptation:
                 if gradient.is_sparse:
                     raise ValueError(f"parameter {key!r} has a sparse gradient: not supported")
                 present[key] = gradient
-        moved, after = apply_rule(
-            self.rule,
-            list(present.values()),
-            [chosen[key] for key in present],
-            [states[key] for key in present],
-            Context(
-                loss=value.detach(),
-                # float32 whatever the default: bfloat16 would round it.
-                total_steps=torch.full(
-                    (), float(self.steps), dtype=torch.float32, device=self.rule.device
-                ),
-            ),
-            lr=self.lr,
-        )
+        # float32 whatever the default: bfloat16 would round it.
+        planned = torch.full((), float(self.steps), dtype=torch.float32, device=self.rule.device)
+        try:
+            moved, after = apply_rule(
+                self.rule,
+                list(present.values()),
+                [chosen[key] for key in present],
+                [states[key] for key in present],
+                Context(loss=value.detach(), total_steps=planned),
+                lr=self.lr,
+            )
+        except WrongResult as error:
+            raise error.named(list(present)[error.position]) from error
         states.update(zip(present, after, strict=True))
         return dict(zip(present, moved, strict=True))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -14,13 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from learned_opt.functional import (
-    apply_update,
-    compute_updates,
-    one_element,
-    scheduled_decay,
-    without_autocast,
-)
+from learned_opt.functional import one_element, without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
 from learned_opt.optimizer.evaluation_mode import (
@@ -30,6 +23,7 @@ from learned_opt.optimizer.evaluation_mode import (
 )
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.fused import FusedSteps
+from learned_opt.optimizer.intended_use import warn_if_elsewhere, warn_if_small
 from learned_opt.optimizer.options import (
     check_group,
     check_options,
@@ -38,10 +32,11 @@ from learned_opt.optimizer.options import (
     scalar_loss,
     whole_number,
 )
+from learned_opt.optimizer.pending import by_call, pending_updates
+from learned_opt.optimizer.rule_step import RuleCopies, make_context, step_by_rule
 from learned_opt.optimizer.state_dict import (
     check_and_wrap,
     check_directions,
-    copy_rule,
     ensure_state,
     unwrap_loaded,
 )
@@ -49,12 +44,10 @@ from learned_opt.optimizer.step_plan import (
     StepPlan,
     warn_if_ignored,
     warn_if_replaced,
-    warn_if_small,
 )
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.updates import PendingUpdate, batch_by_size
-from learned_opt.weights import find_rule, rule_digest
+from learned_opt.updates import PendingUpdate
+from learned_opt.weights import bundled_name, find_rule, rule_digest
 
 DEFAULT_RULE = "orthogonal-momentum"
 
@@ -126,12 +119,13 @@ class LearnedOptimizer(Optimizer):
                 "higher.innerloop_ctx (after `import learned_opt.differentiable`) or "
                 "meta_train.inner.loop"
             )
+        digest = rule_digest(rule)
         defaults = {
             "lr": rule.default_lr if lr is None else lr,
             "weight_decay": weight_decay,
             "maximize": maximize,
             "total_steps": total_steps,
-            "rule": rule_digest(rule),
+            "rule": digest,
             "direction": None,
             MODE: True,
         }
@@ -139,13 +133,15 @@ class LearnedOptimizer(Optimizer):
         self._set_rule(rule, chunk_size, checked_fused(fused))
         super().__init__(params, plain_options(defaults))
         warn_if_ignored(rule, self.defaults["total_steps"])
-        warn_if_small(rule, [group["lr"] for group in self.param_groups])
+        bundled = bundled_name(digest) if list(rule.parameters()) else None
+        warn_if_small(rule, bundled, [group["lr"] for group in self.param_groups])
+        warn_if_elsewhere(bundled, [p for group in self.param_groups for p in group["params"]])
 
     def _set_rule(self, rule: UpdateRule, chunk_size: int, fused: bool | None) -> None:
         # An attribute, not an entry of the groups: those are deep-copied and saved.
         self.rule = rule
         self.chunk_size = chunk_size
-        self._rule_copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
+        self._rules = RuleCopies(rule)
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
         self._guard = FiniteGuard()
         self._fused = FusedSteps(rule, fused)
@@ -194,7 +190,8 @@ class LearnedOptimizer(Optimizer):
             RuntimeError: a gradient is sparse, `fused=True` does not fit a tensor, or the optimizer
                 is in evaluation mode.
             ValueError: the rule reads the loss, and there is no closure or it returns no number;
-                or a group's `direction` was changed after its first step.
+                it returns deltas or states of other shapes than its tensors have; or a group's
+                `direction` was changed after its first step.
         """
         check_training(self.param_groups)
         directions = [group["direction"] for group in self.param_groups]
@@ -208,23 +205,18 @@ class LearnedOptimizer(Optimizer):
 
         rule_loss = scalar_loss(loss, self.rule)
 
-        # One call of the rule for all tensors on a device under the same options.
-        by_call: dict[tuple[torch.device, bool, int | None], list[PendingUpdate]] = {}
-        for update in self._pending_updates():
-            group = update.group
-            key = (update.parameter.device, group["maximize"], group["total_steps"])
-            by_call.setdefault(key, []).append(update)
-        with without_autocast({device.type for device, _, _ in by_call}):
-            for (device, maximize, total_steps), updates in by_call.items():
+        calls = by_call(pending_updates(self.param_groups, self._state_of, type(self).__name__))
+        with without_autocast({call.device.type for call in calls}):
+            for call, updates in calls.items():
                 needs_no_loss = loss is None and self._only_makes_state(updates)
-                context = _context(
+                context = make_context(
                     torch.zeros((), device="cpu") if needs_no_loss else rule_loss,
-                    total_steps,
-                    device,
+                    call.total_steps,
+                    call.device,
                 )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
-                self._apply(updates, context, maximize)
+                self._move(self._rules.on(call.device), updates, context, call.maximize)
         self._guard.warn()
         if self.rule.averages:
             self._evaluation.note_step(self.param_groups)
@@ -294,30 +286,6 @@ class LearnedOptimizer(Optimizer):
             return False
         return all(float(update.group["lr"]) == 0 for update in updates)
 
-    def _pending_updates(self) -> Iterator[PendingUpdate]:
-        for index, group in enumerate(self.param_groups):
-            names = group.get("param_names")
-            for position, parameter in enumerate(group["params"]):
-                gradient = parameter.grad
-                if gradient is None:
-                    continue
-                if gradient.is_sparse:
-                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-                name = names[position] if names else f"{index}.{position}"
-                # Detached: torch.compile refuses pieces that are views in an autograd graph.
-                value, state = parameter.detach(), self._state_of(parameter, group)
-                if type(value) is Tensor and type(gradient) is Tensor and not value.is_complex():
-                    yield PendingUpdate(value, gradient, state, group, name)
-                    continue
-                yield PendingUpdate(
-                    sharding.local_part(value),
-                    sharding.local_gradient(gradient, parameter),
-                    sharding.local_state(state, parameter),
-                    group,
-                    name,
-                    parameter if sharding.is_sharded(parameter) else None,
-                )
-
     def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> State:
         return ensure_state(self.state[parameter], self.rule, parameter, group["direction"])
 
@@ -331,57 +299,19 @@ class LearnedOptimizer(Optimizer):
                 if parameter.requires_grad:
                     self._state_of(parameter, group)
 
-    def _apply(self, updates: list[PendingUpdate], context: Context, maximize: bool) -> None:
-        rule = self._rule_on(updates[0].parameter.device)
-        updates = self._fused.step(rule, updates, context, maximize, self._guard)
-        if not updates:
-            return
-        tensors = self._guard.check_gradients(updates)
-        sharded = [update.sharded for update in updates]
-        context = replace(context, loss=sharding.mean_loss(context.loss, sharded))
-        if isinstance(rule, CoordinateRule):
-            keys = rule.coordinate_state()
-            pieces = [
-                (tensor, piece)
-                for tensor in tensors
-                for piece in tensor.update.split(self.chunk_size, keys)
-            ]
-            sizes = [piece.gradient.numel() for _, piece in pieces]
-            batches = batch_by_size(pieces, sizes, self.chunk_size)
-        else:
-            batches = iter([[(tensor, tensor.update) for tensor in tensors]])
-            context = replace(context, tensors=sharding.whole_tensors(sharded))
-        for batch in batches:
-            deltas, new_states = compute_updates(
+    def _move(
+        self, rule: UpdateRule, updates: list[PendingUpdate], context: Context, maximize: bool
+    ) -> None:
+        left = self._fused.step(rule, updates, context, maximize, self._guard)
+        if left:
+            step_by_rule(
                 rule,
-                [piece.gradient for _, piece in batch],
-                [piece.parameter for _, piece in batch],
-                [piece.state for _, piece in batch],
+                left,
                 context,
                 maximize=maximize,
+                chunk_size=self.chunk_size,
+                guard=self._guard,
             )
-            new_parameters = [
-                apply_update(
-                    piece.parameter,
-                    delta,
-                    piece.group["lr"],
-                    scheduled_decay(rule, piece.group["weight_decay"], state, context),
-                )
-                for (_, piece), delta, state in zip(batch, deltas, new_states, strict=True)
-            ]
-            self._guard.commit(batch, deltas, new_parameters, new_states)
-        self._guard.finish(tensors)
-
-    def _rule_on(self, device: torch.device) -> UpdateRule:
-        """The rule on `device`: itself, or a copy that is renewed when its weights change."""
-        if device == self.rule.device:
-            return self.rule
-        versions = [weight._version for weight in self.rule.parameters()]
-        kept = self._rule_copies.get(device)
-        if kept is None or kept[0] != versions:
-            kept = (versions, copy_rule(self.rule, device))
-            self._rule_copies[device] = kept
-        return kept[1]
 
     def register_update_hook(self, hook: UpdateHook) -> RemovableHandle:
         """Call `hook(optimizer, updates, context)` in each step, before anything moves.
@@ -429,11 +359,3 @@ class LearnedOptimizer(Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-
-
-def _context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
-    loss = None if loss is None else loss.to(device)
-    planned = None
-    if total_steps is not None:  # float32 whatever the default: bfloat16 would round it
-        planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
-    return Context(loss=loss, total_steps=planned)

@@ -64,22 +64,6 @@ def warn_if_ignored(rule: UpdateRule, total_steps: int | None) -> None:
         )
 
 
-def warn_if_small(rule: UpdateRule, rates: Sequence[float | Tensor]) -> None:
-    """Warn of learning rates that were meant for Adam, where the rule needs none.
-
-    One group with the rule's own, or a larger one, shows that the others are meant relative to it.
-    """
-    lr = max(map(float, rates)) if rule.averages else 0.0
-    if 0 < lr <= rule.default_lr / 5:
-        warnings.warn(
-            f"lr={lr:g} makes every step {rule.default_lr / lr:.1f} times smaller: "
-            f"it multiplies the update of rule {type(rule).__name__}, and is not Adam's learning "
-            f"rate. Leave it out to take the rule's own, {rule.default_lr:g}",
-            UserWarning,
-            stacklevel=3,  # the line that built the optimizer
-        )
-
-
 def warn_if_replaced(
     rule: UpdateRule, before: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
 ) -> None:

@@ -16,7 +16,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learned_opt.rules.features import safe_sqrt
-from learned_opt.rules.whole_tensors import LOCAL, Transform, WholeTensors, one_where_zero
+from learned_opt.rules.whole_tensors import (
+    LOCAL,
+    Transform,
+    WholeTensors,
+    one_where_zero,
+    zero_rows,
+)
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -38,6 +44,13 @@ class ShardedTensors(WholeTensors):
 
     def __init__(self, owners: Sequence[DTensor | None]) -> None:
         self._owners = owners
+
+    def shapes(self, parts: Sequence[Tensor]) -> list[torch.Size]:
+        """See the base class."""
+        return [
+            part.shape if owner is None else owner.shape
+            for part, owner in zip(parts, self._owners, strict=True)
+        ]
 
     def rms(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class; two all-reduces for each mesh dimension."""
@@ -75,6 +88,31 @@ class ShardedTensors(WholeTensors):
             groups = [mesh.get_group(dim) for dim in dims]
             whole[keys] = _reduced(of_parts[keys], groups, dist.ReduceOp.SUM)
         return whole
+
+    def idle_rows(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See the base class; one all-reduce for each mesh dimension.
+
+        Where rows are cut, processes exchange one number for each row; else one for each tensor.
+        """
+        alone, spread = self._split(parts)
+        found = LOCAL.idle_rows(alone)
+        for (mesh, dims), keys in spread.items():
+            by_axes: dict[tuple[bool, ...], list[int]] = {}
+            for k in keys:
+                cut_rows = tuple(_axis(self._sharded(k), dim) > 0 for dim in dims)
+                by_axes.setdefault(cut_rows, []).append(k)
+            for cut_rows, together in by_axes.items():
+                groups = [mesh.get_group(dim) for dim in dims]
+                across = [group for group, cut in zip(groups, cut_rows, strict=True) if cut]
+                along = [group for group, cut in zip(groups, cut_rows, strict=True) if not cut]
+                flags = [zero_rows(parts[k]).to(parts[k].dtype) for k in together]
+                joined = _reduced(torch.cat(flags), across, dist.ReduceOp.MIN)
+                counts = torch.stack([one.sum() for one in joined.split([*map(len, flags)])])
+                counts = _reduced(counts, along, dist.ReduceOp.SUM)
+                for k, count in zip(together, counts.unbind(), strict=True):
+                    rows = self._sharded(k).shape[0]
+                    found[k] = count / max(rows, 1)
+        return {k: found[k] for k in parts}
 
     def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class."""
@@ -164,7 +202,7 @@ class _Plan:
     """How one tensor is cut over processes: along one axis, which comes first while it is sent."""
 
     def __init__(self, owner: DTensor, dim: int, ranks: int) -> None:
-        self._axis: int = owner.placements[dim].dim  # type: ignore[attr-defined]
+        self._axis = _axis(owner, dim)
         length = owner.shape[self._axis]
         self._rest: list[int] = [n for axis, n in enumerate(owner.shape) if axis != self._axis]
         step = -(-length // ranks)
@@ -209,6 +247,12 @@ def _sharded_dims(owner: DTensor) -> tuple[int, ...]:
     return tuple(
         dim for dim, placement in enumerate(owner.placements) if not placement.is_replicate()
     )
+
+
+def _axis(owner: DTensor, dim: int) -> int:
+    """The axis of a tensor that is cut over a mesh dimension."""
+    axis: int = owner.placements[dim].dim  # type: ignore[attr-defined]
+    return axis
 
 
 def _largest(part: Tensor) -> Tensor:

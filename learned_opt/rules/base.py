@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from learned_opt.rules.results import check_results
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 
 State: TypeAlias = dict[str, Tensor]
@@ -200,19 +201,22 @@ class UpdateRule(nn.Module, ABC):
             the deltas by `lr` and adds them to the parameters.
 
         Raises:
-            ValueError: the context lacks a field that the rule needs.
+            ValueError: the context lacks a field that the rule needs, or `update` has returned
+                tensors of other shapes.
         """
         if self.dtype != self.wide_dtype:
             return self._forward_widely(gradients, parameters, states, context)
         context = context or Context()
         self.check_context(context)
         advanced = [{**state, "step": state["step"] + 1} for state in states]
-        return self.update(
+        deltas, new_states = self.update(
             [gradient.to(self.dtype) for gradient in gradients],
             [parameter.to(self.dtype) for parameter in parameters],
             advanced,
             context,
         )
+        check_results(type(self).__name__, gradients, states, deltas, new_states)
+        return deltas, new_states
 
     def _forward_widely(
         self,
@@ -242,7 +246,10 @@ class UpdateRule(nn.Module, ABC):
         states: Sequence[State],
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
-        """Compute deltas and new states; `step` counts from 1 and is already advanced."""
+        """Compute deltas, `[*param]` each, and all new states, in the shapes of the old ones.
+
+        `step` counts from 1 and is already advanced.
+        """
 
     def decay_factor(self, state: State, context: Context) -> float | Tensor:
         """The factor on the weight decay at the step that led to `state`, 0-dim; by default 1.

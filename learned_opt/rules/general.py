@@ -18,7 +18,6 @@ from learned_opt.rules.base import Context, Gates, State, cast_state
 from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.general_features import (
     FEATURES,
-    Measurements,
     Memory,
     initial_steering,
     measure,
@@ -67,6 +66,8 @@ class General(SteeredRule):
     averages = True
     uses = frozenset({"total_steps"})
     directions = OrthogonalMomentum.directions
+    takes_parts = True
+    tensor_state = OrthogonalMomentum.tensor_state | {"steering", "h", "c"}
 
     def __init__(
         self, *, hidden_size: int = 0, bound: float = 1.0, vector_bound: float = 0.5
@@ -108,8 +109,8 @@ class General(SteeredRule):
         direction: str | None,
         tensors: WholeTensors,
     ) -> State:
-        """See `init_tensor_state`; `direction` is the base's."""
-        own = {"steering": initial_steering(parameter, self.wide_dtype)}
+        """See `init_tensor_state`; `direction` is the base's, the RMS that of the whole tensor."""
+        own = {"steering": initial_steering(parameter, shape, self.wide_dtype, tensors)}
         for key in self._network_state():
             own[key] = own["steering"].new_zeros(self.hidden_size)
         return {**self.base.init_part_state(parameter, shape, direction, tensors), **own}
@@ -143,13 +144,12 @@ class General(SteeredRule):
         if not gradients:
             return [], []
         deltas, after = self.base.update(gradients, parameters, states, context)
-        tensors = zip(gradients, parameters, deltas, states, after, strict=True)
         before = torch.stack([state["steering"] for state in states])
         features, memory = read_features(
-            Measurements.of([measure(*one) for one in tensors]),
+            measure(gradients, parameters, deltas, states, after, context.tensors),
             Memory(*before.unbind(-1)),
             after,
-            [parameter.shape for parameter in parameters],
+            (context.tensors or LOCAL).shapes(parameters),
             self._scaling,
             self.default_lr,
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from learned_opt.rules.base import State
 from learned_opt.rules.features import bias_correction, safe_sqrt
 from learned_opt.rules.orthogonal_momentum import RMS_FLOOR, RMS_USUAL, SIZE_BETA
+from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 COSINE_BETA = 0.9
 """Decay of the running means of the cosines, which are noisy."""
@@ -59,53 +60,66 @@ class Measurements(NamedTuple):
     the average to the parameter, the base's step, and the parameter.
     """
 
-    largest: Tensor
-    """Largest magnitude in each row, `[n, 6]`."""
+    scale: Tensor
+    """A magnitude that each row is divided by, about its largest, `[n, 6]`."""
     gram: Tensor
-    """Inner products of the rows over their largest magnitudes, `[n, 6, 6]`."""
+    """Inner products of the rows over their scales, `[n, 6, 6]`."""
     idle_rows: Tensor
     """Share of the matrix's rows without gradient, `[n]`."""
 
-    @classmethod
-    def of(cls, tensors: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Measurements:
-        """Join the results of `measure`."""
-        return cls(*(torch.stack(values) for values in zip(*tensors, strict=True)))
-
 
 def measure(
-    gradient: Tensor, parameter: Tensor, delta: Tensor, before: State, after: State
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Measure one tensor in one step.
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    before: Sequence[State],
+    after: Sequence[State],
+    tensors: WholeTensors | None = None,
+) -> Measurements:
+    """Measure n tensors in one step.
 
     Args:
-        gradient: `[*param]`.
-        parameter: before the step, `[*param]`.
-        delta: the base's step, `[*param]`.
-        before: the base's state before the step.
-        after: the base's state after it.
-
-    Returns:
-        `Measurements` of this tensor: `[6]`, `[6, 6]` and 0-dim.
+        gradients: `[*param]` each.
+        parameters: before the step, `[*param]` each.
+        deltas: the base's steps, `[*param]` each.
+        before: the base's states before the step.
+        after: the base's states after it.
+        tensors: answers about whole tensors, where the others are parts.
     """
+    rows = zip(gradients, parameters, deltas, before, after, strict=True)
+    scale, gram = map(torch.stack, zip(*[_gram(*one) for one in rows], strict=True))
+    if tensors is not None:
+        largest, scale = scale, tensors.norms(scale)
+        relative = largest / one_where_zero(scale)
+        gram = tensors.sums(gram * relative.unsqueeze(-1) * relative.unsqueeze(-2))
+    idle = (tensors or LOCAL).idle_rows(dict(enumerate(gradients)))
+    return Measurements(scale, gram, torch.stack([idle[k] for k in range(len(gradients))]))
+
+
+def _gram(
+    gradient: Tensor, parameter: Tensor, delta: Tensor, before: State, after: State
+) -> tuple[Tensor, Tensor]:
+    """Largest magnitudes, `[6]`, and Gram matrix, `[6, 6]`, of one tensor or part."""
     if gradient.numel() == 0:
-        return gradient.new_zeros(6), gradient.new_zeros(6, 6), gradient.new_zeros(())
+        return gradient.new_zeros(6), gradient.new_zeros(6, 6)
     away = parameter - after["average"]
     values = gradient, before["m"], after["m"], away, delta, parameter
     rows = torch.stack([value.reshape(-1) for value in values])
     # The scale drops out of the cosines; without it, squares would overflow.
     largest = rows.detach().abs().amax(-1)
-    scaled = rows / torch.where(largest == 0, 1.0, largest).unsqueeze(-1)
-    matrix = gradient.reshape(len(gradient), -1) if gradient.dim() > 1 else gradient.reshape(-1, 1)
-    idle_rows = (matrix == 0).all(-1).to(rows.dtype).mean()
-    return largest, scaled @ scaled.mT, idle_rows
+    scaled = rows / one_where_zero(largest).unsqueeze(-1)
+    return largest, scaled @ scaled.mT
 
 
-def initial_steering(parameter: Tensor, dtype: torch.dtype) -> Tensor:
-    """`Memory` before the first step, `[5]`."""
-    value = parameter.detach().to(dtype)
-    norm = torch.linalg.vector_norm(value) / math.sqrt(max(value.numel(), 1))
-    zero = torch.zeros_like(norm)
-    return torch.stack(Memory(zero, norm, zero, zero, zero))
+def initial_steering(
+    parameter: Tensor, shape: Sequence[int], dtype: torch.dtype, tensors: WholeTensors
+) -> Tensor:
+    """`Memory` before the first step, `[5]`; for the arguments see `UpdateRule.init_state`."""
+    part = torch.linalg.vector_norm(parameter.detach().to(dtype))
+    (norm,) = tensors.norms(part.reshape(1))
+    rms = norm / math.sqrt(max(math.prod(shape), 1))
+    zero = torch.zeros_like(rms)
+    return torch.stack(Memory(zero, rms, zero, zero, zero))
 
 
 def read_features(
@@ -122,7 +136,7 @@ def read_features(
         found: of this step.
         memory: before the step.
         states: the base's, after the step.
-        shapes: of the parameters.
+        shapes: of the parameters, whole.
         scaling: shift and scale of each of `FEATURES`, `[14, 2]`.
         lr: the rule's own learning rate.
 
@@ -139,7 +153,7 @@ def read_features(
     short = torch.stack([step.new_full((), _shorter_side(shape)) for shape in shapes])
 
     norms = safe_sqrt(found.gram.diagonal(dim1=-2, dim2=-1))
-    rms = norms * found.largest * size.rsqrt().unsqueeze(-1)
+    rms = norms * found.scale * size.rsqrt().unsqueeze(-1)
     lengths = norms.unsqueeze(-1) * norms.unsqueeze(-2)
     cosines = found.gram / torch.where(lengths == 0, 1.0, lengths)
     after = memory._replace(

@@ -7,8 +7,9 @@ shards them, the optimizer gives an implementation that asks the other processes
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ class WholeTensors(ABC):
 
     Tensors are named by their position in the lists that the rule was given.
     """
+
+    @abstractmethod
+    def shapes(self, parts: Sequence[Tensor]) -> list[torch.Size]:
+        """The shape of each whole tensor of the step, in order."""
 
     @abstractmethod
     def rms(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -46,6 +51,10 @@ class WholeTensors(ABC):
         """Sums over whole tensors, from those over their parts; see `norms`."""
 
     @abstractmethod
+    def idle_rows(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The share of rows of each whole tensor that are all zero, 0-dim; see `idle_rows`."""
+
+    @abstractmethod
     def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Apply a function to the whole tensors; give back the parts of its results.
 
@@ -55,6 +64,10 @@ class WholeTensors(ABC):
 
 class LocalTensors(WholeTensors):
     """One process holds every tensor."""
+
+    def shapes(self, parts: Sequence[Tensor]) -> list[torch.Size]:
+        """See the base class."""
+        return [part.shape for part in parts]
 
     def rms(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class."""
@@ -67,6 +80,10 @@ class LocalTensors(WholeTensors):
     def sums(self, of_parts: Tensor) -> Tensor:
         """See the base class."""
         return of_parts
+
+    def idle_rows(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See the base class."""
+        return {k: idle_rows(part) for k, part in parts.items()}
 
     def transform(self, function: Transform, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See the base class."""
@@ -85,6 +102,19 @@ def rms(tensor: Tensor) -> Tensor:
     # The largest first, lest squares overflow.
     largest = one_where_zero(tensor.detach().abs().amax())
     return safe_sqrt((tensor / largest).square().mean()) * largest
+
+
+def idle_rows(tensor: Tensor) -> Tensor:
+    """The share of rows, `tensor[k]`, that are all zero, 0-dim; 0 for an empty tensor."""
+    if tensor.numel() == 0:
+        return tensor.new_zeros(())
+    return zero_rows(tensor).to(tensor.dtype).mean()
+
+
+def zero_rows(tensor: Tensor) -> Tensor:
+    """Which rows are all zero, `[rows]` bool; the elements of a vector, a scalar as one row."""
+    rows = tensor.shape[0] if tensor.dim() else 1
+    return (tensor.reshape(rows, math.prod(tensor.shape[1:])) == 0).all(-1)
 
 
 def one_where_zero(value: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class Estimator(ABC):
 
         Raises:
             ValueError: the runs have other meta-parameters or another plan than the estimator
-                needs.
+                needs; or `meta_gradient` returned gradients of other shapes than the
+                meta-parameters have.
         """
         self._check_runs(runs, meta_parameters)
         window = runs.begin(
@@ -140,6 +141,7 @@ class Estimator(ABC):
             last_only=meta_objective.objective.reads_last_only,
         )
         found = self.meta_gradient(window, meta_objective, distributed)
+        self._check_gradients(found.gradients, meta_parameters)
         return Estimate(
             gradients=found.gradients,
             meta_loss=found.meta_loss,
@@ -168,6 +170,22 @@ class Estimator(ABC):
             meta_objective: see `estimate`.
             distributed: see `estimate`.
         """
+
+    def _check_gradients(
+        self, gradients: Sequence[Tensor], meta_parameters: MetaParameters
+    ) -> None:
+        named = list(meta_parameters.named_parameters())
+        name = type(self).__name__
+        if len(gradients) != len(named):
+            raise ValueError(
+                f"{name} returned {len(gradients)} gradients for {len(named)} meta-parameters"
+            )
+        for (key, value), gradient in zip(named, gradients, strict=True):
+            if gradient.shape != value.shape:
+                raise ValueError(
+                    f"{name} returned a gradient of shape {list(gradient.shape)} for {key}, "
+                    f"{list(value.shape)}"
+                )
 
     def _check_runs(self, runs: Runs, meta_parameters: MetaParameters) -> None:
         name = type(self).__name__

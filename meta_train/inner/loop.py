@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +27,10 @@ from torch.func import vmap
 from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
+from learned_opt.rules.results import WrongResult
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.masking import LossWithGradient, largest, where_alive
-from meta_train.inner.rule_step import StepInput, rule_step, rule_steps
+from meta_train.inner.rule_step import Moved, StepInput, rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
 from meta_train.inner.vmap_fallback import losses_of_runs
 from meta_train.tasks.base import Batch, Loss, Tensors
@@ -230,6 +232,7 @@ class InnerLoop(LoopSettings):
         wanted = {**parameters, **learned}
         with torch.enable_grad(), twice_differentiable() if keep else nullcontext():
             losses, buffers = self._losses({**fixed, **parameters}, inner.buffers, batch)
+            _check_losses(losses, inner.alive)
             gradients = torch.autograd.grad(
                 losses.sum(),
                 list(wanted.values()),
@@ -288,11 +291,29 @@ class InnerLoop(LoopSettings):
             total=total,
             weights=self.weights,
         )
+        try:
+            parameters, states = self._move(given)
+        except WrongResult as error:
+            raise error.named(names[error.position]) from error
+        return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
+
+    def _move(self, given: StepInput) -> Moved:
         if not self.vectorize or (isinstance(self.rule, CoordinateRule) and self.weights is None):
             # A coordinate rule needs no vmap: more runs are more coordinates.
-            parameters, states = rule_step(self.rule, given)
-        elif self.compiled is None or self.weights is None or self.differentiable:
-            parameters, states = rule_steps(self.rule, given)
-        else:
-            parameters, states = self.compiled(given)
-        return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
+            return rule_step(self.rule, given)
+        if self.compiled is None or self.weights is None or self.differentiable:
+            return rule_steps(self.rule, given)
+        return self.compiled(given)
+
+
+def _check_losses(losses: Any, alive: Tensor) -> None:
+    """Check that there is one number for each run: the sum of others would be trained in silence.
+
+    Raises:
+        ValueError: says what there is.
+    """
+    if not isinstance(losses, Tensor):
+        raise ValueError(f"the loss of a task must be a 0-dim tensor, got {type(losses).__name__}")
+    if losses.shape != alive.shape:
+        got = list(losses.shape[alive.dim() :])
+        raise ValueError(f"the loss of a task must be a 0-dim tensor, got shape {got}")

@@ -26,6 +26,7 @@ from meta_train.evaluation.benchmark.plan import Plan
 from meta_train.evaluation.benchmark.records import TUNING_SEED, Failed, Records, Result, RunKey
 from meta_train.evaluation.benchmark.report import render
 from meta_train.evaluation.benchmark.runner import run_all
+from meta_train.evaluation.benchmark.short_report import render_short
 from meta_train.evaluation.benchmark.tasks import TASKS, VERSION
 from meta_train.evaluation.benchmark.user_function import from_function
 from meta_train.evaluation.benchmark.workload import BenchmarkTask
@@ -208,7 +209,10 @@ def run(config: BenchmarkConfig) -> Path:
         finally:  # Also after Ctrl-C: tables and picture of what there is.
             write_atomically(folder / TABLE, render(plan, records).encode())
             draw(folder / PICTURE, plan, records)
-    print((folder / TABLE).read_text())
+    print(render_short(plan, records))
+    print(f"All tables:\n  {folder / TABLE}")
+    if (folder / PICTURE).exists():
+        print(f"Picture:\n  {folder / PICTURE}")
     return folder
 
 
@@ -240,7 +244,7 @@ class _Progress:
         setting = ", ".join(f"{name} {value:.3g}" for name, value in key.setting)
         done = len(self._records.items())
         _say(
-            f"[{done} of at most {self._wanted}] {key.task}, {key.optimizer} ({setting}), "
+            f"[{done}/{self._wanted}] {key.task}, {key.optimizer} ({setting}), "
             f"seed {key.seed}: {_outcome(result)}, {took:.0f} s"
         )
 

@@ -1,15 +1,17 @@
 """Checkpoints of a meta-training: its state, and the facts that a resumed run must share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from meta_train.runtime.checkpoint_files import read_newest, write_checkpoint
+from meta_train.runtime.checkpoint_files import put_aside, read_newest, write_checkpoint
 from meta_train.runtime.checks import check_at_least, plain
+from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks.describe import difference
 
 
@@ -44,6 +46,74 @@ class TrainingState(NamedTuple):
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a meta-training of one process or several, in a folder.
+
+    Args:
+        folder: the folder.
+        keep: number of checkpoints to keep; older ones are deleted.
+        distributed: the processes; the first one reads and writes.
+    """
+
+    def __init__(self, folder: Path, keep: int, distributed: DistributedContext) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._distributed = distributed
+
+    def write(
+        self, step: int, state: TrainingState, made_with: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """Write a checkpoint. All processes must call it.
+
+        Args:
+            step: outer steps taken.
+            state: the state of all processes, in the first one.
+            made_with: gives the facts that a resumed run must share.
+
+        Raises:
+            OSError: the disk is full, for example; earlier checkpoints stay as they are.
+        """
+        self._distributed.from_first(
+            lambda: save_checkpoint(self.folder, step, state, made_with(), self.keep)
+        )
+
+    def load_newest(
+        self,
+        made_with: Callable[[], Mapping[str, Any]],
+        load: Callable[[TrainingState], str | None],
+    ) -> bool:
+        """Load the newest checkpoint that is not damaged, in every process.
+
+        Args:
+            made_with: gives the facts that the checkpoint must share.
+            load: loads a state in this process; returns why it is damaged, if it is.
+
+        Returns:
+            Whether there is a checkpoint.
+
+        Raises:
+            ValueError: all checkpoints are damaged, or one was made with other facts.
+        """
+        damaged: dict[Path, str] = {}
+        while True:
+            found = self._distributed.from_first(
+                lambda: load_checkpoint(self.folder, made_with(), damaged)
+            )
+            if found is None:
+                return False
+            path, state = found
+            damages = self._distributed.gather(load(state))
+            damage = self._distributed.from_first(partial(_first_damage, damages))
+            if damage is None:
+                self._distributed.from_first(partial(put_aside, damaged, path))
+                return True
+            damaged[path] = f"{path} is damaged: {damage}"
+
+
+def _first_damage(damages: Sequence[str | None]) -> str | None:
+    return next(filter(None, damages), None)
 
 
 def save_checkpoint(

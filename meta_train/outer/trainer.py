@@ -5,43 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learned_opt.files import expand, one_line
+from learned_opt.files import expand
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import UpdateRule
-from meta_train.estimators import MetaObjective
-from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.evaluation.validator import Validator, as_validator
-from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.build import build_parts
-from meta_train.outer.checkpoint import (
-    TrainingState,
-    join_parts,
-    load_checkpoint,
-    save_checkpoint,
-    split_parts,
-)
+from meta_train.outer.checkpoint import Checkpoints, TrainingState
 from meta_train.outer.console import Console
 from meta_train.outer.gate_probe import fresh_run
 from meta_train.outer.meta_optimizer import MetaOptimizer
 from meta_train.outer.model_selection import ModelSelection
+from meta_train.outer.outer_step import reduced_estimate, why_stalled
 from meta_train.outer.record import OuterStepRecord
-from meta_train.outer.reduce import ReducedEstimate, reduce_estimates
+from meta_train.outer.reduce import ReducedEstimate
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.tensorboard import TensorBoardLogger
-from meta_train.runtime.checkpoint_files import put_aside
+from meta_train.outer.training_state import Counters, StatefulParts
 from meta_train.runtime.device import choose_device
 from meta_train.runtime.distributed import DistributedContext, started_alone
-from meta_train.runtime.seeding import generator, seeded
+from meta_train.runtime.seeding import seeded
 from meta_train.runtime.signals import Interrupted, TrainingStalled, stop_signals
 from meta_train.tasks.base import TaskFamily
 from meta_train.tasks.describe import describe
@@ -115,11 +104,23 @@ class MetaTrainer:
         self.validate = as_validator(validate)
         self.selection = ModelSelection(self.average, parts.settings.patience)
         self.folder = None if folder is None else expand(folder)
+        self.checkpoints: Checkpoints | None = None
+        if self.folder is not None:
+            keep = parts.settings.keep_checkpoints
+            self.checkpoints = Checkpoints(self.folder / "checkpoints", keep, self.distributed)
         self.logger: TensorBoardLogger | None = None
         self.outer_step = 0
         self.seconds = 0.0
         self.diverged = 0
         self._saved_at = -1
+        self._parts = parts
+        self._state = StatefulParts(
+            parts.meta_parameters,
+            self.meta_optimizer,
+            self.selection,
+            parts.groups,
+            self.distributed,
+        )
 
     @property
     def average(self) -> MetaParameters:
@@ -202,47 +203,15 @@ class MetaTrainer:
         Raises:
             ValueError: a negative loss with an objective that needs positive ones.
         """
-        settings = self.settings
-        progress = self.outer_step / max(settings.outer_steps, 1)
-        self.groups.prepare(self.outer_step, progress)
-        meta_objective = MetaObjective(
-            OBJECTIVES[settings.objective],
-            settings.objective_data,
-            settings.imitation_weight(progress),
+        reduced = reduced_estimate(
+            self._parts, self.outer_step, self.distributed, self._console, stop=stop, late=late
         )
-        loop_settings = self._loop_settings_of_step()
-        estimates = [
-            self.estimator.estimate(
-                self.meta_parameters,
-                loop_settings,
-                runs,
-                meta_objective,
-                self.outer_step,
-                self.distributed,
-            )
-            for runs in self.groups.runs
-        ]
-        self._console.say_how_runs_train(self.groups)
-        reduced = reduce_estimates(estimates, self.distributed, stop=stop, late=late)
-        if not meta_objective.objective.any_sign and reduced.mean_loss < 0:
-            raise ValueError(
-                f"the inner loss is negative, but objective {settings.objective!r} needs positive "
-                'losses: set objective="sum"'
-            )
         self.diverged += reduced.diverged
         self.outer_step += 1
         norm = self.meta_optimizer.step(
             reduced.gradients, self.outer_step, useful=reduced.counted > 0
         )
         return self._record(reduced, norm)
-
-    def _loop_settings_of_step(self) -> LoopSettings:
-        """How this outer step takes inner steps; it may hide the loss from the rule."""
-        share = self.settings.hide_loss
-        source = generator(self.settings.seed, "hide loss", self.outer_step)
-        if share and float(torch.rand((), generator=source, dtype=torch.float32)) < share:
-            return replace(self.loop_settings, hide_loss=True)
-        return self.loop_settings
 
     def _record(self, estimate: ReducedEstimate, norm: float) -> OuterStepRecord:
         return OuterStepRecord(
@@ -278,16 +247,16 @@ class MetaTrainer:
             self.save()
 
     def _stop_if_stalled(self, record: OuterStepRecord) -> None:
-        limit = self.settings.max_consecutive_skips
-        if self.meta_optimizer.skipped_in_a_row < limit:
-            return
-        self.save()
-        raise TrainingStalled(
-            f"stopped after outer step {self.outer_step}: the last {limit} meta-gradients were not "
-            "finite, were outliers, or came from diverged runs only (gradient norm "
-            f"{record.gradient_norm:g}; {record.estimate.diverged} runs diverged in the last "
-            "step). A lower lr, a shorter horizon or estimator es may help"
+        stalled = why_stalled(
+            self.settings,
+            self.meta_optimizer,
+            self.outer_step,
+            gradient_norm=record.gradient_norm,
+            diverged=record.estimate.diverged,
         )
+        if stalled is not None:
+            self.save()
+            raise TrainingStalled(stalled)
 
     def _log_gates(self, logger: TensorBoardLogger) -> None:
         run = fresh_run(self.groups.runs[0], self.loop_settings, self.outer_step, self.device)
@@ -334,16 +303,11 @@ class MetaTrainer:
         Raises:
             OSError: the disk is full, for example; earlier checkpoints stay as they are.
         """
-        if self.folder is None:
+        if self.checkpoints is None:
             return
         if self.logger is not None:
             self.logger.flush()
-        folder, state = self.folder / "checkpoints", self.state_dict()
-        self.distributed.from_first(
-            lambda: save_checkpoint(
-                folder, self.outer_step, state, self._made_with(), self.settings.keep_checkpoints
-            )
-        )
+        self.checkpoints.write(self.outer_step, self.state_dict(), self._made_with)
         self._saved_at = self.outer_step
 
     def resume(self) -> bool:
@@ -356,93 +320,35 @@ class MetaTrainer:
             ValueError: the checkpoint is damaged, or made with another rule, another task or other
                 settings.
         """
-        if self.folder is None:
-            return False
-        folder = self.folder / "checkpoints"
-        damaged: dict[Path, str] = {}
-        while True:
-            found = self.distributed.from_first(
-                lambda: load_checkpoint(folder, self._made_with(), damaged)
-            )
-            if found is None:
-                return False
-            path, state = found
-            damage = self._load_everywhere(state)
-            if damage is None:
-                self.distributed.from_first(partial(put_aside, damaged, path))
-                return True
-            damaged[path] = f"{path} is damaged: {damage}"
-
-    def _load_everywhere(self, state: TrainingState) -> str | None:
-        """Load a state in every process; why it is damaged, if any of them says so."""
-        damages = self.distributed.gather(self._load_or_explain(state))
-        return self.distributed.from_first(lambda: next(filter(None, damages), None))
+        return self.checkpoints is not None and self.checkpoints.load_newest(
+            self._made_with, self._load_or_explain
+        )
 
     def _load_or_explain(self, state: TrainingState) -> str | None:
-        """Load a state; why it is damaged, if it is. Files of early versions have no digest.
-
-        Raises:
-            ValueError: the state fits other settings.
-        """
-        try:
-            self.load_state_dict(state)
-        except (KeyError, IndexError, TypeError, RuntimeError, AttributeError) as error:
-            return one_line(error)
-        inner, facts = self.groups.state_dict()
-        own = {*self._outer_tensors(), *join_parts({"inner": inner})}
-        others = tuple(
-            f"inner/{run}/" for run in state.facts["groups"]["runs"].keys() - facts["runs"]
-        )
-        wrong = {name for name in own ^ state.tensors.keys() if not name.startswith(others)}
-        return f"tensor {min(wrong)!r} is missing or does not belong there" if wrong else None
+        """Load a state; why it is damaged, if it is."""
+        loaded = self._state.load_or_explain(state)
+        if isinstance(loaded, str):
+            return loaded
+        self._count_from(loaded)
+        return None
 
     def state_dict(self) -> TrainingState:
-        """The whole state, on the CPU for inner runs. All processes must call it.
-
-        The state consists of the meta-parameters, their average and the best average, the
-        meta-optimizer, every inner run with its optimizer state and restart buffer, and counters.
-        There is no random generator in it: every draw has its own, seeded by its purpose
-        (`meta_train.runtime.seeding`).
+        """The whole state; see `StatefulParts`. All processes must call it.
 
         Returns:
             The state of all processes in the first one; other processes lack the inner runs of the
             rest.
         """
-        runs, run_facts = self.groups.state_dict()
-        own = {name: tensor.cpu() for name, tensor in runs.items()}, run_facts
-        gathered = self.distributed.gather(own) or [own]
-        inner = {name: value for part, _ in gathered for name, value in part.items()}
-        all_runs = {name: fact for _, facts in gathered for name, fact in facts["runs"].items()}
-        facts = {
-            "outer_step": self.outer_step,
-            "seconds": self.seconds,
-            "diverged": self.diverged,
-            "model_selection": self.selection.state_dict()[1],
-            "meta_optimizer": self.meta_optimizer.state_dict()[1],
-            "groups": {**run_facts, "runs": all_runs},
-        }
-        return TrainingState({**self._outer_tensors(), **join_parts({"inner": inner})}, facts)
-
-    def _outer_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the state but for the inner runs."""
-        return join_parts(
-            {
-                "meta_parameters": self.meta_parameters.state_dict(),
-                "best": self.selection.state_dict()[0],
-                "meta_optimizer": self.meta_optimizer.state_dict()[0],
-            }
-        )
+        return self._state.save(Counters(self.outer_step, self.seconds, self.diverged))
 
     def load_state_dict(self, state: TrainingState) -> None:
         """Restore a state that `state_dict` returned in the first of any number of processes."""
-        parts, facts = split_parts(state.tensors), state.facts
-        self.meta_parameters.load_state_dict(parts["meta_parameters"])
-        self.meta_optimizer.load_state_dict(parts["meta_optimizer"], facts["meta_optimizer"])
-        self.selection.load_state_dict(parts["best"], facts["model_selection"])
-        self.groups.load_state_dict(parts.get("inner", {}), facts["groups"])
-        self.outer_step = facts["outer_step"]
-        self.seconds = facts["seconds"]
-        self.diverged = facts["diverged"]
+        self._count_from(self._state.load(state))
+
+    def _count_from(self, counters: Counters) -> None:
+        self.outer_step = counters.outer_step
+        self.seconds = counters.seconds
+        self.diverged = counters.diverged
 
     def _made_with(self) -> dict[str, Any]:
         """Facts that a resumed run must share."""

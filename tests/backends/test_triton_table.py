@@ -14,6 +14,7 @@ from learned_opt.backends.registry import FUSED_STEPS
 from learned_opt.backends.triton.rates import Rates
 from learned_opt.backends.triton.step_in_triton import StepInTriton, interprets
 from learned_opt.backends.triton.table import TensorTable, Upload
+from learned_opt.optimizer.pending import pending_updates
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_tensors_that_a_device_skipped_are_counted_by_name():
     optimizer, parameters = make_optimizer("sgd", torch.ones(2), torch.ones(3), torch.ones(1))
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
-    updates = list(optimizer._pending_updates())
+    updates = list(pending_updates(optimizer.param_groups, optimizer._state_of, "optimizer"))
     for _ in range(2):
         optimizer._guard.count_on_device(updates, torch.tensor([True, False, True]))
     assert optimizer.skipped_updates == 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from conftest import make_rule
 from processes import RANKS
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -19,7 +20,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from learned_opt import LearnedOptimizer
 
-RULES = ["adam", "lstm", "adam-lstm", "gated-lstm", "orthogonal-momentum", "step-size-lstm"]
+RULES = [
+    "adam",
+    "lstm",
+    "adam-lstm",
+    "gated-lstm",
+    "orthogonal-momentum",
+    "step-size-lstm",
+    "general",
+]
+
+
+def make_spread_rule(name, dtype=torch.float32):
+    """A rule; `general` with random weights and an LSTM, since it is its base before training."""
+    settings = {"spread": 0.1, "hidden_size": 4} if name == "general" else {}
+    return make_rule(name, dtype, **settings)
 
 
 def make_model(seed=0, dtype=torch.float32):

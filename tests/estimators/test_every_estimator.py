@@ -305,3 +305,31 @@ def test_names_and_settings_that_are_unknown_are_refused():
         create_estimator("ful")
     with pytest.raises(ValueError, match="sigma"):
         create_estimator("full", sigma=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda found: [value.mean() for value in found],
+            r"Changed returned a gradient of shape \[\] for values.0, \[3\]",
+        ),
+        (
+            lambda found: [value[:1] for value in found],
+            r"Changed returned a gradient of shape \[1\] for values.0, \[3\]",
+        ),
+        (lambda found: [], "Changed returned 0 gradients for 1 meta-parameters"),
+    ],
+)
+def test_gradients_of_other_shapes_are_refused(change, said):
+    """They would be broadcast in silence when they are applied."""
+
+    class Changed(type(create_estimator("full"))):
+        def meta_gradient(self, window, meta_objective, distributed):
+            found = super().meta_gradient(window, meta_objective, distributed)
+            return dataclasses.replace(found, gradients=change(found.gradients))
+
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
+    runs = runs_for(create_estimator("full"), meta_parameters, Quadratics(dimensions=3))
+    with pytest.raises(ValueError, match=said):
+        estimate(Changed(), meta_parameters, runs)

@@ -5,7 +5,7 @@ import torch
 from conftest import make_rule, same
 from torch import nn
 
-from learned_opt.rules import CoordinateRule
+from learned_opt.rules import CoordinateRule, UpdateRule
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import stack, start
 from meta_train.tasks import DigitsMLP, ModuleTask, Problem, Quadratic
@@ -251,3 +251,38 @@ def test_the_loss_can_be_kept_from_rules_that_can_do_without(vectorize):
         assert told[0] is not None
         assert (told[1] is not None) == hears
         assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_a_loss_that_is_no_single_number_is_refused(vectorize):
+    """Its sum would be trained in silence."""
+
+    def losses(parameters, buffers, batch):
+        return parameters["theta"].square(), buffers
+
+    problems = [dataclasses.replace(one, loss=losses) for one in quadratics(2)]
+    with pytest.raises(ValueError, match=r"must be a 0-dim tensor, got shape \[3\]"):
+        run(make_rule("sgd", torch.float64), problems[: 1 + vectorize], 1, vectorize)
+
+
+def test_a_loss_that_is_no_tensor_is_refused():
+    def loss(parameters, buffers, batch):
+        return 1.0, buffers
+
+    problems = [dataclasses.replace(one, loss=loss) for one in quadratics(1)]
+    with pytest.raises(ValueError, match="the loss of a task must be a 0-dim tensor, got float"):
+        run(make_rule("sgd", torch.float64), problems, 1, False)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_a_rule_that_returns_another_shape_is_refused_by_the_name_of_the_parameter(vectorize):
+    class Mean(UpdateRule):
+        def init_tensor_state(self, parameter):
+            return {}
+
+        def update(self, gradients, parameters, states, context):
+            return [-gradient.mean() for gradient in gradients], states
+
+    said = r"rule Mean returned a delta of shape \[\] for parameter theta, \[3\]"
+    with pytest.raises(ValueError, match=said):
+        run(Mean(), quadratics(1 + vectorize)[: 1 + vectorize], 1, vectorize)

@@ -5,7 +5,7 @@ import torch
 from conftest import make_model, make_optimizer, make_rule, same, step_with, train
 from torch import nn
 
-from learned_opt import LearnedOptimizer, UpdateRule
+from learned_opt import LearnedOptimizer, UpdateRule, from_pretrained
 from learned_opt.updates import batch_by_size, piece_indices
 
 
@@ -138,6 +138,49 @@ def test_adams_learning_rate_is_not_taken_in_silence():
         LearnedOptimizer([{"params": [parameter], "lr": 1e-3}])
     other = torch.nn.Parameter(torch.ones(2))
     LearnedOptimizer([{"params": [parameter], "lr": 1e-3}, {"params": [other]}])
+
+
+@pytest.mark.parametrize("rule", ["digits-lstm", from_pretrained("digits-lstm")])
+def test_nor_under_bundled_weights_by_name_or_not(rule):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    with pytest.warns(UserWarning, match=r"lr=0.001 makes every step 30.0 times smaller.*0.03"):
+        LearnedOptimizer([parameter], lr=1e-3, rule=rule)
+    LearnedOptimizer([parameter], lr=0.01, rule=rule)
+
+
+def test_a_rule_that_needs_a_learning_rate_takes_any():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    for rule in ("sgd", make_rule("adam-lstm")):
+        LearnedOptimizer([parameter], lr=1e-4, rule=rule)
+
+
+@pytest.mark.parametrize("rule", ["digits-lstm", from_pretrained("digits-lstm")])
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        ([(8, 3, 3, 3), (8,)], "more than two dimensions, such as convolutions"),
+        ([(1000, 100), (100,)], "100,100 parameters"),
+    ],
+)
+def test_a_specialist_says_once_what_it_is_for(rule, shapes, found):
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    with pytest.warns(UserWarning) as caught:
+        LearnedOptimizer(parameters, rule=rule)
+    (message,) = [str(warning.message) for warning in caught]
+    assert message.startswith(
+        "digits-lstm was meta-trained for small perceptrons with cross entropy, for hundreds of "
+        "steps; this model has "
+    )
+    assert found in message and "LearnedOptimizer(model.parameters())" in message
+
+
+def test_a_specialist_is_silent_where_it_belongs_and_others_everywhere():
+    perceptron = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(64, 64), (64,), (10, 64)]]
+    LearnedOptimizer(perceptron, rule="digits-lstm")
+    kernel = [torch.nn.Parameter(torch.zeros(8, 3, 3, 3))]
+    LearnedOptimizer(kernel)
+    LearnedOptimizer(kernel, rule="step-size-lstm", total_steps=10)
+    LearnedOptimizer(kernel, rule=make_rule("adam-lstm"))
 
 
 def test_an_unknown_rule_is_met_with_the_names_that_work():

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from meta_train.evaluation.benchmark.contestants import CONTESTANTS, find_contestant
 from meta_train.evaluation.benchmark.games import GAMES, Played
+from meta_train.evaluation.benchmark.notes import notes
 from meta_train.evaluation.benchmark.plan import Entry, Plan
-from meta_train.evaluation.benchmark.records import TUNING_SEED, Failed, Records
+from meta_train.evaluation.benchmark.records import TUNING_SEED, Records
 from meta_train.evaluation.benchmark.scores import (
     Summary,
     TaskScore,
@@ -32,7 +33,7 @@ Scores = Mapping[Entry, Mapping[str, TaskScore]]
 
 
 def render(plan: Plan, records: Records) -> str:
-    """All tables, for a terminal and for a file."""
+    """All tables, for a file; they are wider than a terminal."""
     parts = [
         ("Over tasks, beside AdamW tuned for each task", summary_table(plan, records)),
         ("Final training loss", loss_table(plan, records)),
@@ -146,6 +147,12 @@ def sensitivity_table(plan: Plan, records: Records) -> str:
 
 def games_table(plan: Plan, records: Records) -> str:
     """Figure of each game, and in how many runs it works; every optimizer at its default."""
+    header = ["optimizer", *(f"{game.title}: {game.figure}" for game in plan.games)]
+    return _table(header, games_rows(plan, records))
+
+
+def games_rows(plan: Plan, records: Records) -> list[list[str]]:
+    """The rows of that table; optimizers that played no game are left out."""
     rows = []
     for contestant in plan.contestants:
         cells = []
@@ -161,28 +168,7 @@ def games_table(plan: Plan, records: Records) -> str:
             cells.append(f"{mean:.3g}, works in {works} of {len(results)}")
         if any(cell != NOTHING for cell in cells):
             rows.append([contestant.title, *cells])
-    return _table(["optimizer", *(f"{game.title}: {game.figure}" for game in plan.games)], rows)
-
-
-def notes(plan: Plan, records: Records) -> list[str]:
-    """What a reader must know of the tables: failures, and settings at the edge of their grid."""
-    found = []
-    for key, result in records.items():
-        if isinstance(result, Failed) and key.seed != TUNING_SEED:
-            found.append(f"{key.task}, {key.optimizer}, seed {key.seed} failed: {result.message}")
-    edges = []
-    for entry in plan.entries():
-        tried = plan.settings_to_try(entry.contestant) if entry.tuned else ()
-        if len(tried) < 3 or "lr" not in entry.contestant.rates:
-            continue
-        rates = [setting["lr"] for setting in tried]
-        for task in plan.tasks:
-            best = plan.setting(entry, task, records)
-            if best is not None and not min(rates) * 1.01 < best["lr"] < max(rates) * 0.99:
-                edges.append(f"{entry.contestant.name} on {task.name}")
-    if edges:
-        found.append(f"Best learning rate at an end of its grid: {'; '.join(edges)}.")
-    return found
+    return rows
 
 
 def plan_of(records: Records) -> Plan:

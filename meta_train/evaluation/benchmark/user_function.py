@@ -27,31 +27,41 @@ def from_function(path: str) -> Contestant:
     make = _import_function(path)
 
     def build(workload: Workload, setting: Setting, steps: int) -> Built:
-        optimizer, scheduler = _checked(path, make(workload.model, steps))
+        optimizer, scheduler = _checked(path, make(workload.model, steps), workload.model)
         if setting["lr"] != 1:
             _multiply_rates(optimizer, setting["lr"])
         return optimizer, scheduler
 
+    model = nn.Linear(2, 2)
     try:
-        made = make(nn.Linear(2, 2), 10)
+        made = make(model, 10)
     except Exception as error:  # whatever the user's function raises
         name = type(error).__name__
         raise ValueError(f"{path}(model, steps) fails: {name}: {one_line(error)}") from error
-    _checked(path, made)
+    _checked(path, made, model)
     return Contestant(path, path, build, {"lr": 1.0})
 
 
-def _checked(path: str, made: object) -> Built:
+def _checked(path: str, made: object, model: nn.Module) -> Built:
     """The optimizer that a function returned, and its scheduler or None.
 
     Raises:
-        ValueError: it returned something else, or the scheduler needs a loss in every step.
+        ValueError: it returned something else, the optimizer has parameters that are not the
+            model's, or the scheduler needs a loss in every step or belongs to another optimizer.
     """
     optimizer, scheduler = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(optimizer, Optimizer):
         raise ValueError(
             f"{path} must return an optimizer, or an optimizer and a scheduler; it returned "
             f"{type(optimizer).__name__}"
+        )
+    own = set(map(id, model.parameters()))
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(id(parameter) not in own for parameter in given)
+    if foreign:
+        raise ValueError(
+            f"{path} returned an optimizer of other parameters than the model's: {foreign} of "
+            f"{len(given)}"
         )
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
         raise ValueError(
@@ -60,6 +70,8 @@ def _checked(path: str, made: object) -> Built:
         )
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError(f"{path} returned a ReduceLROnPlateau, which needs a loss in every step")
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError(f"{path} returned a scheduler of another optimizer")
     return optimizer, scheduler
 
 

@@ -217,6 +217,14 @@ def demanding(model, steps):
     assert steps > 1000, "too few steps"
 
 
+def for_a_copy(model, steps):
+    return torch.optim.SGD([model.weight, torch.nn.Parameter(torch.ones(2))], lr=0.1)
+
+
+def mixed_up(model, steps):
+    return plain(model, steps), scheduled(model, steps)[1]
+
+
 def choosy(model, steps):
     raise ValueError("no such model")
 
@@ -272,6 +280,11 @@ def test_every_step_of_the_users_own_is_multiplied(mine, name):
         ("my_optimizers:wrong", "must return an optimizer.*it returned str"),
         ("my_optimizers:three", "must return an optimizer.*it returned tuple"),
         ("my_optimizers:scheduler_of_another_kind", "must return a torch scheduler.*str"),
+        (
+            "my_optimizers:for_a_copy",
+            "for_a_copy returned an optimizer of other parameters than the model's: 1 of 2",
+        ),
+        ("my_optimizers:mixed_up", "mixed_up returned a scheduler of another optimizer"),
         ("my_optimizers:plateau", "ReduceLROnPlateau, which needs a loss"),
         ("my_optimizers:demanding", "demanding.* fails: AssertionError: too few steps"),
         ("my_optimizers:choosy", "choosy.* fails: ValueError: no such model"),

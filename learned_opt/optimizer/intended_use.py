@@ -1,0 +1,86 @@
+"""Warns where a rule is used otherwise than it is meant: at Adam's learning rate, or elsewhere."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+
+from learned_opt.rules.base import UpdateRule
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What bundled weights were made for, as far as shapes of parameters can tell.
+
+    Attributes:
+        text: what they are for, after "was meta-trained for".
+        parameters: most parameters of such a model.
+        axes: most dimensions of one of its parameters.
+    """
+
+    text: str
+    parameters: int
+    axes: int
+
+
+SPECIALISTS: Mapping[str, Purpose] = MappingProxyType(
+    {
+        "digits-lstm": Purpose(
+            "small perceptrons with cross entropy, for hundreds of steps", 100_000, 2
+        )
+    }
+)
+"""Bundled weights that are not for general use, by name."""
+
+
+def warn_if_elsewhere(name: str | None, parameters: Sequence[Tensor]) -> None:
+    """Say what a specialist is for, where it is built on something else.
+
+    Args:
+        name: of bundled weights, or None.
+        parameters: of the model.
+    """
+    if name is None or name not in SPECIALISTS:
+        return
+    purpose = SPECIALISTS[name]
+    count = sum(math.prod(parameter.shape) for parameter in parameters)
+    if any(parameter.dim() > purpose.axes for parameter in parameters):
+        found = "parameters with more than two dimensions, such as convolutions"
+    elif count > purpose.parameters:
+        found = f"{count:,} parameters"
+    else:
+        return
+    warnings.warn(
+        f"{name} was meta-trained for {purpose.text}; this model has {found}. There, expect it to "
+        "be worse than tuned Adam. The default rule is for general use: "
+        "LearnedOptimizer(model.parameters())",
+        UserWarning,
+        stacklevel=3,  # the line that built the optimizer
+    )
+
+
+def warn_if_small(rule: UpdateRule, name: str | None, rates: Sequence[float | Tensor]) -> None:
+    """Warn of learning rates that were meant for Adam, where the rule needs none.
+
+    One group with the rule's own, or a larger one, shows that the others are meant relative to it.
+
+    Args:
+        rule: the optimizer's.
+        name: of bundled weights, or None. Rules by hand but for the default need a learning rate,
+            and so may weights of the user's own.
+        rates: of all groups.
+    """
+    lr = max(map(float, rates)) if rule.averages or name is not None else 0.0
+    if 0 < lr <= rule.default_lr / 5:
+        warnings.warn(
+            f"lr={lr:g} makes every step {rule.default_lr / lr:.1f} times smaller: "
+            f"it multiplies the update of rule {type(rule).__name__}, and is not Adam's learning "
+            f"rate. Leave it out to take the rule's own, {rule.default_lr:g}",
+            UserWarning,
+            stacklevel=3,  # the line that built the optimizer
+        )

@@ -1,0 +1,116 @@
+"""The step by the rule's own code: in pieces of bounded memory, written where it is finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from learned_opt.functional import apply_update, compute_updates, scheduled_decay
+from learned_opt.optimizer import sharding
+from learned_opt.optimizer.finite_guard import FiniteGuard
+from learned_opt.optimizer.state_dict import copy_rule
+from learned_opt.rules.base import Context, UpdateRule
+from learned_opt.rules.coordinate_rule import CoordinateRule
+from learned_opt.rules.results import WrongResult
+from learned_opt.updates import PendingUpdate, batch_by_size
+
+
+class RuleCopies:
+    """A rule on every device that has parameters.
+
+    Args:
+        rule: the rule, which is itself the copy on its own device.
+    """
+
+    def __init__(self, rule: UpdateRule) -> None:
+        self._rule = rule
+        self._copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
+
+    def on(self, device: torch.device) -> UpdateRule:
+        """The rule on `device`: itself, or a copy that is renewed when its weights change."""
+        if device == self._rule.device:
+            return self._rule
+        versions = [weight._version for weight in self._rule.parameters()]
+        kept = self._copies.get(device)
+        if kept is None or kept[0] != versions:
+            kept = (versions, copy_rule(self._rule, device))
+            self._copies[device] = kept
+        return kept[1]
+
+
+def step_by_rule(
+    rule: UpdateRule,
+    updates: Sequence[PendingUpdate],
+    context: Context,
+    *,
+    maximize: bool,
+    chunk_size: int,
+    guard: FiniteGuard,
+) -> None:
+    """Take one step of tensors on the rule's device, in place.
+
+    Args:
+        rule: on the device of the tensors.
+        updates: at least one.
+        context: see `Context`.
+        maximize: maximise the objective instead of minimising it.
+        chunk_size: most coordinates at once, for rules that treat coordinates alone.
+        guard: writes the results.
+
+    Raises:
+        ValueError: the rule returned tensors of other shapes.
+    """
+    tensors = guard.check_gradients(updates)
+    sharded = [update.sharded for update in updates]
+    context = replace(context, loss=sharding.mean_loss(context.loss, sharded))
+    if isinstance(rule, CoordinateRule):
+        keys = rule.coordinate_state()
+        pieces = [
+            (tensor, piece) for tensor in tensors for piece in tensor.update.split(chunk_size, keys)
+        ]
+        sizes = [piece.gradient.numel() for _, piece in pieces]
+        batches = batch_by_size(pieces, sizes, chunk_size)
+    else:
+        batches = iter([[(tensor, tensor.update) for tensor in tensors]])
+        context = replace(context, tensors=sharding.whole_tensors(sharded))
+    for batch in batches:
+        try:
+            deltas, new_states = compute_updates(
+                rule,
+                [piece.gradient for _, piece in batch],
+                [piece.parameter for _, piece in batch],
+                [piece.state for _, piece in batch],
+                context,
+                maximize=maximize,
+            )
+        except WrongResult as error:
+            raise error.named(batch[error.position][1].name) from error
+        new_parameters = [
+            apply_update(
+                piece.parameter,
+                delta,
+                piece.group["lr"],
+                scheduled_decay(rule, piece.group["weight_decay"], state, context),
+            )
+            for (_, piece), delta, state in zip(batch, deltas, new_states, strict=True)
+        ]
+        guard.commit(batch, deltas, new_parameters, new_states)
+    guard.finish(tensors)
+
+
+def make_context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:
+    """The context of a step, on a device.
+
+    Args:
+        loss: 0-dim, or None.
+        total_steps: the planned number of steps, or None.
+        device: of the tensors.
+    """
+    loss = None if loss is None else loss.to(device)
+    planned = None
+    if total_steps is not None:  # float32 whatever the default: bfloat16 would round it
+        planned = torch.full((), float(total_steps), dtype=torch.float32, device=device)
+    return Context(loss=loss, total_steps=planned)
