@@ -312,9 +312,13 @@ def test_survives_divergence(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 0}, "every must be at least 1, got 0"),
-        ({"coordinates": 0}, "coordinates must be at least 1, got 0"),
-        ({"heat_map_columns": 1}, "heat_map_columns must be at least 2, got 1"),
+        ({"every": 0}, "every must be a whole number of at least 1, got 0"),
+        ({"every": 2.5}, "every must be a whole number of at least 1, got 2.5"),
+        ({"coordinates": 0}, "coordinates must be a whole number of at least 1, got 0"),
+        ({"coordinates": 7.5}, "coordinates must be a whole number of at least 1, got 7.5"),
+        ({"heat_map_columns": 1}, "heat_map_columns must be a whole number of at least 2, got 1"),
+        ({"heat_map_every": math.inf}, "heat_map_every must be a whole number .* got inf"),
+        ({"heat_map_coordinates": "9"}, "heat_map_coordinates must be a whole number .* got '9'"),
         ({"saturated": (0.9, 0.1)}, r"got \(0.9, 0.1\)"),
     ],
 )
@@ -323,8 +327,18 @@ def test_refuses_bad_settings(tmp_path, settings, message):
         GateMonitor(tmp_path, **settings)
 
 
+def test_whole_numbers_of_any_type_are_taken(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path, every=2.0, coordinates=np.int64(3)) as monitor:
+        monitor.attach(optimizer, first_step=torch.tensor(10))
+        train(model, optimizer, 4)
+    assert steps_of(tmp_path, "0.weight") == [10, 12]
+
+
 def test_refuses_other_optimizers_and_unseen_names(tmp_path):
     with GateMonitor(tmp_path) as monitor:
+        with pytest.raises(ValueError, match=r"first_step must be a whole number .* got 0\.5"):
+            monitor.attach(make_optimizer(make_rule())[1], first_step=0.5)
         with pytest.raises(TypeError, match="got Adam"):
             monitor.attach(torch.optim.Adam(make_model().parameters()))
         with pytest.raises(ValueError, match="observed"):
