@@ -41,7 +41,10 @@ class Echo:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        if self.momentum < 0.01 and self.fit > 0.95:
+        if self.impulse[1] < -0.05 * self.impulse[0]:
+            share = 100 * -self.impulse[1] / self.impulse[0]
+            echo = f"The next update takes back {share:.0f}% of what a gradient moves: no momentum"
+        elif self.momentum < 0.01 and self.fit > 0.95:
             echo = "A gradient moves one update only: no momentum"
         elif self.fit < 0.8:
             echo = f"A gradient's echo is not like momentum's (best fit {self.momentum:.2f}"

@@ -134,6 +134,35 @@ def test_what_is_no_momentum_fits_none():
     assert beta == pytest.approx(0.73, abs=1e-4) and fit == pytest.approx(1)
 
 
+class Rebound(CoordinateRule):
+    """Takes back 30% of each gradient in the next step, and drifts by 0.01."""
+
+    def coordinate_state(self):
+        return {"last": ()}
+
+    def update_coordinates(self, gradient, parameter, state, context, gates=None):
+        return 0.3 * state["last"] - gradient + 0.01, {"last": gradient}
+
+
+def test_an_update_that_is_taken_back_is_no_momentum():
+    echo = measure_echo(Rebound(), 1.0)
+    assert echo.impulse[1] / echo.impulse[0] == pytest.approx(-0.3, abs=0.01)
+    assert echo.sentence().startswith(
+        "The next update takes back 30% of what a gradient moves: no momentum."
+    )
+
+
+def test_updates_that_go_on_without_gradients_are_not_said_to_stop():
+    ends = {
+        rule: measure_schedule(rule, 1.0).sentence().rpartition("; ")[2]
+        for rule in (create_rule("sgd"), Rebound())
+    }
+    assert list(ends.values()) == [
+        "they stop with the gradients.",
+        "without gradients they halve at once.",
+    ]
+
+
 @pytest.mark.parametrize(
     # 0.9^7 and 0.8^4 are the first powers below a half.
     ("rule", "halving"),
