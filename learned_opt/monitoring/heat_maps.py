@@ -192,9 +192,10 @@ class HeatMaps:
         axes.tick_params(axis="y", length=0)
         axes.spines[:].set_visible(False)
         digits = ScalarFormatter(useOffset=False)
-        axes.figure.colorbar(
+        bar = axes.figure.colorbar(
             drawn, ax=axes, extend="both", format=digits, aspect=30, pad=0.02, fraction=0.05
         )
+        bar.ax.tick_params(labelsize=LETTERS - 2)
 
     def _band(self, steps: Sequence[int], tensor: str, gate: str) -> Floats:
         """Rows of one tensor, `[rows, steps]`; NaN if not observed."""

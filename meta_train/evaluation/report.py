@@ -221,7 +221,7 @@ def curves_figure(
         if k + width >= len(tasks):
             axis.set_xlabel("inner step")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    columns = 5 if width > 1 else 3
+    columns = 5 if width > 1 else 2
     figure.legend(
         handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9
     )
