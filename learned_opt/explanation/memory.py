@@ -42,8 +42,11 @@ class Echo:
     def sentence(self) -> str:
         """Describes the measurement."""
         if self.impulse[1] < -0.05 * self.impulse[0]:
-            share = 100 * -self.impulse[1] / self.impulse[0]
-            echo = f"The next update takes back {share:.0f}% of what a gradient moves: no momentum"
+            share, later = -self.impulse[1], sum(self.impulse[2:])
+            back, added = (f"{100 * part / self.impulse[0]:.0f}%" for part in (share, later))
+            echo = f"The next update takes back {back} of what a gradient moves"
+            if later > share:
+                echo += f"; later ones add {added} of it"
         elif self.momentum < 0.01 and self.fit > 0.95:
             echo = "A gradient moves one update only: no momentum"
         elif self.fit < 0.8:
