@@ -47,6 +47,13 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
     assert result.failed == 0, "".join(failures)
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_docs_site_shows_an_example_as_code(name):
+    """It takes the section of this name for code, and every other one for prose."""
+    lines = [line.strip() for line in EXAMPLES[name].docstring.splitlines()]
+    assert "Examples:" in lines[: next(k for k, line in enumerate(lines) if line[:3] == ">>>")]
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -71,7 +71,10 @@ def play_once(
     """Play a game once; equal seeds give equal initial weights."""
 
     def build(model: nn.Module) -> Built:
-        return contestant.build(Workload(model, (), (), _unused, _unused), setting, steps)
+        built = contestant.build(Workload(model, (), (), _unused, _unused), setting, steps)
+        if isinstance(built[0], HasModes):
+            built[0].train()  # Schedule-Free's refuses to step before
+        return built
 
     with seeded(torch.device("cpu"), "benchmark", game.name, seed):
         return game.play(build, steps)

@@ -15,6 +15,7 @@ from meta_train.evaluation.benchmark.contestants import (
     learned,
     missing_package,
 )
+from meta_train.evaluation.benchmark.games import GAMES, play_once
 from meta_train.evaluation.benchmark.opt_list import OPT_LIST
 from meta_train.evaluation.benchmark.peers import Muon, NesterovAdamW
 from meta_train.evaluation.benchmark.schedules import warm_cosine
@@ -280,3 +281,13 @@ def test_a_wrong_function_is_said_in_one_line(mine, path, message):
     with pytest.raises(ValueError, match=message) as error:
         find_contestant(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*CONTESTANTS, "orthogonal-momentum", "step-size-lstm"])
+def test_every_optimizer_plays_every_game(name):
+    contestant = find_contestant(name)
+    if missing_package(contestant):
+        pytest.skip(f"{missing_package(contestant)} is not installed")
+    for game in GAMES.values():
+        played = play_once(game, contestant, contestant.default, seed=0, steps=2)
+        assert 0 <= played.figure <= 200
