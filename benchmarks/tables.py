@@ -35,7 +35,11 @@ OMNIGLOT_ROWS = {
     "fomaml": "first-order MAML",
     "prototypical": "prototypical networks",
 }
-DIGITS_TITLES = ("same family", "wider: 64 units", "ReLU", "10 x the steps")
+DIGITS = ("same family", "wider: 64 units", "ReLU", "10 x the steps")
+ANDRYCHOWICZ = (
+    *("same family", "40 units", "two layers", "two layers of 40", "ReLU", "10 x the steps"),
+)
+"""Titles of the tasks on two cards."""
 MEMORY_MODES = ("plain", "checkpointing", "truncated", "pes")
 CASES = {
     "lstm": "LSTM 2 x 20 on 15,910 coordinates, 20 steps",
@@ -64,10 +68,18 @@ def held_out():
 
 def digits():
     """The comparison on the card of digits-lstm."""
+    return card("digits-lstm", DIGITS)
+
+
+def andrychowicz():
+    """The comparison on the card of andrychowicz-lstm."""
+    return card("andrychowicz-lstm", ANDRYCHOWICZ)
+
+
+def card(name, titles):
+    """The comparison of bundled weights with tuned optimizers, from their card."""
     rows = []
-    for title, column in zip(
-        DIGITS_TITLES, load_card("digits-lstm")["columns"].values(), strict=True
-    ):
+    for title, column in zip(titles, load_card(name)["columns"].values(), strict=True):
         for figure in ("mean_loss", "final_loss"):
             cells = [
                 f"< {FLOOR:g}"
@@ -168,6 +180,7 @@ TABLES = (
     ("docs/benchmark.md", "benchmark-losses", benchmark_losses),
     ("docs/benchmark.md", "benchmark-errors", benchmark_errors),
     ("docs/measured.md", "digits", digits),
+    ("learned_opt/pretrained/andrychowicz-lstm.md", "andrychowicz", andrychowicz),
     ("docs/measured.md", "meta-gradient", meta_gradient),
     ("docs/choose.md", "step-cost", step_cost),
     ("docs/estimators.md", "unroll-memory", unroll_memory),

@@ -19,22 +19,29 @@ from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
 from meta_train.tasks.episodes.sine import Sine
 
 
-def main(files, out, episodes, folder):
+def make_task(card, shots, folder):
+    if card["data"] == "sine":
+        return f"sine curves, {shots} point" + "s" * (shots > 1), Sine(shots=shots)
+    ways = card["ways"]
+    task = OmniglotEpisodes(split="test", ways=ways, shots=shots, folder=folder)
+    return f"Omniglot, {ways}-way {shots}-shot", task
+
+
+def main(files, out, episodes, folder, shots):
     torch.set_num_threads(1)
     columns = {}
     for file in files:
         start = load_initialization(file)
-        shots = start.card["shots"]
-        if start.card["data"] == "sine":
-            task = Sine(shots=shots)
-            title = f"sine curves, {shots} point" + "s" * (shots > 1)
-        else:
-            ways = start.card["ways"]
-            task = OmniglotEpisodes(split="test", ways=ways, shots=shots, folder=folder)
-            title = f"Omniglot, {ways}-way {shots}-shot"
-        columns[title] = gate_bands(
-            start.rule, start.parameters, task, steps=start.steps, episodes=episodes, lr=start.lr
-        )
+        for count in shots or [start.card["shots"]]:
+            title, task = make_task(start.card, count, folder)
+            columns[title] = gate_bands(
+                start.rule,
+                start.parameters,
+                task,
+                steps=start.steps,
+                episodes=episodes,
+                lr=start.lr,
+            )
     draw_gate_bands(columns).savefig(out)
     print(f"figure: {out}")
 
@@ -44,5 +51,8 @@ if __name__ == "__main__":
     parser.add_argument("files", nargs="+", type=expand, help="initialization.safetensors of runs")
     parser.add_argument("--out", type=expand, default="few_shot_gates.png", help="the figure")
     parser.add_argument("--episodes", type=int, default=20, help="test episodes of each run")
+    parser.add_argument(
+        "--shots", nargs="+", type=int, help="examples per class (default: as it was trained)"
+    )
     parser.add_argument("--folder", type=expand, default=None, help="folder of Omniglot")
     main(**vars(parser.parse_args()))

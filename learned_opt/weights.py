@@ -41,6 +41,7 @@ FIELDS = ("version", "rule", "settings", "card")
 
 PRETRAINED: Mapping[str, str] = MappingProxyType(
     {
+        "andrychowicz-lstm": "lstm, as in Andrychowicz et al. 2016; for small networks, 100 steps",
         "digits-lstm": "adam-lstm, for small networks and hundreds of steps",
         "step-size-lstm": "step-size-lstm, for general use; needs total_steps",
     }
@@ -144,7 +145,7 @@ def list_pretrained(
 
     Examples:
         >>> list_pretrained()
-        ['digits-lstm', 'step-size-lstm']
+        ['andrychowicz-lstm', 'digits-lstm', 'step-size-lstm']
     """
     names = matching_names(sorted(PRETRAINED), filter)
     if with_description:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from learned_opt import explain
 
-NAMES = ("digits-lstm", "step-size-lstm", "orthogonal-momentum")
+NAMES = ("andrychowicz-lstm", "digits-lstm", "step-size-lstm", "orthogonal-momentum")
 
 
 def main():

@@ -41,7 +41,13 @@ class Echo:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        if self.momentum < 0.01 and self.fit > 0.95:
+        if self.impulse[1] < -0.05 * self.impulse[0]:
+            share, later = -self.impulse[1], sum(self.impulse[2:])
+            back, added = (f"{100 * part / self.impulse[0]:.0f}%" for part in (share, later))
+            echo = f"The next update takes back {back} of what a gradient moves"
+            if later > share:
+                echo += f"; later ones add {added} of it"
+        elif self.momentum < 0.01 and self.fit > 0.95:
             echo = "A gradient moves one update only: no momentum"
         elif self.fit < 0.8:
             echo = f"A gradient's echo is not like momentum's (best fit {self.momentum:.2f}"

@@ -55,7 +55,9 @@ class Schedule:
         if self.halving is None:
             stop = "they go on when gradients stop"
         elif self.halving == 1:
-            stop = "they stop with the gradients"
+            stop = "without gradients they halve at once"
+            if self.stopped[STOP] < 1e-3 * self.stopped[STOP - 1]:
+                stop = "they stop with the gradients"
         else:
             stop = f"without gradients they halve in {self.halving} steps"
         return f"{course}; {stop}."

@@ -13,6 +13,7 @@ import numpy as np
 from learned_opt.monitoring.layout import Bands, Lines, Page
 from learned_opt.monitoring.observation import Floats, TensorObservation
 from learned_opt.monitoring.summaries import Summaries
+from learned_opt.monitoring.used_scale import on_used_scale
 
 
 class RuleCharts:
@@ -25,6 +26,8 @@ class RuleCharts:
     - `update_rms`: the size of the update;
     - `gates/<gate>`: a histogram of the gate's values;
     - `quantiles/<gate>/mean`, `10%` and `90%`: the middle and the edges of a band;
+    - `log10_distance/<gate>/mean`, `10%` and `90%`: the same of log10(1 - g), while the gate g is
+      near 1, or of log10(g), while it is near 0;
     - `saturated/<gate>`: the share of values outside two bounds, once it has changed;
     - of a rule that bends a schedule: `step_multiplier`, `step_size` (the schedule times the
       multiplier), and `mix/<part>`, the size of a part of the direction.
@@ -38,6 +41,7 @@ class RuleCharts:
     def __init__(self, saturated: tuple[float, float]) -> None:
         self.saturated = saturated
         self._moving: dict[str, bool] = {}  # by gate: whether it has been inside the bounds
+        self._shown: dict[str, set[str]] = {}  # by gate: quantities of `on_used_scale` so far
         self._is_steered = False
         self._parts: dict[str, None] = {}  # of the direction, in order
         self._unchanged = UnchangedScalars()
@@ -81,9 +85,11 @@ class RuleCharts:
         if self._unchanged.changes(f"{tensor}/saturated/{gate}", share):
             values.scalar(f"saturated/{gate}", share)
         values.histogram(f"gates/{gate}", finite)
-        numbers = float(finite.mean()), *_quantiles(finite)
-        for tag, number in zip(_band_tags(gate), numbers, strict=True):
-            values.scalar(tag, number)
+        _add_band(values, f"quantiles/{gate}", finite)
+        quantity, distances = on_used_scale(finite, gate)
+        self._shown.setdefault(gate, set()).add(quantity)
+        if quantity:
+            _add_band(values, f"log10_distance/{gate}", distances)
 
     def of_all(self, observations: Sequence[TensorObservation]) -> Summaries:
         """The values of one step that are not of a single tensor."""
@@ -107,15 +113,25 @@ class RuleCharts:
             steering += [Lines(f"part of the direction: {p}", (f"^mix/{p}$",)) for p in self._parts]
         return {
             "How the network steers": steering,
-            "Gates by tensor": [_gate_chart(g) for g, moving in self._moving.items() if moving],
+            "Gates by tensor": [self._chart(g) for g, moving in self._moving.items() if moving],
             "Steps by tensor": [
                 Lines("effective learning rate: log10 of update / gradient", ("^effective_lr",)),
                 Lines("log10 of update / weight", ("^update_to_weight",)),
             ],
             "Gates that are always saturated": [
-                _gate_chart(g) for g, moving in self._moving.items() if not moving
+                self._chart(g) for g, moving in self._moving.items() if not moving
             ],
         }
+
+    def _chart(self, gate: str) -> Bands:
+        """The gate's band, on the scale that it has used in all tensors at all steps."""
+        quantities = self._shown.get(gate, {""})
+        (quantity,) = quantities if len(quantities) == 1 else ("",)
+        name = f"{gate.replace('_', ' ')} gate"
+        if quantity:
+            tags = _band_tags(f"log10_distance/{gate}")
+            return Bands(f"{name}, {quantity}: mean, 10% and 90%", (tags,))
+        return Bands(f"{name}: mean, 10% and 90%", (_band_tags(f"quantiles/{gate}"),))
 
 
 class UnchangedScalars:
@@ -135,12 +151,14 @@ class UnchangedScalars:
         return tag in self._changed
 
 
-def _gate_chart(gate: str) -> Bands:
-    return Bands(f"{gate.replace('_', ' ')} gate: mean, 10% and 90%", (_band_tags(gate),))
+def _add_band(values: Summaries, prefix: str, numbers: Floats) -> None:
+    band = float(numbers.mean()), *_quantiles(numbers)
+    for tag, number in zip(_band_tags(prefix), band, strict=True):
+        values.scalar(tag, number)
 
 
-def _band_tags(gate: str) -> tuple[str, str, str]:
-    return f"quantiles/{gate}/mean", f"quantiles/{gate}/10%", f"quantiles/{gate}/90%"
+def _band_tags(prefix: str) -> tuple[str, str, str]:
+    return f"{prefix}/mean", f"{prefix}/10%", f"{prefix}/90%"
 
 
 def _quantiles(values: Floats) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from learned_opt.monitoring.figures import import_matplotlib
 from learned_opt.monitoring.observation import MOST_TENSORS, Floats, TensorObservation
 from learned_opt.monitoring.samples import CoordinateSamples
+from learned_opt.monitoring.used_scale import on_used_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,20 +22,16 @@ if TYPE_CHECKING:
 Column: TypeAlias = dict[tuple[str, str], Floats]
 """Gate values of one step, `[rows]`, by (tensor, gate)."""
 
-WIDTH = 10.0
-"""Width of a figure of one gate, in inches of 120 pixels; of several gates, 7 inches each."""
+WIDTH, DPI = 6.5, 160
+"""Inches of a gate in a figure, and pixels of an inch.
 
-NEAR = 0.1
-"""A gate that stays this close to 0 or to 1 is shown by the logarithm of the distance."""
+Narrow, so that letters can be read in TensorBoard, which first shows pictures 260 pixels wide.
+"""
 
 LETTERS = 13
-"""Size of letters: TensorBoard shows pictures small at first."""
 
 LONGEST_LABEL = 48
 """Most characters of a tensor's name; of a longer one, a figure shows the end."""
-
-SMALLEST = 1e-8
-"""Lower limit of a distance before its logarithm is taken: float32 ends there beside 1."""
 
 
 class HeatMaps:
@@ -154,9 +151,8 @@ class HeatMaps:
             if not chosen or set(chosen) - set(known):
                 raise ValueError(f"only {_listed(known)} were observed, got {_listed(chosen)}")
         labels = [_shortened(tensor) for tensor in tensors]
-        width = WIDTH if len(gates) == 1 else 7.0 * len(gates)
-        size = width, min(1.4 + 0.75 * len(tensors), 20.0)
-        figure = Figure(size, dpi=120, layout="constrained")
+        size = WIDTH * len(gates), min(1.4 + 0.75 * len(tensors), 20.0)
+        figure = Figure(size, dpi=DPI, layout="constrained")
         panels = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
         for axes, gate in zip(panels, gates, strict=True):
             self._draw(axes, gate, tensors)
@@ -175,7 +171,7 @@ class HeatMaps:
         steps = self.steps()
         bands = [self._band(steps, tensor, gate) for tensor in tensors]
         name = gate.replace("_", " ")
-        quantity, shown = _on_used_scale(np.concatenate(bands), gate)
+        quantity, shown = on_used_scale(np.concatenate(bands), gate)
         values, heights, row = [], [0.0], 0
         for band in bands:
             own = shown[row : row + len(band)]
@@ -190,14 +186,16 @@ class HeatMaps:
         drawn = axes.pcolorfast(
             _edges(steps), np.cumsum(heights), image, vmin=low - pad, vmax=high + pad
         )
-        axes.set_title(f"{name} gate{quantity}", fontsize=LETTERS)
+        title = f"{name} gate: {quantity}" if quantity else f"{name} gate"
+        axes.set_title(title, fontsize=LETTERS)
         axes.tick_params(axis="x", labelsize=LETTERS)
         axes.tick_params(axis="y", length=0)
         axes.spines[:].set_visible(False)
         digits = ScalarFormatter(useOffset=False)
-        axes.figure.colorbar(
+        bar = axes.figure.colorbar(
             drawn, ax=axes, extend="both", format=digits, aspect=30, pad=0.02, fraction=0.05
         )
+        bar.ax.tick_params(labelsize=LETTERS - 2)
 
     def _band(self, steps: Sequence[int], tensor: str, gate: str) -> Floats:
         """Rows of one tensor, `[rows, steps]`; NaN if not observed."""
@@ -208,24 +206,6 @@ class HeatMaps:
             if column is not None:  # the tensor of this name may be smaller in another task
                 band[: len(column), place] = column
         return band
-
-
-def _on_used_scale(values: Floats, gate: str) -> tuple[str, Floats]:
-    """The values as they are shown, and how to say so after the gate's name.
-
-    Of a gate that stays near 0 or 1, the logarithm of the distance: between .9990 and .9996 the
-    memory of the cell, 1 / (1 - f) steps, more than doubles.
-    """
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return "", values
-    low, high = np.percentile(finite, (1, 99))
-    letter = gate.rpartition("_")[2][:1]
-    if low > 1 - NEAR:
-        return f": log10(1 - {letter})", np.log10(np.maximum(1 - values, SMALLEST))
-    if high < NEAR:
-        return f": log10({letter})", np.log10(np.maximum(values, SMALLEST))
-    return "", values
 
 
 def _liveliest_first(band: Floats) -> Floats:

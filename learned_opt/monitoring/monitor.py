@@ -7,35 +7,32 @@ learning"), gates of sampled coordinates over the inner steps, with a row of col
 from __future__ import annotations
 
 import logging
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from learned_opt.files import expand
+from learned_opt.monitoring.attachment import Attachment, names_by_position
 from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
 from learned_opt.monitoring.observation import observe
 from learned_opt.monitoring.observation_interval import ObservationInterval
+from learned_opt.monitoring.opening import open_board
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
+from learned_opt.optimizer.options import whole_number
 from learned_opt.optimizer.wrappers import unwrapped
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.updates import PendingUpdate, distinct_names
+from learned_opt.updates import PendingUpdate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
-
-    from learned_opt.monitoring.board import RuleBoard
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +73,8 @@ class GateMonitor:
         seed: random seed of the samples.
 
     Raises:
-        ValueError: a number below 1 (below 2 for `heat_map_columns`), or bounds out of order.
+        ValueError: not a whole number of at least 1 (2 for `heat_map_columns`), or bounds out of
+            order.
         ImportError: tensorboard or matplotlib is not installed.
 
     Examples:
@@ -103,22 +101,19 @@ class GateMonitor:
         heat_map_every: int = 256,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (
-            ("every", every, 1),
-            ("coordinates", coordinates, 1),
-            ("heat_map_coordinates", heat_map_coordinates, 1),
-            ("heat_map_columns", heat_map_columns, 2),
-            ("heat_map_every", heat_map_every, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if every is not None:
+            every = whole_number("every", every)
+        coordinates = whole_number("coordinates", coordinates)
+        rows = whole_number("heat_map_coordinates", heat_map_coordinates)
+        columns = whole_number("heat_map_columns", heat_map_columns, least=2)
+        heat_map_every = whole_number("heat_map_every", heat_map_every)
         if not 0 <= saturated[0] <= saturated[1] <= 1:
             raise ValueError(f"saturated must be two ordered bounds in [0, 1], got {saturated}")
         self._owns_writer = isinstance(writer, (str, PathLike))
         self.every = every
         self._samples = CoordinateSamples(coordinates, seed)
-        maps = HeatMaps(heat_map_columns, heat_map_coordinates, self._samples)
-        self._board = _make_board(writer, maps, heat_map_every, saturated)
+        maps = HeatMaps(columns, rows, self._samples)
+        self._board = open_board(writer, maps, heat_map_every=heat_map_every, saturated=saturated)
         self.writer: SummaryWriter = self._board.writer
         self._handles: list[MonitorHandle] = []
         self._closed = False
@@ -144,8 +139,10 @@ class GateMonitor:
 
         Raises:
             TypeError: not a `LearnedOptimizer`.
-            ValueError: the monitor is closed, or is attached already: lines would mix.
+            ValueError: the monitor is closed, or is attached already: lines would mix. Or
+                `first_step` is not a whole number.
         """
+        first_step = whole_number("first_step", first_step, least=0)
         learned = unwrapped(optimizer)
         if self._closed:
             raise ValueError("this GateMonitor is closed: make a new one")
@@ -156,34 +153,17 @@ class GateMonitor:
             )
         if first_step > 0 and not self._handles:
             self._hide_from(first_step)
-        own_names = {} if model is None else _names_by_position(learned, model)
-        interval = ObservationInterval(self.every)
-        taken, due, seconds = 0, False, 0.0
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def begin(*_: object) -> None:
-            nonlocal due, seconds
-            due, seconds = interval.due(taken) and not self._failed, 0.0
-
-        # Not compiled, which would happen again at every count.
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def count(*_: object) -> None:
-            nonlocal taken
-            if due:
-                interval.observed(taken, seconds)
-            taken += 1
-            self._loss = None
-
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def hook(source: LearnedOptimizer, updates: list[PendingUpdate], context: Context) -> None:
-            nonlocal seconds
-            if not due:
-                return
-            began = time.perf_counter()
-            names = distinct_names(source, updates)
+        def observe_step(
+            source: LearnedOptimizer,
+            names: list[str],
+            updates: list[PendingUpdate],
+            context: Context,
+            taken: int,
+        ) -> None:
             self.observe(
                 source.rule,
-                [own_names.get(u.name, name) for u, name in zip(updates, names, strict=True)],
+                names,
                 [update.gradient for update in updates],
                 [update.parameter for update in updates],
                 [update.state for update in updates],
@@ -193,16 +173,15 @@ class GateMonitor:
                 maximize=updates[0].group["maximize"],
             )
             self._tell_if_no_gates(source.rule)
-            seconds += time.perf_counter() - began
 
-        # A step may call the update hook several times (devices, options), so it cannot count.
-        handle = MonitorHandle(
-            [
-                learned.register_step_pre_hook(begin),
-                learned.register_update_hook(hook),
-                learned.register_step_post_hook(count),
-            ]
+        attachment = Attachment(
+            learned,
+            ObservationInterval(self.every),
+            {} if model is None else names_by_position(learned, model),
+            observe_step,
+            self._forget_loss,
         )
+        handle = MonitorHandle(attachment.handles)
         self._handles.append(handle)
         return handle
 
@@ -212,6 +191,9 @@ class GateMonitor:
         It is written if the step is observed. Where `step` gets a closure, this call is not needed.
         """
         self._loss = loss.detach()
+
+    def _forget_loss(self) -> None:
+        self._loss = None
 
     def _hide_from(self, step: int) -> None:
         """Hide what a killed run wrote of the steps that are taken again."""
@@ -322,40 +304,3 @@ class GateMonitor:
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
-
-
-def _make_board(
-    writer: SummaryWriter | str | PathLike[str],
-    heat_maps: HeatMaps,
-    heat_map_every: int,
-    saturated: tuple[float, float],
-) -> RuleBoard:
-    try:
-        from learned_opt.monitoring.board import RuleBoard, TensorWriters
-        from learned_opt.monitoring.event_writer import Disk, EventWriter
-    except ImportError as error:
-        raise ImportError(
-            "GateMonitor needs tensorboard, which is not installed: "
-            "python -m pip install 'learned-opt[tensorboard]'"
-        ) from error
-    if isinstance(writer, (str, PathLike)):
-        folder = expand(writer)
-        disk = Disk(folder)
-        writer = EventWriter(folder / "training", disk=disk)
-    else:
-        folder = Path(writer.get_logdir())
-        disk = Disk(folder)
-    tensors = TensorWriters(folder, disk)
-    return RuleBoard(writer, tensors, heat_maps, heat_map_every=heat_map_every, saturated=saturated)
-
-
-def _names_by_position(optimizer: Optimizer, model: nn.Module) -> Mapping[str, str]:
-    """The model's names of tensors that have none in the optimizer: {"0.3": "2.weight"}."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        f"{index}.{place}": names[id(parameter)]
-        for index, group in enumerate(optimizer.param_groups)
-        if "param_names" not in group
-        for place, parameter in enumerate(group["params"])
-        if id(parameter) in names
-    }

@@ -46,7 +46,7 @@ class SteeringCurves:
         shown = {name: steps for name, steps in self._steps.items() if name in largest}
         parts = list(next(iter(next(iter(shown.values())).values())).mix)
         panels = 2 + len(parts)
-        figure = Figure((12, 4 * math.ceil(panels / 2)), dpi=100, layout="constrained")
+        figure = Figure((8, 3 * math.ceil(panels / 2)), dpi=150, layout="constrained")
         axes: list[Any] = list(figure.subplots(math.ceil(panels / 2), 2, sharex=True).flat)
         for spare in axes[panels:]:
             spare.set_visible(False)
@@ -67,7 +67,7 @@ class SteeringCurves:
         titles = ["step size", "the network's factor on the step size"]
         titles += [f"part of the direction: {part}" for part in parts]
         for axis, title in zip(axes, titles, strict=False):
-            axis.set_title(title, fontsize=13)
+            axis.set_title(title, fontsize=11)
             axis.grid(True, alpha=0.3)
             axis.set_xlabel("inner step of a fresh run")
         figure.legend(loc="outside right upper", frameon=False)

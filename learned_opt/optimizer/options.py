@@ -51,15 +51,15 @@ def checked_fused(fused: Any) -> bool | None:
     raise ValueError(f"fused must be True, False or None, got {fused!r}")
 
 
-def whole_number(name: str, value: Any) -> int:
-    """A number of at least 1 as a Python int.
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A number of at least `least` as a Python int.
 
     Raises:
-        ValueError: not a whole number of at least 1.
+        ValueError: not a whole number of at least `least`.
     """
     number = plain(value)
-    if not isinstance(number, (int, float)) or number != number // 1 or number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not isinstance(number, (int, float)) or number != number // 1 or number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(number)
 
 

@@ -5,6 +5,7 @@ Needs tensorboard; import it where it is used.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,9 @@ from meta_train.evaluation.report import FLOOR, curves_figure, smooth_curve
 RUN = "comparison"
 """Name of the run in TensorBoard; `comparison/<optimizer>` are the curves."""
 
+CURVES = "comparison_log10"
+"""Group of the tags of curves."""
+
 POINTS = 100
 """Most points of a curve."""
 
@@ -39,9 +43,11 @@ def write_comparison(
 ) -> None:
     """Write a comparison in place of an earlier one; a full disk is a warning.
 
-    Curves are means over seeds of log10 of the training loss over inner steps, in a run for each
-    optimizer. The page "HParams" lists the settings and, for each task, the learned
-    optimizer's final loss over the best baseline's, `final/<task>`, and likewise `mean/<task>`.
+    Curves, `comparison_log10/<title of task>`, are means over seeds of log10 of the training loss
+    over inner steps, in a run for each optimizer. Each task has a picture, too: in a common one
+    TensorBoard would show letters too small to read. The page "HParams" lists the settings and, for
+    each task, the learned optimizer's final loss over the best baseline's, `final/<title>`, and
+    likewise `mean/<title>`.
 
     Args:
         folder: folder of the events of the run.
@@ -60,11 +66,13 @@ def write_comparison(
         if curves is None:
             return
         for task in tasks:
-            _write_curve(curves, f"comparison/{task.title}", table[task.name][place].curve)
-    charts = [Lines(task.title, (f"^comparison/{re.escape(task.title)}$",)) for task in tasks]
+            _write_curve(curves, f"{CURVES}/{task.title}", table[task.name][place].curve)
+    charts = [Lines(task.title, (f"^{CURVES}/{re.escape(task.title)}$",)) for task in tasks]
     title = "Learned against tuned optimizers on held-out tasks: log10 of the training loss"
     write_layout(writer, {title: charts}, 0)
-    log_figure(writer, "comparison/picture", lambda: curves_figure(table, tasks), 0)
+    for task in tasks:
+        draw = functools.partial(curves_figure, table, [task], dpi=200)
+        log_figure(writer, f"comparison_pictures/{task.title}", draw, 0)
     for title, text in texts.items():
         writer.add_text(title, text, 0)
     _write_final_figures(writer, table, tasks, settings)
@@ -97,7 +105,7 @@ def _write_final_figures(
         results = table[task.name]
         for figure, of in kinds.items():
             best = of(best_baseline(results, of))[0]
-            figures[f"{figure}/{task.name}"] = max(of(results[0])[0], FLOOR) / max(best, FLOOR)
+            figures[f"{figure}/{task.title}"] = max(of(results[0])[0], FLOOR) / max(best, FLOOR)
     write_figures(writer, settings, figures)
 
 

@@ -184,6 +184,7 @@ def curves_figure(
     panel: tuple[float, float] = (4.6, 3.5),
     *,
     evaluated: bool = False,
+    dpi: int = 100,
 ) -> Figure:
     """See `draw_curves`."""
     import_matplotlib()
@@ -194,7 +195,8 @@ def curves_figure(
     names = {"learned": "learned"} if names is None else names
     width = min(across, len(tasks))
     height = -(-len(tasks) // width)
-    figure = Figure(figsize=(panel[0] * width, panel[1] * height), layout="constrained")
+    size = panel[0] * width, panel[1] * height
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     axes = figure.subplots(height, width, squeeze=False)
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
@@ -219,7 +221,10 @@ def curves_figure(
         if k + width >= len(tasks):
             axis.set_xlabel("inner step")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    columns = 5 if width > 1 else 2
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9
+    )
     return figure
 
 

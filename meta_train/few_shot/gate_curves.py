@@ -143,6 +143,7 @@ def draw_gate_bands(columns: Mapping[str, Bands], gates: Sequence[str] | None = 
     import_matplotlib()
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     size = 1.8 + 4.6 * len(columns), 0.6 + 3.2 * len(gates)
     figure = Figure(size, dpi=110, layout="constrained")
@@ -168,6 +169,7 @@ def draw_gate_bands(columns: Mapping[str, Bands], gates: Sequence[str] | None = 
         axis.set_title(title, fontsize=13)
     for axis in panels[-1]:
         axis.set_xlabel("inner step", fontsize=12)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     return figure

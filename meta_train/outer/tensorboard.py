@@ -192,7 +192,12 @@ class TensorBoardLogger:
         """Write the layout of custom scalars, where it has changed."""
         from learned_opt.monitoring.layout import Lines, write_layout
 
-        losses = [Lines("meta-loss and validation", ("^curves/(meta|validation)_loss$",))]
+        # Side by side, not in one chart: they are different functions of the losses, and lines of
+        # one run have one colour.
+        losses = [
+            Lines("meta-loss", ("^curves/meta_loss$",)),
+            Lines("validation loss", ("^curves/validation_loss$",)),
+        ]
         if len(self._families) > 1:
             losses.append(Lines("loss by family", ("^family/",)))
         trouble = [Lines("norm of the meta-gradient", ("^outer/gradient_norm$",))]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from learned_opt.registry import WHOLE
+
 LARGEST = 1e30
 """Upper limit of real settings: larger ones overflow, and infinity is not valid JSON."""
 
@@ -87,6 +89,15 @@ def plain(value: Any) -> Any:
 
 
 def make_plain(settings: Any) -> None:
-    """Make all numbers in a dataclass of settings plain: files and messages hold them."""
+    """Make all numbers in a dataclass of settings plain: files and messages hold them.
+
+    Raises:
+        ValueError: a setting of type int is no whole number: every 2.5 steps would be every fifth.
+    """
     for field in fields(settings):
-        object.__setattr__(settings, field.name, plain(getattr(settings, field.name)))
+        value = plain(getattr(settings, field.name))
+        if str(field.type) in WHOLE and isinstance(value, float):
+            if not value.is_integer():
+                raise ValueError(f"{field.name} must be a whole number, got {value}")
+            value = int(value)
+        object.__setattr__(settings, field.name, value)

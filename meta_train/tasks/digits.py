@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -22,9 +23,12 @@ class DigitsMLP(ModuleTask):
         hidden: units of each hidden layer.
         activation: a key of `meta_train.tasks.networks.ACTIVATIONS`.
         batch_size: images per inner step.
+        variants: other networks to compare optimizers on, beside this one: `hidden` or `activation`
+            by title, such as {"two layers": {"hidden": [20, 20]}}. By default one with 64 units in
+            each layer, and one with ReLU.
 
     Raises:
-        ValueError: an unknown split or activation, or a size below 1.
+        ValueError: an unknown split, activation or setting of a variant, or a size below 1.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class DigitsMLP(ModuleTask):
         hidden: Sequence[int] = (20,),
         activation: str = "sigmoid",
         batch_size: int = 128,
+        variants: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         make_activation = look_up("activation", activation, ACTIVATIONS)
         look_up("split", split, SPLITS)
@@ -46,14 +51,21 @@ class DigitsMLP(ModuleTask):
         self.split = split
         self.hidden = tuple(hidden)
         self.activation = activation
+        self.variants = variants
+        for title, changes in (variants or {}).items():
+            if not changes.keys() <= {"hidden", "activation"}:
+                raise ValueError(
+                    f"variant {title!r} may set hidden and activation, got {', '.join(changes)}"
+                )
+            self._variant("test", **changes)  # refused now, not after hours of meta-training
 
     def _variant(
         self, split: str, hidden: Sequence[int] | None = None, activation: str | None = None
     ) -> DigitsMLP:
         return DigitsMLP(
             split=split,
-            hidden=hidden or self.hidden,
-            activation=activation or self.activation,
+            hidden=self.hidden if hidden is None else hidden,
+            activation=self.activation if activation is None else activation,
             batch_size=self.batch_size,
         )
 
@@ -62,10 +74,12 @@ class DigitsMLP(ModuleTask):
         return self._variant("validation")
 
     def held_out(self) -> dict[str, Task]:
-        """On the test images: the same network, a wider one, and one with ReLU."""
-        wide = tuple(64 for _ in self.hidden)
+        """On the test images: the same network, and its `variants`."""
+        variants = self.variants
+        if variants is None:
+            wide = [64 for _ in self.hidden]
+            variants = {"wider, 64 units": {"hidden": wide}, "ReLU": {"activation": "relu"}}
         return {
             "same family, held-out images": self._variant("test"),
-            "wider, 64 units": self._variant("test", hidden=wide),
-            "ReLU": self._variant("test", activation="relu"),
+            **{title: self._variant("test", **changes) for title, changes in variants.items()},
         }

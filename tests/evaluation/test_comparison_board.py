@@ -57,10 +57,10 @@ def test_each_optimizer_is_a_run_with_its_curve(tmp_path):
     write(tmp_path)
     runs = {path.name for path in (tmp_path / "comparison").iterdir() if path.is_dir()}
     assert runs == {"learned", "Adam, tuned", "SGD + momentum, tuned"}
-    curve = read(tmp_path, "learned").Scalars("comparison/digits (held out)")
+    curve = read(tmp_path, "learned").Scalars("comparison_log10/digits (held out)")
     # Means of 0 and 2, 0 and 0, 0 and -2, 0 and -4.
     assert [(e.step, e.value) for e in curve] == [(1, 1), (2, 0), (3, -1), (4, -2)]
-    adam = read(tmp_path, "Adam, tuned").Scalars("comparison/digits (held out)")
+    adam = read(tmp_path, "Adam, tuned").Scalars("comparison_log10/digits (held out)")
     assert [(e.step, round(e.value, 5)) for e in adam] == [(1, 0), (2, -1), (3, -1)]
 
 
@@ -75,29 +75,32 @@ def test_texts_picture_layout_and_final_figures_are_there(tmp_path):
     events = read(tmp_path, ".")
     (text,) = events.Tensors("1 final table/text_summary")
     assert text.tensor_proto.string_val[0] == b"| a |\n| - |\n| 1 |"
-    assert events.Images("comparison/picture")
+    picture = events.Images("comparison_pictures/digits (held out)")[0]
+    assert picture.width == 920  # 4.6 inches of 200 pixels
     layout = Layout.FromString(
         events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     )
     (chart,) = layout.category[0].chart
-    assert chart.multiline.tag == [r"^comparison/digits\ \(held\ out\)$"]
+    assert chart.multiline.tag == [r"^comparison_log10/digits\ \(held\ out\)$"]
     assert hyperparameters(events) == {
         "rule": "lstm",
         "lr": 0.01,
         "task_settings.hidden": "[3, 4]",
     }
     # 0.5 against the best of 2 and 1; the mean of four ones and 100, 1, .01, .0001 against 1.
-    assert events.Scalars("final/family")[0].value == pytest.approx(0.5)
-    assert events.Scalars("mean/family")[0].value == pytest.approx(105.0101 / 8, rel=1e-5)
+    assert events.Scalars("final/digits (held out)")[0].value == pytest.approx(0.5)
+    assert events.Scalars("mean/digits (held out)")[0].value == pytest.approx(
+        105.0101 / 8, rel=1e-5
+    )
 
 
 def test_a_second_comparison_takes_the_place_of_the_first(tmp_path):
     write(tmp_path, lr=1.0)
     write(tmp_path, final=0.25, lr=2.0)
     events = read(tmp_path, ".")
-    assert [e.value for e in events.Scalars("final/family")] == [0.25]
+    assert [e.value for e in events.Scalars("final/digits (held out)")] == [0.25]
     assert hyperparameters(events) == {"lr": 2.0}
-    curve = read(tmp_path, "learned").Scalars("comparison/digits (held out)")
+    curve = read(tmp_path, "learned").Scalars("comparison_log10/digits (held out)")
     assert [e.step for e in curve] == [1, 2, 3, 4]
 
 

@@ -134,6 +134,44 @@ def test_what_is_no_momentum_fits_none():
     assert beta == pytest.approx(0.73, abs=1e-4) and fit == pytest.approx(1)
 
 
+class Rebound(CoordinateRule):
+    """Takes back 30% of each gradient in the next step, adds `late` of it in the one after that.
+
+    It drifts by 0.01.
+    """
+
+    def __init__(self, late=0.0):
+        super().__init__(late=late)
+        self.late = late
+
+    def coordinate_state(self):
+        return {"last": (), "second": ()}
+
+    def update_coordinates(self, gradient, parameter, state, context, gates=None):
+        delta = 0.3 * state["last"] - gradient - self.late * state["second"] + 0.01
+        return delta, {"last": gradient, "second": state["last"]}
+
+
+def test_an_update_that_is_taken_back_is_no_momentum():
+    echo = measure_echo(Rebound(), 1.0)
+    assert echo.impulse[1] / echo.impulse[0] == pytest.approx(-0.3, abs=0.01)
+    start = "The next update takes back 30% of what a gradient moves"
+    assert echo.sentence().startswith(f"{start}. A steady gradient")
+    late = measure_echo(Rebound(late=0.5), 1.0).sentence()
+    assert late.startswith(f"{start}; later ones add 50% of it. A steady gradient")
+
+
+def test_updates_that_go_on_without_gradients_are_not_said_to_stop():
+    ends = {
+        rule: measure_schedule(rule, 1.0).sentence().rpartition("; ")[2]
+        for rule in (create_rule("sgd"), Rebound())
+    }
+    assert list(ends.values()) == [
+        "they stop with the gradients.",
+        "without gradients they halve at once.",
+    ]
+
+
 @pytest.mark.parametrize(
     # 0.9^7 and 0.8^4 are the first powers below a half.
     ("rule", "halving"),

@@ -88,7 +88,7 @@ def test_a_long_name_keeps_its_end_and_the_panel_its_width():
 
 def test_a_picture_of_one_gate_is_at_least_900_pixels_wide():
     figure = filled({"w": 1}).figure()
-    assert figure.get_figwidth() * figure.get_dpi() == 1200
+    assert figure.get_figwidth() * figure.get_dpi() == 1040
 
 
 def shown(values):

@@ -312,9 +312,13 @@ def test_survives_divergence(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 0}, "every must be at least 1, got 0"),
-        ({"coordinates": 0}, "coordinates must be at least 1, got 0"),
-        ({"heat_map_columns": 1}, "heat_map_columns must be at least 2, got 1"),
+        ({"every": 0}, "every must be a whole number of at least 1, got 0"),
+        ({"every": 2.5}, "every must be a whole number of at least 1, got 2.5"),
+        ({"coordinates": 0}, "coordinates must be a whole number of at least 1, got 0"),
+        ({"coordinates": 7.5}, "coordinates must be a whole number of at least 1, got 7.5"),
+        ({"heat_map_columns": 1}, "heat_map_columns must be a whole number of at least 2, got 1"),
+        ({"heat_map_every": math.inf}, "heat_map_every must be a whole number .* got inf"),
+        ({"heat_map_coordinates": "9"}, "heat_map_coordinates must be a whole number .* got '9'"),
         ({"saturated": (0.9, 0.1)}, r"got \(0.9, 0.1\)"),
     ],
 )
@@ -323,8 +327,18 @@ def test_refuses_bad_settings(tmp_path, settings, message):
         GateMonitor(tmp_path, **settings)
 
 
+def test_whole_numbers_of_any_type_are_taken(tmp_path):
+    model, optimizer = make_optimizer(make_rule())
+    with GateMonitor(tmp_path, every=2.0, coordinates=np.int64(3)) as monitor:
+        monitor.attach(optimizer, first_step=torch.tensor(10))
+        train(model, optimizer, 4)
+    assert steps_of(tmp_path, "0.weight") == [10, 12]
+
+
 def test_refuses_other_optimizers_and_unseen_names(tmp_path):
     with GateMonitor(tmp_path) as monitor:
+        with pytest.raises(ValueError, match=r"first_step must be a whole number .* got 0\.5"):
+            monitor.attach(make_optimizer(make_rule())[1], first_step=0.5)
         with pytest.raises(TypeError, match="got Adam"):
             monitor.attach(torch.optim.Adam(make_model().parameters()))
         with pytest.raises(ValueError, match="observed"):
@@ -470,7 +484,13 @@ class HalfOpen(UpdateRule):
         return [-gradient for gradient in gradients], states
 
     def gates(self, gradient, parameter, state, context=None):
-        return {"open": torch.ones(1), "opening": state["step"].reshape(1) / 4}
+        near_one = 1 - 10.0 ** -(2 + state["step"].reshape(1))
+        return {
+            "open": torch.ones(1),
+            "ends_only": state["step"].reshape(1) % 2,
+            "cell_forget": near_one,
+            "opening": state["step"].reshape(1) / 4,
+        }
 
 
 def test_what_never_moves_is_left_out_or_comes_last(tmp_path):
@@ -490,8 +510,27 @@ def test_what_never_moves_is_left_out_or_comes_last(tmp_path):
             "effective learning rate: log10 of update / gradient",
             "log10 of update / weight",
         ],
-        "Gates that are always saturated": ["open gate: mean, 10% and 90%"],
+        "Gates that are always saturated": [
+            "open gate, log10(1 - o): mean, 10% and 90%",
+            "ends only gate: mean, 10% and 90%",
+            "cell forget gate, log10(1 - f): mean, 10% and 90%",
+        ],
     }
+
+
+def test_a_gate_near_one_is_charted_by_its_distance(tmp_path):
+    model, optimizer = make_optimizer(HalfOpen())
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 3)
+    events = read(tmp_path, "tensors/0.bias")
+    for tag in ("mean", "10%", "90%"):
+        found = [event.value for event in events.Scalars(f"log10_distance/cell_forget/{tag}")]
+        assert found == pytest.approx([-2, -3, -4], abs=1e-3)
+        assert len(events.Scalars(f"quantiles/cell_forget/{tag}")) == 3
+    # Of 0, 1/4 and 1/2 only the first is near an end; float32 tells no distance below 1e-8.
+    opening = [event.value for event in events.Scalars("log10_distance/opening/mean")]
+    assert opening == pytest.approx([-8])
 
 
 def test_of_many_tensors_the_largest_are_observed(tmp_path):

@@ -56,7 +56,7 @@ def test_everything_to_watch_is_there(tmp_path):
     assert steps_of(tensor, "quantiles/lstm_forget/mean") == [10, 20, 30, 40]
     assert steps_of(tensor, "update_to_weight_log10") == [10, 20, 30, 40]
     assert layout_of(events) == {
-        "Meta-training": ["meta-loss and validation"],
+        "Meta-training": ["meta-loss", "validation loss"],
         "Gates by tensor": [
             "lstm input gate: mean, 10% and 90%",
             "lstm forget gate: mean, 10% and 90%",

@@ -2,8 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from meta_train.few_shot.settings import FewShotConfig
+from meta_train.jobs.config import EvaluateSettings
+from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import (
     check_at_least,
     check_fraction,
@@ -35,3 +39,23 @@ def test_values_at_the_limits_pass():
 def test_the_bad_one_is_named(check, value, said):
     with pytest.raises(ValueError, match=f"^{said}$"):
         check(a=1, b=value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value"),
+    [
+        (TrainSettings, "validate_every", 2.5),
+        (TrainSettings, "seed", math.inf),
+        (EvaluateSettings, "steps", np.float32(0.5) + 100),
+        (FewShotConfig, "shots", 1.5),
+    ],
+)
+def test_a_count_that_is_not_whole_is_refused(settings, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number, got {value}$"):
+        settings(**{name: value})
+
+
+def test_whole_numbers_of_other_types_become_pythons():
+    settings = TrainSettings(runs=3.0, outer_steps=np.int64(7), max_minutes=2.5)
+    assert (settings.runs, settings.outer_steps, settings.max_minutes) == (3, 7, 2.5)
+    assert type(settings.runs) is type(settings.outer_steps) is int

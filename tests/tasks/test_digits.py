@@ -1,5 +1,6 @@
 """Digits: splits, batches and network sizes."""
 
+import pytest
 import torch
 
 from meta_train.runtime.seeding import generator
@@ -49,3 +50,30 @@ def test_digits_networks_have_the_sizes_asked_for():
     problem = sample(DigitsMLP(hidden=(7, 5), activation="relu"))
     shapes = [tuple(value.shape) for value in problem.parameters.values()]
     assert shapes == [(7, 64), (7,), (5, 7), (5,), (10, 5), (10,)]
+
+
+def test_optimizers_are_compared_on_the_networks_asked_for():
+    variants = {
+        "two layers": {"hidden": [20, 20]},
+        "ReLU, 5": {"hidden": [5], "activation": "relu"},
+    }
+    held_out = DigitsMLP(activation="tanh", batch_size=7, variants=variants).held_out()
+    assert {title: (t.split, t.hidden, t.activation) for title, t in held_out.items()} == {
+        "same family, held-out images": ("test", (20,), "tanh"),
+        "two layers": ("test", (20, 20), "tanh"),
+        "ReLU, 5": ("test", (5,), "relu"),
+    }
+    assert {task.batch_size for task in held_out.values()} == {7}
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"width": 3}, "variant 'mine' may set hidden and activation, got width"),
+        ({"activation": "step"}, "unknown activation 'step'"),
+        ({"hidden": [0]}, "hidden must hold positive sizes, got \\(0,\\)"),
+    ],
+)
+def test_a_variant_that_cannot_be_built_is_refused_at_once(variant, message):
+    with pytest.raises(ValueError, match=message):
+        DigitsMLP(variants={"mine": variant})
