@@ -16,6 +16,7 @@ from learned_opt.registry import matching_names, unknown
 INITIALIZATIONS: Mapping[str, str] = MappingProxyType(
     {
         "omniglot-maml": "conv4, 5-way 1-shot classification of drawn characters, 28 x 28",
+        "omniglot-prototypical": "conv4 without a head, embeds drawn characters, 28 x 28",
     }
 )
 """A line about each initialisation by its name."""
@@ -40,7 +41,7 @@ def list_initializations(
 
     Examples:
         >>> list_initializations()
-        ['omniglot-maml']
+        ['omniglot-maml', 'omniglot-prototypical']
     """
     names = matching_names(sorted(INITIALIZATIONS), filter)
     return [(name, INITIALIZATIONS[name]) for name in names] if with_description else names

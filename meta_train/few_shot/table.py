@@ -145,8 +145,9 @@ def _columns(
     if len(evaluated) <= most:
         return list(evaluated)
     if len(shared := sorted(set.intersection(*every))) > MAX_COLUMNS:
-        # The first, the last, and two between them, of which one is early.
-        return [shared[0], shared[1], shared[len(shared) // 2], shared[-1]]
+        # The first, the last, and where there is room an early one and one in the middle.
+        between = [shared[1], shared[len(shared) // 2]]
+        return [shared[0], *between[: most - 2], shared[-1]]
     early = (0, 1)[: most - 1]
     return [*(step for step in early if step in evaluated), None]
 

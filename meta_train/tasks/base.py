@@ -29,10 +29,13 @@ class BatchedLoss:
         one: the loss of one run.
         many: the same of many runs: every tensor has a leading axis of runs, and the losses are
             `[runs]`. It draws no random numbers.
+        suits: whether `many` is no slower than the runs one by one, however large they are, for
+            such parameters, buffers and a batch of many runs. By default it is not known.
     """
 
     one: Loss
     many: Loss
+    suits: Callable[[Tensors, Tensors, Batch], bool] | None = None
 
     def __call__(
         self, parameters: Tensors, buffers: Tensors, batch: Batch

@@ -193,12 +193,15 @@ def test_what_cannot_be_applied_or_saved_is_named(tmp_path):
 
 
 def test_bundled_initialisations_are_loaded_by_name():
-    assert list_initializations() == ["omniglot-maml"]
+    assert list_initializations() == ["omniglot-maml", "omniglot-prototypical"]
     assert list_initializations("digits-*") == []
     folder = Path(learned_opt.__file__).parent / "pretrained" / "initializations"
     assert sorted(path.stem for path in folder.glob("*.safetensors")) == list_initializations()
-    ((name, description),) = list_initializations(with_description=True)
-    assert name == "omniglot-maml" and "5-way" in description
+    descriptions = dict(list_initializations(with_description=True))
+    name = "omniglot-maml"
+    assert (
+        "5-way" in descriptions[name] and "without a head" in descriptions["omniglot-prototypical"]
+    )
     initialization = load_initialization(name)
     assert (initialization.lr, initialization.steps, initialization.only) == (0.4, 3, None)
     network = make_network("conv4", 5)
@@ -211,6 +214,30 @@ def test_bundled_initialisations_are_loaded_by_name():
     images = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     adapted = adapt(network, (images, torch.arange(5)), initialization=name)
     assert torch.equal(adapted(images).argmax(1), torch.arange(5))
+
+
+def test_the_bundled_embedding_tells_shapes_apart_and_leaves_a_head_alone():
+    """Three shapes, drawn twice: a shifted drawing is nearest to the first one of its shape."""
+    initialization = load_initialization("omniglot-prototypical")
+    assert (initialization.lr, initialization.steps) == (None, 0)
+    assert initialization.card["row"] == "prototypical"
+    network = make_network("conv4", 3)
+    head = network.head.weight.clone()
+    with pytest.raises(ValueError, match="head.weight"):
+        initialization.apply_to(network)
+    initialization.apply_to(network, keep=["head."])
+    assert torch.equal(network.head.weight, head)
+    shapes = torch.zeros(3, 28, 28)
+    shapes[0, 13:15, 4:24] = 1  # a bar
+    shapes[1, 6:8, 6:20] = shapes[1, 20:22, 6:20] = shapes[1, 6:22, 6:8] = 1  # an open box
+    shapes[2, range(4, 24), range(4, 24)] = shapes[2, range(4, 24), range(5, 25)] = 1  # a slope
+    drawings = torch.cat([shapes, shapes.roll((2, -1), (1, 2))]).unsqueeze(1)
+    with torch.no_grad():
+        known, new = network.body(drawings).split(3)
+    distances = torch.cdist(new, known)
+    assert torch.equal(distances.argmin(1), torch.arange(3))
+    others = distances + torch.eye(3) * 1e3
+    assert bool((distances.diagonal() < 0.5 * others.amin(1)).all())
 
 
 def test_unknown_names_and_missing_files_are_told_apart(tmp_path, monkeypatch):

@@ -30,6 +30,20 @@ def test_the_document_says_which_cells_have_no_validation_and_what_is_missing_to
         assert f"`{one['row']}`" in reasons
 
 
+def test_bundled_initialisations_are_the_trained_rows_and_reach_what_their_cards_say():
+    measured = json.loads((MEASURED / "few_shot_bundled.json").read_text())
+    found = {(one["initialization"], one["ways"], one["shots"]): one for one in measured}
+    trained = {one["row"]: one for one in CELLS if (one["ways"], one["shots"]) == (5, 1)}
+    for row in ("maml", "prototypical"):
+        one = found[f"omniglot-{row}", 5, 1]
+        assert one["episodes"] == 600 and one["trained_ways"] == {"maml": 5}.get(row, 60)
+        assert abs(one["accuracy"] - trained[row]["accuracy"]) < 1e-3  # up to rounding of sums
+    for (name, *_), one in found.items():
+        figure = f"{100 * one['accuracy']:.1f} ± {100 * one['interval']:.1f}"
+        card = MEASURED.parents[1] / "learned_opt" / "pretrained" / "initializations" / f"{name}.md"
+        assert figure in DOCUMENT and figure in card.read_text()
+
+
 @pytest.mark.parametrize("points", ["10", "5"])
 def test_outer_steps_and_learning_rates_of_sine_curves(points):
     found = {name: (one["outer_steps"], one["lr"]) for name, one in SINE[points].items()}

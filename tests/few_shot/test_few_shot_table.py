@@ -12,6 +12,7 @@ from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation, as_json, render
 from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.verification import Verification
 
 
 def evaluated(metric="accuracy", diverged=0, **rows):
@@ -74,3 +75,19 @@ def test_cells_stand_apart_and_methods_show_their_own_steps(scale):
     assert heads.split()[2:] == ["0", "steps", "1", "step", "5", "steps", "10", "steps"]
     assert all(len(line.split()) == 5 for line in cells)
     assert own.startswith("imaml, after its 25 steps: ")
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("verified", [False, True])
+def test_many_steps_fit_into_80_characters_beside_the_other_columns(verified, published):
+    steps = (0, 1, 2, 3, 4, 5)
+    rows = evaluated(maml=steps, learned_momentum_gated_lstm=steps)
+    if published:
+        rows["maml"][0].facts["published"] = (97.68, 0.04)
+    rates = {"maml": Verification(0.1234, 0.0123, 100, 400)} if verified else {}
+    lines = render(rows, "title", rates).splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = {0: "0 1 3 5", 1: "0 1 5", 2: "0 5"}[verified + published]
+    heads = [word for word in lines[2].split() if word.isdigit()]
+    assert heads == shown.split()
+    assert ("EER" in lines[2], "published" in lines[2]) == (verified, published)

@@ -5,18 +5,27 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_rule, same
+from few_shot_cases import MadeUp
 from torch import nn
 
+from learned_opt.c_library import load_library
 from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.backprop_sequential import differentiate_one_by_one
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES
+from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.inner import vectorize
 from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.state import start
-from meta_train.inner.vectorize import Work, choose_chunk, choose_vectorize, measure_work
+from meta_train.inner.state import stack, start
+from meta_train.inner.vectorize import (
+    Work,
+    choose_chunk,
+    choose_vectorize,
+    measure_update,
+    measure_work,
+)
 from meta_train.tasks import DigitsMLP, ModuleTask
 
 CPU = torch.device("cpu")
@@ -215,6 +224,33 @@ def test_what_needs_no_measurement():
     assert choose_vectorize(rule, problem, 8, torch.device("cuda")).vectorize
     with pytest.raises(ValueError, match="mode must be one of .* got 'sometimes'"):
         choose_vectorize(rule, problem, 8, CPU, mode="sometimes")
+
+
+@pytest.mark.skipif(load_library() is None, reason="only C computes networks together")
+def test_runs_that_the_task_computes_together_go_at_once_however_large_their_losses_are():
+    """C splits the runs itself; a large update of the rule still goes one by one."""
+    task = EmbeddingEpisodes(MadeUp(ways=12, shots=4, queries=4, hidden=64), "prototypical")
+    problem, sgd = task.sample(generator(), CPU), make_rule("sgd")
+    plain = replace(problem, loss=task.loss)
+    assert not choose_vectorize(sgd, plain, 8, CPU).vectorize
+    choice = choose_vectorize(sgd, problem, 8, CPU)
+    assert choice.vectorize and "the task computes all losses together" in choice.reason
+    assert not choose_vectorize(make_rule("lstm"), problem, 8, CPU).vectorize
+    # C knows float32 alone.
+    doubles = {key: value.double()[None] for key, value in problem.parameters.items()}
+    batch = stack([[part.double() for part in problem.draw(generator())]])
+    assert not problem.loss.suits(doubles, {}, batch)
+
+
+def test_an_update_is_a_step_without_loss_and_gradient():
+    """SGD reads each gradient and parameter once; a larger batch makes only the loss larger."""
+    few, many = (DigitsMLP(hidden=(8,), batch_size=size) for size in (4, 64))
+    works = [measure_update(make_rule("sgd"), one.sample(generator(), CPU)) for one in (few, many)]
+    assert works[0] == works[1]
+    steps = [measure_work(make_rule("sgd"), one.sample(generator(), CPU)) for one in (few, many)]
+    assert works[0].bytes < steps[0].bytes < steps[1].bytes
+    numbers = 64 * 8 + 8 + 8 * 10 + 10
+    assert works[0].bytes >= 4 * 3 * numbers  # gradient, parameter and the new parameter
 
 
 @pytest.fixture

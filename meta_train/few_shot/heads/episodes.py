@@ -192,7 +192,9 @@ class EmbeddingEpisodes(Task):
     @cached_property
     def problem_loss(self) -> Loss:
         """`loss`, with a faster way for many episodes and for one, if the embedding has one."""
-        return self.loss if self._bodies is None else BatchedLoss(self._loss_of_one, self.losses)
+        if self._bodies is None:
+            return self.loss
+        return BatchedLoss(self._loss_of_one, self.losses, self._suits)
 
     @cached_property
     def _bodies(self) -> ConvNetworks | None:
@@ -231,14 +233,12 @@ class EmbeddingEpisodes(Task):
         self, parameters: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Tensor, Tensor] | None:
         """Losses `[episodes]` and scores of many episodes; None if only `vmap` knows how."""
-        if self._bodies is None or buffers:
+        bodies = self._bodies
+        if bodies is None or not self._suits(parameters, buffers, batch):
             return None
         episodes, noise = _parts(batch)
         images = torch.cat([episodes.support_x, episodes.query_x], 1)
-        body = {k.removeprefix(BODY): v for k, v in parameters.items() if k.startswith(BODY)}
-        if not self._bodies.fits(body, images):
-            return None
-        features = self._bodies(body, images)
+        features = bodies(_of_body(parameters), images)
         count = episodes.support_x.shape[1]
 
         def head(
@@ -255,6 +255,14 @@ class EmbeddingEpisodes(Task):
         found = vmap(head)(own, features, episodes.support_y, episodes.query_y, *noise)
         return found
 
+    def _suits(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> bool:
+        """Whether the embeddings of many episodes are computed at once, without `vmap`."""
+        bodies, episodes = self._bodies, self.episode_of(batch)
+        if bodies is None or buffers:
+            return False
+        both = episodes.support_x, episodes.query_x
+        return all(bodies.fits(_of_body(parameters), images) for images in both)
+
     def with_settings(self, **settings: Any) -> Self:
         """The same head on episodes with other settings."""
         return type(self)(replace(self.episodes, **settings), self.head, **self.settings)
@@ -270,6 +278,11 @@ class EmbeddingEpisodes(Task):
     def held_out(self) -> dict[str, Task]:
         """Episodes of the test split."""
         return {"same family": self.with_settings(split="test")}
+
+
+def _of_body(parameters: Tensors) -> Tensors:
+    """The parameters of the embedding, by the names in its module."""
+    return {k.removeprefix(BODY): v for k, v in parameters.items() if k.startswith(BODY)}
 
 
 def _parts(batch: Batch) -> tuple[Episode, tuple[Tensor, ...]]:

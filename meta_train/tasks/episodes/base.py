@@ -209,7 +209,9 @@ class EpisodeTask(Task):
     @cached_property
     def problem_loss(self) -> Loss:
         """`loss`, with a faster way for many runs and for one, if the network has one."""
-        return self.loss if self._networks is None else BatchedLoss(self._loss_of_one, self.losses)
+        if self._networks is None:
+            return self.loss
+        return BatchedLoss(self._loss_of_one, self.losses, self._suits)
 
     @cached_property
     def _networks(self) -> ConvNetworks | None:
@@ -249,9 +251,14 @@ class EpisodeTask(Task):
     def _outputs(self, parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor | None:
         """Outputs of the networks of many runs; None if only `vmap` knows how."""
         networks = self._networks
-        if networks is None or buffers or not networks.fits(parameters, inputs):
+        if networks is None or not self._suits(parameters, buffers, (inputs,)):
             return None
         return networks(parameters, inputs)
+
+    def _suits(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> bool:
+        """Whether the networks of many runs are computed at once, without `vmap`."""
+        networks = self._networks
+        return networks is not None and not buffers and networks.fits(parameters, batch[0])
 
     def predict(self, parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
         """The outputs of the network with these parameters, in evaluation mode."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from meta_train.few_shot.sequences.episodes import READERS
+from meta_train.few_shot.sequences.evaluation import by_instance
 from meta_train.few_shot.sequences.lstm import LSTMReader
 from meta_train.few_shot.sequences.mann import MANN, Memory, least_used, step_memory
 
@@ -183,6 +184,39 @@ def test_sequences_do_not_mix(name):
 def test_impossible_readers_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
         READERS[name](3, 2, **settings)
+
+
+def symbols(sequences, random):
+    """Sequences of 2 of 6 symbols, 4 times each; which of them is class 0 is drawn anew."""
+    chosen = torch.rand(sequences, 6, generator=random).argsort(1)[:, :2]
+    order = torch.rand(sequences, 8, generator=random).argsort(1)
+    labels = torch.arange(2).repeat(4).expand(sequences, -1).gather(1, order)
+    return nn.functional.one_hot(chosen.gather(1, labels), 6).float(), labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("lstm", {}), ("mann", {"rows": 8, "width": 20, "reads": 1})],
+)
+def test_readers_learn_to_remember_which_symbol_has_which_class(name, settings):
+    """At first they learn which class is still missing, and for long nothing else."""
+    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(0)
+    net = READERS[name](6, 2, units=40, **settings)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(1500):
+        inputs, labels = symbols(16, random)
+        loss = nn.functional.cross_entropy(net(inputs, labels).flatten(0, 1), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    inputs, labels = symbols(200, random)
+    with torch.no_grad():
+        right = by_instance(net(inputs, labels).argmax(-1) == labels, labels, 4).mean(1)
+    assert right[0] < 0.9  # Nothing tells the class of the first one but that classes are balanced.
+    assert right[1:].min() > 0.95
 
 
 def test_published_sizes():
