@@ -3,7 +3,7 @@
     python benchmarks/quality/varied.py runs/mine/weights.safetensors
     python benchmarks/quality/varied.py runs/mine/weights.safetensors --steps 1000 --out ratios.json
     python benchmarks/quality/varied.py orthogonal-momentum --reference without-pace
-    python benchmarks/quality/varied.py runs/constants/weights.safetensors --part 0.5
+    python benchmarks/quality/varied.py runs/constants/constants.json --part 0.5
 
 Prints, for each of the `varied` tasks, the log ratio of the final loss to the reference's: the mean
 over seeds, and its standard error. Below 0 is better. Both rules train the same problems on the
@@ -19,6 +19,7 @@ import statistics
 from pathlib import Path
 
 import torch
+from learned_constants import read_constants
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
@@ -43,14 +44,14 @@ def without_pace():
 
 
 def find(name, settings=None, part=1.0):
-    """A rule by its name or weights file, its meta-parameters multiplied by `part`."""
+    """A rule by its name, weights file or constants; see the options."""
     if name == "without-pace":
         return without_pace()
-    rule = create_rule(name, **settings) if settings else find_rule(name)
-    with torch.no_grad():
-        for weight in rule.parameters():
-            weight.mul_(part)
-    return rule
+    if name.endswith(".json"):
+        rule = create_rule("orthogonal-momentum")
+        rule.constants = read_constants(Path(name), part)
+        return rule
+    return create_rule(name, **settings) if settings else find_rule(name)
 
 
 def final_losses(rule, task, steps, seeds):
@@ -74,9 +75,13 @@ def log_ratios(found, reference):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rule", help="name of a rule, or a weights file")
+    parser.add_argument(
+        "rule", help="name of a rule, a weights file, or constants of the default (.json)"
+    )
     parser.add_argument("--settings", type=json.loads, help="of a rule without weights, as JSON")
-    parser.add_argument("--part", type=float, default=1.0, help="factor on the rule's weights")
+    parser.add_argument(
+        "--part", type=float, default=1.0, help="part of the way from the default's constants"
+    )
     parser.add_argument(
         "--reference", default="orthogonal-momentum", help="also: without-pace, the same without it"
     )

@@ -14,7 +14,6 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
 from learned_opt.rules.general import General
-from learned_opt.rules.learned_constants import LearnedConstants
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
@@ -45,9 +44,6 @@ RULES: Mapping[str, RuleEntry] = MappingProxyType(
         ),
         "general": RuleEntry(
             General, "Orthogonalised momentum with a learned factor on the step of each tensor"
-        ),
-        "learned-constants": RuleEntry(
-            LearnedConstants, "Orthogonalised momentum whose constants are meta-parameters"
         ),
         "lstm": RuleEntry(
             CoordinateLSTM, "LSTM per coordinate that writes the update (Andrychowicz et al. 2016)"

@@ -1,14 +1,26 @@
-"""Orthogonalised momentum whose constants are meta-parameters: how the default's can be learned."""
+"""Orthogonalised momentum whose constants are meta-parameters: how the default's can be learned.
+
+    python benchmarks/quality/learned_constants.py --out runs/constants
+
+meta-trains them with evolution strategies as `constants.yaml` beside this file says, on families of
+small networks, and writes them to `constants.json` in the folder at the end. The same line
+continues a run that was stopped. `varied.py` compares constants with the default's on other tasks.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
+import yaml
 from torch import Tensor, nn
 
+from learned_opt.files import write_atomically
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.momentum_constants import (
     USUAL,
@@ -18,6 +30,7 @@ from learned_opt.rules.momentum_constants import (
 )
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from meta_train import MetaTrainer, TrainSettings, create_task
 
 
 class Kind(Enum):
@@ -61,7 +74,7 @@ class LearnedConstants(UpdateRule):
     run is judged at with the weight of the unperturbed rule.
 
     Examples:
-        >>> rule = create_rule("learned-constants")
+        >>> rule = LearnedConstants()
         >>> round(float(rule.constants().momentum), 3)
         0.8
     """
@@ -132,3 +145,50 @@ def _shifted(usual: float, kind: Kind, shift: Tensor) -> Number:
     if kind is Kind.DECAY:
         return usual / (usual + (1 - usual) * shift.exp())
     return usual * shift.exp()
+
+
+def as_json(constants: MomentumConstants) -> dict[str, float]:
+    """Constants by name, those of the pace as "pace.NAME"."""
+    numbers = {k: v for k, v in constants._asdict().items() if k != "pace"}
+    numbers |= {f"pace.{k}": v for k, v in constants.pace._asdict().items()}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def read_constants(path: Path, part: float = 1.0) -> MomentumConstants:
+    """Constants of a file, or a part of the way to them from the default's."""
+    numbers, usual = json.loads(path.read_text()), as_json(USUAL)
+    mixed = {k: usual[k] + part * (numbers[k] - usual[k]) for k in usual}
+    pace = {k: mixed.pop(f"pace.{k}") for k in PaceConstants._fields}
+    return MomentumConstants(**mixed, pace=PaceConstants(**pace))
+
+
+def tuples(value):
+    """Lists of a YAML file as the tuples that settings want."""
+    return tuple(tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("constants.yaml"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = yaml.safe_load(arguments.config.read_text())
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    trainer = MetaTrainer(
+        LearnedConstants(),
+        create_task("mixture", **config["families"]),
+        TrainSettings(**{name: tuples(value) for name, value in config["train"].items()}),
+        folder=arguments.out,
+        device="cpu",
+    )
+    trainer.resume()
+    rule = trainer.train()
+    with torch.no_grad():
+        found = json.dumps(as_json(rule.constants()), indent=2) + "\n"
+    write_atomically(arguments.out / "constants.json", found.encode())
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
