@@ -21,9 +21,6 @@ from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
 from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
-VECTOR_BETAS = (USUAL.first_beta, USUAL.second_beta)
-"""Decays of Adam's two moments, for vectors and scalars."""
-
 VECTOR_FLOOR = 0.03
 """Adam's direction is divided by its RMS, or by this where that is smaller: a vector in which one
 coordinate of a thousand has gradients must not move that one by thirty times the step."""
@@ -248,7 +245,12 @@ class OrthogonalMomentum(UpdateRule):
 
     def kept_in_lookahead(self, matrix: bool) -> float:
         """The share of the old momentum in `lookahead`, which for a vector is the new momentum."""
-        return self.momentum**2 if matrix else USUAL.first_beta
+        return self.momentum**2 if matrix else self.vector_betas[0]
+
+    @property
+    def vector_betas(self) -> tuple[float, float]:
+        """Decays of Adam's two moments, for vectors and scalars."""
+        return float(self.constants.first_beta), float(self.constants.second_beta)
 
     def schedule(self, step: Tensor, total_steps: Tensor | None) -> Tensor:
         """The factor on the step at a number of steps, from 1; 0-dim."""

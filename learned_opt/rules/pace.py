@@ -48,7 +48,7 @@ def next_pace(
     change = change + constants.fall * cosine.clamp(max=0)
     fastest = constants.fastest_matrix if matrix else constants.fastest_vector
     # One bound at a time: the largest may be a tensor.
-    return (pace + change / (step + DELAY)).clamp(min=SLOWEST).clamp(max=fastest)  # type: ignore[arg-type]
+    return (pace + change / (step + DELAY)).clamp(min=SLOWEST).clamp(max=fastest)
 
 
 def cosine_from_lengths(gradient: Tensor, momentum: Tensor, mixed: Tensor, keep: Number) -> Tensor:
