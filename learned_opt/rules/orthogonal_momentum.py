@@ -126,10 +126,7 @@ class OrthogonalMomentum(UpdateRule):
         for name, value in (("warm_up", warm_up), ("decay_after", decay_after)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        self.momentum = momentum
         self.iterations = iterations
-        self.warm_up = warm_up
-        self.decay_after = decay_after
         self.constants = USUAL._replace(momentum=momentum, warm_up=warm_up, decay_after=decay_after)
 
     def init_tensor_state(self, parameter: Tensor) -> State:
@@ -246,6 +243,11 @@ class OrthogonalMomentum(UpdateRule):
     def kept_in_lookahead(self, matrix: bool) -> float:
         """The share of the old momentum in `lookahead`, which for a vector is the new momentum."""
         return self.momentum**2 if matrix else self.vector_betas[0]
+
+    @property
+    def momentum(self) -> float:
+        """The decay of the momentum of matrices."""
+        return float(self.constants.momentum)
 
     @property
     def vector_betas(self) -> tuple[float, float]:

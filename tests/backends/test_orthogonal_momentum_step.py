@@ -31,7 +31,7 @@ OTHER = MomentumConstants(
 def run(steps, *, fused, dtype=torch.float32, total=None, late=(), constants=None, **options):
     torch.manual_seed(0)
     parameters = [nn.Parameter((0.3 * torch.randn(shape)).to(dtype)) for shape in SHAPES]
-    rule = create_rule("orthogonal-momentum", momentum=0.7 if constants else 0.8).to(dtype)
+    rule = create_rule("orthogonal-momentum").to(dtype)
     rule.constants = constants or rule.constants
     optimizer = LearnedOptimizer(parameters, rule=rule, fused=fused, total_steps=total, **options)
     for step in range(steps):
