@@ -17,7 +17,7 @@ from torch import Tensor
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
 from learned_opt.rules.momentum_constants import USUAL, MomentumConstants, Number
-from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
+from learned_opt.rules.orthogonalize import is_matrix_shape, orthogonal_directions
 from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
@@ -36,14 +36,6 @@ SIZE_BETA = 0.99
 
 FADE = 0.1
 """Momentum that is shorter than this share of the usual gradient shortens the step."""
-
-TABLE_ROWS, TABLE_RATIO = 1024, 32
-"""A matrix with more rows than the first, and with more rows for each column than the second, is
-stepped like a vector: it is an embedding, of which a batch sees few rows."""
-
-LARGE, LARGE_RATIO = 8192, 8
-"""So is a matrix with more rows or columns than the first, and with more of them for each of the
-other than the second: to orthogonalise it costs more than the rest of the training step."""
 
 TINY = 1e-30
 
@@ -285,19 +277,6 @@ def _with_point(
     averaged = state["scalars"][1]
     weight = torch.where(taken > averaged, (averaging + 1) / (taken + averaging), 0.0)
     return torch.lerp(state["average"], parameter, weight), torch.maximum(taken, averaged)
-
-
-def is_matrix_shape(shape: Sequence[int]) -> bool:
-    """Whether it is no vector, not empty, no single row or column, and no embedding."""
-    if len(shape) < 2 or 0 in shape:
-        return False
-    rows, columns = matrix_shape(shape)
-    short, long = sorted((rows, columns))
-    # To orthogonalise a row is to normalise it: without noise, its steps would not shrink.
-    if short == 1:
-        return False
-    embedding = rows > TABLE_ROWS and rows > TABLE_RATIO * columns
-    return not embedding and (long <= LARGE or long <= LARGE_RATIO * short)
 
 
 def is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
