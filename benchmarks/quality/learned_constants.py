@@ -31,6 +31,7 @@ from learned_opt.rules.momentum_constants import (
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
 from meta_train import MetaTrainer, TrainSettings, create_task
+from meta_train.runtime.signals import Interrupted
 
 
 class Kind(Enum):
@@ -183,7 +184,10 @@ def main() -> None:
         device="cpu",
     )
     trainer.resume()
-    rule = trainer.train()
+    try:
+        rule = trainer.train()
+    except Interrupted as stop:
+        raise SystemExit(f"{stop}; the same line continues it") from None
     with torch.no_grad():
         found = json.dumps(as_json(rule.constants()), indent=2) + "\n"
     write_atomically(arguments.out / "constants.json", found.encode())
