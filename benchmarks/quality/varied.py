@@ -2,6 +2,8 @@
 
     python benchmarks/quality/varied.py runs/mine/weights.safetensors
     python benchmarks/quality/varied.py runs/mine/weights.safetensors --steps 1000 --out ratios.json
+    python benchmarks/quality/varied.py orthogonal-momentum --reference without-pace
+    python benchmarks/quality/varied.py runs/constants/constants.json --part 0.5
 
 Prints, for each of the `varied` tasks, the log ratio of the final loss to the reference's: the mean
 over seeds, and its standard error. Below 0 is better. Both rules train the same problems on the
@@ -17,10 +19,12 @@ import statistics
 from pathlib import Path
 
 import torch
+from learned_constants import read_constants
 from tqdm import tqdm
 
 from learned_opt.files import write_atomically
 from learned_opt.rules import create_rule
+from learned_opt.rules.momentum_constants import USUAL, PaceConstants
 from learned_opt.weights import find_rule
 from meta_train.evaluation.compare import train_curves
 from meta_train.evaluation.tables import markdown_table
@@ -30,6 +34,24 @@ FIRST_SEED = 3000
 """Seeds of meta-training's own validation begin at 0."""
 
 CLIP = math.log(2)
+
+
+def without_pace():
+    """The default as it would be without its pace."""
+    rule = create_rule("orthogonal-momentum")
+    rule.constants = USUAL._replace(pace=PaceConstants(rise=0.0, fall=0.0))
+    return rule
+
+
+def find(name, settings=None, part=1.0):
+    """A rule by its name, weights file or constants; see the options."""
+    if name == "without-pace":
+        return without_pace()
+    if name.endswith(".json"):
+        rule = create_rule("orthogonal-momentum")
+        rule.constants = read_constants(Path(name), part)
+        return rule
+    return create_rule(name, **settings) if settings else find_rule(name)
 
 
 def final_losses(rule, task, steps, seeds):
@@ -53,19 +75,23 @@ def log_ratios(found, reference):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rule", help="name of a rule, or a weights file")
+    parser.add_argument(
+        "rule", help="name of a rule, a weights file, or constants of the default (.json)"
+    )
     parser.add_argument("--settings", type=json.loads, help="of a rule without weights, as JSON")
-    parser.add_argument("--reference", default="orthogonal-momentum")
+    parser.add_argument(
+        "--part", type=float, default=1.0, help="part of the way from the default's constants"
+    )
+    parser.add_argument(
+        "--reference", default="orthogonal-momentum", help="also: without-pace, the same without it"
+    )
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--out", type=Path, help="write the log ratios here, as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    reference = find_rule(arguments.reference)
-    if arguments.settings:
-        rule = create_rule(arguments.rule, **arguments.settings)
-    else:
-        rule = find_rule(arguments.rule)
+    reference = find(arguments.reference)
+    rule = find(arguments.rule, arguments.settings, arguments.part)
     found = {}
     for name, task in tqdm(create_task("varied").held_out().items(), unit="task"):
         losses = [

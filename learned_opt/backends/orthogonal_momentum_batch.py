@@ -116,10 +116,11 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
 
     `mixed`, `[n]`, are the norms of the look-ahead of matrices, or of the new momentum of vectors.
     """
-    root, step = np.sqrt(batch.counts), batch.step
+    root, step, constants = np.sqrt(batch.counts), batch.step, call.rule.constants
     size = SIZE_BETA * batch.size + (1 - SIZE_BETA) * batch.gradient_norm / root
     taken = step - 1
-    weight = np.where(taken > batch.averaged, 9 / (taken + 8), 0.0)
+    averaging = float(constants.averaging)
+    weight = np.where(taken > batch.averaged, (averaging + 1) / (taken + averaging), 0.0)
     _lerp(batch.tensors("average"), batch.parameters, weight)
     pace = _pace(batch, call, mixed, matrices)
     scalars = on_host(np.stack([size, np.maximum(taken, batch.averaged), pace], 1)).float()
@@ -132,7 +133,8 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
     usual = size / -np.expm1(step * math.log(SIZE_BETA))
     fade = np.minimum(mixed / root / np.maximum(FADE * usual, TINY), 1)
     length = np.sqrt(np.maximum(batch.parameter_norm / root, RMS_FLOOR) / RMS_USUAL)
-    return np.asarray(-lr * np.exp(pace) * length * fade)
+    factor = float(constants.matrix_step if matrices else constants.vector_step)
+    return np.asarray(-lr * factor * np.exp(pace) * length * fade)
 
 
 def _pace(batch: Batch, call: Call, mixed: Numbers, matrices: bool) -> Numbers:
@@ -142,7 +144,13 @@ def _pace(batch: Batch, call: Call, mixed: Numbers, matrices: bool) -> Numbers:
         on_host(mixed),
         call.rule.kept_in_lookahead(matrices),
     )
-    found = next_pace(on_host(batch.pace), cosine, on_host(batch.step), matrix=matrices)
+    found = next_pace(
+        on_host(batch.pace),
+        cosine,
+        on_host(batch.step),
+        matrix=matrices,
+        constants=call.rule.constants.pace,
+    )
     return np.asarray(found.numpy())
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.orthogonal_momentum_batch import Batch, Numbers, norms
-from learned_opt.rules.orthogonal_momentum import VECTOR_BETAS
 
 BLOCK = 1 << 16
 """Elements of vectors that are read, changed and written at once."""
@@ -20,10 +19,15 @@ class Moments:
     """Adam's moments of vectors that are stepped together, as one array.
 
     Read and written by blocks that fit the cache: a table of a vocabulary is such a vector.
+
+    Args:
+        batch: the vectors.
+        sign: -1 to maximise, else 1.
+        betas: decays of the two moments.
     """
 
-    def __init__(self, batch: Batch, sign: float) -> None:
-        self._batch, self._sign = batch, sign
+    def __init__(self, batch: Batch, sign: float, betas: tuple[float, float]) -> None:
+        self._batch, self._sign, self._betas = batch, sign, betas
         self._m, self._v, self._g = (
             tensors[0].reshape(-1)
             if len(tensors) == 1
@@ -33,14 +37,14 @@ class Moments:
 
     def _new(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Blocks of m, v, and their new values."""
-        b1, b2 = VECTOR_BETAS
+        b1, b2 = self._betas
         for m, v, g in zip(*(x.split(BLOCK) for x in (self._m, self._v, self._g)), strict=True):
             new_m = (b1 * m).add_(g, alpha=self._sign * (1 - b1))
             yield m, v, new_m, (b2 * v).addcmul_(g, g, value=1 - b2)
 
     def direction(self, step: float) -> Tensor:
         """Adam's direction, flat; nothing is written."""
-        (b1, b2), out = VECTOR_BETAS, torch.empty_like(self._m)
+        (b1, b2), out = self._betas, torch.empty_like(self._m)
         c1, c2 = -math.expm1(step * math.log(b1)), -math.expm1(step * math.log(b2))
         for place, (*_, m, v) in zip(out.split(BLOCK), self._new(), strict=True):
             root = v.div_(c2).sqrt_()

@@ -207,7 +207,7 @@ def _step_matrices(batch: Batch, call: Call) -> list[PendingUpdate]:
 
 def _step_vectors(batch: Batch, call: Call) -> list[PendingUpdate]:
     """Step vectors with one number of steps; return those that were left untouched."""
-    moments = Moments(batch, call.sign)
+    moments = Moments(batch, call.sign, call.rule.vector_betas)
     flat = moments.direction(float(batch.step[0]))
     sizes = [parameter.numel() for parameter in batch.parameters]
     parts = [

@@ -69,12 +69,12 @@ def safe_sqrt(value: Tensor) -> Tensor:
     return torch.where(zero, torch.ones_like(value), value).sqrt().masked_fill(zero, 0)
 
 
-def moving_average(average: Tensor, value: Tensor, beta: float) -> Tensor:
+def moving_average(average: Tensor, value: Tensor, beta: float | Tensor) -> Tensor:
     """One step of an exponential moving average: beta * average + (1 - beta) * value."""
     return beta * average + (1 - beta) * value
 
 
-def moving_square(average: Tensor, value: Tensor, beta: float) -> Tensor:
+def moving_square(average: Tensor, value: Tensor, beta: float | Tensor) -> Tensor:
     """One step of a moving average of squares: beta * average + (1 - beta) * value^2.
 
     Multiplied from the left, so that it overflows no earlier than in torch.optim.
@@ -97,11 +97,13 @@ def euclidean_norm(value: Tensor) -> Tensor:
     return norm
 
 
-def bias_correction(step: Tensor, beta: float) -> Tensor:
+def bias_correction(step: Tensor, beta: float | Tensor) -> Tensor:
     """The factor 1 - beta^step by which an average that started at 0 is too small.
 
     By `expm1`: in float32, 1 - 0.999**1 would keep only four digits.
     """
+    if isinstance(beta, Tensor):
+        return -torch.expm1(step * beta.log())
     if beta == 0:
         return torch.ones_like(step)
     return -torch.expm1(step * math.log(beta))

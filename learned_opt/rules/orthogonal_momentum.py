@@ -16,12 +16,10 @@ from torch import Tensor
 
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
-from learned_opt.rules.orthogonalize import matrix_shape, orthogonal_directions
+from learned_opt.rules.momentum_constants import USUAL, MomentumConstants, Number
+from learned_opt.rules.orthogonalize import is_matrix_shape, orthogonal_directions
 from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
-
-VECTOR_BETAS = (0.9, 0.99)
-"""Decays of Adam's two moments, for vectors and scalars."""
 
 VECTOR_FLOOR = 0.03
 """Adam's direction is divided by its RMS, or by this where that is smaller: a vector in which one
@@ -38,14 +36,6 @@ SIZE_BETA = 0.99
 
 FADE = 0.1
 """Momentum that is shorter than this share of the usual gradient shortens the step."""
-
-TABLE_ROWS, TABLE_RATIO = 1024, 32
-"""A matrix with more rows than the first, and with more rows for each column than the second, is
-stepped like a vector: it is an embedding, of which a batch sees few rows."""
-
-LARGE, LARGE_RATIO = 8192, 8
-"""So is a matrix with more rows or columns than the first, and with more of them for each of the
-other than the second: to orthogonalise it costs more than the rest of the training step."""
 
 TINY = 1e-30
 
@@ -128,10 +118,8 @@ class OrthogonalMomentum(UpdateRule):
         for name, value in (("warm_up", warm_up), ("decay_after", decay_after)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        self.momentum = momentum
         self.iterations = iterations
-        self.warm_up = warm_up
-        self.decay_after = decay_after
+        self.constants = USUAL._replace(momentum=momentum, warm_up=warm_up, decay_after=decay_after)
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
@@ -170,6 +158,18 @@ class OrthogonalMomentum(UpdateRule):
         context: Context,
     ) -> tuple[list[Tensor], list[State]]:
         """See the class."""
+        return self.update_with(self.constants, gradients, parameters, states, context)
+
+    def update_with(
+        self,
+        constants: MomentumConstants,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[State],
+        context: Context,
+    ) -> tuple[list[Tensor], list[State]]:
+        """`update` with other constants than the rule's own."""
+        momentum, beta = constants.momentum, constants.first_beta
         numbered = list(enumerate(zip(gradients, parameters, states, strict=True)))
         matrices = {k for k, (_, p, state) in numbered if is_stepped_as_matrix(p, state)}
         whole = context.tensors or LOCAL
@@ -182,13 +182,15 @@ class OrthogonalMomentum(UpdateRule):
         for k, (gradient, parameter, state) in numbered:
             new = {"step": state["step"], "v": state["v"]}
             if k in matrices:
-                new["m"] = moving_average(state["m"], gradient, self.momentum)
-                lookahead[k] = moving_average(new["m"], gradient, self.momentum)
+                new["m"] = moving_average(state["m"], gradient, momentum)
+                lookahead[k] = moving_average(new["m"], gradient, momentum)
             else:
-                new["m"] = moving_average(state["m"], gradient, VECTOR_BETAS[0])
-                new["v"] = moving_square(state["v"], gradient, VECTOR_BETAS[1])
+                new["m"] = moving_average(state["m"], gradient, beta)
+                new["v"] = moving_square(state["v"], gradient, constants.second_beta)
                 lookahead[k] = new["m"]
-            average, averaged = self._with_point(parameter, state, state["step"] - 1)
+            average, averaged = _with_point(
+                parameter, state, state["step"] - 1, constants.averaging
+            )
             new_states.append({**new, "average": average})
             size = moving_average(state["scalars"][0], sizes[k], SIZE_BETA)
             # A tensor that never had a gradient stays as it was made.
@@ -196,21 +198,32 @@ class OrthogonalMomentum(UpdateRule):
         mixed = whole.rms(lookahead)
         for k, (new, (size, averaged)) in enumerate(zip(new_states, counts, strict=True)):
             matrix = k in matrices
-            keep = self.kept_in_lookahead(matrix)
+            keep = momentum**2 if matrix else beta
             cosine = cosine_from_lengths(sizes[k], momenta[k], mixed[k], keep)
-            pace = next_pace(states[k]["scalars"][2], cosine, new["step"], matrix=matrix)
+            pace = next_pace(
+                states[k]["scalars"][2],
+                cosine,
+                new["step"],
+                matrix=matrix,
+                constants=constants.pace,
+            )
             new["scalars"] = torch.stack([size, averaged, pace])
         directions = whole.transform(
             partial(orthogonal_directions, iterations=self.iterations),
             {k: lookahead[k] for k in sorted(matrices)},
         )
         directions |= _divided_by_rms(
-            {k: adam_direction(state) for k, state in enumerate(new_states) if k not in directions},
+            {
+                k: adam_direction(state, constants)
+                for k, state in enumerate(new_states)
+                if k not in directions
+            },
             whole,
         )
         fades = _fades(mixed, new_states)
         deltas = [
-            -self.schedule(state["step"], context.total_steps)
+            -constants.schedule(state["step"], context.total_steps)
+            * (constants.matrix_step if k in matrices else constants.vector_step)
             * state["scalars"][2].exp()
             * (lengths[k].clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             * fades[k]
@@ -221,15 +234,21 @@ class OrthogonalMomentum(UpdateRule):
 
     def kept_in_lookahead(self, matrix: bool) -> float:
         """The share of the old momentum in `lookahead`, which for a vector is the new momentum."""
-        return self.momentum**2 if matrix else VECTOR_BETAS[0]
+        return self.momentum**2 if matrix else self.vector_betas[0]
+
+    @property
+    def momentum(self) -> float:
+        """The decay of the momentum of matrices."""
+        return float(self.constants.momentum)
+
+    @property
+    def vector_betas(self) -> tuple[float, float]:
+        """Decays of Adam's two moments, for vectors and scalars."""
+        return float(self.constants.first_beta), float(self.constants.second_beta)
 
     def schedule(self, step: Tensor, total_steps: Tensor | None) -> Tensor:
         """The factor on the step at a number of steps, from 1; 0-dim."""
-        if total_steps is None:
-            return (step / self.warm_up).clamp(max=1) * (1 + step / self.decay_after).rsqrt()
-        planned = total_steps.to(step.dtype)
-        warm_up = (step / (0.03 * planned).clamp(min=1)).clamp(max=1)
-        return warm_up * (1 - (step - 1) / planned).clamp(min=0.01)
+        return self.constants.schedule(step, total_steps)
 
     def decay_factor(self, state: State, context: Context) -> Tensor:
         """The schedule: the weight decay falls with the steps."""
@@ -237,29 +256,27 @@ class OrthogonalMomentum(UpdateRule):
 
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """The average with the parameter as it is now in it, and the state that records that."""
-        average, averaged = self._with_point(parameter.to(self.wide_dtype), state, state["step"])
+        return self.evaluation_point_with(self.constants, parameter, state)
+
+    def evaluation_point_with(
+        self, constants: MomentumConstants, parameter: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        """`evaluation_point` with other constants than the rule's own."""
+        average, averaged = _with_point(
+            parameter.to(self.wide_dtype), state, state["step"], constants.averaging
+        )
         size, _, pace = state["scalars"].unbind()
         scalars = torch.stack([size, averaged, pace])
         return average, {**state, "average": average, "scalars": scalars}
 
-    def _with_point(self, parameter: Tensor, state: State, taken: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the parameter after `taken` steps into the average, unless it is there already."""
-        averaged = state["scalars"][1]
-        weight = torch.where(taken > averaged, 9 / (taken + 8), 0.0)
-        return torch.lerp(state["average"], parameter, weight), torch.maximum(taken, averaged)
 
-
-def is_matrix_shape(shape: Sequence[int]) -> bool:
-    """Whether it is no vector, not empty, no single row or column, and no embedding."""
-    if len(shape) < 2 or 0 in shape:
-        return False
-    rows, columns = matrix_shape(shape)
-    short, long = sorted((rows, columns))
-    # To orthogonalise a row is to normalise it: without noise, its steps would not shrink.
-    if short == 1:
-        return False
-    embedding = rows > TABLE_ROWS and rows > TABLE_RATIO * columns
-    return not embedding and (long <= LARGE or long <= LARGE_RATIO * short)
+def _with_point(
+    parameter: Tensor, state: State, taken: Tensor, averaging: Number
+) -> tuple[Tensor, Tensor]:
+    """Put the parameter after `taken` steps into the average, unless it is there already."""
+    averaged = state["scalars"][1]
+    weight = torch.where(taken > averaged, (averaging + 1) / (taken + averaging), 0.0)
+    return torch.lerp(state["average"], parameter, weight), torch.maximum(taken, averaged)
 
 
 def is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
@@ -267,9 +284,9 @@ def is_stepped_as_matrix(parameter: Tensor, state: State) -> bool:
     return parameter.dim() > 1 and state["v"].dim() == 1
 
 
-def adam_direction(state: State) -> Tensor:
+def adam_direction(state: State, constants: MomentumConstants = USUAL) -> Tensor:
     """Adam's direction from its two moments; 0 where there was no gradient yet."""
-    b1, b2 = VECTOR_BETAS
+    b1, b2 = constants.first_beta, constants.second_beta
     m_hat = state["m"] / bias_correction(state["step"], b1)
     root = safe_sqrt(state["v"]) / bias_correction(state["step"], b2).sqrt()
     return torch.where(root == 0, 0.0, m_hat / one_where_zero(root))

@@ -28,6 +28,14 @@ which the ones before it bring [0.003, 1] (Amsel et al. 2025, "The Polar Express
 CONVERGING = (1.875, -1.25, 0.375)
 """Coefficients of any further iteration: the one that converges fastest near 1."""
 
+TABLE_ROWS, TABLE_RATIO = 1024, 32
+"""A matrix with more rows than the first, and with more rows for each column than the second, is
+stepped like a vector: it is an embedding, of which a batch sees few rows."""
+
+LARGE, LARGE_RATIO = 8192, 8
+"""So is a matrix with more rows or columns than the first, and with more of them for each of the
+other than the second: to orthogonalise it costs more than the rest of the training step."""
+
 
 class Products(ABC):
     """Abstract: how Newton-Schulz iterations multiply matrices, `[..., rows, columns]`.
@@ -198,3 +206,16 @@ def orthogonal_directions(tensors: Sequence[Tensor], iterations: int) -> list[Te
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     """The shape `[out, the rest]` of a kernel as a matrix."""
     return shape[0], math.prod(shape) // shape[0]
+
+
+def is_matrix_shape(shape: Sequence[int]) -> bool:
+    """Whether it is no vector, not empty, no single row or column, and no embedding."""
+    if len(shape) < 2 or 0 in shape:
+        return False
+    rows, columns = matrix_shape(shape)
+    short, long = sorted((rows, columns))
+    # To orthogonalise a row is to normalise it: without noise, its steps would not shrink.
+    if short == 1:
+        return False
+    embedding = rows > TABLE_ROWS and rows > TABLE_RATIO * columns
+    return not embedding and (long <= LARGE or long <= LARGE_RATIO * short)

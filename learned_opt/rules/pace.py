@@ -12,13 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RISE, FALL = 0.9, 0.6
-"""Change of the pace over one unit of the logarithm of the step number, for each unit of the
-cosine above `NOISE` and below 0."""
-
-NOISE = 0.2
-"""Cosines from 0 to this lengthen no step: noise has some of them by chance, and small batches when
-they recover from a step that was too long."""
+from learned_opt.rules.momentum_constants import Number, PaceConstants
 
 DELAY = 10.0
 """Added to the step number, lest a few first steps decide."""
@@ -26,14 +20,21 @@ DELAY = 10.0
 SLOWEST = -3.0
 """The smallest pace."""
 
-FASTEST_MATRIX, FASTEST_VECTOR = 1.0, 0.0
-"""The largest pace. Steps of vectors are never longer than without it."""
+USUAL_PACE = PaceConstants()
+"""The constants of the default."""
 
 UNEQUAL = 1e-4
 """Vectors whose lengths have a ratio below this are too unequal to find their cosine."""
 
 
-def next_pace(pace: Tensor, cosine: Tensor, step: Tensor, *, matrix: bool) -> Tensor:
+def next_pace(
+    pace: Tensor,
+    cosine: Tensor,
+    step: Tensor,
+    *,
+    matrix: bool,
+    constants: PaceConstants = USUAL_PACE,
+) -> Tensor:
     """The logarithm of the factor on the step, from its last value.
 
     Args:
@@ -41,13 +42,16 @@ def next_pace(pace: Tensor, cosine: Tensor, step: Tensor, *, matrix: bool) -> Te
         cosine: of the gradient and the momentum before it.
         step: the number of this step, from 1.
         matrix: whether the tensor is stepped as a matrix.
+        constants: gains and bounds.
     """
-    change = RISE * (cosine - NOISE).clamp(min=0) + FALL * cosine.clamp(max=0)
-    fastest = FASTEST_MATRIX if matrix else FASTEST_VECTOR
-    return (pace + change / (step + DELAY)).clamp(SLOWEST, fastest)
+    change = constants.rise * (cosine - constants.noise).clamp(min=0)
+    change = change + constants.fall * cosine.clamp(max=0)
+    fastest = constants.fastest_matrix if matrix else constants.fastest_vector
+    # One bound at a time: the largest may be a tensor.
+    return (pace + change / (step + DELAY)).clamp(min=SLOWEST).clamp(max=fastest)
 
 
-def cosine_from_lengths(gradient: Tensor, momentum: Tensor, mixed: Tensor, keep: float) -> Tensor:
+def cosine_from_lengths(gradient: Tensor, momentum: Tensor, mixed: Tensor, keep: Number) -> Tensor:
     """The cosine of g and m from the lengths of g, m and keep m + (1 - keep) g.
 
     So a tensor that is spread over processes or passes needs lengths only. In float32 the result is

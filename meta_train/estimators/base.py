@@ -86,7 +86,7 @@ class Estimator(ABC):
     continues: ClassVar[bool] = False
     """Runs continue from one outer step to the next; otherwise each outer step takes whole runs."""
 
-    copies: ClassVar[int] = 1
+    copies: int = 1
     """Number of inner runs that share a problem and its batches."""
 
     second_order: ClassVar[bool | None] = None

@@ -21,6 +21,7 @@ class EvolutionStrategies(AntitheticES):
         penalty: see `AntitheticES`.
         soft_sign: see `AntitheticES`.
         floor: see `AntitheticES`.
+        base_loss_weight: see `AntitheticES`.
     """
 
     allows_zero_steps = True

@@ -32,6 +32,10 @@ class AntitheticES(Estimator):
             without end outweigh all others. Excludes `clip`.
         floor: if given, this multiple of the run's first loss is added to every loss. Then the
             objective does not reward losses far below it.
+        base_loss_weight: if given, a third run of each pair takes the steps of the rule with all
+            weights zero, which for rules such as `general` is the rule that they begin at. The part
+            of an objective above that run's counts this many times. A rule then does not buy gains
+            on some tasks by losses on others. Costs half as much again.
 
     Raises:
         ValueError: a value that is not positive, or both `clip` and `soft_sign`.
@@ -47,6 +51,7 @@ class AntitheticES(Estimator):
         penalty: float | None = None,
         soft_sign: float | None = None,
         floor: float | None = None,
+        base_loss_weight: float | None = None,
     ) -> None:
         given = {
             "sigma": sigma,
@@ -54,6 +59,7 @@ class AntitheticES(Estimator):
             "penalty": penalty,
             "soft_sign": soft_sign,
             "floor": floor,
+            "base_loss_weight": base_loss_weight,
         }
         for name, value in given.items():
             if value is not None and not value > 0:
@@ -65,9 +71,21 @@ class AntitheticES(Estimator):
         self.penalty = penalty
         self.soft_sign = soft_sign
         self.floor = floor
+        self.base_loss_weight = base_loss_weight
+        if base_loss_weight is not None:
+            self.copies = 3
 
     def check(self, meta_parameters: MetaParameters) -> None:
-        """Accept all meta-parameters."""
+        """Check that there is a base, if one is asked for.
+
+        Raises:
+            ValueError: `base_loss_weight` with a learned initialisation, which has no base.
+        """
+        if self.base_loss_weight is not None and meta_parameters.learns_initialization:
+            raise ValueError(
+                f"base_loss_weight={self.base_loss_weight} needs a rule alone: a learned "
+                "initialisation has no base at zero"
+            )
 
     def meta_gradient(
         self, window: Window, meta_objective: MetaObjective, distributed: DistributedContext
@@ -76,13 +94,13 @@ class AntitheticES(Estimator):
         noise = draw_noise(window, self.sigma)
         # Runs that continue are credited with all perturbations since they began.
         accumulated = window.carried["noise"] + noise if "noise" in window.carried else noise
-        rollout = roll_out_pairs(window, noise)
+        rollout = roll_out_pairs(window, noise, with_base=self.base_loss_weight is not None)
         value = self.value_by_run(rollout, meta_objective)
         found = self.average_pairs(window.meta_parameters, rollout, value, accumulated, distributed)
         return replace(found, carried={"noise": accumulated})
 
     def value_by_run(self, rollout: Rollout, meta_objective: MetaObjective) -> Tensor:
-        """Return the objective of each run, `[2 * runs]`.
+        """Return the objective of each run, `[copies * runs]`.
 
         With a penalty, losses of a diverged run and larger losses count as the penalty times the
         size of the run's first loss. A floor is added after that.
@@ -113,15 +131,19 @@ class AntitheticES(Estimator):
         Args:
             meta_parameters: the meta-parameters.
             rollout: of the perturbed runs.
-            value: the objective F by run, `[2 * runs]`.
+            value: the objective F by run, `[copies * runs]`.
             directions: factor of each pair's difference, `[runs, meta-parameters]`.
             distributed: the processes that share the pairs.
         """
         sigma = self.sigma
-        positive, negative = value.chunk(2)
-        alive = rollout.inner.alive.reshape(2, -1).all(0)
+        positive, negative, *base = value.chunk(self.copies)
+        alive = rollout.inner.alive.reshape(self.copies, -1).all(0)
         counts = torch.ones_like(alive) if self.penalty is not None else alive
-        counts = counts & positive.isfinite() & negative.isfinite()
+        counts = counts & value.reshape(self.copies, -1).isfinite().all(0)
+        if self.base_loss_weight is not None:
+            more = self.base_loss_weight - 1
+            positive = positive + more * (positive - base[0]).clamp(min=0)
+            negative = negative + more * (negative - base[0]).clamp(min=0)
         difference = torch.where(counts, positive - negative, torch.zeros_like(positive)) / 2
         if self.clip is not None:
             sums = [difference.square().sum(), counts.sum().to(difference)]
@@ -135,7 +157,8 @@ class AntitheticES(Estimator):
         counted = int(counts.sum())
         flat = difference @ directions / (sigma**2 * max(counted, 1))
         means = torch.where(counts, (positive + negative) / 2, torch.zeros_like(positive))
-        by_pair = rollout.losses.nan_to_num(0.0, 0.0, 0.0).unflatten(1, (2, -1)).mean((0, 1))
+        by_copy = rollout.losses.nan_to_num(0.0, 0.0, 0.0).unflatten(1, (self.copies, -1))
+        by_pair = by_copy[:, :2].mean((0, 1))
         losses = torch.where(counts, by_pair, 0.0)
         return MetaGradient(
             gradients=unflatten(meta_parameters, flat.to(directions)),
@@ -179,18 +202,22 @@ def unflatten(meta_parameters: MetaParameters, flat: Tensor) -> list[Tensor]:
     return [p.reshape((*leading, *v.shape)) for p, v in zip(parts, parameters, strict=True)]
 
 
-def roll_out_pairs(window: Window, noise: Tensor) -> Rollout:
-    """Train every run under theta + noise and under theta - noise.
+def roll_out_pairs(window: Window, noise: Tensor, *, with_base: bool = False) -> Rollout:
+    """Train every run under theta + noise and under theta - noise, and under 0 `with_base`.
 
     Both get the same batches and the same random numbers of the loss (dropout). Otherwise their
     difference would not vanish with sigma, and the estimate would grow as 1 / sigma.
 
     Returns:
-        A rollout of `2 * runs` runs, the positive ones first.
+        A rollout of 2 or 3 times as many runs, the positive ones first and the base last.
     """
     meta_parameters = window.meta_parameters
     with torch.no_grad():
-        shifts = unflatten(meta_parameters, torch.cat([noise, -noise]))
+        moves = [noise, -noise]
+        if with_base:
+            theta = torch.cat([value.reshape(-1) for value in meta_parameters.parameters()])
+            moves.append(-theta.expand_as(noise))
+        shifts = unflatten(meta_parameters, torch.cat(moves))
         named = meta_parameters.named_parameters()
         population = {n: v + s for (n, v), s in zip(named, shifts, strict=True)}
         rule_weights = {
@@ -201,7 +228,8 @@ def roll_out_pairs(window: Window, noise: Tensor) -> Rollout:
         inner = window.inner
         if meta_parameters.learns_initialization:
             inner = _perturb_start(inner, meta_parameters, population, window.just_started)
-        loop = replace(window.loop, differentiable=False, weights=rule_weights or None, copies=2)
+        loop = replace(window.loop, differentiable=False, weights=rule_weights or None)
+        loop = replace(loop, copies=len(moves))
         return roll_out(loop, inner, window.data, window.steps)
 
 

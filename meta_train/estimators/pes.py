@@ -22,6 +22,7 @@ class PersistentES(AntitheticES):
         penalty: see `AntitheticES`.
         soft_sign: see `AntitheticES`.
         floor: see `AntitheticES`.
+        base_loss_weight: see `AntitheticES`.
     """
 
     continues = True

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
+from learned_opt.rules.momentum_constants import MomentumConstants, PaceConstants
 
 SHAPES = [
     (30, 7),
@@ -21,10 +22,17 @@ SHAPES = [
 ]
 
 
-def run(steps, *, fused, dtype=torch.float32, total=None, late=(), **options):
+OTHER = MomentumConstants(
+    *(1.3, 0.6, 0.7, 0.8, 0.97, 5.0, 30.0, 0.7, 3.0), PaceConstants(3.0, 2.0, 0.05, 0.4, 0.2)
+)
+"""None is the usual one."""
+
+
+def run(steps, *, fused, dtype=torch.float32, total=None, late=(), constants=None, **options):
     torch.manual_seed(0)
     parameters = [nn.Parameter((0.3 * torch.randn(shape)).to(dtype)) for shape in SHAPES]
     rule = create_rule("orthogonal-momentum").to(dtype)
+    rule.constants = constants or rule.constants
     optimizer = LearnedOptimizer(parameters, rule=rule, fused=fused, total_steps=total, **options)
     for step in range(steps):
         torch.manual_seed(100 + step)
@@ -37,8 +45,9 @@ def run(steps, *, fused, dtype=torch.float32, total=None, late=(), **options):
 
 @pytest.mark.parametrize("total", [None, 10])
 @pytest.mark.parametrize("late", [(), (1, 8)], ids=["together", "some begin later"])
-def test_it_is_as_near_to_double_precision_as_the_rule(total, late):
-    options = {"weight_decay": 0.1, "total": total, "late": late}
+@pytest.mark.parametrize("constants", [None, OTHER], ids=["usual", "other"])
+def test_it_is_as_near_to_double_precision_as_the_rule(total, late, constants):
+    options = {"weight_decay": 0.1, "total": total, "late": late, "constants": constants}
     (exact, reference) = run(10, fused=False, dtype=torch.float64, **options)
     (found, optimizer) = run(10, fused=True, **options)
     for one, other in zip(found, exact, strict=True):

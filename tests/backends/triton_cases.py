@@ -19,6 +19,7 @@ from learned_opt.backends.triton.adam_lstm import AdamLSTMInTriton
 from learned_opt.backends.triton.orthogonal import OrthogonalMomentumInTriton
 from learned_opt.backends.triton.step_size import StepSizeInTriton
 from learned_opt.rules.adam_lstm import AdamLSTM
+from learned_opt.rules.momentum_constants import MomentumConstants, PaceConstants
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
@@ -145,6 +146,16 @@ def test_bundled_weights_agree():
         pair = Pair(name, [(6, 5), (3,)], rule=from_pretrained(name).to(DEVICE))
         pair.run(2)
         pair.check()
+
+
+def test_other_constants_of_orthogonal_momentum_are_followed():
+    rule = create_rule("orthogonal-momentum")
+    rule.constants = MomentumConstants(
+        *(1.3, 0.6, 0.7, 0.8, 0.97, 5.0, 30.0, 0.7, 3.0), PaceConstants(3.0, 2.0, 0.05, 0.4, 0.2)
+    )
+    pair = Pair("orthogonal-momentum", [(6, 5), (3,)], rule=rule.to(DEVICE))
+    pair.run(4)
+    pair.check()
 
 
 def test_weights_that_are_trained_in_place_are_followed(name):

@@ -261,6 +261,43 @@ def test_a_floor_comes_on_top_of_a_penalty():
     close(value, vector(2.5, 6.5, 3.5, 10.5))
 
 
+def test_losses_to_the_base_count_more_than_gains():
+    # F+ and F- of each pair, and of the base: above both, between them, below both.
+    meta_parameters = make_meta_parameters("sgd", INITIALIZATION)
+    runs = make_runs(meta_parameters, NoisyRegression(), copies=3, runs=3)
+    inner = dataclasses.replace(begin(runs).inner, first_loss=torch.ones(9, dtype=F64))
+    losses = torch.tensor([[2.0, 2.0, 2.0, 5.0, 5.0, 5.0, 6.0, 4.0, 1.0]], dtype=F64)
+    rollout = Rollout(losses, torch.zeros_like(losses), inner)
+    estimator = create_estimator("es", sigma=1.0, base_loss_weight=3.0)
+    value = estimator.value_by_run(rollout, meta_objective("last"))
+    noise = torch.eye(3, dtype=F64)
+    found = estimator.average_pairs(meta_parameters, rollout, value, noise, ALONE)
+    # 2 - 5; 2 - (5 + 2 x 1); (2 + 2 x 1) - (5 + 2 x 4); half of each over sigma^2, a third each.
+    close(found.gradients[0], vector(-3 / 6, -5 / 6, -9 / 6))
+    assert float(found.mean_loss) == 3.5
+
+
+def test_the_base_is_the_rule_with_all_weights_zero():
+    torch.manual_seed(0)
+    meta_parameters = make_meta_parameters("lstm")
+    runs = make_runs(meta_parameters, NoisyRegression(), copies=3)
+    rows = torch.zeros(3, sum(p.numel() for p in meta_parameters.parameters()), dtype=F64)
+    own, _, base = roll_out_pairs(begin(runs), rows, with_base=True).losses.chunk(3, dim=1)
+    with torch.no_grad():
+        for parameter in meta_parameters.parameters():
+            parameter.zero_()
+    runs = make_runs(meta_parameters, NoisyRegression(), copies=2)
+    expected, _ = roll_out_pairs(begin(runs), rows).losses.chunk(2, dim=1)
+    close(base, expected)
+    assert not torch.allclose(own, base)
+
+
+def test_a_learned_initialisation_has_no_base():
+    estimator = create_estimator("es", base_loss_weight=3.0)
+    with pytest.raises(ValueError, match="base_loss_weight=3.0 needs a rule alone"):
+        estimator.check(make_meta_parameters("sgd", INITIALIZATION))
+
+
 def test_a_soft_sign_and_a_clip_exclude_each_other():
     with pytest.raises(ValueError, match="clip=1.0 and soft_sign=0.1 exclude each other"):
         create_estimator("es", clip=1.0, soft_sign=0.1)
@@ -282,7 +319,9 @@ def test_hopeless_runs_do_not_reach_the_estimate():
         assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sigma", "clip", "penalty", "soft_sign", "floor"])
+@pytest.mark.parametrize(
+    "name", ["sigma", "clip", "penalty", "soft_sign", "floor", "base_loss_weight"]
+)
 def test_settings_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be positive, got 0.0"):
         create_estimator("es", **{name: 0.0})

@@ -4,7 +4,14 @@ import pytest
 
 from meta_train.estimators import create_estimator
 
-ES = {"sigma": 0.05, "clip": None, "penalty": None, "soft_sign": None, "floor": None}
+ES = {
+    "sigma": 0.05,
+    "clip": None,
+    "penalty": None,
+    "soft_sign": None,
+    "floor": None,
+    "base_loss_weight": None,
+}
 DEFAULTS = {
     "es": ES,
     "pes": ES,

@@ -6,8 +6,7 @@ import torch
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.rules import Context
-from learned_opt.rules.orthogonal_momentum import is_matrix_shape
-from learned_opt.rules.orthogonalize import orthogonalize
+from learned_opt.rules.orthogonalize import is_matrix_shape, orthogonalize
 from learned_opt.rules.whole_tensors import rms
 
 F64 = torch.float64

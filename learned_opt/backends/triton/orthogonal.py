@@ -26,7 +26,6 @@ from learned_opt.rules.orthogonal_momentum import (
     RMS_USUAL,
     SIZE_BETA,
     TINY,
-    VECTOR_BETAS,
     VECTOR_FLOOR,
     OrthogonalMomentum,
     is_stepped_as_matrix,
@@ -94,10 +93,11 @@ class OrthogonalMomentumInTriton(StepInTriton):
             ordered = [update for part in parts for update in part.updates]
             step = torch.stack([update.state["step"] for update in ordered]) + 1
             scalars = torch.stack([update.state["scalars"] for update in ordered])
-            # As `OrthogonalMomentum._with_point`: the parameter is there after step - 1 steps.
+            # As in `OrthogonalMomentum`: the parameter is there after step - 1 steps.
             taken, averaged = step - 1, scalars[:, 1]
-            weight = torch.where(taken > averaged, 9 / (taken + 8), 0.0)
-            b1, b2 = VECTOR_BETAS
+            averaging = float(own.constants.averaging)
+            weight = torch.where(taken > averaged, (averaging + 1) / (taken + averaging), 0.0)
+            b1, b2 = own.vector_betas
             first = torch.stack(
                 [bias_correction(step, b1), bias_correction(step, b2).sqrt(), weight], dim=-1
             )
@@ -136,6 +136,10 @@ class OrthogonalMomentumInTriton(StepInTriton):
             lengths = sums[:, 2].sqrt()
             largest = direction_rms.double() * size.sqrt()
             for part in parts:
+                constants = own.constants
+                factor[part.rows] *= float(
+                    constants.matrix_step if part.is_matrix else constants.vector_step
+                )
                 if part.is_matrix:
                     largest[part.rows] = _orthogonalize(part, lengths[part.rows], own.iterations)
                 else:
@@ -200,7 +204,13 @@ def _pace(
     gradient, momentum, mixed = (sums[part.rows, k].sqrt() for k in (0, 5, 2))
     cosine = cosine_from_lengths(gradient, momentum, mixed, rule.kept_in_lookahead(part.is_matrix))
     before = scalars[part.rows, 2]
-    return next_pace(before, cosine.to(before.dtype), step[part.rows], matrix=part.is_matrix)
+    return next_pace(
+        before,
+        cosine.to(before.dtype),
+        step[part.rows],
+        matrix=part.is_matrix,
+        constants=rule.constants.pace,
+    )
 
 
 def _pairs(*betas: float) -> tuple[float, ...]:
