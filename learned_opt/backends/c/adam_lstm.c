@@ -160,9 +160,9 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
  * settings: in the order of the enum above, then the betas; the loss is not read; whole: hidden size, number of betas,
  * places of Adam's and of the shortest momentum. */
 int learned_opt_adam_lstm(int64_t n, const int64_t *sizes, float *const *places,
-                          const double *rates, double sign, const uint8_t *trusted,
-                          uint8_t *untouched, const float *const *weights, const double *settings,
-                          const int64_t *whole, int64_t threads) {
+                          const double *rates, double sign, int64_t length,
+                          uint8_t *untouched, uint8_t *doubtful, const float *const *weights,
+                          const double *settings, const int64_t *whole, int64_t threads) {
     long units = whole[0], betas = whole[1], inputs = betas + 5 + AGES;
     tensor_list list = {n, sizes, places, rates, sign};
     adam_lstm own = {{0}, weights[HEAD_WEIGHT], weights[HEAD_BIAS], settings, betas,
@@ -174,16 +174,18 @@ int learned_opt_adam_lstm(int64_t n, const int64_t *sizes, float *const *places,
         free(corrections);
         return -1;
     }
-    /* A direction is at most SAFE over the 1e-12 that is added to the root, over a correction. */
+    /* A direction is at most SAFE_AVERAGE over the 1e-12 that is added to the root, over a correction. */
     double bend = magnitude(own.head_bias[1]);
     for (long u = 0; u < units; u++) bend += magnitude(own.head_weight[units + u]);
     double least = 1 - own.beta[own.main];
     double longest = exp(settings[LOG_RANGE]) *
-                     (1e27 / least + fabs(settings[DIRECTION_GAIN]) * bend);
-    int64_t rows[] = {units, units, betas, 1, 1};
+                     (2e27 / least + fabs(settings[DIRECTION_GAIN]) * bend);
+    const state_bounds average = {betas, SAFE_AVERAGE, 0}, square = {1, SAFE_SQUARE, 1};
+    const state_bounds memory = {units, SAFE, 0}, bounds[] = {memory, memory, average, square, square};
+    const leftovers left = {length, untouched, doubtful};
     size_t scratch = (inputs + units + betas + 2 * units) * sizeof(row);
-    int failed = step_coordinates(&list, step_block, &own, scratch, 5, rows, trusted, longest,
-                                  untouched, threads);
+    int failed = step_coordinates(&list, step_block, &own, scratch, 5, bounds, longest, &left,
+                                  threads);
     free_lstm_cell(&own.lstm);
     free(corrections);
     return failed;
