@@ -23,10 +23,6 @@ from learned_opt.updates import PendingUpdate
 ELEMENTS_PER_THREAD = 1 << 13
 """A coordinate takes some 30 ns, and a thread 20 us to make."""
 
-PIECE = 1 << 8
-"""C looks at the parameters and state of so many coordinates, and steps them while they are in the
-innermost cache."""
-
 MOST_UNITS = 1024
 """In all layers together: more would not fit the stack of a thread."""
 
@@ -43,6 +39,10 @@ class CoordinateStepInC(StepInC, ABC):
 
     function: ClassVar[str]
     """The name of the C function, without `learned_opt_`."""
+
+    piece: ClassVar[int] = 1 << 12
+    """C looks at the parameters and state of so many coordinates, and steps them while they are in
+    the cache."""
 
     @abstractmethod
     def states(self, rule: UpdateRule) -> list[str]:
@@ -83,7 +83,7 @@ class CoordinateStepInC(StepInC, ABC):
         """See `FusedStep.step`."""
         updates = places.updates
         elements = sizes([update.parameter for update in updates])
-        pieces = -(-elements // PIECE)
+        pieces = -(-elements // self.piece)
         weights = self.weights(rule)  # alive until C returns, should a rule compute them
         numbers, counts = self.settings(rule)
         loss = 0.0
@@ -99,7 +99,7 @@ class CoordinateStepInC(StepInC, ABC):
             places.table(["step", *self.states(rule)]),
             rates(updates),
             -1.0 if maximize else 1.0,
-            PIECE,
+            self.piece,
             untouched,
             doubtful,
             addresses(weights),
@@ -113,14 +113,14 @@ class CoordinateStepInC(StepInC, ABC):
             parts = np.split(doubtful, np.cumsum(pieces)[:-1])
             for update, whole, part in zip(updates, untouched.tolist(), parts, strict=True):
                 if not whole:
-                    left += [_cut(update, index, keys) for index in _runs(part)]
+                    left += [_cut(update, index, keys) for index in _runs(part, self.piece)]
         return left
 
 
-def _runs(doubtful: NDArray[np.uint8]) -> list[slice]:
+def _runs(doubtful: NDArray[np.uint8], piece: int) -> list[slice]:
     """The coordinates of pieces that are doubtful; pieces that follow each other together."""
     edges = np.flatnonzero(np.diff(doubtful, prepend=0, append=0))
-    return [slice(PIECE * a, PIECE * b) for a, b in edges.reshape(-1, 2).tolist()]
+    return [slice(piece * a, piece * b) for a, b in edges.reshape(-1, 2).tolist()]
 
 
 def _coordinate_rule(rule: UpdateRule) -> CoordinateRule:

@@ -74,8 +74,8 @@ class Places:
         first = self.keys[0]
         if self.keys.count(first) == len(self.keys):
             places = [0, 1, *(2 + first.index(name) for name in names)]
-            rows = self.addresses.reshape(len(self.keys), -1)
-            return np.ascontiguousarray(rows[:, places].T)
+            of_update = self.addresses.reshape(len(self.keys), -1)
+            return np.ascontiguousarray(of_update[:, places].T)
         rows = [[u.parameter, u.gradient, *(u.state[name] for name in names)] for u in self.updates]
         columns = zip(*rows, strict=True)
         return _addresses(list(chain.from_iterable(columns))).reshape(2 + len(names), -1)

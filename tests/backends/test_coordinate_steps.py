@@ -175,6 +175,23 @@ WRITTEN = {
 """A state tensor of each rule."""
 
 
+@pytest.mark.parametrize("name", ["adam", "adam-lstm", "lstm"])
+def test_a_part_with_large_state_is_stepped_by_the_rule_with_views_of_all_state(name):
+    """Of 3 x 4096 coordinates and some, the second part has numbers that C leaves to the rule."""
+    rule, key = random_rule(name), WRITTEN[name]
+    sides = [optimizer_of(rule, drawn(1, 13, 1000), fused=fused) for fused in (True, False)]
+    for side in sides:
+        step(side, drawn(2, 13, 1000))
+        (parameter,) = side.param_groups[0]["params"]
+        side.state[parameter][key].data[5, 0] = 1e20 if name == "lstm" else 1e33
+        for k in range(2):
+            step(side, drawn(k + 3, 13, 1000))
+    for one, other in zip(*map(everything, sides), strict=True):
+        for found, expected in zip(one, other, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+    assert [side.skipped_updates for side in sides] == [0, 0]
+
+
 def numbers(count, *others):
     """Small positive numbers, with others in the 301st and the 701st place."""
     values = torch.linspace(0.1, 0.2, count)
@@ -188,7 +205,7 @@ def numbers(count, *others):
 @pytest.mark.parametrize("way", ["other memory", "the same memory"])
 @pytest.mark.parametrize("name", WRITTEN)
 def test_state_that_is_written_behind_torchs_back_is_read_anew(name, way, others):
-    """`.data` counts no change. Parts of 256 coordinates are judged by themselves."""
+    """`.data` counts no change. Parts of 256 coordinates are judged alone, or by the rule."""
     rule, key = random_rule(name), WRITTEN[name]
     sides = [
         optimizer_of(rule, drawn(1, 1000), fused=fused, chunk_size=256) for fused in (True, False)
@@ -219,7 +236,7 @@ def test_state_that_is_written_behind_torchs_back_is_read_anew(name, way, others
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam", "adam-lstm"])
 def test_a_negative_square_spoils_no_parameter(name):
-    optimizer = optimizer_of(random_rule(name), drawn(1, 1000), fused=True)
+    optimizer = optimizer_of(random_rule(name), drawn(1, 1000), fused=True, chunk_size=256)
     step(optimizer, drawn(2, 1000))
     (parameter,) = optimizer.param_groups[0]["params"]
     state, before = optimizer.state[parameter], parameter.detach().clone()
