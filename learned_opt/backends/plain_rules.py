@@ -19,7 +19,7 @@ LEAST_EPS = 1e-20
 class PlainRuleInC(CoordinateStepInC, ABC):
     """Abstract: a rule without a network; see `c/plain_rules.c`."""
 
-    piece = 1 << 8  # four arrays of it fit the innermost cache
+    piece = 1 << 10  # four arrays of it fit the innermost cache
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:
         """None."""

@@ -38,8 +38,8 @@ class StepSizeLSTMInC(StepSizeLSTMOnCPU):
         if why is not None:
             return why
         for weight in _weights(expect(rule, StepSizeLSTM)):
-            if not is_plain(weight):
-                return f"a weight {refuses_memory(weight)}"
+            if not is_plain(weight.detach()):
+                return f"a weight {refuses_memory(weight.detach())}"
         return None
 
     def step(
@@ -85,4 +85,4 @@ def _weights(rule: StepSizeLSTM) -> list[Tensor]:
     """Of the cell and the head, and shift and scale of the features."""
     lstm, head = rule.lstm, rule.head
     learned = [lstm.weight, lstm.bias, head.weight, head.bias]
-    return [*(weight.detach() for weight in learned), rule.feature_shift, rule.feature_scale]
+    return [*learned, rule.feature_shift, rule.feature_scale]
