@@ -121,7 +121,8 @@ class FiniteGuard:
             # Faster code may leave several parts of one tensor.
             updates = [tensor.update for tensor in tensors]
             skipped = [update for update, flag in zip(updates, whole, strict=True) if not flag]
-            names = [name for _, name in {(id(update.group), update.name) for update in skipped}]
+            named = dict.fromkeys((id(update.group), update.name) for update in skipped)
+            names = [name for _, name in named]
             whole = [False] * len(names)
         if not names:
             return
