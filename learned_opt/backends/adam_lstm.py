@@ -14,7 +14,6 @@ class AdamLSTMInC(CoordinateStepInC):
     """244 bytes of memory traffic and 65 transcendental functions a coordinate, with 12 units."""
 
     function = "adam_lstm"
-    nonnegative = ("slow",)
 
     def states(self, rule: UpdateRule) -> list[str]:
         """Those of the rule."""

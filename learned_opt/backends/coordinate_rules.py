@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.backends.plain_memory import is_plain, refuses_memory, refuses_shapes
+from learned_opt.backends.places import Places
+from learned_opt.backends.plain_memory import is_plain, refuses_memory
 from learned_opt.backends.step_in_c import StepInC, rates, sizes
 from learned_opt.c_library import addresses, call_c
 from learned_opt.rules.base import Context, UpdateRule
@@ -22,7 +23,6 @@ from learned_opt.updates import PendingUpdate
 ELEMENTS_PER_THREAD = 1 << 13
 """A coordinate takes some 30 ns, and a thread 20 us to make."""
 
-
 MOST_UNITS = 1024
 """In all layers together: more would not fit the stack of a thread."""
 
@@ -30,8 +30,9 @@ MOST_UNITS = 1024
 class CoordinateStepInC(StepInC, ABC):
     """Abstract: a network's step for each coordinate, in C, in blocks that stay in cache.
 
-    C first looks at gradients and parameters, and at the states that it has not written itself. If
-    they are below 1e15, nothing that the step writes can overflow. It leaves the other tensors.
+    C looks at all gradients first, and at parameters and state piece by piece, right before it
+    steps them: somebody may have written them behind torch's back. Below some 1e15, nothing that
+    the step writes can overflow. Tensors and pieces with larger numbers are left to the rule.
 
     Subclasses name their function and give it the rule's weights and settings.
     """
@@ -39,11 +40,9 @@ class CoordinateStepInC(StepInC, ABC):
     function: ClassVar[str]
     """The name of the C function, without `learned_opt_`."""
 
-    nonnegative: ClassVar[tuple[str, ...]] = ()
-    """State tensors of which C takes the root."""
-
-    def __init__(self) -> None:
-        self._own = KnownStates()
+    piece: ClassVar[int] = 1 << 12
+    """C looks at the parameters and state of so many coordinates, and steps them while they are in
+    the cache."""
 
     @abstractmethod
     def states(self, rule: UpdateRule) -> list[str]:
@@ -69,139 +68,83 @@ class CoordinateStepInC(StepInC, ABC):
                 return f"a weight {refuses_memory(weight.detach())}"
         return None
 
-    def refuses(self, update: PendingUpdate) -> str | None:
-        """Refuse a tensor if it, its gradient or its state is not plain memory, unit by unit."""
-        if update.mesh is not None:
-            # Processes agree on the gradients of sharded tensors, where the rule steps them.
-            return "it is sharded"
-        if not is_plain(update.parameter):
-            return f"it {refuses_memory(update.parameter)}"
-        if not is_plain(update.gradient):
-            return f"its gradient {refuses_memory(update.gradient)}"
-        dims = update.parameter.dim()
-        for key, value in update.state.items():
-            if not isinstance(value, Tensor):
-                continue
-            if value.dim() > dims:
-                value = value.movedim(-1, 0)
-            if not is_plain(value):
-                return f"its state {key!r} {refuses_memory(value)}"
-        return refuses_shapes(update, ())
+    def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        """Of the rule's state for each coordinate, and `step`."""
+        trailing = _coordinate_rule(rule).coordinate_state()
+        return {"step": (), **{key: (*shape, *trailing[key]) for key in self.states(rule)}}
 
     def step(
         self,
         rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
+        places: Places,
         context: Context,
         maximize: bool,
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`."""
-        keys = ("step", *self.states(rule))
-        if not isinstance(rule, CoordinateRule):
-            raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
-        shapes = _Shapes({"step": None, **rule.coordinate_state()}, keys)
-        misfits: list[PendingUpdate] = []
-        taken: list[PendingUpdate] = []
-        states: list[list[Tensor]] = []
-        known: list[bool] = []
-        for update in updates:
-            state = [update.state[key] for key in keys]
-            is_known = self._own.is_known(state)
-            if shapes.fit(update, state) and (is_known or self._has_roots(update)):
-                taken.append(update)
-                states.append(state)
-                known.append(is_known)
-            else:
-                misfits.append(update)
-        parameters = [update.parameter for update in taken]
-        elements = sizes(parameters)
-        # By role; in one go, since a call for each costs as much as its addresses.
-        rows = [parameters, [update.gradient for update in taken], *zip(*states, strict=True)]
+        updates = places.updates
+        elements = sizes([update.parameter for update in updates])
+        pieces = -(-elements // self.piece)
         weights = self.weights(rule)  # alive until C returns, should a rule compute them
         numbers, counts = self.settings(rule)
         loss = 0.0
         if context.loss is not None:
             loss = -float(context.loss) if maximize else float(context.loss)
-        untouched = np.zeros(len(taken), dtype=np.uint8)
+        untouched = np.zeros(len(updates), dtype=np.uint8)
+        doubtful = np.zeros(int(pieces.sum()), dtype=np.uint8)
         threads = min(torch.get_num_threads(), int(elements.sum()) // ELEMENTS_PER_THREAD)
         call_c(
             self.function,
-            len(taken),
+            len(updates),
             elements,
-            addresses(list(chain.from_iterable(rows))),
-            rates(taken),
+            places.table(["step", *self.states(rule)]),
+            rates(updates),
             -1.0 if maximize else 1.0,
-            np.array(known, dtype=np.uint8),
+            self.piece,
             untouched,
+            doubtful,
             addresses(weights),
             np.array([loss, *numbers], dtype=np.float64),
             np.array(counts, dtype=np.int64),
             max(1, threads),
         )
-        left: list[PendingUpdate] = []
-        for update, state, is_known, flag in zip(
-            taken, states, known, untouched.tolist(), strict=True
-        ):
-            if flag:
-                left.append(update)
-            elif not is_known:
-                self._own.note(state)
-        return misfits + left
-
-    def _has_roots(self, update: PendingUpdate) -> bool:
-        """Whether C can take the roots of a state that it has not written itself."""
-        if not update.parameter.numel():
-            return True
-        return all(float(update.state[key].min()) >= 0 for key in self.nonnegative)
+        left = [updates[k] for k in np.flatnonzero(untouched).tolist()]
+        if doubtful.any():
+            keys = _coordinate_rule(rule).coordinate_state()
+            parts = np.split(doubtful, np.cumsum(pieces)[:-1])
+            for update, whole, part in zip(updates, untouched.tolist(), parts, strict=True):
+                if not whole:
+                    left += [_cut(update, index, keys) for index in _runs(part, self.piece)]
+        return left
 
 
-class _Shapes:
-    """Tells whether state fits parameter and rule.
+def _runs(doubtful: NDArray[np.uint8], piece: int) -> list[slice]:
+    """The coordinates of pieces that are doubtful; pieces that follow each other together."""
+    edges = np.flatnonzero(np.diff(doubtful, prepend=0, append=0))
+    return [slice(piece * a, piece * b) for a, b in edges.reshape(-1, 2).tolist()]
 
-    Args:
-        trailing: the state's shape after that of the parameter, by name; None is a number's.
-        keys: the order of the state.
+
+def _coordinate_rule(rule: UpdateRule) -> CoordinateRule:
+    if not isinstance(rule, CoordinateRule):
+        raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
+    return rule
+
+
+def _cut(update: PendingUpdate, index: slice, keys: Iterable[str]) -> PendingUpdate:
+    """Some coordinates of a tensor whose others have been stepped, and `step` with them.
+
+    All are views, but `step` is as it was before.
     """
+    dims = update.parameter.dim()
 
-    def __init__(self, trailing: Mapping[str, tuple[int, ...] | None], keys: Sequence[str]) -> None:
-        self._trailing = [trailing[key] for key in keys]
-        self._expected: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    def cut(value: Tensor) -> Tensor:
+        if value.dim() == dims:
+            return value.view(-1)[index]
+        return value.movedim(-1, 0).flatten(1)[:, index].movedim(0, -1)
 
-    def fit(self, update: PendingUpdate, state: Sequence[Tensor]) -> bool:
-        """Whether the state of a parameter, in the order of the keys, has the right shapes."""
-        shape = update.parameter.shape
-        if shape not in self._expected:
-            self._expected[shape] = [
-                () if rest is None else (*shape, *rest) for rest in self._trailing
-            ]
-        return [value.shape for value in state] == self._expected[shape]
-
-
-class KnownStates:
-    """Knows the states that C wrote last: they are in bounds, and need not be looked at again.
-
-    torch counts the changes that others make to a tensor; what C writes does not count.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[list[weakref.ref[Tensor]], list[int]]] = {}
-
-    def note(self, state: Sequence[Tensor]) -> None:
-        """Remember a state, the rule's own tensors alone, `step` first, that C has written."""
-        # Tensors that were made in inference mode count no changes.
-        if any(value.is_inference() for value in state):
-            return
-        key, known = id(state[0]), self._known
-        if key not in known:
-            # The number may name another tensor once this one is gone.
-            weakref.finalize(state[0], known.pop, key, None)
-        refs = [weakref.ref(value) for value in state]
-        known[key] = refs, [value._version for value in state]
-
-    def is_known(self, state: Sequence[Tensor]) -> bool:
-        """Whether a state is as C left it."""
-        known = self._known.get(id(state[0]))
-        if known is None:
-            return False
-        same = all(ref() is value for ref, value in zip(known[0], state, strict=True))
-        return same and known[1] == [value._version for value in state]
+    state = {key: cut(update.state[key]) for key in keys}
+    return replace(
+        update,
+        parameter=update.parameter.view(-1)[index],
+        gradient=update.gradient.view(-1)[index],
+        state={"step": update.state["step"] - 1, **state},
+    )

@@ -8,6 +8,7 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
+from learned_opt.backends.places import Places
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -45,14 +46,17 @@ class FusedStep(ABC):
         """Why it cannot step a parameter, whatever its gradient; None if it can."""
 
     @abstractmethod
-    def refuses(self, update: PendingUpdate) -> str | None:
-        """Why it cannot step a tensor with this gradient and state; None if it can."""
+    def refuses(self, rule: UpdateRule, update: PendingUpdate) -> str | None:
+        """Why it cannot step a tensor with this gradient and state; None if it can.
+
+        Asked again where a key of the state, a dtype, a shape or a stride has changed, not numbers.
+        """
 
     @abstractmethod
     def step(
         self,
         rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
+        places: Places,
         context: Context,
         maximize: bool,
     ) -> list[PendingUpdate]:
@@ -60,13 +64,15 @@ class FusedStep(ABC):
 
         Args:
             rule: whose step it is; its weights may change between steps, also in place.
-            updates: gradients are not yet negated for `maximize`. The learning rate, a float or a
-                tensor, and the weight decay are in each one's `group`.
+            places: the updates, at least one, and where their tensors lie. Gradients are not yet
+                negated for `maximize`. The learning rate, a float or a tensor, and the weight decay
+                are in each one's `group`.
             context: checked by `rule.check_context`; its loss is not yet negated.
             maximize: step against the negated gradients and the negated loss.
 
         Returns:
-            The tensors that were left untouched.
+            The tensors that were left untouched; or parts of tensors, under rules that treat
+            coordinates alone.
         """
 
 

@@ -20,6 +20,7 @@ from learned_opt.backends.orthogonal_momentum_batch import (
     on_host,
 )
 from learned_opt.backends.orthogonal_momentum_moments import Moments
+from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_shapes
 from learned_opt.backends.products_in_c import ProductsInC
 from learned_opt.c_library import is_generic, missing_library
@@ -65,7 +66,7 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
         why = _refuses(parameter.detach())
         return None if why is None else f"it {why}"
 
-    def refuses(self, update: PendingUpdate) -> str | None:
+    def refuses(self, rule: UpdateRule, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
         if update.sharded is not None:
             return "it is a DTensor"
@@ -76,12 +77,14 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
             if why is not None:
                 return f"{name} {why}"
         vector = () if _is_matrix(update) else ("v",)
-        return refuses_shapes(update, ("m", "average", *vector))
+        return refuses_shapes(
+            update, dict.fromkeys(("m", "average", *vector), update.parameter.shape)
+        )
 
     def step(
         self,
         rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
+        places: Places,
         context: Context,
         maximize: bool,
     ) -> list[PendingUpdate]:
@@ -90,7 +93,7 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
         call = Call(
             expect(rule, OrthogonalMomentum), -1.0 if maximize else 1.0, total, self.products
         )
-        safe, left = _sort_out(updates, call)
+        safe, left = _sort_out(places.updates, call)
         for batch in _batches(safe):
             left += (_step_matrices if _is_matrix(batch.updates[0]) else _step_vectors)(batch, call)
         return left

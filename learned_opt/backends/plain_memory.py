@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Iterable
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,17 +16,21 @@ FLOAT32 = torch.float32
 
 
 class PlainMemoryStep(FusedStep, ABC):
-    """Abstract: a step of float32 tensors that are plain contiguous memory of the CPU."""
+    """Abstract: a step of float32 tensors that are plain contiguous memory of the CPU.
 
-    like_parameter: ClassVar[tuple[str, ...]] = ()
-    """The state tensors that have the shape of the parameter."""
+    Numbers of a coordinate lie unit by unit: state `[*param, H]` is a view of `[H, *param]`.
+    """
+
+    @abstractmethod
+    def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of all state tensors of a parameter of `shape` that it reads."""
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
         """Refuse what is not plain contiguous float32 memory of the CPU."""
         why = refuses_memory(parameter.detach())
         return None if why is None else f"it {why}"
 
-    def refuses(self, update: PendingUpdate) -> str | None:
+    def refuses(self, rule: UpdateRule, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
         if update.mesh is not None:
             # Processes agree on the gradients of sharded tensors, where the rule steps them.
@@ -36,10 +39,17 @@ class PlainMemoryStep(FusedStep, ABC):
             return f"it {refuses_memory(update.parameter)}"
         if not is_plain(update.gradient):
             return f"its gradient {refuses_memory(update.gradient)}"
-        for key, value in update.state.items():
-            if not (type(value) is Tensor and value.dtype is FLOAT32 and value.is_contiguous()):
-                return f"its state {key!r} {refuses_memory(value)}"
-        return refuses_shapes(update, self.like_parameter)
+        shapes = self.state_shapes(rule, update.parameter.shape)
+        why = refuses_shapes(update, shapes)
+        if why is not None:
+            return why
+        dims = update.parameter.dim()
+        for key in shapes:
+            value = update.state[key]
+            unit_major = value.movedim(-1, 0) if value.dim() > dims else value
+            if not is_plain(unit_major):
+                return f"its state {key!r} {refuses_memory(unit_major)}"
+        return None
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -55,18 +65,24 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
-def refuses_shapes(update: PendingUpdate, keys: Iterable[str]) -> str | None:
+def refuses_shapes(update: PendingUpdate, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Why gradient or state do not fit the parameter, which may have got other memory since.
 
     Code that trusts the number of elements would leave the memory of the smaller ones.
+
+    Args:
+        update: the tensor.
+        shapes: of state tensors, by key.
     """
     shape = update.parameter.shape
     if update.gradient.shape != shape:
         return f"its gradient has shape {list(update.gradient.shape)}, not {list(shape)}"
-    for key in keys:
-        found = update.state[key].shape
-        if found != shape:
-            return f"its state {key!r} has shape {list(found)}, not {list(shape)}"
+    for key, expected in shapes.items():
+        value = update.state.get(key)
+        if not isinstance(value, Tensor):
+            return f"its state has no tensor {key!r}"
+        if value.shape != expected:
+            return f"its state {key!r} has shape {list(value.shape)}, not {list(expected)}"
     return None
 
 

@@ -6,23 +6,29 @@ Small tensors are joined into one block: fewer, larger operations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.backends.fused_step import expect
+from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_cast
-from learned_opt.backends.step_size_lstm import StepSizeLSTMInTwoPasses
-from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.step_size_lstm import Memory
+from learned_opt.backends.step_in_c import LARGEST, are_float32, rates
+from learned_opt.backends.step_size_lstm import StepSizeLSTMOnCPU
+from learned_opt.rules.base import Context, UpdateRule
+from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
 from learned_opt.rules.tensor_directions import (
     BETA_FAST,
     BETA_SLOW,
     BETA_SQUARE,
     EPS,
     PAIRS,
+    SQUARES,
+    SUMS,
+    make_statistics,
 )
 from learned_opt.updates import PendingUpdate
 
@@ -32,7 +38,9 @@ BLOCK = 1 << 16
 BLOCK_PER_THREAD = 1 << 15
 """So many elements for each thread, if that is more: torch gives a thread no fewer."""
 
-FIRST, SECOND = (torch.tensor(indices, device="cpu") for indices in zip(*PAIRS, strict=True))
+FIRST, SECOND = (np.array(indices) for indices in zip(*PAIRS, strict=True))
+TIMES = np.where(FIRST == SECOND, 1.0, 2.0)
+"""How often a pair of directions counts in a square."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +58,7 @@ class _Block:
     tensors: tuple[list[Tensor], ...]
 
 
-class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
+class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
     """For machines without the C library: a fifth of the memory traffic of the rule itself."""
 
     def __init__(self) -> None:
@@ -60,10 +68,57 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
         """Refuse rules that were cast to another dtype."""
         return refuses_cast(rule)
 
-    def sums(self, updates: Sequence[PendingUpdate], sign: float) -> NDArray[np.float64]:
-        """In float over a block, and in double over the blocks.
+    @torch.inference_mode()
+    def step(
+        self,
+        rule: UpdateRule,
+        places: Places,
+        context: Context,
+        maximize: bool,
+    ) -> list[PendingUpdate]:
+        """See `FusedStep.step`; the tensors are stepped together or left together."""
+        updates = places.updates
+        own = expect(rule, StepSizeLSTM)
+        if maximize and context.loss is not None:
+            context = replace(context, loss=-context.loss)
+        sign = -1.0 if maximize else 1.0
+        sums = self._sums(updates, sign)
+        lr, decay = rates(updates).T
+        # NaN is not below it.
+        if not ((np.abs(sums) < LARGEST).all() and are_float32(lr, decay).all()):
+            return list(updates)
+        before = _read_memory(updates)
+        norms = np.sqrt(sums[:, SQUARES])
+        size = np.maximum([update.parameter.numel() for update in updates], 1)
+        is_vector = np.array([update.parameter.dim() <= 1 for update in updates])
+        measured = norms, sums[:, 1:4], size, is_vector
+        statistics = make_statistics(*(torch.from_numpy(x.astype(np.float32)) for x in measured))
+        before = before._replace(step=before.step + 1)
+        coefficients, after = own.coefficients(statistics, before, context)
+        mix = torch.stack(coefficients.mix, dim=-1).numpy().astype(np.float64)
+        # |sum_i w_i d_i|^2, as in `mix_rms`.
+        square = (mix[:, FIRST] * sums[:, 8:SUMS] * TIMES * mix[:, SECOND]).sum(1)
+        rms = np.sqrt(np.maximum(square, 0) / size)
+        factor = coefficients.factor(torch.from_numpy(rms.astype(np.float32)))
 
-        That of v is only to see whether it is finite: a block's goes to its first tensor.
+        weights = (lr * factor.numpy())[:, None] * mix
+        # The sums are finite, hence all gradients, parameters and averages. So this bounds the new
+        # parameters, and finite memory is all that is left to see.
+        lengths = norms[:, 4:]  # of the parameter and the directions
+        bound = lengths[:, 0] * (1 + np.abs(lr * decay)) + (np.abs(weights) * lengths).sum(1)
+        remembered = all(np.isfinite(rows.numpy()).all() for rows in after)
+        bounded = (bound < 0.9 * LARGEST).all() and (np.abs(weights) < LARGEST).all()
+        if not (remembered and bounded):
+            return list(updates)
+        self._move(updates, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
+        _write_memory(updates, after)
+        return []
+
+    def _sums(self, updates: Sequence[PendingUpdate], sign: float) -> NDArray[np.float64]:
+        """The sums of `SUMS` over each tensor, and that of v after the step, `[n, 24]`.
+
+        In float over a block, and in double over the blocks. That of v is only to see whether it is
+        finite: a block's goes to its first tensor.
         """
         sums = torch.zeros(2, len(updates), 5, 5, dtype=torch.float64, device="cpu")
         totals = torch.zeros(len(updates), 1, dtype=torch.float64, device="cpu")
@@ -94,14 +149,22 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
         found = [before[:, 0, :4], squares, after[:, FIRST, SECOND], totals]
         return torch.cat(found, dim=1).numpy()
 
-    def move(
+    def _move(
         self,
         updates: Sequence[PendingUpdate],
         sign: float,
         weights: NDArray[np.float32],
         shrink: NDArray[np.float32],
     ) -> None:
-        """In the blocks of `sums`."""
+        """Move parameters and averages in place.
+
+        Args:
+            updates: of n tensors.
+            sign: what gradients are multiplied by, 1 or -1.
+            weights: of the parameter and the directions in the order of `Mix`, with the learning
+                rate, `[n, 5]`.
+            shrink: subtract this times the parameter, `[n]`.
+        """
         columns = torch.from_numpy(np.concatenate([weights, shrink[:, None]], axis=1)).T
         for block in _blocks(updates):
             count = sum(block.counts)
@@ -129,21 +192,23 @@ class StepSizeLSTMInBlocks(StepSizeLSTMInTwoPasses):
                 for pieces, values in zip(block.tensors[1:], (p, m, s, v), strict=True):
                     torch._foreach_copy_(pieces, list(values.split(block.counts)))
 
-    def read_memory(self, updates: Sequence[PendingUpdate], hidden_size: int) -> Memory:
-        """One operation for each kind of state."""
-        states = [update.state for update in updates]
-        return Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
-
-    def write_memory(self, updates: Sequence[PendingUpdate], memory: Memory) -> None:
-        """One operation for all tensors."""
-        own = [update.state[key] for key in Memory._fields for update in updates]
-        torch._foreach_copy_(own, [row for rows in memory for row in rows.unbind()])
-
     def _rows(self, count: int) -> Tensor:
         """Twelve arrays of `count` elements, `[12, count]`; the same memory at every call."""
         if self._buffers.numel() < 12 * count:
             self._buffers = torch.empty(12 * count, dtype=torch.float32, device="cpu")
         return self._buffers[: 12 * count].reshape(12, count)
+
+
+def _read_memory(updates: Sequence[PendingUpdate]) -> Memory:
+    """The small state of n tensors, one operation for each kind."""
+    states = [update.state for update in updates]
+    return Memory(*(torch.stack([state[key] for state in states]) for key in Memory._fields))
+
+
+def _write_memory(updates: Sequence[PendingUpdate], memory: Memory) -> None:
+    """One operation for all tensors."""
+    own = [update.state[key] for key in Memory._fields for update in updates]
+    torch._foreach_copy_(own, [row for rows in memory for row in rows.unbind()])
 
 
 def _blocks(updates: Sequence[PendingUpdate]) -> Iterator[_Block]:

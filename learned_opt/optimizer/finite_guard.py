@@ -118,7 +118,11 @@ class FiniteGuard:
         """Count the tensors that were not wholly written."""
         names = [tensor.update.name for tensor in tensors]
         if not any(isinstance(flag, Tensor) for flag in whole):
-            names = [name for name, flag in zip(names, whole, strict=True) if not flag]
+            # Faster code may leave several parts of one tensor.
+            updates = [tensor.update for tensor in tensors]
+            skipped = [update for update, flag in zip(updates, whole, strict=True) if not flag]
+            named = dict.fromkeys((id(update.group), update.name) for update in skipped)
+            names = [name for _, name in named]
             whole = [False] * len(names)
         if not names:
             return

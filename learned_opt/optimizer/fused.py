@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from learned_opt.backends.fused_step import DeviceStep, FusedStep
+from learned_opt.backends.places import Addresses, Form, Places
 from learned_opt.backends.registry import fused_steps
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.lost_memory import LostMemory
 from learned_opt.optimizer.shared_memory import SharedMemory
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which code takes which tensors.
+
+    Attributes:
+        rule: that is stepped.
+        steps: the code that takes it.
+        form: of the tensors; None if the plan fits this step alone.
+        addresses: of the tensors.
+        shared: positions of tensors that share memory, with the reason.
+        parts: code, and the positions of the tensors that it takes.
+    """
+
+    rule: UpdateRule
+    steps: list[FusedStep]
+    form: Form | None
+    addresses: Addresses
+    shared: dict[int, str]
+    parts: list[tuple[FusedStep, list[int]]]
 
 
 class FusedSteps:
@@ -32,6 +56,7 @@ class FusedSteps:
         self._steps = [] if fused is False else fused_steps(rule)
         self._lost_memory = LostMemory()
         self._shared_memory = SharedMemory()
+        self._plan: _Plan | None = None
         why_none = self._why_none(rule)
         if fused and why_none:
             raise ValueError(f"fused=True does not fit {why_none}")
@@ -79,57 +104,84 @@ class FusedSteps:
             if self.option:
                 raise RuntimeError("fused=True does not fit: the step is inside of torch.func")
             return list(updates)
-        plan = self._share_out(rule, updates)
-        if not plan:
+        steps = [step for step in self._steps if step.refuses_rule(rule) is None]
+        if not steps:
+            if self.option:
+                raise RuntimeError(f"fused=True does not fit {self._why_none(rule)}")
+            return list(updates)
+        places = Places(updates)
+        parts = self._share_out(rule, steps, places)
+        if not parts:
             return list(updates)
         rule.check_context(context)
-        moved: set[int] = set()
-        for step, taken in plan:
-            untouched = step.step(rule, taken, context, maximize)
-            if untouched:
-                doubtful = {id(update) for update in untouched}
-                taken = [update for update in taken if id(update) not in doubtful]
+        taken: set[int] = set()
+        left: list[PendingUpdate] = []
+        for step, positions in parts:
+            taken.update(positions)
+            own = places if len(positions) == len(updates) else places.take(positions)
+            untouched = step.step(rule, own, context, maximize)
             if isinstance(step, DeviceStep) and step.written is not None:
                 guard.count_on_device(step.judged, step.written)
+            left += untouched
+            doubtful = {id(update) for update in untouched}
+            moved = [update.parameter for update in own.updates if id(update) not in doubtful]
             # Written behind torch's back: autograd must know that saved tensors have changed.
-            torch.autograd.graph.increment_version([update.parameter for update in taken])
-            if len(taken) == len(updates):
-                return []
-            moved.update(map(id, taken))
-        return [update for update in updates if id(update) not in moved]
+            torch.autograd.graph.increment_version(moved)
+        return left + [update for k, update in enumerate(updates) if k not in taken]
 
     def _share_out(
-        self, rule: UpdateRule, updates: Sequence[PendingUpdate]
-    ) -> list[tuple[FusedStep, Sequence[PendingUpdate]]]:
-        """Decide which code takes which tensors, before anything is written."""
-        plan: list[tuple[FusedStep, Sequence[PendingUpdate]]] = []
-        steps = [step for step in self._steps if step.refuses_rule(rule) is None]
-        waiting = updates
-        if steps:
-            self._lost_memory.check(updates)
-        shared = self._shared_memory.find(updates) if steps else {}
+        self, rule: UpdateRule, steps: list[FusedStep], places: Places
+    ) -> list[tuple[FusedStep, list[int]]]:
+        """Decide which code takes which tensors, before anything is written.
+
+        Where only numbers have changed since the last step, its plan stands. Where tensors have got
+        other memory, such as gradients, only the memory is looked at.
+        """
+        form, last = places.read_form(), self._plan
+        same_form = last is not None and form is not None and form == last.form
+        stands = last is not None and same_form and rule is last.rule and steps == last.steps
+        if last is not None and stands and np.array_equal(places.addresses, last.addresses):
+            return last.parts
+        self._plan = None  # should a check raise
+        self._lost_memory.check(places)
+        shared = self._shared_memory.find(places, same_form=same_form)
+        if last is not None and stands and shared == last.shared:
+            parts = last.parts
+        else:
+            parts = self._find_takers(rule, steps, places, shared)
+        self._plan = _Plan(rule, steps, form, places.addresses, shared, parts)
+        return parts
+
+    def _find_takers(
+        self,
+        rule: UpdateRule,
+        steps: list[FusedStep],
+        places: Places,
+        shared: dict[int, str],
+    ) -> list[tuple[FusedStep, list[int]]]:
+        updates = places.updates
+        if shared and self.option:
+            first = min(shared)
+            raise RuntimeError(f"fused=True does not fit {updates[first].name}: {shared[first]}")
+        parts: list[tuple[FusedStep, list[int]]] = []
+        waiting = [k for k in range(len(updates)) if k not in shared]
         if shared:
-            if self.option:
-                first = min(shared)
-                raise RuntimeError(
-                    f"fused=True does not fit {updates[first].name}: {shared[first]}"
-                )
-            waiting = [update for k, update in enumerate(updates) if k not in shared]
             steps = [step for step in steps if waiting and not step.shares_signals]
         why_not = ""
         for step in steps:
-            refused = [(u, why) for u in waiting if (why := step.refuses(u)) is not None]
-            if not refused:
-                plan.append((step, waiting))
-                return plan
-            why_not = why_not or f"{refused[0][0].name}: {refused[0][1]}"
-            if len(refused) < len(waiting) and not step.shares_signals:
-                left = {id(update) for update, _ in refused}
-                plan.append((step, [u for u in waiting if id(u) not in left]))
-                waiting = [update for update, _ in refused]
+            found = {k: step.refuses(rule, updates[k]) for k in waiting}
+            reasons = {k: why for k, why in found.items() if why is not None}
+            if not reasons:
+                parts.append((step, waiting))
+                return parts
+            first = next(iter(reasons))
+            why_not = why_not or f"{updates[first].name}: {reasons[first]}"
+            if len(reasons) < len(waiting) and not step.shares_signals:
+                parts.append((step, [k for k in waiting if k not in reasons]))
+                waiting = list(reasons)
         if self.option:
-            raise RuntimeError(f"fused=True does not fit {why_not or self._why_none(rule)}")
-        return plan
+            raise RuntimeError(f"fused=True does not fit {why_not}")
+        return parts
 
     def _why_none(self, rule: UpdateRule) -> str:
         """Why no code takes the rule; empty if some does."""

@@ -175,8 +175,9 @@ class LearnedOptimizer(Optimizer):
 
         A tensor whose update is not finite is skipped: parameter and state stay as they are, bit
         for bit, `skipped_updates` counts it, and the first time a RuntimeWarning names it. The
-        gradient is checked as a whole, the rule's update in pieces of `chunk_size` coordinates: if
-        only the update overflows, other pieces of the same tensor may move.
+        gradient is checked as a whole, the rule's update in pieces of `chunk_size` coordinates (or
+        of up to 4096, where C steps them): if only the update overflows, other pieces of the same
+        tensor may move.
 
         Args:
             closure: re-evaluates the model, calls `backward()` and returns the loss. Rules that

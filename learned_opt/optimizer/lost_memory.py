@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from learned_opt.backends.places import Places, has_memory
 from learned_opt.updates import PendingUpdate
 
 
@@ -22,21 +22,22 @@ class LostMemory:
     """
 
     def __init__(self) -> None:
-        self._places: list[int] = []
+        self._addresses = np.empty(0, dtype=np.int64)
 
-    def check(self, updates: Sequence[PendingUpdate]) -> None:
+    def check(self, places: Places) -> None:
         """Check parameters, gradients and state.
 
         Tensors of other types than torch's own have no memory to look at, and do not count; nor
         do those on other devices than the CPU and CUDA's.
 
         Args:
-            updates: of parameters on one device.
+            places: of parameters on one device.
 
         Raises:
             RuntimeError: a storage was freed or cut short, or several elements of a parameter share
                 one place in memory, as after `expand`.
         """
+        updates = places.updates
         if updates[0].parameter.device.type not in ("cpu", "cuda"):
             return
         for update in updates:
@@ -45,39 +46,24 @@ class LostMemory:
                     f"parameter {update.name} cannot be written, since several of its elements "
                     "share one place in memory: clone it"
                 )
-        tensors = [
-            value
-            for update in updates
-            for value in (update.parameter, update.gradient, *update.state.values())
-        ]
-        places = _places(tensors)
-        if places == self._places:
-            return
-        known = self._places if len(self._places) == len(places) else [-1] * len(places)
-        for tensor, place, last in zip(tensors, places, known, strict=True):
-            if place != last and _is_lost(tensor):
+        addresses, known = places.addresses, self._addresses
+        if len(known) == len(addresses):
+            moved = np.flatnonzero(addresses != known).tolist()
+        else:
+            moved = list(range(len(addresses)))
+        for position in moved:
+            tensor = places.tensors[position]
+            if _is_lost(tensor):
                 raise RuntimeError(
                     f"{_describe(tensor, updates)} has more elements than its memory holds: its "
                     "storage was freed or cut short"
                 )
-        self._places = places
-
-
-def _places(tensors: Sequence[Any]) -> list[int]:
-    """The addresses of tensors, 0 for those that do not count."""
-    if {*map(type, tensors)} == {Tensor}:
-        with suppress(RuntimeError):  # of a sparse tensor; to ask each first takes as long again
-            return list(map(Tensor.data_ptr, tensors))
-    return [tensor.data_ptr() if _has_memory(tensor) else 0 for tensor in tensors]
-
-
-def _has_memory(tensor: Any) -> bool:
-    return type(tensor) is Tensor and tensor.layout is torch.strided
+        self._addresses = addresses
 
 
 def _is_lost(tensor: Any) -> bool:
     """Whether a tensor reaches beyond the end of its storage."""
-    count: int = tensor.numel() if _has_memory(tensor) else 0
+    count: int = tensor.numel() if has_memory(tensor) else 0
     if not count:
         return False
     if not tensor.is_contiguous():
@@ -90,7 +76,7 @@ def _is_lost(tensor: Any) -> bool:
 
 def _is_expanded(tensor: Tensor) -> bool:
     """Whether elements share a place because a stride is 0."""
-    if not _has_memory(tensor) or tensor.is_contiguous():
+    if not has_memory(tensor) or tensor.is_contiguous():
         return False
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     return any(size > 1 and not step for size, step in steps)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.backends.places import Addresses, Places, has_memory
 from learned_opt.updates import PendingUpdate
-
-Addresses = NDArray[np.int64]
 
 
 class SharedMemory:
@@ -18,50 +16,42 @@ class SharedMemory:
 
     A rule computes all updates before any is written; faster code writes one tensor while it has
     yet to read the next. Gradients may share memory with each other, since nobody writes them.
-
-    Call it in each step: where tensors lie as they did in the last one, it asks no more than that.
     """
 
     def __init__(self) -> None:
-        self._spans: tuple[list[int], list[int]] = [], []
-        self._found: dict[int, str] = {}
+        self._lengths: Addresses
+        """Bytes from the beginning to the end of parameters, and then of gradients, `[2 n]`."""
 
-    def find(self, updates: Sequence[PendingUpdate]) -> dict[int, str]:
+    def find(self, places: Places, *, same_form: bool) -> dict[int, str]:
         """The positions of such updates, with the reason for each.
 
         Tensors of other types than torch's own have no memory to look at, and do not count.
+
+        Args:
+            places: of the step.
+            same_form: whether the form of all tensors is that of the last call.
         """
-        tensors = [update.parameter for update in updates]
-        tensors += [update.gradient for update in updates]
-        spans = _spans(tensors)
-        if spans != self._spans:
-            starts, lengths = (np.array(numbers, dtype=np.int64) for numbers in spans)
-            found = _clusters(starts, lengths, len(updates))
-            self._found = {
-                position: _reason(position, members, updates)
-                for members in found
-                for position in members
-            }
-            self._spans = spans
-        return self._found
+        updates, addresses, first = places.updates, places.addresses, places.first
+        if not same_form:
+            tensors = [update.parameter for update in updates]
+            tensors += [update.gradient for update in updates]
+            self._lengths = np.fromiter(map(_length, tensors), np.int64, len(tensors))
+        starts = np.concatenate([addresses[first], addresses[first + 1]])
+        return {
+            position: _reason(position, members, updates)
+            for members in _clusters(starts, self._lengths, len(updates))
+            for position in members
+        }
 
 
-def _spans(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
-    """The addresses where tensors on one device begin, and the numbers of bytes from there."""
-    if {*map(type, tensors)} == {Tensor} and tensors[0].device.type in ("cpu", "cuda"):
-        if all(map(Tensor.is_contiguous, tensors)):
-            return list(map(Tensor.data_ptr, tensors)), [tensor.nbytes for tensor in tensors]
-    spans = [_span(tensor) for tensor in tensors]
-    return [begin for begin, _ in spans], [length for _, length in spans]
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    if type(tensor) is not Tensor or tensor.device.type not in ("cpu", "cuda"):
-        return 0, 0
+def _length(tensor: Tensor) -> int:
+    """The number of bytes from where a tensor begins to its end."""
+    if not has_memory(tensor) or tensor.device.type not in ("cpu", "cuda"):
+        return 0
     if not tensor.numel() or tensor.is_contiguous():
-        return tensor.data_ptr(), tensor.nbytes
+        return tensor.nbytes
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), (last + 1) * tensor.element_size()
+    return (last + 1) * tensor.element_size()
 
 
 def _clusters(starts: Addresses, lengths: Addresses, count: int) -> list[set[int]]:

@@ -143,10 +143,14 @@ class StepSizeLSTM(SteeredRule):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         shift, scale = zip(*FEATURES.values(), strict=True)
-        self._shift: Tensor
-        self._scale: Tensor
-        self.register_buffer("_shift", torch.tensor(shift, dtype=torch.float32), persistent=False)
-        self.register_buffer("_scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.feature_shift: Tensor
+        self.feature_scale: Tensor
+        self.register_buffer(
+            "feature_shift", torch.tensor(shift, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "feature_scale", torch.tensor(scale, dtype=torch.float32), persistent=False
+        )
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """Zeros, except for the initial RMS of the parameter in `scalars`."""
@@ -234,7 +238,7 @@ class StepSizeLSTM(SteeredRule):
             self.default_lr * schedule,
             context.loss,
         )
-        features = ((features - self._shift) * self._scale).clamp(-4, 4)
+        features = ((features - self.feature_shift) * self.feature_scale).clamp(-4, 4)
         h, c, gate_values = self.lstm(features, memory.h, memory.c)
         if gates is not None:
             record_gates(gates, "lstm", gate_values)

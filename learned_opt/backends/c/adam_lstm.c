@@ -1,6 +1,7 @@
 /* A step of `learned_opt.rules.adam_lstm.AdamLSTM`. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "coordinate_rules.h"
 #include "vector_math.h"
@@ -13,7 +14,8 @@ enum { H = STATE, C, M, FAST, SLOW };
 enum { LSTM_WEIGHT, LSTM_BIAS, HEAD_WEIGHT, HEAD_BIAS };
 
 typedef struct {
-    lstm_cell lstm;
+    long inputs, units;
+    const lstm_cell *cell; /* of each tensor */
     const float *head_weight, *head_bias;
     const double *setting;
     long betas, main, shortest;
@@ -30,6 +32,46 @@ static float *make_corrections(const tensor_list *list, const adam_lstm *own) {
         for (long b = 0; b < own->betas; b++) *to++ = correction(own->beta[b], step);
     }
     return made;
+}
+
+/* The cell at a number of steps. Its inputs with the age are equal in all coordinates that had a
+ * gradient: one input, 1 or 0, takes their place, with weights that add them up. */
+static int make_cell_of_age(const adam_lstm *own, double step, const float *weight,
+                            const float *bias, lstm_cell *cell) {
+    long width = 4 * own->units, before = own->inputs - 1;
+    float *folded = malloc((own->inputs + own->units) * width * sizeof(float));
+    if (!folded) return -1;
+    memcpy(folded, weight, before * width * sizeof(float));
+    for (long j = 0; j < width; j++) {
+        double total = 0;
+        for (int a = 0; a < AGES; a++)
+            total += step / (step + own->setting[AGE + a]) * weight[(before + a) * width + j];
+        folded[before * width + j] = (float)total;
+    }
+    memcpy(folded + own->inputs * width, weight + (before + AGES) * width,
+           own->units * width * sizeof(float));
+    int failed = make_lstm_cell(cell, own->inputs, own->units, folded, bias);
+    free(folded);
+    return failed;
+}
+
+/* Cells of all tensors; those that follow each other with equal steps share one. Returns how many
+ * cells were made, in `made`, or -1 without memory. */
+static long make_cells(const tensor_list *list, const adam_lstm *own, const float *weight,
+                       const float *bias, lstm_cell *cell, lstm_cell *made) {
+    long count = 0;
+    for (long k = 0; k < list->n; k++) {
+        double step = *place(list, STEP, k) + 1.0;
+        if (k == 0 || step != *place(list, STEP, k - 1) + 1.0) {
+            if (make_cell_of_age(own, step, weight, bias, &made[count])) {
+                while (count > 0) free_lstm_cell(&made[--count]);
+                return -1;
+            }
+            count++;
+        }
+        cell[k] = made[count - 1];
+    }
+    return count;
 }
 
 static void average(float *to, const float *last, const float *value, double beta) {
@@ -53,8 +95,8 @@ static void inverse_root(const float *mean, float correct, float *inverse, float
 static void step_block(const void *rule, const tensor_list *list, const block *at, void *scratch) {
     const adam_lstm *own = rule;
     const double *setting = own->setting;
-    long units = own->lstm.units, betas = own->betas;
-    row *seen = scratch, *momentum = seen + own->lstm.inputs + units, *h = momentum + betas;
+    long units = own->units, betas = own->betas;
+    row *seen = scratch, *momentum = seen + own->inputs + units, *h = momentum + betas;
     row *c = h + units, last, g, square, fast, slow, per_fast, per_slow, log_fast, log_slow;
     unsigned active[BLOCK] __attribute__((aligned(64)));
 
@@ -96,8 +138,6 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
 
     row *feature = seen + betas;
     const float *main = momentum[own->main];
-    float ages[AGES];
-    for (int a = 0; a < AGES; a++) ages[a] = (float)(at->step / (at->step + setting[AGE + a]));
 #pragma omp simd
     for (int k = 0; k < BLOCK; k++) {
         feature[0][k] = within(g[k] * per_slow[k], 3.0f);
@@ -106,16 +146,16 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
         float known = slow[k] > 0 ? 1.0f : 0.0f;
         feature[3][k] = known * (1.0f + 0.2f * logarithm(magnitude(g[k]) + 1e-9f));
         feature[4][k] = known * (1.0f + 0.1f * log_slow[k]);
-        for (int a = 0; a < AGES; a++) feature[5 + a][k] = known * ages[a];
+        feature[5][k] = known;
     }
 
     float *h_place = place(list, H, at->tensor) + at->start;
     float *c_place = place(list, C, at->tensor) + at->start;
     for (long u = 0; u < units; u++) {
-        read_row(seen[own->lstm.inputs + u], h_place + u * at->size, at->count);
+        read_row(seen[own->inputs + u], h_place + u * at->size, at->count);
         read_row(c[u], c_place + u * at->size, at->count);
     }
-    step_lstm_cell(&own->lstm, (const row *)seen, h, c);
+    step_lstm_cell(&own->cell[at->tensor], (const row *)seen, h, c);
 
     row scale, bend, update;
     for (int k = 0; k < BLOCK; k++) {
@@ -160,31 +200,38 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
  * settings: in the order of the enum above, then the betas; the loss is not read; whole: hidden size, number of betas,
  * places of Adam's and of the shortest momentum. */
 int learned_opt_adam_lstm(int64_t n, const int64_t *sizes, float *const *places,
-                          const double *rates, double sign, const uint8_t *trusted,
-                          uint8_t *untouched, const float *const *weights, const double *settings,
-                          const int64_t *whole, int64_t threads) {
-    long units = whole[0], betas = whole[1], inputs = betas + 5 + AGES;
+                          const double *rates, double sign, int64_t length,
+                          uint8_t *untouched, uint8_t *doubtful, const float *const *weights,
+                          const double *settings, const int64_t *whole, int64_t threads) {
+    long units = whole[0], betas = whole[1], inputs = betas + 6;
     tensor_list list = {n, sizes, places, rates, sign};
-    adam_lstm own = {{0}, weights[HEAD_WEIGHT], weights[HEAD_BIAS], settings, betas,
+    lstm_cell *cell = malloc(2 * n * sizeof(lstm_cell)), *made = cell + n;
+    adam_lstm own = {inputs, units, cell, weights[HEAD_WEIGHT], weights[HEAD_BIAS], settings, betas,
                      whole[2], whole[3], settings + AGE + AGES, 0};
     float *corrections = make_corrections(&list, &own);
-    if (!corrections) return -1;
     own.corrections = corrections;
-    if (make_lstm_cell(&own.lstm, inputs, units, weights[LSTM_WEIGHT], weights[LSTM_BIAS])) {
-        free(corrections);
-        return -1;
+    long cells = -1;
+    if (cell && corrections)
+        cells = make_cells(&list, &own, weights[LSTM_WEIGHT], weights[LSTM_BIAS], cell, made);
+    int failed = cells < 0;
+    if (!failed) {
+        /* A direction is at most SAFE_AVERAGE over the 1e-12 that is added to the root, over a
+         * correction. */
+        double bend = magnitude(own.head_bias[1]);
+        for (long u = 0; u < units; u++) bend += magnitude(own.head_weight[units + u]);
+        double least = 1 - own.beta[own.main];
+        double longest = exp(settings[LOG_RANGE]) *
+                         (2e27 / least + fabs(settings[DIRECTION_GAIN]) * bend);
+        const state_bounds average = {betas, SAFE_AVERAGE, 0}, square = {1, SAFE_SQUARE, 1};
+        const state_bounds memory = {units, SAFE, 0};
+        const state_bounds bounds[] = {memory, memory, average, square, square};
+        const leftovers left = {length, untouched, doubtful};
+        size_t scratch = (inputs + units + betas + 2 * units) * sizeof(row);
+        failed = step_coordinates(&list, step_block, &own, scratch, 5, bounds, longest, &left,
+                                  threads);
     }
-    /* A direction is at most SAFE over the 1e-12 that is added to the root, over a correction. */
-    double bend = magnitude(own.head_bias[1]);
-    for (long u = 0; u < units; u++) bend += magnitude(own.head_weight[units + u]);
-    double least = 1 - own.beta[own.main];
-    double longest = exp(settings[LOG_RANGE]) *
-                     (1e27 / least + fabs(settings[DIRECTION_GAIN]) * bend);
-    int64_t rows[] = {units, units, betas, 1, 1};
-    size_t scratch = (inputs + units + betas + 2 * units) * sizeof(row);
-    int failed = step_coordinates(&list, step_block, &own, scratch, 5, rows, trusted, longest,
-                                  untouched, threads);
-    free_lstm_cell(&own.lstm);
+    while (cells > 0) free_lstm_cell(&made[--cells]);
+    free(cell);
     free(corrections);
-    return failed;
+    return failed ? -1 : 0;
 }

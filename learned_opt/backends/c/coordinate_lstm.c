@@ -72,21 +72,22 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
  * weights: of each layer and its bias, of the head and its bias.
  * settings: in the order of the enum above; whole: the units of each layer. */
 int learned_opt_coordinate_lstm(int64_t n, const int64_t *sizes, float *const *places,
-                                const double *rates, double sign, const uint8_t *trusted,
-                                uint8_t *untouched, const float *const *weights,
+                                const double *rates, double sign, int64_t length,
+                                uint8_t *untouched, uint8_t *doubtful, const float *const *weights,
                                 const double *settings, const int64_t *whole, int64_t threads) {
     tensor_list list = {n, sizes, places, rates, sign};
     long layers = whole[0], rows = 0, made = 0;
     coordinate_lstm own = {layers, malloc(layers * sizeof(lstm_cell)), weights[2 * layers],
                            weights[2 * layers + 1], settings};
-    int64_t *state_rows = malloc((2 * layers + 1) * sizeof(int64_t));
-    int failed = !own.cell || !state_rows;
+    state_bounds *bounds = malloc((2 * layers + 1) * sizeof(state_bounds));
+    const leftovers left = {length, untouched, doubtful};
+    int failed = !own.cell || !bounds;
     for (long inputs = 2; !failed && made < layers; made++) {
         long units = whole[1 + made];
         failed = make_lstm_cell(&own.cell[made], inputs, units, weights[2 * made],
                                 weights[2 * made + 1]);
         if (failed) break;
-        state_rows[2 * made] = state_rows[2 * made + 1] = units;
+        bounds[2 * made] = bounds[2 * made + 1] = (state_bounds){units, SAFE, 0};
         rows += inputs + 2 * units;
         inputs = units;
     }
@@ -94,13 +95,13 @@ int learned_opt_coordinate_lstm(int64_t n, const int64_t *sizes, float *const *p
         long units = whole[layers];
         double longest = magnitude(own.head_bias[0]);
         for (long u = 0; u < units; u++) longest += magnitude(own.head_weight[u]);
-        state_rows[2 * layers] = 1;
+        bounds[2 * layers] = (state_bounds){1, SAFE_AVERAGE, 0};
         failed = step_coordinates(&list, step_block, &own, (rows + units) * sizeof(row),
-                                  2 * layers + 1, state_rows, trusted,
-                                  fabs(settings[OUTPUT_SCALE]) * longest, untouched, threads);
+                                  2 * layers + 1, bounds, fabs(settings[OUTPUT_SCALE]) * longest,
+                                  &left, threads);
     }
     while (made > 0) free_lstm_cell(&own.cell[--made]);
     free(own.cell);
-    free(state_rows);
+    free(bounds);
     return failed;
 }

@@ -18,8 +18,29 @@ float largest_magnitude(const float *x, long count) {
     return most > 0x7f800000u ? INFINITY : from_bits(most);
 }
 
+/* The same; infinity if one is negative, too. */
+static float largest_square(const float *x, long count) {
+    uint32_t most = 0;
+    /* As whole numbers, negative floats are above all others. */
+#pragma omp simd reduction(max : most)
+    for (long k = 0; k < count; k++) {
+        uint32_t bits = to_bits(x[k]);
+        most = bits > most ? bits : most;
+    }
+    return most > 0x7f800000u ? INFINITY : from_bits(most);
+}
+
+/* Coordinates of a task: enough that taking it costs nothing. */
+#define TASK (1L << 12)
+
+/* Tensors that are looked at together before they are stepped: so many coordinates that most of what
+ * the first pass reads is still in the cache in the second. */
+#define GROUP (1L << 19)
+
 typedef struct {
     long tensor, start, count;
+    uint8_t *doubtful; /* of its first piece */
+    uint8_t is_safe;   /* whether the gradient is in bounds */
 } task;
 
 typedef struct {
@@ -27,82 +48,111 @@ typedef struct {
     block_function function;
     const void *rule;
     size_t scratch_bytes;
-    long states, tasks;
-    const int64_t *state_rows;
-    const uint8_t *trusted;
-    const uint8_t *untouched;
-    task *task;
-    float (*found)[3]; /* for each task the largest parameter, gradient and state */
+    long states;
+    const state_bounds *bounds;
+    long length; /* of a piece */
+    uint8_t *untouched;
+    task *task; /* of the group */
 } job;
 
 static void look(void *shared, long number) {
     const job *all = shared;
-    const task *at = &all->task[number];
-    float *found = all->found[number];
-    found[0] = largest_magnitude(place(all->list, PARAMETER, at->tensor) + at->start, at->count);
-    found[1] = largest_magnitude(place(all->list, GRADIENT, at->tensor) + at->start, at->count);
-    found[2] = 0;
-    if (all->trusted[at->tensor]) return;
-    float steps = *place(all->list, STEP, at->tensor);
-    found[2] = steps >= 0 ? steps : INFINITY; /* corrections need a count */
-    for (long state = 0; state < all->states; state++)
-        for (long unit = 0; unit < all->state_rows[state]; unit++) {
-            const float *from = place(all->list, STATE + state, at->tensor) +
-                                unit * all->list->sizes[at->tensor] + at->start;
-            found[2] = larger(found[2], largest_magnitude(from, at->count));
+    task *at = &all->task[number];
+    const float *gradient = place(all->list, GRADIENT, at->tensor) + at->start;
+    at->is_safe = largest_magnitude(gradient, at->count) < SAFE;
+}
+
+/* Whether parameters and state are in bounds. They are in the cache then, for the step. */
+static int are_in_bounds(const job *all, long tensor, long start, long count) {
+    const tensor_list *list = all->list;
+    if (!(largest_magnitude(place(list, PARAMETER, tensor) + start, count) < SAFE)) return 0;
+    for (long k = 0; k < all->states; k++) {
+        const state_bounds *bounds = &all->bounds[k];
+        const float *from = place(list, STATE + k, tensor) + start;
+        for (long row = 0; row < bounds->rows; row++, from += list->sizes[tensor]) {
+            float found = bounds->is_square ? largest_square(from, count)
+                                            : largest_magnitude(from, count);
+            if (!(found < bounds->most)) return 0;
         }
+    }
+    return 1;
 }
 
 static void step(void *shared, long number) {
     const job *all = shared;
     const task *at = &all->task[number];
-    if (all->untouched[at->tensor]) return;
-    long size = all->list->sizes[at->tensor];
+    long size = all->list->sizes[at->tensor], length = all->length;
+    long most = all->scratch_bytes && length > BLOCK ? BLOCK : length;
     block here = {at->tensor, 0, 0, size, *place(all->list, STEP, at->tensor) + 1};
     char space[all->scratch_bytes + 64];
     void *scratch = (void *)(((uintptr_t)space + 63) / 64 * 64);
-    long most = all->scratch_bytes ? BLOCK : LONG_BLOCK;
-    for (long start = 0; start < at->count; start += most) {
-        here.start = at->start + start;
-        here.count = at->count - start < most ? at->count - start : most;
-        all->function(all->rule, all->list, &here, scratch);
+    for (long done = 0; done < at->count; done += length) {
+        long start = at->start + done;
+        long end = at->start + (at->count - done < length ? at->count : done + length);
+        uint8_t *doubtful = at->doubtful + done / length;
+        *doubtful = all->untouched[at->tensor] || !are_in_bounds(all, at->tensor, start, end - start);
+        if (*doubtful) continue;
+        for (here.start = start; here.start < end; here.start += most) {
+            here.count = end - here.start < most ? end - here.start : most;
+            all->function(all->rule, all->list, &here, scratch);
+        }
     }
 }
 
-int step_coordinates(const tensor_list *list, block_function function, const void *rule,
-                     size_t scratch_bytes, long states, const int64_t *state_rows,
-                     const uint8_t *trusted, double longest, uint8_t *untouched, long threads) {
-    long tasks = 0, length = LONG_BLOCK;
-    for (long k = 0; k < list->n; k++) tasks += (list->sizes[k] + length - 1) / length;
-    job all = {list, function, rule, scratch_bytes, states, tasks, state_rows, trusted, untouched,
-               malloc((tasks + 1) * sizeof(task)), calloc(tasks + 1, 3 * sizeof(float))};
-    int failed = !all.task || !all.found;
-    if (!failed) {
-        long number = 0;
-        for (long k = 0; k < list->n; k++)
-            for (long start = 0; start < list->sizes[k]; start += length) {
-                long left = list->sizes[k] - start;
-                all.task[number++] = (task){k, start, left < length ? left : length};
-            }
-        run_tasks(look, &all, tasks, threads);
-        memset(untouched, 0, list->n);
-        for (number = 0; number < tasks; number++) {
-            long k = all.task[number].tensor;
-            const float *found = all.found[number];
-            double lr = fabs(list->rates[2 * k]), decay = fabs(list->rates[2 * k + 1]);
-            double moved = found[0] * (1 + lr * decay) + lr * longest;
-            /* Written so that a bound that is no number is not safe, either. */
-            if (!(found[0] < SAFE && found[1] < SAFE && found[2] < SAFE && moved < 3e38 &&
-                  lr < 3e38 && lr * decay < 3e38))
-                untouched[k] = 1;
-        }
-        run_tasks(step, &all, tasks, threads);
-        for (long k = 0; k < list->n; k++)
-            if (!untouched[k]) *place(list, STEP, k) += 1;
+/* Step the tensors from `first` up to `end`, of so many tasks in all. */
+static void step_group(const job *all, long first, long end, long tasks, double longest,
+                       long threads) {
+    const tensor_list *list = all->list;
+    run_tasks(look, (void *)all, tasks, threads);
+    for (long k = first; k < end; k++) {
+        float steps = *place(list, STEP, k);
+        double lr = fabs(list->rates[2 * k]), decay = fabs(list->rates[2 * k + 1]);
+        double moved = SAFE * (1 + lr * decay) + lr * longest;
+        /* Corrections need a count. Written so that a number that is none is not safe, either. */
+        int is_safe = steps >= 0 && steps < SAFE && lr < 3e38 && lr * decay < 3e38 && moved < 3e38;
+        all->untouched[k] = !is_safe;
     }
-    free(all.task);
-    free(all.found);
-    return failed ? -1 : 0;
+    for (long number = 0; number < tasks; number++)
+        if (!all->task[number].is_safe) all->untouched[all->task[number].tensor] = 1;
+    run_tasks(step, (void *)all, tasks, threads);
+    for (long number = 0; number < tasks;) {
+        long k = all->task[number].tensor, stepped = 0;
+        for (; number < tasks && all->task[number].tensor == k; number++)
+            for (long piece = 0; piece * all->length < all->task[number].count; piece++)
+                stepped += !all->task[number].doubtful[piece];
+        if (!stepped) all->untouched[k] = 1;
+    }
+    for (long k = first; k < end; k++)
+        if (!all->untouched[k]) *place(list, STEP, k) += 1;
+}
+
+int step_coordinates(const tensor_list *list, block_function function, const void *rule,
+                     size_t scratch_bytes, long states, const state_bounds *bounds, double longest,
+                     const leftovers *left, long threads) {
+    long tasks = 0, number = 0;
+    for (long k = 0; k < list->n; k++) tasks += (list->sizes[k] + TASK - 1) / TASK;
+    task *every = malloc((tasks + 1) * sizeof(task));
+    if (!every) return -1;
+    job all = {list,   function,     rule,            scratch_bytes, states,
+               bounds, left->length, left->untouched, every};
+    uint8_t *doubtful = left->doubtful;
+    for (long first = 0, end; first < list->n; first = end) {
+        long held = 0;
+        for (end = first; end < list->n && (end == first || held + list->sizes[end] <= GROUP);
+             end++) {
+            long size = list->sizes[end];
+            held += size;
+            for (long start = 0; start < size; start += TASK)
+                every[number++] = (task){end, start, size - start < TASK ? size - start : TASK,
+                                         doubtful + start / left->length, 0};
+            doubtful += (size + left->length - 1) / left->length;
+        }
+        long of_group = number - (all.task - every);
+        step_group(&all, first, end, of_group, longest, threads);
+        all.task += of_group;
+    }
+    free(every);
+    return 0;
 }
 
 float correction(double beta, float step) {

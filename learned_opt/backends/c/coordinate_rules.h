@@ -11,11 +11,11 @@
 
 #include "lstm.h"
 
-/* Numbers beyond this are left to Python: below it, nothing in a step can overflow. */
+/* Numbers beyond this are left to Python: below it, nothing in a step can overflow. Averages of such
+ * numbers, and of their squares, stay below the others. */
 #define SAFE 1e15f
-
-/* Most coordinates of a task: enough that taking a task costs nothing. */
-#define LONG_BLOCK (64 * BLOCK)
+#define SAFE_AVERAGE (2 * SAFE)
+#define SAFE_SQUARE (4 * SAFE * SAFE)
 
 typedef struct {
     long n;
@@ -40,18 +40,36 @@ typedef struct {
 typedef void (*block_function)(const void *rule, const tensor_list *list, const block *at,
                                void *scratch);
 
+/* What a state tensor must be for a step to be safe. */
+typedef struct {
+    int64_t rows; /* numbers per coordinate */
+    float most;   /* their largest magnitude */
+    int is_square; /* whether they may not be negative */
+} state_bounds;
+
+/* What is left to Python.
+ *
+ * Each tensor is cut into pieces of `length` coordinates, and a shorter last one. A piece with a
+ * parameter or a state out of bounds is doubtful, and left as it is. */
+typedef struct {
+    long length; /* a power of two, at most 4096 */
+    uint8_t *untouched; /* [n]: gets 1 where all of a tensor was left as it is, else 0 */
+    uint8_t *doubtful;  /* for each piece, tensor by tensor: gets 1 where it was left, else 0 */
+} leftovers;
+
 /* Step all tensors that are safe to step.
  *
+ * A tensor is untouched if its gradient is out of bounds anywhere, or if all of its pieces are
+ * doubtful. `step` of the others advances.
+ *
  * function: gets at most BLOCK coordinates at once if it has scratch memory, for rows; else at most
- * LONG_BLOCK.
- * state_rows: numbers per coordinate in each state tensor, `states` of them.
- * trusted: [n], 1 where the state is known to be within SAFE; the others are looked at first.
+ * a piece.
+ * bounds: of each state tensor, `states` of them.
  * longest: a bound on the magnitude of the rule's updates.
- * untouched: [n], gets 1 where a tensor is not safe and was left as it is, else 0.
  * Returns 0, or -1 if there is no memory; then nothing has changed. */
 int step_coordinates(const tensor_list *list, block_function function, const void *rule,
-                     size_t scratch_bytes, long states, const int64_t *state_rows,
-                     const uint8_t *trusted, double longest, uint8_t *untouched, long threads);
+                     size_t scratch_bytes, long states, const state_bounds *bounds, double longest,
+                     const leftovers *left, long threads);
 
 /* p <- p + lr update - lr decay p for the parameters of a block. */
 void move_parameters(const tensor_list *list, const block *at, const float *update);

@@ -143,25 +143,28 @@ static int make_gate_reader(gate_reader *made, long inputs, long units,
  * settings: in the order of the enum above; whole: units, whether the loss is read, whether there
  * is a memory. */
 int learned_opt_gated(int64_t n, const int64_t *sizes, float *const *places, const double *rates,
-                      double sign, const uint8_t *trusted, uint8_t *untouched,
+                      double sign, int64_t length, uint8_t *untouched, uint8_t *doubtful,
                       const float *const *weights, const double *settings, const int64_t *whole,
                       int64_t threads) {
     tensor_list list = {n, sizes, places, rates, sign};
     long units = whole[0], inputs = whole[1] ? 4 : 2, has_memory = whole[2], states = 0;
     gated own = {.inputs = inputs, .has_memory = has_memory, .setting = settings};
-    int64_t rows[9];
+    const state_bounds one = {1, SAFE_AVERAGE, 0}, pair = {2, SAFE_AVERAGE, 0};
+    const state_bounds memory = {units, SAFE, 0};
+    const leftovers left = {length, untouched, doubtful};
+    state_bounds bounds[9];
     own.m = STATE;
-    if (has_memory) rows[states++] = 1;
+    if (has_memory) bounds[states++] = one;
     own.memory_h = STATE + states;
-    if (has_memory && units) rows[states] = rows[states + 1] = units, states += 2;
+    if (has_memory && units) bounds[states] = bounds[states + 1] = memory, states += 2;
     own.h = STATE + states;
-    if (units) rows[states] = rows[states + 1] = units, states += 2;
+    if (units) bounds[states] = bounds[states + 1] = memory, states += 2;
     own.memory_gates = STATE + states;
-    if (has_memory) rows[states++] = 2;
+    if (has_memory) bounds[states++] = pair;
     own.gates = STATE + states;
-    rows[states++] = 2;
+    bounds[states++] = pair;
     own.recent = STATE + states;
-    rows[states++] = 1;
+    bounds[states++] = one;
 
     row loss, logs, signs;
     for (int k = 0; k < BLOCK; k++) loss[k] = (float)settings[LOSS];
@@ -179,7 +182,7 @@ int learned_opt_gated(int64_t n, const int64_t *sizes, float *const *places, con
                                   weights + (has_memory ? weights_of_one : 0));
     if (!failed)
         failed = step_coordinates(&list, step_block, &own, (inputs + 3 * units) * sizeof(row),
-                                  states, rows, trusted, longest, untouched, threads);
+                                  states, bounds, longest, &left, threads);
     free_lstm_cell(&own.memory.lstm);
     free_lstm_cell(&own.own.lstm);
     return failed ? -1 : 0;

@@ -49,21 +49,38 @@ void lstm_four_sums(const float *weight, const row *rows, long count, row *sums)
     gate_sums(weight, rows, count, sums);
 }
 
+/* Units that are stepped together. A gate and its tangent are long chains of operations: one unit
+ * after the other, or one loop for both c and h, a processor would wait for the end of each. */
+#define TOGETHER 12
+
 void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c) {
     long count = cell->inputs + cell->units;
-    for (long unit = 0; unit < cell->units; unit++) {
-        row sums[4];
-        gate_sums(cell->packed + unit * (1 + count) * 4, seen, count, sums);
-        float *new_h = h[unit], *new_c = c[unit];
+    row sums[TOGETHER][4];
+    for (long first = 0; first < cell->units; first += TOGETHER) {
+        long units = cell->units - first < TOGETHER ? cell->units - first : TOGETHER;
+        for (long u = 0; u < units; u++)
+            gate_sums(cell->packed + (first + u) * (1 + count) * 4, seen, count, sums[u]);
+        for (long u = 0; u < units; u++) {
+            const row *sum = (const row *)sums[u];
+            float *new_c = c[first + u];
 #pragma omp simd
-        for (int k = 0; k < BLOCK; k++) {
-            /* A gate times a tangent is one division: products of denominators stay below 2e38. */
-            float i = 1.0f + exponential(-sums[0][k]), f = 1.0f + exponential(-sums[1][k]);
-            float o = 1.0f + exponential(-sums[2][k]), below, under;
-            float candidate = tangent_fraction(sums[3][k], &below);
-            float memory = new_c[k] / f + candidate / (i * below);
-            new_c[k] = memory;
-            new_h[k] = tangent_fraction(memory, &under) / (o * under);
+            for (int k = 0; k < BLOCK; k++) {
+                /* A gate times a tangent is one division: products of denominators stay below
+                 * 2e38. */
+                float i = 1.0f + exponential(-sum[0][k]), f = 1.0f + exponential(-sum[1][k]);
+                float below, candidate = tangent_fraction(sum[3][k], &below);
+                new_c[k] = new_c[k] / f + candidate / (i * below);
+            }
+        }
+        for (long u = 0; u < units; u++) {
+            const float *sum = sums[u][2], *new_c = c[first + u];
+            float *new_h = h[first + u];
+#pragma omp simd
+            for (int k = 0; k < BLOCK; k++) {
+                float o = 1.0f + exponential(-sum[k]), under;
+                float numerator = tangent_fraction(new_c[k], &under);
+                new_h[k] = numerator / (o * under);
+            }
         }
     }
 }

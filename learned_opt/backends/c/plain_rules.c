@@ -92,32 +92,28 @@ static void adam_block(const void *rule, const tensor_list *list, const block *a
     }
 }
 
-static int step_plain(block_function function, double longest, long states, int64_t n,
-                      const int64_t *sizes, float *const *places, const double *rates, double sign,
-                      const uint8_t *trusted, uint8_t *untouched, const double *settings,
-                      int64_t threads) {
-    static const int64_t one_each[] = {1, 1};
-    tensor_list list = {n, sizes, places, rates, sign};
-    return step_coordinates(&list, function, settings, 0, states, one_each, trusted, longest,
-                            untouched, threads);
-}
+static const state_bounds AVERAGE = {1, SAFE_AVERAGE, 0}, SQUARE = {1, SAFE_SQUARE, 1};
 
 /* Each steps n tensors; see `step_coordinates`. There are no weights.
  *
  * places: [3 + states, n]: parameter, gradient, step, then the state.
  * settings: as the Python class lists them, after the loss. */
-#define PLAIN_RULE(name, states, longest)                                                          \
+#define PLAIN_RULE(name, states, longest, ...)                                                     \
     int learned_opt_##name(int64_t n, const int64_t *sizes, float *const *places,                  \
-                           const double *rates, double sign, const uint8_t *trusted,               \
-                           uint8_t *untouched, const float *const *weights, const double *setting, \
+                           const double *rates, double sign, int64_t length, uint8_t *untouched,   \
+                           uint8_t *doubtful, const float *const *weights, const double *setting,  \
                            const int64_t *whole, int64_t threads) {                                \
         (void)weights, (void)whole;                                                                \
-        return step_plain(name##_block, longest, states, n, sizes, places, rates, sign, trusted,   \
-                          untouched, setting, threads);                                            \
+        tensor_list list = {n, sizes, places, rates, sign};                                        \
+        leftovers left = {length, untouched, doubtful};                                            \
+        const state_bounds bounds[] = {__VA_ARGS__};                                               \
+        return step_coordinates(&list, name##_block, setting, 0, states, bounds, longest, &left,   \
+                                threads);                                                          \
     }
 
-PLAIN_RULE(sgd, 0, SAFE)
+PLAIN_RULE(sgd, 0, SAFE, AVERAGE)
 /* A momentum is at most the sum of the gradients' shares. */
-PLAIN_RULE(momentum, 1, 2 * SAFE / (1 - setting[1]))
-PLAIN_RULE(rmsprop, 1, SAFE / setting[2])
-PLAIN_RULE(adam, 2, SAFE / (1 - setting[1]) / setting[3])
+#define LONGEST_MOMENTUM (SAFE_AVERAGE / (1 - setting[1]))
+PLAIN_RULE(momentum, 1, SAFE + LONGEST_MOMENTUM, {1, (float)LONGEST_MOMENTUM, 0})
+PLAIN_RULE(rmsprop, 1, SAFE / setting[2], SQUARE)
+PLAIN_RULE(adam, 2, SAFE_AVERAGE / (1 - setting[1]) / setting[3], AVERAGE, SQUARE)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.fused_step import expect
+from learned_opt.backends.places import Places
 from learned_opt.backends.triton.step_in_triton import (
     StepInTriton,
     by_dtypes,
@@ -49,7 +50,7 @@ class AdamLSTMInTriton(StepInTriton):
     def step(
         self,
         rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
+        places: Places,
         context: Context,
         maximize: bool,
     ) -> list[PendingUpdate]:
@@ -62,7 +63,7 @@ class AdamLSTMInTriton(StepInTriton):
         from learned_opt.backends.triton import adam_lstm_launch as launch
 
         own = expect(rule, AdamLSTM)
-        sign = -1.0 if maximize else 1.0
+        updates, sign = places.updates, -1.0 if maximize else 1.0
         device = updates[0].parameter.device
         written: list[Tensor] = []
         ordered: list[PendingUpdate] = []

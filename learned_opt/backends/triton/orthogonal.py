@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.fused_step import expect
+from learned_opt.backends.places import Places
 from learned_opt.backends.triton.step_in_triton import (
     LARGEST,
     StepInTriton,
@@ -73,7 +74,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
     def step(
         self,
         rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
+        places: Places,
         context: Context,
         maximize: bool,
     ) -> list[PendingUpdate]:
@@ -86,7 +87,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
         from learned_opt.backends.triton import orthogonal_launch as launch
 
         own = expect(rule, OrthogonalMomentum)
-        sign = -1.0 if maximize else 1.0
+        updates, sign = places.updates, -1.0 if maximize else 1.0
         device = updates[0].parameter.device
         with on(device):
             parts = self._parts(updates, launch.BLOCK)

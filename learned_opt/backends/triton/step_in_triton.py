@@ -54,7 +54,7 @@ class StepInTriton(DeviceStep, ABC):
         why = _refuses(parameter.detach(), DTYPES)
         return None if why is None else f"it {why}"
 
-    def refuses(self, update: PendingUpdate) -> str | None:
+    def refuses(self, rule: UpdateRule, update: PendingUpdate) -> str | None:
         """Refuse a tensor if it, its gradient or its state is not plain memory; see above."""
         if update.mesh is not None:
             return "it is sharded"

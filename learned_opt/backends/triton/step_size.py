@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from learned_opt.backends.fused_step import expect
+from learned_opt.backends.places import Places
 from learned_opt.backends.triton.step_in_triton import (
     LARGEST,
     StepInTriton,
@@ -38,7 +38,7 @@ class StepSizeInTriton(StepInTriton):
     def step(
         self,
         rule: UpdateRule,
-        updates: Sequence[PendingUpdate],
+        places: Places,
         context: Context,
         maximize: bool,
     ) -> list[PendingUpdate]:
@@ -51,7 +51,7 @@ class StepSizeInTriton(StepInTriton):
         from learned_opt.backends.triton import step_size_launch as launch
 
         own = expect(rule, StepSizeLSTM)
-        sign = -1.0 if maximize else 1.0
+        updates, sign = places.updates, -1.0 if maximize else 1.0
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
         groups = by_dtypes(updates)

@@ -2,16 +2,14 @@
  *
  * learned_opt/rules/tensor_directions.py has the equations and says what the sums are. Both passes
  * compute the new averages, so that the first one writes nothing. */
+#include "step_size.h"
+
 #include <math.h>
-#include <stdint.h>
 
 #include "parallel.h"
-#include "pieces.h"
 
-/* Sums of a tensor; the last is that of v after the step, to see that it is finite. */
-#define SUMS 24
 /* So many elements are added up in float before they are added in double. */
-#define BLOCK 4096
+#define ADDED 4096
 
 #define EPS 1e-24f
 
@@ -21,9 +19,7 @@ static const float KEPT = 0.99f, SQUARE = (float)(1.0 - 0.99);
 
 typedef struct {
     const pieces *pieces;
-    /* Gradients, parameters, m9, m99, v: n pointers each. */
-    float *const *gradients, *const *parameters, *const *m9, *const *m99, *const *v;
-    float sign;
+    const tensor_list *list;
     const float *weights; /* of the five directions, for each tensor; with the learning rate */
     const float *shrink;  /* weight decay times learning rate, of each tensor */
 } job;
@@ -56,29 +52,34 @@ static void add_block(const float *g_, const float *p_, const float *m9_, const 
     for (int k = 0; k < SUMS; k++) sums[k] += all[k];
 }
 
+static inline float *at(const job *j, long role, const piece *here) {
+    return place(j->list, role, here->tensor) + here->start;
+}
+
 static void piece_sums(void *shared, long task) {
     const job *j = shared;
-    piece at = j->pieces->piece[task];
+    const piece *here = &j->pieces->piece[task];
+    const float *g = at(j, GRADIENT, here), *p = at(j, PARAMETER, here), *m9 = at(j, M9, here);
+    const float *m99 = at(j, M99, here), *v = at(j, V, here);
     double *sums = (double *)j->pieces->results + SUMS * task;
-    for (long done = 0; done < at.count; done += BLOCK) {
-        long from = at.start + done, left = at.count - done, k = at.tensor;
-        add_block(j->gradients[k] + from, j->parameters[k] + from, j->m9[k] + from,
-                  j->m99[k] + from, j->v[k] + from, left < BLOCK ? left : BLOCK, j->sign, sums);
+    for (long done = 0; done < here->count; done += ADDED) {
+        long left = here->count - done;
+        add_block(g + done, p + done, m9 + done, m99 + done, v + done, left < ADDED ? left : ADDED,
+                  (float)j->list->sign, sums);
     }
 }
 
 static void piece_step(void *shared, long task) {
     const job *j = shared;
-    piece at = j->pieces->piece[task];
-    long k = at.tensor;
-    const float *restrict g_ = j->gradients[k] + at.start;
-    float *restrict p_ = j->parameters[k] + at.start, *restrict m9_ = j->m9[k] + at.start;
-    float *restrict m99_ = j->m99[k] + at.start, *restrict v_ = j->v[k] + at.start;
-    const float *w = j->weights + 5 * k;
-    float sign = j->sign, shrink = j->shrink[k];
+    const piece *here = &j->pieces->piece[task];
+    const float *restrict g_ = at(j, GRADIENT, here);
+    float *restrict p_ = at(j, PARAMETER, here), *restrict m9_ = at(j, M9, here);
+    float *restrict m99_ = at(j, M99, here), *restrict v_ = at(j, V, here);
+    const float *w = j->weights + DIRECTIONS * here->tensor;
+    float sign = (float)j->list->sign, shrink = j->shrink[here->tensor];
     float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3], w4 = w[4];
 #pragma omp simd
-    for (long i = 0; i < at.count; i++) {
+    for (long i = 0; i < here->count; i++) {
         float g = sign * g_[i], p = p_[i];
         float m = m9_[i] + FAST * (g - m9_[i]);
         float s = m99_[i] + SLOW * (g - m99_[i]);
@@ -89,37 +90,21 @@ static void piece_step(void *shared, long task) {
     }
 }
 
-static job begin(const pieces *all, long n, float *const *tensors, double sign) {
-    return (job){all,          tensors, tensors + n, tensors + 2 * n, tensors + 3 * n,
-                 tensors + 4 * n, (float)sign, 0, 0};
+int make_step_size_pieces(pieces *all, const tensor_list *list) {
+    return make_pieces(all, list->n, list->sizes, SUMS * sizeof(double));
 }
 
-/* Write the sums of n tensors, [n, 24]. `tensors` are the gradients, the parameters, and the
- * averages m9, m99 and v, n pointers each. Returns 0, or -1 without memory. */
-int learned_opt_step_size_sums(int64_t n, const int64_t *sizes, float *const *tensors, double sign,
-                               double *sums, int64_t threads) {
-    pieces all;
-    if (make_pieces(&all, n, sizes, SUMS * sizeof(double))) return -1;
-    job j = begin(&all, n, tensors, sign);
-    run_tasks(piece_sums, &j, all.count, threads);
-    for (long k = 0; k < n * SUMS; k++) sums[k] = 0;
-    for (long task = 0; task < all.count; task++)
+void sum_step_sizes(const pieces *all, const tensor_list *list, double *sums, long threads) {
+    job j = {all, list, 0, 0};
+    run_tasks(piece_sums, &j, all->count, threads);
+    for (long k = 0; k < list->n * SUMS; k++) sums[k] = 0;
+    for (long task = 0; task < all->count; task++)
         for (int k = 0; k < SUMS; k++)
-            sums[SUMS * all.piece[task].tensor + k] += ((double *)all.results)[SUMS * task + k];
-    free_pieces(&all);
-    return 0;
+            sums[SUMS * all->piece[task].tensor + k] += ((double *)all->results)[SUMS * task + k];
 }
 
-/* Move the averages and the parameters of n tensors: by the sum of the directions times `weights`,
- * [n, 5], minus `shrink` times the parameter. Returns 0, or -1 without memory, and then nothing has
- * changed. */
-int learned_opt_step_size_step(int64_t n, const int64_t *sizes, float *const *tensors, double sign,
-                               const float *weights, const float *shrink, int64_t threads) {
-    pieces all;
-    if (make_pieces(&all, n, sizes, 0)) return -1;
-    job j = begin(&all, n, tensors, sign);
-    j.weights = weights, j.shrink = shrink;
-    run_tasks(piece_step, &j, all.count, threads);
-    free_pieces(&all);
-    return 0;
+void move_step_sizes(const pieces *all, const tensor_list *list, const float *weights,
+                     const float *shrink, long threads) {
+    job j = {all, list, weights, shrink};
+    run_tasks(piece_step, &j, all->count, threads);
 }
