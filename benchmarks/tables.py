@@ -15,7 +15,13 @@ from documents import find_tables, mean_and_spread, replace_between, smallest_in
 
 from learned_opt import load_card
 from meta_train.evaluation.benchmark.records import Records
-from meta_train.evaluation.benchmark.report import error_table, loss_table, plan_of, summary_table
+from meta_train.evaluation.benchmark.report import (
+    error_table,
+    games_table,
+    loss_table,
+    plan_of,
+    summary_table,
+)
 from meta_train.evaluation.report import FLOOR
 from meta_train.evaluation.tables import markdown_table
 
@@ -154,6 +160,11 @@ def benchmark_errors():
     return error_table(*benchmark_records())
 
 
+def benchmark_games():
+    """The figure of each game by optimizer, at defaults."""
+    return games_table(*benchmark_records())
+
+
 def omniglot():
     """Three rows of Omniglot, 5-way 1-shot."""
     cells = {(c["row"], c["ways"], c["shots"]): c for c in measured("few_shot")["cells"]}
@@ -179,6 +190,7 @@ TABLES = (
     ("docs/benchmark.md", "benchmark", benchmark),
     ("docs/benchmark.md", "benchmark-losses", benchmark_losses),
     ("docs/benchmark.md", "benchmark-errors", benchmark_errors),
+    ("docs/benchmark.md", "benchmark-games", benchmark_games),
     ("docs/measured.md", "digits", digits),
     ("learned_opt/pretrained/andrychowicz-lstm.md", "andrychowicz", andrychowicz),
     ("docs/measured.md", "meta-gradient", meta_gradient),
