@@ -39,7 +39,7 @@ CLIP = math.log(2)
 def without_pace():
     """The default as it would be without its pace."""
     rule = create_rule("orthogonal-momentum")
-    rule.constants = USUAL._replace(pace=PaceConstants(rise=0.0, fall=0.0))
+    rule._constants = USUAL._replace(pace=PaceConstants(rise=0.0, fall=0.0))
     return rule
 
 
@@ -49,7 +49,7 @@ def find(name, settings=None, part=1.0):
         return without_pace()
     if name.endswith(".json"):
         rule = create_rule("orthogonal-momentum")
-        rule.constants = read_constants(Path(name), part)
+        rule._constants = read_constants(Path(name), part)
         return rule
     return create_rule(name, **settings) if settings else find_rule(name)
 

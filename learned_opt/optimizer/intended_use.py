@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from learned_opt.rules.base import UpdateRule
 
@@ -43,9 +44,9 @@ def warn_if_elsewhere(name: str | None, parameters: Sequence[Tensor]) -> None:
 
     Args:
         name: of bundled weights, or None.
-        parameters: of the model.
+        parameters: of the model; nothing is said if one has no shape yet.
     """
-    if name is None or name not in SPECIALISTS:
+    if name is None or name not in SPECIALISTS or any(map(is_lazy, parameters)):
         return
     purpose = SPECIALISTS[name]
     count = sum(math.prod(parameter.shape) for parameter in parameters)

@@ -119,7 +119,7 @@ class OrthogonalMomentum(UpdateRule):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         self.iterations = iterations
-        self.constants = USUAL._replace(momentum=momentum, warm_up=warm_up, decay_after=decay_after)
+        self._constants = USUAL._replace(momentum=momentum, warm_up=warm_up, decay_after=decay_after)
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
@@ -149,6 +149,11 @@ class OrthogonalMomentum(UpdateRule):
     def state_bytes_per_parameter(self) -> int:
         """Bytes of state that one coordinate of a matrix costs; of a vector, half as much again."""
         return self.dtype.itemsize + self.wide_dtype.itemsize
+
+    @property
+    def constants(self) -> MomentumConstants:
+        """The constants that the settings give; read-only, because files hold the settings alone."""
+        return self._constants
 
     def update(
         self,

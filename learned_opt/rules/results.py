@@ -64,8 +64,13 @@ def check_results(
         )
     for k, gradient in enumerate(gradients):
         shape, old, new = gradient.shape, states[k], new_states[k]
+        for value in (deltas[k], *new.values()):
+            if not isinstance(value, Tensor):
+                raise WrongResult(rule, f"a {type(value).__name__}, not a tensor,", k, shape)
         if deltas[k].shape != shape:
             raise WrongResult(rule, f"a delta of shape {list(deltas[k].shape)}", k, shape)
+        if deltas[k].dtype != gradient.dtype and not deltas[k].is_floating_point():
+            raise WrongResult(rule, f"a delta of {deltas[k].dtype}", k, shape)
         if "step" not in new or not new.keys() <= old.keys():
             wrong = f"a state of {_listed(new)} in place of {_listed(old)}"
             raise WrongResult(rule, wrong, k, shape)

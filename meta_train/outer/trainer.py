@@ -104,10 +104,6 @@ class MetaTrainer:
         self.validate = as_validator(validate)
         self.selection = ModelSelection(self.average, parts.settings.patience)
         self.folder = None if folder is None else expand(folder)
-        self.checkpoints: Checkpoints | None = None
-        if self.folder is not None:
-            keep = parts.settings.keep_checkpoints
-            self.checkpoints = Checkpoints(self.folder / "checkpoints", keep, self.distributed)
         self.logger: TensorBoardLogger | None = None
         self.outer_step = 0
         self.seconds = 0.0
@@ -120,6 +116,15 @@ class MetaTrainer:
             self.selection,
             parts.groups,
             self.distributed,
+        )
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """The checkpoints in `folder`, which may be set later; None without a folder."""
+        if self.folder is None:
+            return None
+        return Checkpoints(
+            self.folder / "checkpoints", self.settings.keep_checkpoints, self.distributed
         )
 
     @property

@@ -32,7 +32,7 @@ def run(steps, *, fused, dtype=torch.float32, total=None, late=(), constants=Non
     torch.manual_seed(0)
     parameters = [nn.Parameter((0.3 * torch.randn(shape)).to(dtype)) for shape in SHAPES]
     rule = create_rule("orthogonal-momentum").to(dtype)
-    rule.constants = constants or rule.constants
+    rule._constants = constants or rule.constants
     optimizer = LearnedOptimizer(parameters, rule=rule, fused=fused, total_steps=total, **options)
     for step in range(steps):
         torch.manual_seed(100 + step)

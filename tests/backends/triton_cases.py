@@ -150,7 +150,7 @@ def test_bundled_weights_agree():
 
 def test_other_constants_of_orthogonal_momentum_are_followed():
     rule = create_rule("orthogonal-momentum")
-    rule.constants = MomentumConstants(
+    rule._constants = MomentumConstants(
         *(1.3, 0.6, 0.7, 0.8, 0.97, 5.0, 30.0, 0.7, 3.0), PaceConstants(3.0, 2.0, 0.05, 0.4, 0.2)
     )
     pair = Pair("orthogonal-momentum", [(6, 5), (3,)], rule=rule.to(DEVICE))

@@ -186,3 +186,8 @@ def test_a_specialist_is_silent_where_it_belongs_and_others_everywhere():
 def test_an_unknown_rule_is_met_with_the_names_that_work():
     with pytest.raises(ValueError, match=r"muon.*digits-lstm.*orthogonal-momentum"):
         LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], rule="muon")
+
+
+def test_a_specialist_says_nothing_of_a_model_that_has_no_shapes_yet():
+    model = torch.nn.LazyLinear(3)
+    LearnedOptimizer(model.parameters(), rule="digits-lstm", total_steps=5)

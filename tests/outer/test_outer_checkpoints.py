@@ -125,6 +125,18 @@ def test_what_killed_saves_left_behind_is_removed(tmp_path):
     assert read_newest(tmp_path / "nowhere", {}) is None
 
 
+def test_a_folder_that_is_set_after_the_trainer_was_made_gets_checkpoints(tmp_path):
+    trainer = make_trainer(None)
+    trainer.folder = tmp_path
+    trainer.save()
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000000.safetensors"
+    ]
+    again = make_trainer(None)
+    again.folder = tmp_path
+    assert again.resume()
+
+
 def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(tmp_path):
     unbroken = make_trainer(None)
     unbroken.train(progress=False)

@@ -46,6 +46,10 @@ def with_state(k, **values):
 
 
 WRONG = [
+    (with_delta(1, lambda d: None), "a NoneType, not a tensor, for"),
+    (with_delta(1, lambda d: d + 1j), "a delta of torch.complex64 for"),
+    (with_delta(1, lambda d: d > 0), "a delta of torch.bool for"),
+    (with_state(1, m=1.0), "a float, not a tensor, for"),
     (
         with_delta(1, lambda d: d.mean()),
         "a delta of shape [] for",
