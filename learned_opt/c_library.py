@@ -64,7 +64,10 @@ def missing_library() -> str | None:
     """Why there is no C library to use; None if there is one."""
     if load_library() is not None:
         return None
-    return "the package was installed without its C library: there was no compiler for it"
+    return (
+        f"{FOLDER} has no compiled C library: the package was installed without a compiler, or "
+        "this is a clone that was not installed with `pip install -e`"
+    )
 
 
 def is_generic() -> bool:

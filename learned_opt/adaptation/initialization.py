@@ -144,7 +144,7 @@ class Initialization:
         if problems:
             raise ValueError(
                 f"the initialisation does not fit {type(module).__name__}: {'; '.join(problems)} "
-                "(names given in keep are left alone)"
+                "(the module's own stays for names given in keep)"
             )
         targets = {**named, **buffers}
         values = {**self.parameters, **self.buffers}

@@ -119,7 +119,9 @@ class OrthogonalMomentum(UpdateRule):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         self.iterations = iterations
-        self._constants = USUAL._replace(momentum=momentum, warm_up=warm_up, decay_after=decay_after)
+        self._constants = USUAL._replace(
+            momentum=momentum, warm_up=warm_up, decay_after=decay_after
+        )
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The average begins at the parameter, all else at zero; see the class."""
@@ -152,7 +154,7 @@ class OrthogonalMomentum(UpdateRule):
 
     @property
     def constants(self) -> MomentumConstants:
-        """The constants that the settings give; read-only, because files hold the settings alone."""
+        """The constants of the settings; read-only, because files hold the settings alone."""
         return self._constants
 
     def update(

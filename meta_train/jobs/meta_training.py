@@ -39,6 +39,9 @@ from meta_train.runtime.seeding import derive_seed
 from meta_train.runtime.signals import Interrupted, TrainingStalled
 from meta_train.tasks import TaskFamily, create_task
 
+WEIGHTS = "weights.safetensors"
+"""The file of the meta-trained rule, in the run folder."""
+
 
 def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
     """Run the job. Under `torchrun` all processes call it; the first one writes and prints.
@@ -120,7 +123,7 @@ def _meta_train(
             f"{trainer.meta_optimizer.skipped} outer steps were skipped"
         )
         # An interrupted comparison must not lose the weights; it writes them again with the table.
-        save_rule(trained, folder / "weights.safetensors", card=_card(config, trainer))
+        save_rule(trained, folder / WEIGHTS, card=_card(config, trainer))
     return trainer, folder
 
 
@@ -167,7 +170,7 @@ def _compare(config: MainConfig, task: TaskFamily, trainer: MetaTrainer, folder:
         "columns": report.as_json(table, tasks),
     }
     report.write_table(folder / "table.json", data)
-    save_rule(trained, folder / "weights.safetensors", card=data)
+    save_rule(trained, folder / WEIGHTS, card=data)
     report.draw_curves(folder / "curves.png", table, tasks)
     rendered = report.render_table(table, tasks)
     print(rendered)
@@ -252,7 +255,8 @@ def _run_folder(config: MainConfig, lock: ExitStack) -> Path:
     if config.resume and not list_checkpoints(checkpoints):  # Before the folder is created.
         raise ValueError(f"there is no checkpoint in {checkpoints}: start the run without --resume")
     lock.enter_context(locked(config.out))
-    if not config.resume and list_checkpoints(checkpoints):
+    held = [*list_checkpoints(checkpoints), config.out / WEIGHTS]
+    if not config.resume and any(path.exists() for path in held):
         raise FileExistsError(
             f"{config.out} already holds a run: add --resume true, or choose another --out"
         )

@@ -74,6 +74,11 @@ class ModuleTask(Task):
         examples: int | None = None,
         full_rows: int | None = None,
     ) -> None:
+        if isinstance(make_module, nn.Module):
+            raise ValueError(
+                f"make_module must be a function that returns a new module, got a "
+                f"{type(make_module).__name__}"
+            )
         self.dataset = as_dataset(data)
         self.validation_dataset = (
             None if validation_data is None else as_dataset(validation_data, "validation_data")

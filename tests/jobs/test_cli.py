@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,9 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
     assert main(arguments) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert main([*arguments, "--resume", "true"]) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as one does to free the disk
+    assert main(arguments) == 2
+    assert "already holds a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

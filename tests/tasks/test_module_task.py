@@ -297,6 +297,7 @@ def test_frozen_parameters_do_not_change():
         (lambda: nn.Sequential(nn.Embedding(9, 2, sparse=True)), "0 has sparse=True"),
         (lambda: torch.zeros(3), "make_module must return an nn.Module, got Tensor"),
         (lambda: nn.LazyLinear(2), "LazyLinear is lazy: the shape of weight is unknown"),
+        (nn.Linear(3, 2), "make_module must be a function that returns a new module, got a Linear"),
     ],
 )
 def test_modules_that_cannot_be_trained_are_refused(make, message):
