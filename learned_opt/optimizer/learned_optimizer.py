@@ -141,7 +141,7 @@ class LearnedOptimizer(Optimizer):
         # An attribute, not an entry of the groups: those are deep-copied and saved.
         self.rule = rule
         self.chunk_size = chunk_size
-        self._rules = RuleCopies(rule)
+        self._copies = RuleCopies()
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
         self._guard = FiniteGuard()
         self._fused = FusedSteps(rule, fused)
@@ -217,7 +217,7 @@ class LearnedOptimizer(Optimizer):
                 )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
-                self._move(self._rules.on(call.device), updates, context, call.maximize)
+                self._move(self._copies.on(self.rule, call.device), updates, context, call.maximize)
         self._guard.warn()
         if self.rule.averages:
             self._evaluation.note_step(self.param_groups)

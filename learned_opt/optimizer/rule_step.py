@@ -19,26 +19,21 @@ from learned_opt.updates import PendingUpdate, batch_by_size
 
 
 class RuleCopies:
-    """A rule on every device that has parameters.
+    """Copies of a rule on other devices than its own."""
 
-    Args:
-        rule: the rule, which is itself the copy on its own device.
-    """
+    def __init__(self) -> None:
+        self._copies: dict[torch.device, tuple[UpdateRule, list[int], UpdateRule]] = {}
 
-    def __init__(self, rule: UpdateRule) -> None:
-        self._rule = rule
-        self._copies: dict[torch.device, tuple[list[int], UpdateRule]] = {}
-
-    def on(self, device: torch.device) -> UpdateRule:
-        """The rule on `device`: itself, or a copy that is renewed when its weights change."""
-        if device == self._rule.device:
-            return self._rule
-        versions = [weight._version for weight in self._rule.parameters()]
+    def on(self, rule: UpdateRule, device: torch.device) -> UpdateRule:
+        """The rule on `device`: itself, or a copy that is renewed when it or its weights change."""
+        if device == rule.device:
+            return rule
+        versions = [weight._version for weight in rule.parameters()]
         kept = self._copies.get(device)
-        if kept is None or kept[0] != versions:
-            kept = (versions, copy_rule(self._rule, device))
+        if kept is None or kept[0] is not rule or kept[1] != versions:
+            kept = (rule, versions, copy_rule(rule, device))
             self._copies[device] = kept
-        return kept[1]
+        return kept[2]
 
 
 def step_by_rule(

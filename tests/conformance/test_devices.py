@@ -41,13 +41,13 @@ def test_25_a_rule_on_another_device_is_copied_once_and_follows_its_weights(rule
     optimizer, _ = make_optimizer(rule, torch.ones(3, device="meta"))
     step_with(optimizer, torch.ones(3, device="meta"))
     meta = torch.device("meta")
-    copied = optimizer._rules.on(meta)
-    assert optimizer._rules.on(meta) is copied
+    copied = optimizer._copies.on(optimizer.rule, meta)
+    assert optimizer._copies.on(optimizer.rule, meta) is copied
     assert copied.device == meta
     if list(rule.parameters()):
         with torch.no_grad():
             next(rule.parameters()).mul_(2)
-        assert optimizer._rules.on(meta) is not copied
+        assert optimizer._copies.on(optimizer.rule, meta) is not copied
     assert rule.device.type == "cpu"
 
 
@@ -159,7 +159,7 @@ def test_30_planned_steps_and_losses_are_made_on_the_device(rule):
     """Copying them there from the host would wait for the device, and end a CUDA graph capture."""
     optimizer, (parameter,) = make_optimizer(rule, torch.ones(3, device="meta"), total_steps=9)
     optimizer.init_state()
-    optimizer._rules.on(parameter.device)
+    optimizer._copies.on(optimizer.rule, parameter.device)
     parameter.grad = torch.ones_like(parameter)
     with _Operations() as operations:
         optimizer.step(lambda: torch.ones((), device="meta"))
