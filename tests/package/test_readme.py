@@ -184,6 +184,7 @@ def test_the_meta_gradient_table_is_what_was_measured():
     ("program", "name"), [("few_shot_table", "few_shot"), ("sine_table", "sine")]
 )
 def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.syspath_prepend(ROOT / "benchmarks" / "few_shot")
     tables = importlib.import_module(program).tables
     found = measured(name)
