@@ -19,6 +19,7 @@ from meta_train.evaluation.benchmark.report import (
     error_table,
     games_table,
     loss_table,
+    pairs_table,
     plan_of,
     summary_table,
 )
@@ -150,6 +151,11 @@ def benchmark():
     return summary_table(*benchmark_records())
 
 
+def benchmark_pairs():
+    """The default's losses beside those of each other optimizer."""
+    return pairs_table(*benchmark_records())
+
+
 def benchmark_losses():
     """Final training loss by task and optimizer."""
     return loss_table(*benchmark_records())
@@ -188,6 +194,7 @@ TABLES = (
     ("README.md", "held-out", held_out),
     ("docs/measured.md", "held-out", held_out),
     ("docs/benchmark.md", "benchmark", benchmark),
+    ("docs/benchmark.md", "benchmark-pairs", benchmark_pairs),
     ("docs/benchmark.md", "benchmark-losses", benchmark_losses),
     ("docs/benchmark.md", "benchmark-errors", benchmark_errors),
     ("docs/benchmark.md", "benchmark-games", benchmark_games),

@@ -94,14 +94,14 @@ class LearnedConstants(UpdateRule):
 
     def constants(self) -> MomentumConstants:
         """The constants as the meta-parameters make them, 0-dim tensors."""
-        usual = {**USUAL._asdict(), **{f"pace.{k}": v for k, v in USUAL.pace._asdict().items()}}
+        usual = as_json(USUAL)
         shifts = self.shifts.to(self.wide_dtype).unbind()
-        found = {
-            name: _shifted(usual[name], kind, unit * shift)
-            for (name, (kind, unit)), shift in zip(LEARNED.items(), shifts, strict=True)
-        }
-        pace = {k: found.pop(f"pace.{k}") for k in PaceConstants._fields}
-        return MomentumConstants(**found, pace=PaceConstants(**pace))
+        return _by_name(
+            {
+                name: _shifted(usual[name], kind, unit * shift)
+                for (name, (kind, unit)), shift in zip(LEARNED.items(), shifts, strict=True)
+            }
+        )
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """See `OrthogonalMomentum`."""
@@ -148,6 +148,13 @@ def _shifted(usual: float, kind: Kind, shift: Tensor) -> Number:
     return usual * shift.exp()
 
 
+def _by_name(numbers: Mapping[str, Number]) -> MomentumConstants:
+    """Constants from their names, those of the pace as "pace.NAME"."""
+    pace = {k: numbers[f"pace.{k}"] for k in PaceConstants._fields}
+    own = {k: numbers[k] for k in MomentumConstants._fields if k != "pace"}
+    return MomentumConstants(**own, pace=PaceConstants(**pace))
+
+
 def as_json(constants: MomentumConstants) -> dict[str, float]:
     """Constants by name, those of the pace as "pace.NAME"."""
     numbers = {k: v for k, v in constants._asdict().items() if k != "pace"}
@@ -158,9 +165,7 @@ def as_json(constants: MomentumConstants) -> dict[str, float]:
 def read_constants(path: Path, part: float = 1.0) -> MomentumConstants:
     """Constants of a file, or a part of the way to them from the default's."""
     numbers, usual = json.loads(path.read_text()), as_json(USUAL)
-    mixed = {k: usual[k] + part * (numbers[k] - usual[k]) for k in usual}
-    pace = {k: mixed.pop(f"pace.{k}") for k in PaceConstants._fields}
-    return MomentumConstants(**mixed, pace=PaceConstants(**pace))
+    return _by_name({k: usual[k] + part * (numbers[k] - usual[k]) for k in usual})
 
 
 def tuples(value):

@@ -31,9 +31,10 @@ class Purpose:
 
 SPECIALISTS: Mapping[str, Purpose] = MappingProxyType(
     {
+        "andrychowicz-lstm": Purpose("sigmoid perceptrons on digits, for 100 steps", 100_000, 2),
         "digits-lstm": Purpose(
             "small perceptrons with cross entropy, for hundreds of steps", 100_000, 2
-        )
+        ),
     }
 )
 """Bundled weights that are not for general use, by name."""

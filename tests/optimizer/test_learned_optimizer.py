@@ -174,9 +174,16 @@ def test_a_specialist_says_once_what_it_is_for(rule, shapes, found):
     assert found in message and "LearnedOptimizer(model.parameters())" in message
 
 
+def test_the_optimizer_of_the_paper_is_a_specialist_too():
+    kernel = torch.nn.Parameter(torch.zeros(8, 3, 3, 3))
+    with pytest.warns(UserWarning, match="andrychowicz-lstm was meta-trained for sigmoid percept"):
+        LearnedOptimizer([kernel], rule="andrychowicz-lstm")
+
+
 def test_a_specialist_is_silent_where_it_belongs_and_others_everywhere():
     perceptron = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(64, 64), (64,), (10, 64)]]
     LearnedOptimizer(perceptron, rule="digits-lstm")
+    LearnedOptimizer(perceptron, rule="andrychowicz-lstm")
     kernel = [torch.nn.Parameter(torch.zeros(8, 3, 3, 3))]
     LearnedOptimizer(kernel)
     LearnedOptimizer(kernel, rule="step-size-lstm", total_steps=10)

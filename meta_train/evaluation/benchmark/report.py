@@ -17,6 +17,7 @@ from meta_train.evaluation.benchmark.scores import (
     Summary,
     TaskScore,
     all_scores,
+    losses_below,
     reference_scores,
     sensitivities,
     summaries,
@@ -36,6 +37,7 @@ def render(plan: Plan, records: Records) -> str:
     """All tables, for a file; they are wider than a terminal."""
     parts = [
         ("Over tasks, beside AdamW tuned for each task", summary_table(plan, records)),
+        ("The first optimizer beside each other one", pairs_table(plan, records)),
         ("Final training loss", loss_table(plan, records)),
         ("Test figure: error rate or loss, lower is better", error_table(plan, records)),
         (
@@ -73,6 +75,20 @@ def _summary_row(entry: Entry, one: Summary) -> list[str]:
         str(one.diverged),
         NOTHING if math.isnan(one.state) else f"{one.state:.1f}",
     ]
+
+
+def pairs_table(plan: Plan, records: Records) -> str:
+    """The first optimizer's final training losses beside those of each other one."""
+    scores = all_scores(plan, records)
+    if not scores:
+        return ""
+    first, *others = scores
+    rows = []
+    for other in others:
+        lower, tasks, mean = losses_below(scores[first], scores[other])
+        if tasks:
+            rows.append([other.title, f"{lower} of {tasks}", f"{mean:+.3f}"])
+    return _table([f"{first.title} beside", "lower loss", "mean log ratio"], rows)
 
 
 def loss_table(plan: Plan, records: Records) -> str:

@@ -200,6 +200,21 @@ def summaries(scores: Mapping[Entry, Mapping[str, TaskScore]]) -> dict[Entry, Su
     return found
 
 
+def losses_below(
+    own: Mapping[str, TaskScore], other: Mapping[str, TaskScore]
+) -> tuple[int, int, float]:
+    """Compare two optimizers on the tasks that both have run.
+
+    Returns:
+        The tasks on which `own` has the lower final training loss, all tasks, and the mean log
+        ratio of its loss to the other's, clipped; NaN without tasks.
+    """
+    pairs = [(one.final, other[name].final) for name, one in own.items() if name in other]
+    ratios = [log_ratio(loss, base) for loss, base in pairs]
+    mean = statistics.fmean(ratios) if ratios else math.nan
+    return sum(loss < base for loss, base in pairs), len(pairs), mean
+
+
 def _mean_state(scores: Iterable[TaskScore]) -> float:
     known = [one.state for one in scores if not math.isnan(one.state)]
     return statistics.fmean(known) if known else math.nan

@@ -11,12 +11,18 @@ from meta_train.evaluation.benchmark.games import GAMES, Played
 from meta_train.evaluation.benchmark.picture import draw
 from meta_train.evaluation.benchmark.plan import Entry, Plan
 from meta_train.evaluation.benchmark.records import Failed, Records, run_key
-from meta_train.evaluation.benchmark.report import plan_of, render, summary_table
+from meta_train.evaluation.benchmark.report import (
+    pairs_table,
+    plan_of,
+    render,
+    summary_table,
+)
 from meta_train.evaluation.benchmark.scores import (
     all_scores,
     geometric_mean,
     interquartile_mean,
     log_ratio,
+    losses_below,
     score,
     sensitivities,
     summaries,
@@ -207,6 +213,23 @@ def test_a_diverged_run_counts_as_twice_the_loss(tmp_path):
     assert summary.log_ratio == pytest.approx(0.0)  # + 0.7 and - 0.7
     text = render(plan, records)
     assert "1 diverged" in text and "logistic regression" in text
+
+
+def test_two_optimizers_are_compared_on_the_tasks_that_both_have_run(tmp_path):
+    plan = make_plan(seeds=1)
+    own = {"logistic": [trained(4.0, 0.5)], "quadratic": [trained(4.0, 3.0)]}
+    reference = {name: [trained(4.0, 1.0)] for name in NAMES}
+    records = filled(tmp_path / "record.json", plan, own, reference)
+    scores = all_scores(plan, records)
+    first, other = scores[Entry(OWN, False)], scores[Entry(REFERENCE, True)]
+    # Of three times the loss only a factor of e^0.7 counts.
+    assert losses_below(first, other) == (1, 2, pytest.approx((math.log(0.5) + 0.7) / 2))
+    assert losses_below({"logistic": first["logistic"]}, other) == (1, 1, math.log(0.5))
+    lower, tasks, mean = losses_below(first, {})
+    assert (lower, tasks) == (0, 0) and math.isnan(mean)
+    assert "| AdamW, cosine, tuned       |     1 of 2 |         +0.003 |" in pairs_table(
+        plan, records
+    )
 
 
 def test_an_optimizer_that_raises_on_a_task_is_not_left_out_of_the_means(tmp_path):
