@@ -119,8 +119,8 @@ def adapt(
 
     Raises:
         ValueError: nothing to adapt, lazy or complex parameters, sparse gradients, an argument out
-            of range, an initialisation that does not fit the module, or no `loss` and targets that
-            are no classes.
+            of range, an initialisation that does not fit the module, or that takes no steps where
+            `keep` is given without `steps`, or no `loss` and targets that are no classes.
         RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
 
     Examples:
@@ -154,6 +154,11 @@ def adapt(
             rule = initialization.rule if rule is None else rule
             if lr is None and rule is initialization.rule:
                 lr = initialization.lr
+            if steps is None and initialization.steps == 0 and keep:
+                raise ValueError(
+                    "the initialisation takes no steps, so the parameters given in keep would stay "
+                    "untrained: give steps (0 for none)"
+                )
             steps = initialization.steps if steps is None else steps
             only = initialization.only if only is None else only
             proximal = initialization.proximal if proximal is None else proximal

@@ -144,7 +144,7 @@ class Initialization:
         if problems:
             raise ValueError(
                 f"the initialisation does not fit {type(module).__name__}: {'; '.join(problems)} "
-                "(the module's own stays for names given in keep)"
+                "(names given in keep stay as they are in the module)"
             )
         targets = {**named, **buffers}
         values = {**self.parameters, **self.buffers}
@@ -158,11 +158,12 @@ def _differences(
     given = {key: value for key, value in own.items() if not key.startswith(kept)}
     problems = []
     if missing := sorted(wanted.keys() - given.keys()):
-        problems.append(f"it has no {kind} {_list(missing)}")
+        problems.append(f"only the module has {kind} {_list(missing)}")
     if extra := sorted(given.keys() - wanted.keys()):
-        problems.append(f"the module has no {kind} {_list(extra)}")
+        problems.append(f"only the initialisation has {kind} {_list(extra)}")
     problems += [
-        f"{kind} {key!r} is {list(wanted[key].shape)} in the module, {list(given[key].shape)} here"
+        f"{kind} {key!r} is {list(wanted[key].shape)} in the module, "
+        f"{list(given[key].shape)} in the initialisation"
         for key in sorted(wanted.keys() & given.keys())
         if wanted[key].shape != given[key].shape
     ]

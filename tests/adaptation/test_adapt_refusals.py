@@ -54,6 +54,16 @@ def test_names_the_culprit(settings, message):
         adapt(make_model(), make_batch(), **{"loss": mse, **settings})
 
 
+def test_a_new_head_on_an_embedding_is_not_left_untrained():
+    """An embedding takes no steps: with `keep` alone, a random head would be returned."""
+    model, embedding = make_model(), Initialization.of(make_model(seed=2), steps=0)
+    settings = {"initialization": embedding, "keep": ["2."], "loss": mse}
+    with pytest.raises(ValueError, match="given in keep would stay untrained"):
+        adapt(model, make_batch(), **settings)
+    trained = adapt(model, make_batch(), **settings, steps=1)
+    assert not torch.equal(trained[2].weight, model[2].weight)
+
+
 def test_parameters_that_the_loss_does_not_read_cannot_be_adapted():
     model, (x, y) = Heads(), make_batch()
     for functional in (False, True):

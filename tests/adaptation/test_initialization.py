@@ -39,11 +39,14 @@ def test_apply_to_a_module_of_another_dtype():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda own: own.pop("0.bias"), "it has no parameter '0.bias'"),
-        (lambda own: own.update(tail=torch.zeros(1)), "the module has no parameter 'tail'"),
+        (lambda own: own.pop("0.bias"), "only the module has parameter '0.bias'"),
+        (
+            lambda own: own.update(tail=torch.zeros(1)),
+            "only the initialisation has parameter 'tail'",
+        ),
         (
             lambda own: own.update({"0.bias": torch.zeros(7)}),
-            r"parameter '0.bias' is \[4\] in the module, \[7\] here",
+            r"parameter '0.bias' is \[4\] in the module, \[7\] in the initialisation",
         ),
     ],
 )
@@ -63,7 +66,7 @@ def test_buffers_are_applied_too():
     buffers = {"running_mean": source.running_mean}
     initialization_of(source, buffers=buffers).apply_to(target)
     assert target.running_mean.tolist() == [3.0, 3.0]
-    with pytest.raises(ValueError, match="the module has no buffer 'running_mean'"):
+    with pytest.raises(ValueError, match="only the initialisation has buffer 'running_mean'"):
         initialization_of(nn.Linear(2, 2), buffers=buffers).apply_to(nn.Linear(2, 2))
 
 

@@ -7,6 +7,10 @@ from dataclasses import replace
 from meta_train.few_shot.methods.presets import CLASSES, EMBEDDING
 from meta_train.few_shot.methods.spec import FewShotMethod, published
 
+FEATURES_OF_FINE_TUNING = replace(
+    EMBEDDING, initialization="body", trained_on="nothing", uses="fine-tuning"
+)
+
 HEADS = {
     "r2d2": FewShotMethod(
         source="Bertinetto et al. 2019, arXiv 1805.08136",
@@ -80,24 +84,12 @@ BASELINES = {
     ),
     "nearest-neighbour": FewShotMethod(
         source="baseline: nearest support image in the features of fine-tuning",
-        omniglot=replace(
-            EMBEDDING,
-            initialization="body",
-            trained_on="nothing",
-            uses="fine-tuning",
-            head="nearest-neighbour",
-        ),
+        omniglot=replace(FEATURES_OF_FINE_TUNING, head="nearest-neighbour"),
         sine=None,
     ),
     "nearest-prototype": FewShotMethod(
         source="baseline: nearest class mean, by cosine, in the features of fine-tuning",
-        omniglot=replace(
-            EMBEDDING,
-            initialization="body",
-            trained_on="nothing",
-            uses="fine-tuning",
-            head="cosine-prototype",
-        ),
+        omniglot=replace(FEATURES_OF_FINE_TUNING, head="cosine-prototype"),
         sine=None,
     ),
 }
