@@ -188,6 +188,21 @@ def _is_installed(contestant: Contestant) -> bool:
     return missing is None
 
 
+def _check_own(plan: Plan) -> None:
+    """Build each optimizer of the user's own for the first task: it may not fit other tasks.
+
+    Raises:
+        ValueError: one cannot be built. In a run that would be a result, which is kept.
+    """
+    for one in plan.contestants:
+        if ":" in one.name and plan.tasks:
+            first = plan.tasks[0]
+            try:
+                one.build(first.make(), one.default, first.steps)
+            except ValueError as error:
+                raise ValueError(f"on task {first.name}, {error}") from error
+
+
 def run(config: BenchmarkConfig) -> Path:
     """Run the benchmark and write its tables and its picture.
 
@@ -195,10 +210,12 @@ def run(config: BenchmarkConfig) -> Path:
         The folder of the results.
 
     Raises:
-        ValueError: the folder holds results of other settings.
+        ValueError: the folder holds results of other settings, or an optimizer of the user's own
+            cannot be built for the first task.
         OSError: a file cannot be written, or another job uses the folder.
     """
     plan = make_plan(config)
+    _check_own(plan)
     folder = claim_folder("benchmark") if config.out is None else config.out.expanduser()
     with locked(folder):
         again = {one.name for one in plan.contestants} & set(config.again)
