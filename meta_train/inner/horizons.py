@@ -34,9 +34,11 @@ class Horizons:
         if self.draw not in DRAWS:
             raise ValueError(f"horizon_draw must be one of {', '.join(DRAWS)}, got {self.draw!r}")
         least = 0 if self.draw == "listed" else 1  # 0 has no logarithm
-        if not self.stages or any(not stage or min(stage) < least for stage in self.stages):
-            must = "not be negative" if least == 0 else "be positive"
-            raise ValueError(f"horizons must {must} and not be empty, got {self.stages}")
+        for stage in self.stages or [()]:
+            if not stage:
+                raise ValueError("horizons must not be empty")
+            if min(stage) < least:
+                raise ValueError(f"horizons must be at least {least}, got {list(stage)}")
 
     def sample(self, generator: torch.Generator, progress: float) -> int:
         """Draw a length.

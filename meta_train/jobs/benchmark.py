@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from argparse import HelpFormatter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,34 +84,47 @@ def build_parser() -> OneLineParser:
         usage="%(prog)s [--quick] [--tasks NAME ...]\n"
         "    [--optimizers NAME ...] [--optimizer MODULE:FUNCTION ...] [--out FOLDER]",
         description=DESCRIPTION,
+        formatter_class=HelpFormatter,  # the texts name the defaults: here None stands for them
     )
     own = ", ".join(list_pretrained())
     add = parser.add_argument
-    add("--tasks", nargs="+", metavar="NAME", help=f"tasks: {', '.join([*TASKS, *GAMES])}")
+    add(
+        "--tasks",
+        nargs="+",
+        metavar="NAME",
+        help=f"tasks: {', '.join([*TASKS, *GAMES])} (default: all, with --quick six)",
+    )
     add(
         "--optimizers",
         nargs="+",
         metavar="NAME",
         help=f"optimizers: {DEFAULT_RULE} (what LearnedOptimizer takes by default), "
-        f"{', '.join(CONTESTANTS)}; also any rule of this package, such as {own}",
+        f"{', '.join(CONTESTANTS)}; also any rule of this package, such as {own} "
+        f"(default: those named first, with --quick {DEFAULT_RULE}, {', '.join(QUICK_OPTIMIZERS)})",
     )
     add(
         "--optimizer",
         nargs="+",
         metavar="MODULE:FUNCTION",
         help="optimizers of your own, besides the others: the function takes the model and the "
-        "number of steps, and returns an optimizer, or an optimizer and a scheduler",
+        "number of steps, and returns an optimizer, or an optimizer and a scheduler; it must fit "
+        "the model of the first task",
     )
     add("--quick", action="store_true", help="six tasks, a quarter of the steps, two seeds")
     add(
         "--no-sensitivity",
         action="store_true",
-        help="do not vary step sizes and the number of steps that is told (--quick does not)",
+        help="do not vary step sizes and the number of steps that is told (--quick never does)",
     )
     add("--seeds", type=int, help="scored seeds (default: 5, with --quick 2)")
     add("--trials", type=int, help="settings to try in tuning (default: 14, with --quick 5)")
     add("--workers", type=int, help="processes of one thread each (default: one a core)")
-    add("--out", type=Path, help="folder of the results; what is in it is not run again")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the results; runs recorded there are not repeated (default: a new one)",
+    )
     add("--again", nargs="+", metavar="NAME", help="optimizers to measure again")
     return parser
 
@@ -188,6 +202,21 @@ def _is_installed(contestant: Contestant) -> bool:
     return missing is None
 
 
+def _check_own(plan: Plan) -> None:
+    """Build each optimizer of the user's own for the first task: it may not fit other tasks.
+
+    Raises:
+        ValueError: one cannot be built. In a run that would be a result, which is kept.
+    """
+    for one in plan.contestants:
+        if ":" in one.name and plan.tasks:
+            first = plan.tasks[0]
+            try:
+                one.build(first.make(), one.default, first.steps)
+            except ValueError as error:
+                raise ValueError(f"on task {first.name}, {error}") from error
+
+
 def run(config: BenchmarkConfig) -> Path:
     """Run the benchmark and write its tables and its picture.
 
@@ -195,10 +224,12 @@ def run(config: BenchmarkConfig) -> Path:
         The folder of the results.
 
     Raises:
-        ValueError: the folder holds results of other settings.
+        ValueError: the folder holds results of other settings, or an optimizer of the user's own
+            cannot be built for the first task.
         OSError: a file cannot be written, or another job uses the folder.
     """
     plan = make_plan(config)
+    _check_own(plan)
     folder = claim_folder("benchmark") if config.out is None else config.out.expanduser()
     with locked(folder):
         again = {one.name for one in plan.contestants} & set(config.again)

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import textwrap
+from argparse import HelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def build_parser() -> OneLineParser:
         usage="%(prog)s NAME_OR_PATH [NAME_OR_PATH ...] [--out FOLDER]\n"
         "    [--compare NAME_OR_PATH ...] [--seed NUMBER]",
         description=DESCRIPTION,
+        formatter_class=HelpFormatter,  # the texts name the defaults: here None stands for them
     )
     bundled = ", ".join(list_pretrained())
     parser.add_argument(
@@ -68,7 +70,9 @@ def build_parser() -> OneLineParser:
         metavar="NAME_OR_PATH",
         help=f"optimizers to draw beside each, in greys (default: {' '.join(COMPARE)})",
     )
-    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder of the results (default: a new one)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     return parser
 

@@ -65,7 +65,7 @@ class Checkpoints:
     def write(
         self, step: int, state: TrainingState, made_with: Callable[[], Mapping[str, Any]]
     ) -> None:
-        """Write a checkpoint. All processes must call it.
+        """Write a checkpoint, and delete all but the newest `keep`. All processes must call it.
 
         Args:
             step: outer steps taken.
@@ -75,9 +75,12 @@ class Checkpoints:
         Raises:
             OSError: the disk is full, for example; earlier checkpoints stay as they are.
         """
-        self._distributed.from_first(
-            lambda: save_checkpoint(self.folder, step, state, made_with(), self.keep)
-        )
+
+        def write_first() -> None:
+            facts = {**state.facts, "made_with": _comparable(made_with())}
+            write_checkpoint(self.folder, step, state.tensors, facts, self.keep)
+
+        self._distributed.from_first(write_first)
 
     def load_newest(
         self,
@@ -114,25 +117,6 @@ class Checkpoints:
 
 def _first_damage(damages: Sequence[str | None]) -> str | None:
     return next(filter(None, damages), None)
-
-
-def save_checkpoint(
-    folder: Path, step: int, state: TrainingState, made_with: Mapping[str, Any], keep: int
-) -> None:
-    """Write a checkpoint, and delete all but the newest `keep`.
-
-    Args:
-        folder: folder of the checkpoints.
-        step: outer steps taken.
-        state: the state of all processes.
-        made_with: JSON-able facts that a resumed run must share.
-        keep: number of checkpoints to keep.
-
-    Raises:
-        OSError: the disk is full, for example; earlier checkpoints stay as they are.
-    """
-    facts = {**state.facts, "made_with": _comparable(made_with)}
-    write_checkpoint(folder, step, state.tensors, facts, keep)
 
 
 def load_checkpoint(

@@ -1,4 +1,4 @@
-"""One outer step: the meta-gradient of all processes, applied to the meta-parameters."""
+"""Estimates the meta-gradient of an outer step, and says when meta-training has stalled."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.outer.build import TrainerParts
 from meta_train.outer.console import Console
-from meta_train.outer.meta_optimizer import MetaOptimizer
+from meta_train.outer.record import OuterStepRecord
 from meta_train.outer.reduce import ReducedEstimate, reduce_estimates
-from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import generator
 
@@ -74,29 +73,19 @@ def _loop_settings(parts: TrainerParts, outer_step: int) -> LoopSettings:
     return parts.loop_settings
 
 
-def why_stalled(
-    settings: TrainSettings,
-    meta_optimizer: MetaOptimizer,
-    outer_step: int,
-    *,
-    gradient_norm: float,
-    diverged: int,
-) -> str | None:
+def why_stalled(record: OuterStepRecord, skipped_in_a_row: int, limit: int) -> str | None:
     """Why meta-training learns nothing any more; None if it learns.
 
     Args:
-        settings: say how many outer steps in a row may be skipped.
-        meta_optimizer: has skipped them.
-        outer_step: outer steps taken.
-        gradient_norm: of the last step.
-        diverged: inner runs that diverged in the last step.
+        record: of the last outer step.
+        skipped_in_a_row: outer steps without an update up to that step.
+        limit: as many of them stop meta-training.
     """
-    limit = settings.max_consecutive_skips
-    if meta_optimizer.skipped_in_a_row < limit:
+    if skipped_in_a_row < limit:
         return None
     return (
-        f"stopped after outer step {outer_step}: the last {limit} meta-gradients were not "
+        f"stopped after outer step {record.outer_step}: the last {limit} meta-gradients were not "
         "finite, were outliers, or came from diverged runs only (gradient norm "
-        f"{gradient_norm:g}; {diverged} runs diverged in the last step). A lower lr, a shorter "
-        "horizon or estimator es may help"
+        f"{record.gradient_norm:g}; {record.estimate.diverged} runs diverged in the last step). "
+        "A lower lr, a shorter horizon or estimator es may help"
     )

@@ -252,13 +252,8 @@ class MetaTrainer:
             self.save()
 
     def _stop_if_stalled(self, record: OuterStepRecord) -> None:
-        stalled = why_stalled(
-            self.settings,
-            self.meta_optimizer,
-            self.outer_step,
-            gradient_norm=record.gradient_norm,
-            diverged=record.estimate.diverged,
-        )
+        limit = self.settings.max_consecutive_skips
+        stalled = why_stalled(record, self.meta_optimizer.skipped_in_a_row, limit)
         if stalled is not None:
             self.save()
             raise TrainingStalled(stalled)

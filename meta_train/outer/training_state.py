@@ -1,4 +1,4 @@
-"""What a meta-training must keep to go on, gathered from all processes."""
+"""Gathers the state of a meta-training from all processes, and restores it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class StatefulParts:
         return f"tensor {min(wrong)!r} is missing or does not belong there" if wrong else counters
 
     def _outer_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the state but for the inner runs."""
+        """The tensors of the state without those of the inner runs."""
         return join_parts(
             {
                 "meta_parameters": self.meta_parameters.state_dict(),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from torch import Tensor
 
-from learned_opt.registry import WHOLE
-
 LARGEST = 1e30
 """Upper limit of real settings: larger ones overflow, and infinity is not valid JSON."""
+
+_ACCEPTED: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "True or False"),
+}
+"""By type of a field: the types that it accepts, and how to say so."""
 
 
 def check_at_least(least: int, **values: float) -> None:
@@ -89,15 +95,33 @@ def plain(value: Any) -> Any:
 
 
 def make_plain(settings: Any) -> None:
-    """Make all numbers in a dataclass of settings plain: files and messages hold them.
+    """Make the values in a dataclass of settings plain, of the types of their fields.
+
+    Files and messages hold these values. Only numbers, truth values and lists of them are checked.
 
     Raises:
-        ValueError: a setting of type int is no whole number: every 2.5 steps would be every fifth.
+        ValueError: a value does not fit the type of its field: every 2.5 steps would be every
+            fifth, and any text would be true.
     """
+    hints = get_type_hints(type(settings))
     for field in fields(settings):
-        value = plain(getattr(settings, field.name))
-        if str(field.type) in WHOLE and isinstance(value, float):
-            if not value.is_integer():
-                raise ValueError(f"{field.name} must be a whole number, got {value}")
-            value = int(value)
+        value = _fitted(field.name, plain(getattr(settings, field.name)), hints[field.name])
         object.__setattr__(settings, field.name, value)
+
+
+def _fitted(name: str, value: Any, hint: Any) -> Any:
+    """The value as the type of its field has it: a whole number of type float as an int."""
+    inner = get_args(hint)
+    if NoneType in inner:
+        return None if value is None else _fitted(name, value, inner[0])
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        return tuple(_fitted(f"{name}[{k}]", part, inner[0]) for k, part in enumerate(value))
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint in _ACCEPTED:
+        types, words = _ACCEPTED[hint]
+        if not isinstance(value, types):
+            raise ValueError(f"{name} must be {words}, got {value!r}")
+    return value

@@ -27,7 +27,6 @@ SMALL = [
         (["--optimizers", "adam-w"], "unknown optimizer 'adam-w'; did you mean"),
         (["--optimizer", "no_module:make"], "cannot import 'no_module'"),
         (["--optimizer", "json"], "--optimizer takes module:function, got 'json'"),
-        (["--optimizer", "json:dumps"], "json:dumps(model, steps) fails: TypeError"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--seeds", "1001"], "--seeds must be at most 1000, got 1001"),
         (["--again", "mon"], "--again mon: it is none of the optimizers of this call"),
@@ -49,6 +48,15 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("python -m meta_train benchmark: error: ")
     assert message in line
+
+
+def test_an_own_optimizer_that_cannot_be_built_ends_the_benchmark_at_once(tmp_path, capsys):
+    out = tmp_path / "results"
+    arguments = ["--tasks", "logistic", "--optimizer", "json:dumps", "--out", str(out)]
+    assert cli.main(["benchmark", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: on task logistic, json:dumps(model, steps) fails: TypeError" in line
+    assert not out.exists()
 
 
 def test_a_file_cannot_name_a_function_to_import(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,8 @@
-"""Former names of settings are refused with their present names."""
+"""Former names of settings are refused with their present names; help names the defaults."""
 
 import pytest
 
+from meta_train.jobs import benchmark, explain
 from meta_train.jobs.cli import main
 
 RENAMED = {
@@ -83,3 +84,10 @@ def test_a_configuration_that_is_not_utf_8_is_named(form, job, tmp_path, capsys)
         main([*job, *given])
     error = capsys.readouterr().err
     assert f"error: {bad} is not a text in UTF-8: invalid" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("parser", [benchmark.build_parser, explain.build_parser])
+def test_help_names_defaults_and_no_types(parser):
+    text = parser().format_help()
+    assert "(default: a new one)" in text
+    assert "null" not in text and "type:" not in text

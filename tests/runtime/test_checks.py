@@ -55,6 +55,35 @@ def test_a_count_that_is_not_whole_is_refused(settings, name, value):
         settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("horizons", (4, 2.5), r"horizons\[1\] must be a whole number, got 2.5"),
+        ("horizons", (math.nan,), r"horizons\[0\] must be a whole number, got nan"),
+        ("horizons", "12", "horizons must be a list, got '12'"),
+        ("horizons", 12, "horizons must be a list, got 12"),
+        ("horizon_stages", ((5,), ("6",)), r"horizon_stages\[1\]\[0\] must be a whole .* got '6'"),
+        ("seed", "3", "seed must be a whole number, got '3'"),
+        ("validate_every", None, "validate_every must be a whole number, got None"),
+        ("lr", "0.1", "lr must be a number, got '0.1'"),
+        ("inner_lr", "0.1", "inner_lr must be a number, got '0.1'"),
+        ("imitate_weight", (1.0, None), r"imitate_weight\[1\] must be a number, got None"),
+        ("compile_rule", "no", "compile_rule must be True or False, got 'no'"),
+        ("second_order", "false", "second_order must be True or False, got 'false'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name, value, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        TrainSettings(**{name: value})
+
+
+def test_lists_become_tuples_of_whole_numbers():
+    settings = TrainSettings(horizons=np.array([3.0, 4.0]), horizon_stages=[[5], [6.0]])
+    assert settings.horizons == (3, 4) and settings.horizon_stages == ((5,), (6,))
+    assert {type(length) for stage in settings.horizon_stages for length in stage} == {int}
+    assert TrainSettings(inner_lr=None, second_order=None, lr=1).lr == 1
+
+
 def test_whole_numbers_of_other_types_become_pythons():
     settings = TrainSettings(runs=3.0, outer_steps=np.int64(7), max_minutes=2.5)
     assert (settings.runs, settings.outer_steps, settings.max_minutes) == (3, 7, 2.5)

@@ -1,4 +1,4 @@
-"""What a reader must know of a benchmark's tables: failures, and settings at the ends of grids."""
+"""Notes below a benchmark's tables: failed runs, and settings at the ends of their grids."""
 
 from __future__ import annotations
 

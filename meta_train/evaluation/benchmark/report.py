@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from meta_train.evaluation.benchmark.contestants import CONTESTANTS, find_contestant
@@ -29,8 +29,6 @@ from meta_train.evaluation.tables import markdown_table
 
 NOTHING = "-"
 """A cell of what was not run."""
-
-Scores = Mapping[Entry, Mapping[str, TaskScore]]
 
 
 def render(plan: Plan, records: Records) -> str:

@@ -19,26 +19,25 @@ def from_function(path: str) -> Contestant:
     """A contestant of the user's own, from `module:function`.
 
     The function takes the model and the number of steps. It returns an optimizer, or an optimizer
-    and a scheduler that is stepped after it.
+    and a scheduler that is stepped after it. To build it raises ValueError if the function fails or
+    returns something else.
 
     Raises:
-        ValueError: there is no such function, or it returns something else.
+        ValueError: there is no such function.
     """
     make = _import_function(path)
 
     def build(workload: Workload, setting: Setting, steps: int) -> Built:
-        optimizer, scheduler = _checked(path, make(workload.model, steps), workload.model)
+        try:
+            made = make(workload.model, steps)
+        except Exception as error:  # whatever the user's function raises
+            name = type(error).__name__
+            raise ValueError(f"{path}(model, steps) fails: {name}: {one_line(error)}") from error
+        optimizer, scheduler = _checked(path, made, workload.model)
         if setting["lr"] != 1:
             _multiply_rates(optimizer, setting["lr"])
         return optimizer, scheduler
 
-    model = nn.Linear(2, 2)
-    try:
-        made = make(model, 10)
-    except Exception as error:  # whatever the user's function raises
-        name = type(error).__name__
-        raise ValueError(f"{path}(model, steps) fails: {name}: {one_line(error)}") from error
-    _checked(path, made, model)
     return Contestant(path, path, build, {"lr": 1.0})
 
 

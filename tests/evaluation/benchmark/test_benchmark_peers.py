@@ -221,6 +221,10 @@ def for_a_copy(model, steps):
     return torch.optim.SGD([model.weight, torch.nn.Parameter(torch.ones(2))], lr=0.1)
 
 
+def kernels(model, steps):
+    return torch.optim.SGD([p for p in model[0].parameters() if p.dim() == 4], lr=0.1)
+
+
 def mixed_up(model, steps):
     return plain(model, steps), scheduled(model, steps)[1]
 
@@ -277,23 +281,47 @@ def test_every_step_of_the_users_own_is_multiplied(mine, name):
         ("no_such_module:make", "cannot import 'no_such_module'"),
         ("my_optimizers:make", "has no function 'make'"),
         ("my_optimizers:nothing", "has no function 'nothing'"),
-        ("my_optimizers:wrong", "must return an optimizer.*it returned str"),
-        ("my_optimizers:three", "must return an optimizer.*it returned tuple"),
-        ("my_optimizers:scheduler_of_another_kind", "must return a torch scheduler.*str"),
-        (
-            "my_optimizers:for_a_copy",
-            "for_a_copy returned an optimizer of other parameters than the model's: 1 of 2",
-        ),
-        ("my_optimizers:mixed_up", "mixed_up returned a scheduler of another optimizer"),
-        ("my_optimizers:plateau", "ReduceLROnPlateau, which needs a loss"),
-        ("my_optimizers:demanding", "demanding.* fails: AssertionError: too few steps"),
-        ("my_optimizers:choosy", "choosy.* fails: ValueError: no such model"),
     ],
 )
-def test_a_wrong_function_is_said_in_one_line(mine, path, message):
+def test_a_function_that_does_not_exist_is_said_in_one_line(mine, path, message):
     with pytest.raises(ValueError, match=message) as error:
         find_contestant(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wrong", "must return an optimizer.*it returned str"),
+        ("three", "must return an optimizer.*it returned tuple"),
+        ("scheduler_of_another_kind", "must return a torch scheduler.*str"),
+        (
+            "for_a_copy",
+            "for_a_copy returned an optimizer of other parameters than the model's: 1 of 2",
+        ),
+        ("mixed_up", "mixed_up returned a scheduler of another optimizer"),
+        ("plateau", "ReduceLROnPlateau, which needs a loss"),
+        ("demanding", "demanding.* fails: AssertionError: too few steps"),
+        ("choosy", "choosy.* fails: ValueError: no such model"),
+    ],
+)
+def test_a_wrong_function_is_said_in_one_line(mine, name, message):
+    with pytest.raises(ValueError, match=message) as error:
+        moves(name, 1.0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_function_may_fit_some_models_only(mine):
+    kernel = nn.Conv2d(1, 1, 3)
+    found = find_contestant("my_optimizers:kernels")
+    built, _ = found.build(
+        Workload(nn.Sequential(kernel), (), (), cross_entropy, cross_entropy), {"lr": 1.0}, 10
+    )
+    assert built.param_groups[0]["params"] == [kernel.weight]
+    with pytest.raises(
+        ValueError, match="kernels.* fails: TypeError: 'Linear' object is not subscriptable"
+    ):
+        moves("kernels", 1.0)
 
 
 @pytest.mark.parametrize("name", [*CONTESTANTS, "orthogonal-momentum", "step-size-lstm"])
