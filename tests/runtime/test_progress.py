@@ -1,5 +1,7 @@
 """A program without a console has neither stdout nor stderr: `sys.stderr` is None."""
 
+import os
+import signal
 import sys
 
 import pytest
@@ -55,3 +57,33 @@ def test_with_a_console_bar_and_lines_are_shown(capsys):
     shown = capsys.readouterr()
     assert shown.out == "a line\n"
     assert "training: 100%" in shown.err and "3/3" in shown.err and "hidden" not in shown.err
+
+
+class DiesOfWriting:
+    """A stream whose process is killed while it writes, and holds the lock of the bars."""
+
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def flush(self):
+        pass
+
+
+def test_a_process_killed_while_it_writes_stops_no_other_one(tmp_path):
+    def fork(stdout):
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)  # instead of waiting forever
+            sys.stdout = stdout
+            say("a line")
+            stdout.flush()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        return status
+
+    say("the bars are imported before the processes begin")
+    assert os.WTERMSIG(fork(DiesOfWriting())) == signal.SIGKILL
+    with open(tmp_path / "stdout", "w") as stdout:
+        assert fork(stdout) == 0, "the lock of the killed process was never freed"
+    assert (tmp_path / "stdout").read_text() == "a line\n"
