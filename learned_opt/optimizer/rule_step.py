@@ -104,10 +104,15 @@ def step_by_rule(
 def _check_shapes(rule: UpdateRule, updates: Sequence[PendingUpdate], *, failed: bool) -> None:
     """Refuse a gradient or state that was made for another shape of the parameter.
 
-    Before anything is written: pieces of them may fit each other, and would be stepped by the state
-    of other coordinates. State of rules that step whole tensors is checked only after the rule
-    `failed`: it takes their `init_state`, which may read values that are not there.
-    Sharded tensors are not checked, nor is anything while torch.compile traces the step.
+    Called before anything is written: where tensors are cut, pieces may fit each other although
+    they belong to different coordinates. The state of rules that step whole tensors is checked only
+    once the rule has failed: its shapes come from `init_state` on the meta device, which a user's
+    rule may not support. Sharded tensors are skipped, and everything under torch.compile.
+
+    Args:
+        rule: whose state it is.
+        updates: of the step.
+        failed: whether the rule has raised an error.
 
     Raises:
         ValueError: it does not fit the parameter, whose `.data` may have been replaced, or a state
