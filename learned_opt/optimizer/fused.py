@@ -104,12 +104,13 @@ class FusedSteps:
             if self.option:
                 raise RuntimeError("fused=True does not fit: the step is inside of torch.func")
             return list(updates)
+        places = Places(updates)
+        self._lost_memory.check(places)
         steps = [step for step in self._steps if step.refuses_rule(rule) is None]
         if not steps:
             if self.option:
                 raise RuntimeError(f"fused=True does not fit {self._why_none(rule)}")
             return list(updates)
-        places = Places(updates)
         parts = self._share_out(rule, steps, places)
         if not parts:
             return list(updates)
@@ -143,7 +144,6 @@ class FusedSteps:
         if last is not None and stands and np.array_equal(places.addresses, last.addresses):
             return last.parts
         self._plan = None  # should a check raise
-        self._lost_memory.check(places)
         shared = self._shared_memory.find(places, same_form=same_form)
         if last is not None and stands and shared == last.shared:
             parts = last.parts

@@ -188,11 +188,12 @@ class LearnedOptimizer(Optimizer):
             The closure's return value, or None without a closure.
 
         Raises:
-            RuntimeError: a gradient is sparse, `fused=True` does not fit a tensor, or the optimizer
-                is in evaluation mode.
+            RuntimeError: a gradient is sparse, `fused=True` does not fit a tensor, the optimizer is
+                in evaluation mode, or a tensor has more elements than its memory holds.
             ValueError: the rule reads the loss, and there is no closure or it returns no number;
-                it returns deltas or states of other shapes than its tensors have; or a group's
-                `direction` was changed after its first step.
+                it returns deltas or states of other shapes than its tensors have; a gradient or a
+                state does not fit its parameter; or a group's `direction` was changed after its
+                first step.
         """
         check_training(self.param_groups)
         directions = [group["direction"] for group in self.param_groups]

@@ -18,7 +18,9 @@ class LostMemory:
     Resizing a storage leaves such tensors behind. torch does not check for them: reading one can
     end the process, and writing one spoils other memory.
 
-    Call it in each step: it checks only the tensors that lie elsewhere than in the last one.
+    Call it in each step: it looks only at the tensors that lie elsewhere than in the last one. So a
+    shorter storage at the same address goes unseen: reading the sizes of all storages in each step
+    costs too much where a step in C has many small tensors.
     """
 
     def __init__(self) -> None:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from learned_opt.backends.plain_memory import refuses_shapes
 from learned_opt.functional import apply_update, compute_updates, scheduled_decay
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.finite_guard import FiniteGuard
-from learned_opt.optimizer.state_dict import copy_rule
+from learned_opt.optimizer.state_dict import copy_rule, fresh_on_meta
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.results import WrongResult
@@ -56,8 +57,9 @@ def step_by_rule(
         guard: writes the results.
 
     Raises:
-        ValueError: the rule returned tensors of other shapes.
+        ValueError: the rule returned tensors of other shapes, or see `_check_shapes`.
     """
+    _check_shapes(rule, updates, failed=False)
     tensors = guard.check_gradients(updates)
     sharded = [update.sharded for update in updates]
     context = replace(context, loss=sharding.mean_loss(context.loss, sharded))
@@ -81,8 +83,11 @@ def step_by_rule(
                 context,
                 maximize=maximize,
             )
-        except WrongResult as error:
-            raise error.named(batch[error.position][1].name) from error
+        except (WrongResult, RuntimeError) as error:
+            _check_shapes(rule, updates, failed=True)
+            if isinstance(error, WrongResult):
+                raise error.named(batch[error.position][1].name) from error
+            raise
         new_parameters = [
             apply_update(
                 piece.parameter,
@@ -94,6 +99,39 @@ def step_by_rule(
         ]
         guard.commit(batch, deltas, new_parameters, new_states)
     guard.finish(tensors)
+
+
+def _check_shapes(rule: UpdateRule, updates: Sequence[PendingUpdate], *, failed: bool) -> None:
+    """Refuse a gradient or state that was made for another shape of the parameter.
+
+    Called before anything is written: where tensors are cut, pieces may fit each other although
+    they belong to different coordinates. The state of rules that step whole tensors is checked only
+    once the rule has failed: its shapes come from `init_state` on the meta device, which a user's
+    rule may not support. Sharded tensors are skipped, and everything under torch.compile.
+
+    Args:
+        rule: whose state it is.
+        updates: of the step.
+        failed: whether the rule has raised an error.
+
+    Raises:
+        ValueError: it does not fit the parameter, whose `.data` may have been replaced, or a state
+            does not fit the rule.
+    """
+    if torch.compiler.is_compiling():
+        return
+    trailing = rule.coordinate_state() if isinstance(rule, CoordinateRule) else {}
+    for update in updates:
+        if update.sharded is not None:
+            continue
+        shape = update.parameter.shape
+        shapes: dict[str, tuple[int, ...]] = {key: (*shape, *trailing[key]) for key in trailing}
+        if failed and not trailing:
+            fresh = fresh_on_meta(rule, update.parameter, update.group["direction"])
+            shapes = {key: value.shape for key, value in fresh.items()}
+        why = refuses_shapes(update, shapes)
+        if why is not None:
+            raise ValueError(f"cannot step parameter {update.name} of shape {list(shape)}: {why}")
 
 
 def make_context(loss: Tensor | None, total_steps: int | None, device: torch.device) -> Context:

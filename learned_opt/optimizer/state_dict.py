@@ -81,7 +81,7 @@ def _check_shapes(
     parameter: Tensor,
     direction: str | None,
 ) -> None:
-    for name, tensor in _fresh_on_meta(rule, parameter, direction).items():
+    for name, tensor in fresh_on_meta(rule, parameter, direction).items():
         if name not in state:
             if name in rule.added_state:
                 continue
@@ -95,7 +95,7 @@ def _check_shapes(
     sharding.check_state(key, state, parameter)
 
 
-def _fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = None) -> State:
+def fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = None) -> State:
     """The state of a parameter that has taken no step, without values."""
     # Not empty_like: a sharded parameter's state has the whole tensor's shape.
     like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
@@ -118,7 +118,7 @@ def check_directions(
         check_direction(direction, rule)
         for parameter in group["params"] if rule.directions else ():
             state = states.get(parameter, {})
-            fresh = _fresh_on_meta(rule, parameter, direction) if state else {}
+            fresh = fresh_on_meta(rule, parameter, direction) if state else {}
             if any(key in state and state[key].dim() != new.dim() for key, new in fresh.items()):
                 raise ValueError(
                     f'param_groups[{index}]["direction"] is {direction!r}, but was another when '
@@ -134,7 +134,7 @@ def unwrap_loaded(rule: UpdateRule, optimizer: Optimizer) -> None:
 
 
 def _restore(saved: Mapping[str, Any], rule: UpdateRule, parameter: Tensor) -> State:
-    dtypes = {key: value.dtype for key, value in _fresh_on_meta(rule, parameter).items()}
+    dtypes = {key: value.dtype for key, value in fresh_on_meta(rule, parameter).items()}
     dtypes[TRAINING_VALUE] = parameter.dtype
     state: State = {}
     for key, value in saved.items():

@@ -1,6 +1,7 @@
 """What users do to parameters, state and options between steps harms no faster step."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -61,17 +62,39 @@ def test_state_of_another_shape_is_an_error(name, shape):
     parameter, optimizer = stepped(name)
     parameter.data = torch.ones(shape)
     parameter.grad = torch.ones(shape)
-    with pytest.raises((RuntimeError, ValueError), match="size|shape"):
+    start = f"cannot step parameter 0.0 of shape {list(shape)}: its state "
+    match = rf"^{re.escape(start)}'\w+' has shape \[30, 40.*\], not \[{shape[0]}, {shape[1]}"
+    with pytest.raises(ValueError, match=match):
         step(optimizer)
+    assert torch.equal(parameter.detach(), torch.ones(shape))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_of_another_shape_is_an_error(name):
     parameter, optimizer = stepped(name)
     parameter.data = torch.ones(60, 80)
-    with pytest.raises(RuntimeError, match="size"):
+    message = "parameter 0.0 of shape [60, 80]: its gradient has shape [30, 40], not [60, 80]"
+    with pytest.raises(ValueError, match=f"^cannot step {re.escape(message)}$"):
         step(optimizer)
     assert torch.equal(parameter.detach(), torch.ones(60, 80))
+
+
+@pytest.mark.parametrize("new_gradient", [False, True])
+@pytest.mark.parametrize("fused", [None, False])
+def test_pieces_that_fit_each_other_are_no_excuse(fused, new_gradient):
+    """Each piece of the shorter parameter has its own rows of state and gradient."""
+    parameter = nn.Parameter(torch.ones(6, 4))
+    rule = create_rule("momentum")
+    optimizer = LearnedOptimizer([parameter], rule=rule, fused=fused, chunk_size=8)
+    parameter.grad = torch.ones(6, 4)
+    optimizer.step()
+    parameter.data = torch.ones(4, 4)
+    if new_gradient:
+        parameter.grad = torch.ones(4, 4)
+    wrong = "state 'm'" if new_gradient else "gradient"
+    with pytest.raises(ValueError, match=rf"its {wrong} has shape \[6, 4\], not \[4, 4\]$"):
+        optimizer.step()
+    assert torch.equal(parameter.detach(), torch.ones(4, 4))
 
 
 def test_a_cell_whose_arrays_differ_in_length_is_left_to_torch():

@@ -119,13 +119,13 @@ def test_a_change_between_steps_is_seen(name, change):
 
 
 def test_a_rule_in_another_place_is_asked_again():
-    """Its state does not fit: the rule itself says so, and nothing is written."""
+    """The state does not fit it: an error says so, and nothing is written."""
     parameter = nn.Parameter(torch.ones(4))
     parameter.grad = torch.ones(4)
     optimizer = LearnedOptimizer([parameter], rule=create_rule("adam-lstm", hidden_size=3))
     optimizer.step()
     before = parameter.detach().clone()
     optimizer.rule = create_rule("adam-lstm", hidden_size=5)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"its state 'h' has shape \[4, 3\], not \[4, 5\]$"):
         optimizer.step()
     assert torch.equal(parameter.detach(), before)

@@ -10,12 +10,12 @@ from learned_opt.backends.registry import FUSED_STEPS
 NAMES = [name for name in list_rules() if type(create_rule(name)) in FUSED_STEPS]
 
 
-def stepped(name, last):
+def stepped(name, last, fused=None):
     """An optimizer of a small parameter and `last`, after two steps."""
     rule = create_rule(name)
     planned = 50 if "total_steps" in rule.required_context() else None
     parameters = [("first", nn.Parameter(torch.ones(3, 4))), ("last", last)]
-    optimizer = LearnedOptimizer(parameters, rule=rule, total_steps=planned)
+    optimizer = LearnedOptimizer(parameters, rule=rule, total_steps=planned, fused=fused)
     for _ in range(2):
         step(optimizer)
     return optimizer
@@ -48,20 +48,22 @@ def assert_storage_is_needed(optimizer, value, what, kept_bytes):
     assert_refused(optimizer, f"^{what}parameter last has more elements than its memory holds")
 
 
+@pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("kept_bytes", [0, 40])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_parameter_or_gradient_needs_its_storage(name, kept_bytes):
+def test_a_parameter_or_gradient_needs_its_storage(name, kept_bytes, fused):
     for what in ("", "the gradient of "):
         last = nn.Parameter(torch.ones(3, 4))
-        optimizer = stepped(name, last)
+        optimizer = stepped(name, last, fused)
         assert_storage_is_needed(optimizer, last.grad if what else last, what, kept_bytes)
 
 
+@pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("kept_bytes", [0, 40])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "sgd"])
-def test_state_needs_its_storage(name, kept_bytes):
+def test_state_needs_its_storage(name, kept_bytes, fused):
     last = nn.Parameter(torch.ones(3, 4))
-    optimizer = stepped(name, last)
+    optimizer = stepped(name, last, fused)
     state = optimizer.state[last]
     key = next(key for key, value in state.items() if value.numel() >= 12)
     assert_storage_is_needed(optimizer, state[key], f"the state '{key}' of ", kept_bytes)
@@ -86,11 +88,12 @@ def test_an_empty_tensor_needs_no_memory():
     assert not torch.equal(first_tensors(optimizer)[0], before[0])
 
 
+@pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("shape", [(3, 4), (4,)])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_expanded_parameter_is_refused_before_anything_moves(name, shape):
+def test_an_expanded_parameter_is_refused_before_anything_moves(name, shape, fused):
     last = nn.Parameter(torch.ones(shape))
-    optimizer = stepped(name, last)
+    optimizer = stepped(name, last, fused)
     last.data = last.data[:1].expand(shape)
     before = [value.clone() for value in optimizer.state[last].values()]
     assert_refused(optimizer, "^parameter last cannot be written")
