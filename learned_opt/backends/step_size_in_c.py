@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.backends.fused_step import expect
@@ -55,11 +56,7 @@ class StepSizeLSTMInC(StepSizeLSTMOnCPU):
             raise ValueError("StepSizeLSTM needs the planned number of steps, got none")
         sign = -1.0 if maximize else 1.0
         loss = 0.0 if context.loss is None else sign * float(context.loss)
-        settings = [
-            *(loss, float(context.total_steps), own.default_lr, WARM_UP, LAST, DIRECTION_FLOOR),
-            *(*LOG_RANGE, RMS_FLOOR, BETA_LOG, BETA_FAST, BETA_SLOW, TINY),
-        ]
-        counts = [own.hidden_size, int(context.loss is not None), int(own.parameter_scale)]
+        settings = constants(own, loss, float(context.total_steps))
         is_vector = [update.parameter.dim() <= 1 for update in updates]
         elements = sizes([update.parameter for update in updates])
         weights = _weights(own)  # alive until C returns
@@ -74,11 +71,25 @@ class StepSizeLSTMInC(StepSizeLSTMOnCPU):
             np.array(is_vector, dtype=np.uint8),
             untouched,
             addresses(weights),
-            np.array(settings, dtype=np.float64),
-            np.array(counts, dtype=np.int64),
+            settings,
+            switches(own, has_loss=context.loss is not None),
             thread_count(int(elements.sum())),
         )
         return list(updates) if untouched[0] else []
+
+
+def constants(rule: StepSizeLSTM, loss: float, total_steps: float) -> NDArray[np.float64]:
+    """The settings of a step, in the order of C."""
+    settings = [
+        *(loss, total_steps, rule.default_lr, WARM_UP, LAST, DIRECTION_FLOOR),
+        *(*LOG_RANGE, RMS_FLOOR, BETA_LOG, BETA_FAST, BETA_SLOW, TINY),
+    ]
+    return np.array(settings, dtype=np.float64)
+
+
+def switches(rule: StepSizeLSTM, *, has_loss: bool) -> NDArray[np.int64]:
+    """The whole numbers of a step, in the order of C."""
+    return np.array([rule.hidden_size, has_loss, rule.parameter_scale], dtype=np.int64)
 
 
 def _weights(rule: StepSizeLSTM) -> list[Tensor]:

@@ -1,26 +1,15 @@
-/* A step of `learned_opt.rules.step_size_lstm.StepSizeLSTM`: sums over the tensors, the network that
- * steers each tensor, and the step of all tensors, unless a number would not be finite.
+/* The network of step-size-lstm: from the sums over the tensors to the step of all of them, unless a
+ * number would not be finite.
  *
  * Numbers of tensors are computed in double precision, the LSTM in single precision. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "lstm_column.h"
 #include "step_size.h"
-#include "vector_math.h"
 
-#define FEATURES 18
-#define CONTROLS 7
-#define SCALAR_COUNT 8
 #define LARGEST 3.4028234663852886e38 /* in float32 */
-
-/* The order of the settings, and of the weights, as Python hands them in. */
-enum {
-    LOSS, PLANNED, DEFAULT_LR, WARM_UP, LAST, DIRECTION_FLOOR, LEAST_LOG, MOST_LOG, RMS_FLOOR,
-    KEPT_LOG, KEPT_FAST, KEPT_SLOW, TINY
-};
-enum { LSTM_WEIGHT, LSTM_BIAS, HEAD_WEIGHT, HEAD_BIAS, SHIFT, SCALE };
-enum { UNITS, HAS_LOSS, PARAMETER_SCALE };
 
 /* As in `Scalars`. */
 enum { LOG_SCALE, INITIAL_RMS, MEAN_LOG, LOSSES_SEEN, LOSS_FAST, LOSS_SLOW, LOSS_FIRST, LOSS_BEST };
@@ -31,20 +20,13 @@ enum { OF_GRADIENT, M9_BEFORE, M99_BEFORE, ADAM_BEFORE, OF_PARAMETER, ADAM, SLOW
 static const int SQUARES[NORMS] = {0, 4, 5, 6, 7, 13, 17, 20, 22};
 
 /* Numbers of a tensor in a step. */
-typedef struct {
+struct numbers {
     double norm[NORMS], rms[NORMS], cosine[3], size, step, schedule;
     double unbias[3], scaled[3]; /* of Adam's direction, the slow one and the gradient */
     float scalars[SCALAR_COUNT];
     int is_idle;
     double mix[DIRECTIONS], step_size, target;
-} numbers;
-
-typedef struct {
-    lstm_cell lstm;
-    const float *const *weights;
-    const double *setting;
-    const int64_t *whole;
-} network;
+};
 
 /* Not a number stays so. */
 static inline double clamp(double x, double low, double high) {
@@ -114,9 +96,9 @@ static double log_ratio(const network *net, double a, double b) {
     return 2 * (a - b) / (fabs(a) + fabs(b) + net->setting[TINY]);
 }
 
-/* Write the features of a tensor to column `lane` of the rows, and renew its scalars. */
+/* Write the features of a tensor, and renew its scalars. */
 static void read_features(const network *net, numbers *own, int is_vector, double mean_cosine,
-                          row *seen, long lane) {
+                          float *seen) {
     const double *s = net->setting;
     float *scalars = own->scalars;
     double log_gradient = log(own->rms[OF_GRADIENT]), surprise = 0;
@@ -156,7 +138,7 @@ static void read_features(const network *net, numbers *own, int is_vector, doubl
     };
     const float *shift = net->weights[SHIFT], *scale = net->weights[SCALE];
     for (int k = 0; k < FEATURES; k++)
-        seen[k][lane] = (float)clamp((features[k] - shift[k]) * scale[k], -4, 4);
+        seen[k] = (float)clamp((features[k] - shift[k]) * scale[k], -4, 4);
 }
 
 /* From the outputs of the head to the coefficients of a tensor. */
@@ -178,48 +160,32 @@ static void steer(const network *net, numbers *own, const double *y) {
 /* Whether numbers are all finite. */
 static int are_finite(const float *x, long count) { return largest_magnitude(x, count) < INFINITY; }
 
-/* Step the network of up to BLOCK tensors from `first` on; `memory` gets their new h and c, [n, 2 H].
- * Returns whether all that is to be kept is finite. */
-static int step_network(const network *net, const tensor_list *list, long first,
-                        const uint8_t *is_vector, double mean_cosine, numbers *all, row *seen,
-                        float *memory) {
-    long units = net->lstm.units, count = list->n - first < BLOCK ? list->n - first : BLOCK;
-    row *h = seen + FEATURES + units, *c = h + units;
-    memset(seen, 0, (FEATURES + 3 * units) * sizeof(row));
-    for (long lane = 0; lane < count; lane++) {
-        long tensor = first + lane;
-        read_features(net, &all[tensor], is_vector[tensor], mean_cosine, seen, lane);
-        const float *last_h = place(list, MEMORY_H, tensor);
-        const float *last_c = place(list, MEMORY_C, tensor);
-        for (long u = 0; u < units; u++) {
-            seen[FEATURES + u][lane] = last_h[u];
-            c[u][lane] = last_c[u];
-        }
+/* Step the network of a tensor; the room gets its new h and c. Returns whether all that is to be kept
+ * is finite. */
+static int step_network(const network *net, const tensor_list *list, long tensor, int is_vector,
+                        double mean_cosine, step_space *space) {
+    long units = net->whole[UNITS];
+    numbers *own = &space->numbers[tensor];
+    float *seen = space->seen, *h = space->memory + 2 * units * tensor, *c = h + units;
+    read_features(net, own, is_vector, mean_cosine, seen);
+    memcpy(seen + FEATURES, place(list, MEMORY_H, tensor), units * sizeof(float));
+    memcpy(c, place(list, MEMORY_C, tensor), units * sizeof(float));
+    step_lstm_column(FEATURES, units, net->weights[LSTM_WEIGHT], net->weights[LSTM_BIAS], seen, h, c,
+                     seen + FEATURES + units);
+    const float *weight = net->weights[HEAD_WEIGHT];
+    double y[CONTROLS];
+    for (int k = 0; k < CONTROLS; k++) {
+        double sum = net->weights[HEAD_BIAS][k];
+        for (long u = 0; u < units; u++) sum += (double)weight[k * units + u] * h[u];
+        y[k] = sum;
     }
-    step_lstm_cell(&net->lstm, (const row *)seen, h, c);
-    const float *weight = net->weights[HEAD_WEIGHT], *bias = net->weights[HEAD_BIAS];
-    for (long lane = 0; lane < count; lane++) {
-        long tensor = first + lane;
-        float *kept = memory + 2 * units * tensor;
-        double y[CONTROLS];
-        for (int k = 0; k < CONTROLS; k++) {
-            y[k] = bias[k];
-            for (long u = 0; u < units; u++) y[k] += (double)weight[k * units + u] * h[u][lane];
-        }
-        steer(net, &all[tensor], y);
-        for (long u = 0; u < units; u++) {
-            kept[u] = h[u][lane];
-            kept[units + u] = c[u][lane];
-        }
-        if (all[tensor].is_idle) {
-            memcpy(kept, place(list, MEMORY_H, tensor), units * sizeof(float));
-            memcpy(kept + units, place(list, MEMORY_C, tensor), units * sizeof(float));
-            memcpy(all[tensor].scalars, place(list, SCALARS, tensor), sizeof all[tensor].scalars);
-        }
-        if (!are_finite(kept, 2 * units) || !are_finite(all[tensor].scalars, SCALAR_COUNT))
-            return 0;
+    steer(net, own, y);
+    if (own->is_idle) {
+        memcpy(h, place(list, MEMORY_H, tensor), units * sizeof(float));
+        memcpy(c, place(list, MEMORY_C, tensor), units * sizeof(float));
+        memcpy(own->scalars, place(list, SCALARS, tensor), sizeof own->scalars);
     }
-    return 1;
+    return are_finite(h, 2 * units) && are_finite(own->scalars, SCALAR_COUNT);
 }
 
 /* The weights of the parameter and the directions in the step of a tensor. Returns whether they and
@@ -248,75 +214,63 @@ static int weigh(const network *net, const numbers *own, const double *sums, dou
     return is_finite && bound < 0.9 * LARGEST;
 }
 
-static void keep(const network *net, const tensor_list *list, const numbers *all,
-                 const float *memory) {
-    long units = net->lstm.units;
-    for (long k = 0; k < list->n; k++) {
-        const float *own = memory + 2 * units * k;
-        *place(list, STEP, k) += 1;
-        memcpy(place(list, MEMORY_H, k), own, units * sizeof(float));
-        memcpy(place(list, MEMORY_C, k), own + units, units * sizeof(float));
-        memcpy(place(list, SCALARS, k), all[k].scalars, sizeof all[k].scalars);
-    }
-}
-
 /* Everything but the move and what is kept. Returns whether all of it will be finite. */
 static int prepare(const network *net, const tensor_list *list, const uint8_t *is_vector,
-                   const double *sums, numbers *all, row *seen, float *memory, float *weights,
-                   float *shrink) {
+                   step_space *space) {
     double cosines = 0;
     for (long k = 0; k < list->n * SUMS; k++)
-        if (!(fabs(sums[k]) < LARGEST)) return 0;
+        if (!(fabs(space->sums[k]) < LARGEST)) return 0;
     for (long k = 0; k < list->n; k++) {
-        measure(net, list, k, sums + SUMS * k, &all[k]);
-        cosines += all[k].cosine[0];
+        measure(net, list, k, space->sums + SUMS * k, &space->numbers[k]);
+        cosines += space->numbers[k].cosine[0];
     }
-    for (long first = 0; first < list->n; first += BLOCK)
-        if (!step_network(net, list, first, is_vector, cosines / list->n, all, seen, memory))
-            return 0;
     for (long k = 0; k < list->n; k++)
-        if (!weigh(net, &all[k], sums + SUMS * k, list->rates[2 * k], list->rates[2 * k + 1],
-                   weights + DIRECTIONS * k, shrink + k))
+        if (!step_network(net, list, k, is_vector[k], cosines / list->n, space) ||
+            !weigh(net, &space->numbers[k], space->sums + SUMS * k, list->rates[2 * k],
+                   list->rates[2 * k + 1], space->mixed + DIRECTIONS * k, space->shrink + k))
             return 0;
     return 1;
 }
 
-/* Step n tensors, or none: then 1 is written to `untouched`, else 0.
- *
- * places: [9, n]: parameter, gradient, step, m9, m99, v, h, c, scalars.
- * rates: [n, 2]: learning rate and weight decay; is_vector: [n]: 1 for at most one dimension.
- * weights: of the cell, its bias, of the head, its bias; shift and scale of the features.
- * settings, whole: in the order of the enums above.
- * Returns 0, or -1 without memory, and then nothing has changed. */
-int learned_opt_step_size_lstm(int64_t n, const int64_t *sizes, float *const *places,
-                               const double *rates, double sign, const uint8_t *is_vector,
-                               uint8_t *untouched, const float *const *weights,
-                               const double *settings, const int64_t *whole, int64_t threads) {
-    tensor_list list = {n, sizes, places, rates, sign};
-    network net = {{0}, weights, settings, whole};
-    long units = whole[UNITS];
-    pieces all;
-    if (make_step_size_pieces(&all, &list)) return -1;
-    double *sums = malloc(n * SUMS * sizeof(double));
-    numbers *own = malloc(n * sizeof(numbers));
-    float *memory = malloc(n * (2 * units + DIRECTIONS + 1) * sizeof(float));
-    float *mixed = memory + 2 * units * n, *shrink = mixed + DIRECTIONS * n;
-    row *seen = aligned_alloc(64, ((FEATURES + 3 * units) * sizeof(row) + 63) / 64 * 64);
-    int failed = !sums || !own || !memory || !seen ||
-                 make_lstm_cell(&net.lstm, FEATURES, units, weights[LSTM_WEIGHT], weights[LSTM_BIAS]);
-    if (!failed) {
-        sum_step_sizes(&all, &list, sums, threads);
-        *untouched = !prepare(&net, &list, is_vector, sums, own, seen, memory, mixed, shrink);
-        if (!*untouched) {
-            move_step_sizes(&all, &list, mixed, shrink, threads);
-            keep(&net, &list, own, memory);
-        }
-        free_lstm_cell(&net.lstm);
+static void keep(const network *net, const tensor_list *list, const step_space *space) {
+    long units = net->whole[UNITS];
+    for (long k = 0; k < list->n; k++) {
+        const float *own = space->memory + 2 * units * k;
+        *place(list, STEP, k) += 1;
+        memcpy(place(list, MEMORY_H, k), own, units * sizeof(float));
+        memcpy(place(list, MEMORY_C, k), own + units, units * sizeof(float));
+        memcpy(place(list, SCALARS, k), space->numbers[k].scalars,
+               sizeof space->numbers[k].scalars);
     }
-    free_pieces(&all);
-    free(sums);
-    free(own);
-    free(memory);
-    free(seen);
-    return failed ? -1 : 0;
+}
+
+int make_step_space(step_space *space, long n, const int64_t *sizes, long units) {
+    if (make_pieces(&space->pieces, n, sizes, SUMS * sizeof(double))) return -1;
+    space->sums = malloc(n * SUMS * sizeof(double));
+    space->numbers = malloc(n * sizeof(numbers));
+    space->memory = malloc((n * (2 * units + DIRECTIONS + 1) + FEATURES + 5 * units) * sizeof(float));
+    if (!space->sums || !space->numbers || !space->memory) {
+        free_step_space(space);
+        return -1;
+    }
+    space->mixed = space->memory + 2 * units * n;
+    space->shrink = space->mixed + DIRECTIONS * n;
+    space->seen = space->shrink + n;
+    return 0;
+}
+
+void free_step_space(step_space *space) {
+    free_pieces(&space->pieces);
+    free(space->sums);
+    free(space->numbers);
+    free(space->memory);
+}
+
+int step_tensors(const network *net, const tensor_list *list, const uint8_t *is_vector,
+                 step_space *space, long threads) {
+    sum_step_sizes(&space->pieces, list, space->sums, threads);
+    if (!prepare(net, list, is_vector, space)) return 0;
+    move_step_sizes(&space->pieces, list, space->mixed, space->shrink, threads);
+    keep(net, list, space);
+    return 1;
 }

@@ -62,6 +62,7 @@ static void piece_sums(void *shared, long task) {
     const float *g = at(j, GRADIENT, here), *p = at(j, PARAMETER, here), *m9 = at(j, M9, here);
     const float *m99 = at(j, M99, here), *v = at(j, V, here);
     double *sums = (double *)j->pieces->results + SUMS * task;
+    for (int k = 0; k < SUMS; k++) sums[k] = 0;
     for (long done = 0; done < here->count; done += ADDED) {
         long left = here->count - done;
         add_block(g + done, p + done, m9 + done, m99 + done, v + done, left < ADDED ? left : ADDED,
@@ -88,10 +89,6 @@ static void piece_step(void *shared, long task) {
         m9_[i] = m, m99_[i] = s, v_[i] = v;
         p_[i] = p + (v != 0 ? move : 0) - shrink * p;
     }
-}
-
-int make_step_size_pieces(pieces *all, const tensor_list *list) {
-    return make_pieces(all, list->n, list->sizes, SUMS * sizeof(double));
 }
 
 void sum_step_sizes(const pieces *all, const tensor_list *list, double *sums, long threads) {
