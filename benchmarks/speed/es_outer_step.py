@@ -16,6 +16,7 @@ chaotic: in float32 a last digit moves all that follows. The ways are:
   moves the weights as far as another way does, that way differs by rounding alone.
 - batched: one gather for the batches, and the loss of all perceptrons by batched products.
 - compiled: the rule's step is compiled, too (compile_rule).
+- fused: the rule's step is in C instead (fused_rule), as by default.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import create_task
 from meta_train.tasks.base import BatchedLoss, SampledTask, Task, TaskFamily
 
-WAYS = ("vmap", "nudged", "batched", "compiled")
-TIMED = ("vmap", "batched", "compiled")
+WAYS = ("vmap", "nudged", "batched", "compiled", "fused")
+TIMED = ("vmap", "batched", "compiled", "fused")
 
 
 class OneByOne(Task):
@@ -81,6 +82,7 @@ def make_trainer(way, outer_steps, horizons, runs, dtype="float32"):
         lr=0.01,
         grad_clip_norm=100.0,
         compile_rule=way == "compiled",
+        fused_rule=way == "fused",
         dtype=dtype,
     )
     family = create_task("random-mlp", data=["photos", "digits"])

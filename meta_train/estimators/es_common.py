@@ -11,7 +11,7 @@ from torch.func import vmap
 from meta_train.estimators.base import Estimator, MetaGradient, MetaObjective
 from meta_train.estimators.objectives import objective_by_run
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.state import InnerState
+from meta_train.inner.state import InnerState, map_states, own_copy
 from meta_train.inner.unroll import Rollout, roll_out
 from meta_train.inner.window import Window
 from meta_train.runtime.distributed import DistributedContext
@@ -229,7 +229,9 @@ def roll_out_pairs(window: Window, noise: Tensor, *, with_base: bool = False) ->
         if meta_parameters.learns_initialization:
             inner = _perturb_start(inner, meta_parameters, population, window.just_started)
         loop = replace(window.loop, differentiable=False, weights=rule_weights or None)
-        loop = replace(loop, copies=len(moves))
+        loop = replace(loop, copies=len(moves), overwrite=True)
+        if loop.in_place is not None:
+            inner = map_states(own_copy, inner)
         return roll_out(loop, inner, window.data, window.steps)
 
 

@@ -3,8 +3,8 @@
     (parameters, buffers, optimizer state, batch) -> (parameters, buffers, optimizer state, loss)
 
 Built on plain `autograd.grad`. With `vectorize` every tensor has a leading axis of runs. Loss and
-rule then go through `torch.func.vmap`, where there is no faster way (`BatchedLoss`, `CompiledRule`)
-and, of the loss, if vmap accepts it.
+rule then go through `torch.func.vmap`, where there is no faster way (`BatchedLoss`, `CompiledRule`,
+`RuleInC`) and, of the loss, if vmap accepts it.
 
 First order is the default, as most learned optimizers are meta-trained: the rule reads inner
 gradients as constants (Andrychowicz et al. 2016, section 2.1). The derivative of the inner loss by
@@ -15,8 +15,8 @@ differentiated once, its graph is freed at once, and only the graph of the rule 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.results import WrongResult
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.masking import LossWithGradient, largest, where_alive
+from meta_train.inner.rule_in_c import RuleInC
 from meta_train.inner.rule_step import Moved, StepInput, rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
 from meta_train.inner.vmap_fallback import losses_of_runs
@@ -59,6 +60,8 @@ class InnerLoop(LoopSettings):
         weights: other weights of the rule for each run, `[runs, *weight]` by name.
         copies: the runs are this many copies, copy after copy, that share all random numbers of the
             loss.
+        overwrite: a step may write over the parameters and the rule's state that it is given, if it
+            is faster so; no two of their tensors may share memory. See `in_place`.
         traceable: take no branch that depends on values, so that a trace of one step (by
             `torch.compile`, say) is valid for all steps. The results are the same.
     """
@@ -71,7 +74,14 @@ class InnerLoop(LoopSettings):
     differentiable: bool = True
     weights: Mapping[str, Tensor] | None = None
     copies: int = 1
+    overwrite: bool = False
     traceable: bool = False
+
+    @property
+    def in_place(self) -> RuleInC | None:
+        """What writes a step over the state before it; None where steps return a new state."""
+        usual = self.overwrite and self.vectorize and self.weights is not None
+        return self.in_c if usual and not self.differentiable and self.teacher is None else None
 
     def step(self, inner: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
         """Take one inner step.
@@ -97,6 +107,11 @@ class InnerLoop(LoopSettings):
             zero without a teacher and for diverged runs.
         """
         losses, after, gradients, mask = self._evaluate(inner, batch, twice=self.second_order)
+        if self.in_place is not None:
+            seen = where_alive(mask, losses, 0.0)
+            with _naming(inner.parameters):
+                self.in_place(self._step_input(inner, gradients, seen), after.alive)
+            return after, losses, torch.zeros_like(seen)
         with torch.set_grad_enabled(self.differentiable):
             seen = where_alive(mask, losses.detach(), 0.0)
             masked = inner
@@ -276,26 +291,27 @@ class InnerLoop(LoopSettings):
     ) -> tuple[Tensors, dict[str, State]]:
         """Return the parameters and the rule's state after an update."""
         names = list(inner.parameters)
+        with _naming(inner.parameters):
+            parameters, states = self._move(self._step_input(inner, gradients, losses))
+        return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
+
+    def _step_input(self, inner: InnerState, gradients: Tensors, losses: Tensor) -> StepInput:
+        """Gather what the rule reads."""
         total = self.total_steps
         if isinstance(total, int):
             # float32 whatever the default: bfloat16 would round it.
             total = torch.full((), float(total), dtype=torch.float32, device=losses.device)
         hidden = self.hide_loss and "loss" not in self.rule.required_context()
-        given = StepInput(
+        return StepInput(
             weight_decay=self.weight_decay,
-            gradients=[gradients[name] for name in names],
-            parameters=[inner.parameters[name] for name in names],
-            states=[inner.states[name] for name in names],
+            gradients=[gradients[name] for name in inner.parameters],
+            parameters=list(inner.parameters.values()),
+            states=[inner.states[name] for name in inner.parameters],
             loss=None if hidden else losses,
             lr=self.rule.default_lr if self.lr is None else self.lr,
             total=total,
             weights=self.weights,
         )
-        try:
-            parameters, states = self._move(given)
-        except WrongResult as error:
-            raise error.named(names[error.position]) from error
-        return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
 
     def _move(self, given: StepInput) -> Moved:
         if not self.vectorize or (isinstance(self.rule, CoordinateRule) and self.weights is None):
@@ -304,6 +320,15 @@ class InnerLoop(LoopSettings):
         if self.compiled is None or self.weights is None or self.differentiable:
             return rule_steps(self.rule, given)
         return self.compiled(given)
+
+
+@contextmanager
+def _naming(parameters: Tensors) -> Iterator[None]:
+    """Name the parameter whose result a rule got wrong."""
+    try:
+        yield
+    except WrongResult as error:
+        raise error.named(list(parameters)[error.position]) from error
 
 
 def _check_losses(losses: Any, alive: Tensor) -> None:

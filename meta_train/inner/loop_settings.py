@@ -8,6 +8,7 @@ from torch import Tensor
 
 from meta_train.inner.compiled_rule import CompiledRule
 from meta_train.inner.imitation import Teacher
+from meta_train.inner.rule_in_c import RuleInC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class LoopSettings:
         teacher: hand-designed rule whose updates are compared with ours at every step.
         compiled: takes the steps of a population, in which each run has weights of its own; None
             goes through `torch.func.vmap`.
+        in_c: takes them in C, before `compiled`, where a loop may overwrite its states.
     """
 
     lr: float | Tensor | None = None
@@ -33,3 +35,4 @@ class LoopSettings:
     hide_loss: bool = False
     teacher: Teacher | None = None
     compiled: CompiledRule | None = None
+    in_c: RuleInC | None = None

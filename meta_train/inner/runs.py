@@ -22,7 +22,7 @@ from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import Kept, RestartBuffer
 from meta_train.inner.run_plan import RunPlan
 from meta_train.inner.run_source import RunSource
-from meta_train.inner.state import InnerState, map_states
+from meta_train.inner.state import InnerState, map_states, own_copy
 from meta_train.inner.vectorize import VectorizeChoice, choose_vectorize
 from meta_train.inner.window import Window
 from meta_train.tasks.base import Task
@@ -98,7 +98,7 @@ class Runs:
         self.carried: dict[str, Tensor] = {}
         self.chosen: VectorizeChoice | None = None
         self.problems = [self.source.problem(*origin) for origin in self.origins]
-        self.inner = map_states(_own_copy, self.source.start(self.problems))  # rows are written to
+        self.inner = map_states(own_copy, self.source.start(self.problems))  # rows are written to
 
     @property
     def count(self) -> int:
@@ -295,7 +295,7 @@ class Runs:
         if over:
             # Rows are written to. The caller still reads its tensors, and vmap may have returned
             # one row for all runs.
-            self.inner = map_states(_own_copy, self.inner)
+            self.inner = map_states(own_copy, self.inner)
         for run in over:
             self._keep_end(run, alive=alive[run])
             kept = self._begin(run, self.episodes[run] + 1)
@@ -337,11 +337,6 @@ class Runs:
     def _write(self, run: int, named: Mapping[str, Tensor]) -> None:
         for name, target in self.inner.named_tensors():
             target[self._rows_of(run)] = named[name]
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor so that every row has memory of its own."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -176,6 +176,11 @@ def map_states(function: Callable[..., Tensor], *states: InnerState) -> InnerSta
     return InnerState(*values)
 
 
+def own_copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor so that every row has memory of its own."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def cast(tree: Batch, dtype: torch.dtype | None) -> Batch:
     """Convert the floating-point tensors of a tree to `dtype`; None leaves them alone."""
     if dtype is None:

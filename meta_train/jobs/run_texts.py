@@ -17,7 +17,7 @@ from meta_train.outer.settings import TrainSettings
 MAIN = {"estimator", "lr", "outer_steps", "seed"}
 HOUSEKEEPING = {
     *("checkpoint_every", "keep_checkpoints", "gates_every", "validate_every"),
-    *("max_minutes", "compile_rule"),
+    *("max_minutes", "compile_rule", "fused_rule"),
 }
 """Settings that say when to write, or how fast, but not what is learned."""
 

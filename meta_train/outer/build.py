@@ -17,6 +17,7 @@ from meta_train.inner.groups import Groups
 from meta_train.inner.imitation import create_teacher
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.inner.rule_in_c import RuleInC, why_not_in_c
 from meta_train.inner.runs import RunPlan
 from meta_train.outer.settings import DTYPES, TrainSettings
 from meta_train.runtime.distributed import DistributedContext
@@ -98,6 +99,8 @@ def _build(
     meta_parameters = MetaParameters(rule, initialization).to(device, dtype)
     estimator = create_estimator(settings.estimator, **settings.estimator_settings)
     estimator.check(meta_parameters)
+    # A checkpoint records what is done: in C or not, the last digits differ.
+    settings = replace(settings, fused_rule=_steps_in_c(settings, estimator, rule, distributed))
     teacher = create_teacher(settings.imitate, settings.imitate_lr, device, dtype)
     plan = RunPlan(
         horizons=settings.planned_horizons(),
@@ -127,8 +130,22 @@ def _build(
         compiled=CompiledRule(meta_parameters.rule, verbose=distributed.first)
         if settings.compile_rule
         else None,
+        in_c=RuleInC(meta_parameters.rule) if settings.fused_rule else None,
     )
     return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings)
+
+
+def _steps_in_c(
+    settings: TrainSettings,
+    estimator: Estimator,
+    rule: UpdateRule,
+    distributed: DistributedContext,
+) -> bool:
+    """Whether C takes the rule's steps; all processes do alike."""
+    if not settings.fused_rule or estimator.copies == 1:  # no population
+        return False
+    everyones = distributed.gather(why_not_in_c(rule) is None)
+    return distributed.from_first(lambda: all(everyones))
 
 
 def _second_order(

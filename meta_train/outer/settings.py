@@ -100,5 +100,9 @@ class TrainSettings(
             )
 
     def fixed_on_resume(self) -> dict[str, Any]:
-        """The settings by name that a resumed run must share."""
-        return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
+        """The settings by name that a resumed run must share.
+
+        `fused_rule` is one of them only where it is true, as in checkpoints from before it.
+        """
+        free = MAY_CHANGE if self.fused_rule else MAY_CHANGE | {"fused_rule"}
+        return {name: value for name, value in asdict(self).items() if name not in free}

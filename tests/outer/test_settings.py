@@ -33,6 +33,7 @@ DEFAULTS = {
     "second_order": None,
     "vectorize": "auto",
     "compile_rule": False,
+    "fused_rule": True,
     "outer_steps": 300,
     "meta_optimizer": "adam",
     "lr": 5e-3,
