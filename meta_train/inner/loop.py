@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.results import WrongResult
 from meta_train.inner.loop_settings import LoopSettings
+from meta_train.inner.loss_gradients import gradients_by_hand, loss_and_gradients
 from meta_train.inner.masking import LossWithGradient, largest, where_alive
 from meta_train.inner.rule_in_c import RuleInC
 from meta_train.inner.rule_step import Moved, StepInput, rule_step, rule_steps
@@ -227,40 +226,20 @@ class InnerLoop(LoopSettings):
     def _loss_and_gradients(
         self, inner: InnerState, batch: Batch, *, twice: bool
     ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
-        """Return losses, buffers, gradients by name, and the tensors that the loss read."""
+        """See `loss_and_gradients`."""
         keep = self.second_order and self.differentiable
-        parameters = {
-            key: value.view_as(value)
-            if keep and value.requires_grad
-            else value.detach().requires_grad_()
-            for key, value in inner.parameters.items()
-        }
-        # The rule needs no gradient of fixed tensors. The outer loss does, if they are learned.
-        fixed, learned = {}, {}
-        for key, value in inner.fixed.items():
-            if keep and value.requires_grad:
-                fixed[key] = value.view_as(value)
-            elif self.differentiable and value.requires_grad:
-                fixed[key] = learned[key] = value.detach().requires_grad_()
-            else:
-                fixed[key] = value.detach()
-        wanted = {**parameters, **learned}
-        with torch.enable_grad(), twice_differentiable() if keep else nullcontext():
-            losses, buffers = self._losses({**fixed, **parameters}, inner.buffers, batch)
-            _check_losses(losses, inner.alive)
-            gradients = torch.autograd.grad(
-                losses.sum(),
-                list(wanted.values()),
-                retain_graph=keep,
-                create_graph=keep and twice,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        named = dict(zip(wanted, gradients, strict=True))
-        buffers = {key: value.detach() for key, value in buffers.items()}
-        if not keep:
-            losses = losses.detach()
-        return losses, buffers, named, {**fixed, **parameters}
+        if self.vectorize and not keep:
+            found = gradients_by_hand(self.loss, inner, batch, learned=self.differentiable)
+            if found is not None:
+                return found
+        return loss_and_gradients(
+            self._losses,
+            inner,
+            batch,
+            keep=keep,
+            twice=twice,
+            learned=self.differentiable,
+        )
 
     def _is_finite_and_bounded(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
         """Check each run: finite loss and gradients, loss at most `divergence` times the first."""
@@ -329,16 +308,3 @@ def _naming(parameters: Tensors) -> Iterator[None]:
         yield
     except WrongResult as error:
         raise error.named(list(parameters)[error.position]) from error
-
-
-def _check_losses(losses: Any, alive: Tensor) -> None:
-    """Check that there is one number for each run: the sum of others would be trained in silence.
-
-    Raises:
-        ValueError: says what there is.
-    """
-    if not isinstance(losses, Tensor):
-        raise ValueError(f"the loss of a task must be a 0-dim tensor, got {type(losses).__name__}")
-    if losses.shape != alive.shape:
-        got = list(losses.shape[alive.dim() :])
-        raise ValueError(f"the loss of a task must be a 0-dim tensor, got shape {got}")

@@ -20,6 +20,14 @@ Loss: TypeAlias = Callable[[Tensors, Tensors, Batch], tuple[Tensor, Tensors]]
 of a task share it, so that many problems can run at once under `torch.func.vmap`."""
 
 
+LossGradients: TypeAlias = Callable[
+    [Tensors, Tensors, Batch, Tensor | None], tuple[Tensor, Tensors, Tensors]
+]
+"""(parameters, buffers, batch, factors) of many runs -> (losses [runs], new buffers, gradients by
+name of the sum over runs of factor times loss). Without factors, `[runs]`, they are 1. Gradients
+are new tensors, which the caller may write to."""
+
+
 @final
 @dataclass(frozen=True)
 class BatchedLoss:
@@ -31,11 +39,14 @@ class BatchedLoss:
             `[runs]`. It draws no random numbers.
         suits: whether `many` is no slower than the runs one by one, however large they are, for
             such parameters, buffers and a batch of many runs. By default it is not known.
+        gradients: a way to compute the losses, the buffers and the gradients without autograd. Its
+            numbers are those of autograd on `many`, bit for bit. By default there is none.
     """
 
     one: Loss
     many: Loss
     suits: Callable[[Tensors, Tensors, Batch], bool] | None = None
+    gradients: LossGradients | None = None
 
     def __call__(
         self, parameters: Tensors, buffers: Tensors, batch: Batch

@@ -206,7 +206,9 @@ class ModuleTask(Task):
             return self.loss
         datasets = [d for d in (self.dataset, self.validation_dataset) if d is not None]
         losses = loss_of_perceptrons(self._skeleton, self._loss_of_output, datasets)
-        return self.loss if losses is None else BatchedLoss(self.loss, losses)
+        if losses is None:
+            return self.loss
+        return BatchedLoss(self.loss, losses, gradients=losses.gradients)
 
     def _output(
         self, parameters: Tensors, buffers: Tensors, inputs: Any

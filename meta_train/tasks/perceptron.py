@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from learned_opt.adaptation.plain_modules import is_plain
-from meta_train.tasks.base import Batch, Loss, Tensors
+from meta_train.tasks.base import Batch, Tensors
 from meta_train.tasks.data.in_memory import InMemoryDataset
 
 ACTIVATIONS = frozenset({nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Identity})
@@ -24,7 +24,7 @@ ACTIVATIONS = frozenset({nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU,
 
 def loss_of_perceptrons(
     module: nn.Module, loss: Callable[[Any, Any], Tensor], datasets: Sequence[InMemoryDataset]
-) -> Loss | None:
+) -> LossOfPerceptrons | None:
     """Make the loss of many runs of a perceptron, each with its own weights.
 
     Examples:
@@ -39,9 +39,9 @@ def loss_of_perceptrons(
         datasets: all data that the network is given.
 
     Returns:
-        See `BatchedLoss.many`. None unless the module is an `nn.Sequential` of linear layers
-        and `ACTIVATIONS`, inputs are `[M, features]` or flattened first, and the loss is
-        `torch.nn.functional.cross_entropy` of classes or `mse_loss`.
+        See `BatchedLoss.many` and `gradients`. None unless the module is an `nn.Sequential` of
+        linear layers and `ACTIVATIONS`, inputs are `[M, features]` or flattened first, and the
+        loss is `torch.nn.functional.cross_entropy` of classes or `mse_loss`.
     """
     layers = _layers(module)
     if layers is None:
@@ -53,11 +53,12 @@ def loss_of_perceptrons(
         return None
     outputs = [part.out_features for _, part in layers if isinstance(part, nn.Linear)][-1]
     loss_of_outputs = _loss_of_outputs(loss, outputs, [data.targets for data in datasets])
-    return None if loss_of_outputs is None else _LossOfPerceptrons(tuple(layers), loss_of_outputs)
+    return None if loss_of_outputs is None else LossOfPerceptrons(tuple(layers), loss_of_outputs)
 
 
+@final
 @dataclass(frozen=True)
-class _LossOfPerceptrons:
+class LossOfPerceptrons:
     """The loss, as an object that can be pickled.
 
     Attributes:
@@ -71,17 +72,78 @@ class _LossOfPerceptrons:
     def __call__(
         self, parameters: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Tensor, Tensors]:
+        """See `BatchedLoss.many`."""
         x, targets = batch
         for name, part in self.layers:
             if isinstance(part, nn.Linear):
-                bias = None if part.bias is None else parameters[f"{name}.bias"]
-                weight = parameters[f"{name}.weight"]
+                weight, bias = _weights(name, part, parameters)
                 x = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
             elif isinstance(part, nn.Flatten):
                 x = x.flatten(2)
             else:
                 x = part(x)
         return self.loss_of_outputs(x, targets), buffers
+
+    def gradients(
+        self, parameters: Tensors, buffers: Tensors, batch: Batch, factors: Tensor | None
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """See `BatchedLoss.gradients`.
+
+        The operations are those of autograd. Between linear layers, autograd itself takes them.
+        """
+        x, targets = batch
+        steps: list[_Step] = []
+        with torch.no_grad():
+            for name, part in self.layers:
+                if isinstance(part, nn.Linear):
+                    weight, bias = _weights(name, part, parameters)
+                    steps.append((name, x, weight, bias is not None))
+                    x = _Linear.forward(x, weight, bias)
+                elif isinstance(part, nn.Flatten):
+                    x = x.flatten(2)
+                elif steps and not isinstance(part, nn.Identity):
+                    x, after = _apply(part, x)
+                    steps.append(after)
+                else:
+                    x = part(x)
+            x, after = _apply(lambda outputs: self.loss_of_outputs(outputs, targets), x)
+            grad = torch.ones_like(x) if factors is None else factors
+            return x, buffers, _go_back([*steps, after], grad)
+
+
+_Step: TypeAlias = tuple[str, Tensor, Tensor, bool] | tuple[Tensor, Tensor]
+"""The name of a linear layer, its input, its weight, and whether it has a bias; or input and output
+of another operation, with the graph between them."""
+
+
+def _apply(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Apply a function; return the result without and with its graph."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        y = function(x)
+    return y.detach(), (x, y)
+
+
+def _go_back(steps: Sequence[_Step], grad: Tensor) -> Tensors:
+    """Gradients by name, from that of the result of the last step."""
+    found: Tensors = {}
+    for place, step in reversed(list(enumerate(steps))):
+        if len(step) == 2:
+            (grad,) = torch.autograd.grad(step[1], step[0], grad)
+            continue
+        name, x, weight, has_bias = step
+        if has_bias:
+            found[f"{name}.bias"] = grad.sum(1)
+        found[f"{name}.weight"] = torch.bmm(grad.transpose(1, 2), x)
+        if place:
+            grad = torch.bmm(grad, weight)
+    return found
+
+
+def _weights(name: str, part: nn.Linear, parameters: Tensors) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer, `[runs, out, in]` and `[runs, out]`."""
+    bias = None if part.bias is None else parameters[f"{name}.bias"]
+    return parameters[f"{name}.weight"], bias
 
 
 class _Linear(torch.autograd.Function):
@@ -141,7 +203,7 @@ def _layers(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
 def _loss_of_outputs(
     loss: Callable[[Any, Any], Tensor], outputs: int, targets: Sequence[Any]
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """See `_LossOfPerceptrons`; None for other losses or other data."""
+    """See `LossOfPerceptrons`; None for other losses or other data."""
     if not all(isinstance(y, Tensor) for y in targets):
         return None
     if loss is F.mse_loss and all(y.shape[1:] == (outputs,) for y in targets):

@@ -9,6 +9,7 @@ random factor on the loss changes all gradients together.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -73,12 +74,17 @@ class Reparametrized(Task):
             problem,
             parameters={key: value / scales[key] for key, value in problem.parameters.items()},
             buffers={**problem.buffers, **buffers},
-            loss=BatchedLoss(self.loss, self._losses) if self._is_batched else self.loss,
+            loss=self._own_loss,
         )
 
-    @property
-    def _is_batched(self) -> bool:
-        return isinstance(self._task_loss, BatchedLoss)
+    @cached_property
+    def _own_loss(self) -> Loss:
+        """The rescaled loss, with the faster ways of the task's."""
+        own = self._task_loss
+        if not isinstance(own, BatchedLoss):
+            return self.loss
+        gradients = None if own.gradients is None else self._gradients
+        return BatchedLoss(self.loss, self._losses, gradients=gradients)
 
     def loss(self, parameters: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """The rescaled loss of `task` at the original parameters; the factors are buffers."""
@@ -91,17 +97,29 @@ class Reparametrized(Task):
         assert isinstance(self._task_loss, BatchedLoss)
         return self._rescaled(self._task_loss.many, parameters, buffers, batch)
 
+    def _gradients(
+        self, parameters: Tensors, buffers: Tensors, batch: Batch, factors: Tensor | None
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """The same with their gradients, of a task that has those."""
+        assert isinstance(self._task_loss, BatchedLoss) and self._task_loss.gradients is not None
+        scales, own_buffers, original = _undo(parameters, buffers)
+        scale = scales.get(LOSS_SCALE)
+        if scale is not None:
+            factors = scale if factors is None else factors * scale
+        losses, new_buffers, gradients = self._task_loss.gradients(
+            original, own_buffers, batch, factors
+        )
+        for key, gradient in gradients.items():
+            if SCALE + key in scales:
+                gradient.mul_(_lead(scales[SCALE + key], gradient))
+        losses = losses if scale is None else losses * scale
+        return losses, {**new_buffers, **scales}, gradients
+
     def _rescaled(
         self, task_loss: Loss, parameters: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Tensor, Tensors]:
         """A loss of `task`, of one run (factors are 0-dim) or of many (`[runs]`)."""
-        scales = {key: value for key, value in buffers.items() if key.startswith(SCALE)}
-        own_buffers = {key: value for key, value in buffers.items() if key not in scales}
-        original = {
-            # Frozen parameters are not rescaled.
-            key: value * _lead(scales[SCALE + key], value) if SCALE + key in scales else value
-            for key, value in parameters.items()
-        }
+        scales, own_buffers, original = _undo(parameters, buffers)
         loss, new_buffers = task_loss(original, own_buffers, batch)
         if LOSS_SCALE in scales:
             loss = loss * scales[LOSS_SCALE]
@@ -114,6 +132,18 @@ class Reparametrized(Task):
     def held_out(self) -> dict[str, Task]:
         """The held-out tasks of `task`, not rescaled."""
         return self.task.held_out()
+
+
+def _undo(parameters: Tensors, buffers: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """The factors, the task's own buffers, and the parameters without factors."""
+    scales = {key: value for key, value in buffers.items() if key.startswith(SCALE)}
+    own_buffers = {key: value for key, value in buffers.items() if key not in scales}
+    original = {
+        # Frozen parameters are not rescaled.
+        key: value * _lead(scales[SCALE + key], value) if SCALE + key in scales else value
+        for key, value in parameters.items()
+    }
+    return scales, own_buffers, original
 
 
 def _lead(factor: Tensor, tensor: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """Losses of many perceptrons at once are those of one at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from conftest import same
 from torch import nn
 from torch.nn import functional as F
 
 from learned_opt import create_rule
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.state import stack, start
+from meta_train.inner.state import cast, stack, start
 from meta_train.runtime.seeding import generator
 from meta_train.tasks import ModuleTask
 from meta_train.tasks.base import BatchedLoss
@@ -34,6 +37,11 @@ CASES = {
     "without bias": (lambda: mlp(bias=False), F.mse_loss, NUMBERS),
     "flattened": (lambda: nn.Sequential(nn.Flatten(), *mlp()), F.mse_loss, NUMBERS),
     "gelu": (lambda: mlp(activation=nn.GELU), F.cross_entropy, CLASSES),
+    "activation first": (
+        lambda: nn.Sequential(nn.Sigmoid(), nn.Identity(), *mlp()),
+        F.cross_entropy,
+        CLASSES,
+    ),
 }
 
 
@@ -70,6 +78,71 @@ def test_losses_and_both_derivatives_are_those_of_one_run_at_a_time(name, rescal
         size = sum(one.square().sum() for one in first)
         found.append([*first, *torch.autograd.grad(size, list(parameters.values()))])
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("rescaled", [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_without_autograd_are_its_own_bit_for_bit(name, rescaled, dtype):
+    task = Reparametrized(make_task(name), *rescaled) if any(rescaled) else make_task(name)
+    problems = [task.sample(generator(seed), CPU) for seed in range(3)]
+    batch = stack([problem.draw(generator("batch", k)) for k, problem in enumerate(problems)])
+    inner, batch = (
+        start(create_rule("sgd"), problems, vectorize=True).cast(dtype),
+        cast(batch, dtype),
+    )
+    loss, factors = problems[0].loss, torch.tensor([0.5, -2.0, 3.0], dtype=dtype)
+    parameters = {key: value.clone().requires_grad_() for key, value in inner.parameters.items()}
+    losses, buffers = loss.many(parameters, inner.buffers, batch)
+    for given in (None, factors):
+        summed = losses.sum() if given is None else (given * losses).sum()
+        expected = torch.autograd.grad(summed, list(parameters.values()), retain_graph=True)
+        found = loss.gradients(inner.parameters, inner.buffers, batch, given)
+        assert torch.equal(found[0], losses) and same(found[1], buffers)
+        assert found[2].keys() == parameters.keys()
+        assert same([found[2][key] for key in parameters], list(expected))
+        assert all(value.is_contiguous() for value in found[2].values())
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_a_step_by_them_is_a_step_by_autograd(differentiable):
+    task = Reparametrized(make_task("classes"), 1.0, 1.0)
+    problems = [task.sample(generator(seed), CPU) for seed in range(3)]
+    batches = [problem.draw(generator("batch", k)) for k, problem in enumerate(problems)]
+    rule = create_rule("adam").double()
+    inner = start(rule, problems, vectorize=True)
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return problems[0].loss.gradients(*arguments)
+
+    ends = []
+    for gradients in (counted, None):
+        loss = replace(problems[0].loss, gradients=gradients)
+        loop = InnerLoop(rule, loss, vectorize=True, differentiable=differentiable)
+        after, losses = loop.step(inner, stack(batches))
+        ends.append([after.parameters, losses.detach()])
+        assert len(calls) == 1
+    assert same(*ends)
+
+
+def test_second_derivatives_go_through_autograd():
+    task = make_task("numbers")
+    problems = [task.sample(generator(seed), CPU) for seed in range(2)]
+    batch = stack([problem.draw(generator("batch")) for problem in problems])
+    rule = create_rule("sgd").double()
+    loop = InnerLoop(rule, problems[0].loss, vectorize=True, second_order=True)
+    inner = start(rule, problems, vectorize=True)
+    begin = {key: value.clone().requires_grad_() for key, value in inner.parameters.items()}
+    after, _ = loop.step(replace(inner, parameters=begin), batch)
+    _, losses = loop.loss_at(after, batch)
+    found = torch.autograd.grad(losses.sum(), list(begin.values()))
+    first_order = replace(loop, second_order=False)
+    after, _ = first_order.step(replace(inner, parameters=begin), batch)
+    _, losses = first_order.loss_at(after, batch)
+    other = torch.autograd.grad(losses.sum(), list(begin.values()))
+    assert not torch.allclose(found[0], other[0])
 
 
 def test_a_large_logit_does_not_overflow():
