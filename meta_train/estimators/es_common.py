@@ -219,7 +219,7 @@ def roll_out_pairs(window: Window, noise: Tensor, *, with_base: bool = False) ->
             moves.append(-theta.expand_as(noise))
         shifts = unflatten(meta_parameters, torch.cat(moves))
         named = meta_parameters.named_parameters()
-        population = {n: v + s for (n, v), s in zip(named, shifts, strict=True)}
+        population = {n: (v + s).contiguous() for (n, v), s in zip(named, shifts, strict=True)}
         rule_weights = {
             name.removeprefix("rule."): value
             for name, value in population.items()

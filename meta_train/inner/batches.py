@@ -42,13 +42,19 @@ class BatchStream:
         self.copies = copies
         self.dtype = dtype
         self._rows = _rows_of_one_dataset(draws)
+        self._among = _same_length([draw.among for draw in self._rows or []])
 
     def next(self) -> Batch:
         """Draw the next batch."""
         if self._rows is not None:
             # One gather takes the rows of all runs.
             drawn = zip(self._rows, self.sources, strict=True)
-            rows = torch.stack([draw.row_numbers(source) for draw, source in drawn] * self.copies)
+            if self._among is None:
+                rows = torch.stack([draw.row_numbers(source) for draw, source in drawn])
+            else:
+                places = torch.stack([draw.places(source) for draw, source in drawn])
+                rows = self._among.gather(1, places)
+            rows = rows.repeat(self.copies, 1)
             return cast(self._rows[0].dataset.take(rows), self.dtype)
         batches = [draw(source) for draw, source in zip(self.draws, self.sources, strict=True)]
         batch = cast(stack(batches), self.dtype)
@@ -107,3 +113,11 @@ def _rows_of_one_dataset(
     rows = [draw for draw in draws if isinstance(draw, RandomRows)]
     alike = {(id(draw.dataset), draw.batch_size) for draw in rows}
     return rows if len(rows) == len(draws) and len(alike) == 1 else None
+
+
+def _same_length(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """Vectors stacked, `[k, n]`; None if they have not one length, or one is None."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if len({len(tensor) for tensor in given}) != 1 or len(given) < len(tensors):
+        return None
+    return torch.stack(given)

@@ -6,8 +6,9 @@ weights of its own, and reads each number once while it is in the cache.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -56,6 +57,7 @@ class RuleInC:
         if problem is not None or not isinstance(rule, StepSizeLSTM):
             raise ValueError(problem)
         self.rule = rule
+        self._known: _Tables | None = None
 
     def __call__(self, given: StepInput, moving: Tensor) -> None:
         """Write new parameters and states over those that are given. No derivative is recorded.
@@ -67,58 +69,40 @@ class RuleInC:
         """
         with torch.no_grad():
             left = moving
-            if given.total is not None and self._fits(given, len(moving)):
-                left = self._step_in_c(given, moving)
+            tables = self._tables(given)
+            if tables is not None and given.total is not None and _fits_gradients(given):
+                left = self._step_in_c(tables, given, moving)
             if bool(left.any()):
                 self._step_by_rule(given, left.nonzero().squeeze(-1))
 
-    def _fits(self, given: StepInput, runs: int) -> bool:
-        """Whether C can read and write the tensors where they are."""
-        units, weights = self.rule.hidden_size, given.weights or {}
-        small = {"step": (runs,), "h": (runs, units), "c": (runs, units), "scalars": (runs, 8)}
-        written = [
-            (state[key], small.get(key, parameter.shape))
-            for parameter, state in zip(given.parameters, given.states, strict=True)
-            for key in STATE
-        ]
-        own = dict(self.rule.named_parameters())
-        read = [
-            *zip(given.gradients, (value.shape for value in given.parameters), strict=True),
-            *((weights[name], (runs, *own[name].shape)) for name in LEARNED),
-        ]
-        return (
-            all(map(is_plain, given.parameters))
-            and all(is_plain(value) and value.shape == shape for value, shape in written)
-            and all(
-                value.dtype == torch.float32 and value.is_cpu and value.shape == shape
-                for value, shape in read
-            )
-        )
+    def _tables(self, given: StepInput) -> _Tables | None:
+        """Where parameters, states and weights lie; None if C cannot read and write them there.
 
-    def _step_in_c(self, given: StepInput, moving: Tensor) -> Tensor:
+        Steps in place meet the same tensors again, so this is found out once.
+        """
+        if self._known is None or not self._known.are_of(given):
+            self._known = _find_tables(self.rule, given)
+        return self._known
+
+    def _step_in_c(self, tables: _Tables, given: StepInput, moving: Tensor) -> Tensor:
         """Step runs in C; return those that were to be stepped and were left, `[runs]` bool."""
-        rule, runs = self.rule, len(moving)
-        weights = [(given.weights or {})[name].contiguous() for name in LEARNED]
-        tables = [*weights, rule.feature_shift, rule.feature_scale]  # alive until C returns
-        gradients = [value.contiguous() for value in given.gradients]
-        states = [[state[key] for state in given.states] for key in STATE]
-        of_run = [value[0] for value in given.parameters]
-        elements = sizes(of_run)
+        runs = len(moving)
+        gradients = [value.contiguous() for value in given.gradients]  # alive until C returns
         untouched = np.zeros(runs, dtype=np.uint8)
         call_c(
             "step_size_population",
             runs,
-            len(of_run),
-            elements,
-            np.concatenate([addresses(row) for row in (given.parameters, gradients, *states)]),
-            np.array([value.dim() <= 1 for value in of_run], dtype=np.uint8),
+            len(gradients),
+            tables.sizes,
+            np.concatenate([tables.parameters, addresses(gradients), tables.states]),
+            tables.is_vector,
             moving.numpy().view(np.uint8),
             _numbers_of_runs(given, runs),
             untouched,
-            addresses(tables),
-            constants(rule, 0.0, 0.0),
-            switches(rule, has_loss=given.loss is not None),
-            thread_count(runs * int(elements.sum())),
+            tables.weights,
+            constants(self.rule, 0.0, 0.0),
+            switches(self.rule, has_loss=given.loss is not None),
+            thread_count(runs * int(tables.sizes.sum())),
         )
         return torch.from_numpy(untouched).bool()
 
@@ -130,6 +114,76 @@ class RuleInC:
         for state, moved in zip(given.states, states, strict=True):
             for key, value in moved.items():
                 state[key][rows] = value
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Where the tensors of a population lie, as C reads them, and the tensors, to keep them alive.
+
+    Attributes:
+        tensors: parameters, states and weights, as they were given.
+        read: weights and settings of the features, contiguous.
+        sizes: numbers of elements of a run's tensors, `[n]`.
+        is_vector: 1 for at most one dimension, `[n]`.
+        parameters: addresses, `[n]`.
+        states: addresses, `[7 n]`.
+        weights: addresses of `read`.
+    """
+
+    tensors: Sequence[Tensor]
+    read: Sequence[Tensor]
+    sizes: NDArray[np.int64]
+    is_vector: NDArray[np.uint8]
+    parameters: NDArray[np.uintp]
+    states: NDArray[np.uintp]
+    weights: NDArray[np.uintp]
+
+    def are_of(self, given: StepInput) -> bool:
+        """Whether these are the tensors of another step."""
+        others = _kept(given)
+        return len(others) == len(self.tensors) and all(map(operator.is_, others, self.tensors))
+
+
+def _kept(given: StepInput) -> list[Tensor]:
+    """The tensors that lie where they are from step to step."""
+    states = [value for state in given.states for value in state.values()]
+    return [*given.parameters, *states, *(given.weights or {}).values()]
+
+
+def _find_tables(rule: StepSizeLSTM, given: StepInput) -> _Tables | None:
+    """See `RuleInC._tables`."""
+    own, weights = dict(rule.named_parameters()), given.weights or {}
+    runs, units = len(given.parameters[0]), rule.hidden_size
+    small = {"step": (runs,), "h": (runs, units), "c": (runs, units), "scalars": (runs, 8)}
+    written = [
+        (state[key], small.get(key, tuple(parameter.shape)))
+        for key in STATE
+        for parameter, state in zip(given.parameters, given.states, strict=True)
+    ]
+    learned = [(weights[name], (runs, *own[name].shape)) for name in LEARNED]
+    if not all(is_plain(value) for value in given.parameters) or not all(
+        is_plain(value) and value.shape == shape for value, shape in (*written, *learned)
+    ):
+        return None
+    read = [*(value for value, _ in learned), rule.feature_shift, rule.feature_scale]
+    of_run = [value[0] for value in given.parameters]
+    return _Tables(
+        tensors=_kept(given),
+        read=read,
+        sizes=sizes(of_run),
+        is_vector=np.array([value.dim() <= 1 for value in of_run], dtype=np.uint8),
+        parameters=addresses(given.parameters),
+        states=addresses([value for value, _ in written]),
+        weights=addresses(read),
+    )
+
+
+def _fits_gradients(given: StepInput) -> bool:
+    """Whether C can read the gradients once they are contiguous."""
+    return all(
+        gradient.dtype == torch.float32 and gradient.is_cpu and gradient.shape == parameter.shape
+        for gradient, parameter in zip(given.gradients, given.parameters, strict=True)
+    )
 
 
 def _numbers_of_runs(given: StepInput, runs: int) -> NDArray[np.float64]:

@@ -53,11 +53,14 @@ def test_a_stream_goes_back_to_where_it_was_marked():
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [None, "of one size", "of many"])
 def test_rows_of_one_data_set_are_those_of_one_run_at_a_time(own, copies):
     inputs = {"x": torch.randn(20, 3), "y": torch.randn(20, 1, dtype=torch.float64)}
     dataset = InMemoryDataset(inputs, torch.arange(20))
-    among = [torch.arange(10) + run for run in range(3)] if own else [None] * 3
+    among = [
+        None if own is None else torch.arange(10 + run * (own == "of many")) + run
+        for run in range(3)
+    ]
     draws = [RandomRows(dataset, 4, rows) for rows in among]
 
     def sources():

@@ -152,6 +152,34 @@ def test_each_run_is_stepped_as_if_alone():
         assert same(rows_of(in_place(rule, alone), [0]), rows_of(together, [run]))
 
 
+def test_one_object_steps_one_population_after_another():
+    rule = make_rule()
+    one = RuleInC(rule)
+    moving = torch.ones(RUNS, dtype=torch.bool)
+    populations = [make(rule), make(rule, seed=1), make(rule, shapes=[(3, 3)])]
+    expected = [in_place(rule, given) for given in populations]
+    for given, (parameters, states) in zip(populations, expected, strict=True):
+        one(given, moving)
+        assert same((given.parameters, given.states), (parameters, states))
+    first = populations[0]
+    again = in_place(rule, first)
+    one(first, moving)
+    assert same((first.parameters, first.states), again)
+    # One state tensor is another than before.
+    first.states[0]["m9"] = torch.zeros_like(first.states[0]["m9"])
+    again = in_place(rule, first)
+    one(first, moving)
+    assert same((first.parameters, first.states), again)
+
+
+def test_gradients_of_any_layout_are_read():
+    rule = make_rule()
+    given = make(rule, shapes=[(6, 7), (6,)])
+    turned = [given.gradients[0].mT.contiguous().mT, given.gradients[1]]
+    assert not turned[0].is_contiguous()
+    assert same(in_place(rule, replace(given, gradients=turned)), in_place(rule, given))
+
+
 def test_runs_that_do_not_move_stay_as_they_are():
     rule = make_rule()
     given = make(rule)

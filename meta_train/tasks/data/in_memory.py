@@ -110,9 +110,13 @@ class RandomRows:
 
     def row_numbers(self, generator: torch.Generator) -> Tensor:
         """Draw the indices of a batch, `[batch_size]`."""
-        count = len(self.dataset if self.among is None else self.among)
-        index = torch.randint(count, (self.batch_size,), generator=generator)
+        index = self.places(generator)
         return index if self.among is None else self.among.index_select(0, index)
+
+    def places(self, generator: torch.Generator) -> Tensor:
+        """Draw where the rows of a batch stand in `among`, or in the data, `[batch_size]`."""
+        count = len(self.dataset if self.among is None else self.among)
+        return torch.randint(count, (self.batch_size,), generator=generator)
 
 
 Data: TypeAlias = InMemoryDataset | Sequence[Any] | Dataset[Any] | DataLoader[Any]
