@@ -122,6 +122,7 @@ def _fitted(name: str, value: Any, hint: Any) -> Any:
         return int(value)
     if hint in _ACCEPTED:
         types, words = _ACCEPTED[hint]
-        if not isinstance(value, types):
+        # Python takes True for the number 1.
+        if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
             raise ValueError(f"{name} must be {words}, got {value!r}")
     return value

@@ -1,12 +1,13 @@
 """Range checks name the setting, and refuse what is not a number."""
 
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.jobs.config import EvaluateSettings
+from meta_train.jobs.config import EvaluateSettings, ValidateSettings
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import (
     check_at_least,
@@ -53,6 +54,36 @@ def test_the_bad_one_is_named(check, value, said):
 def test_a_count_that_is_not_whole_is_refused(settings, name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a whole number, got {value}$"):
         settings(**{name: value})
+
+
+def fields_of(kind):
+    """All fields of settings classes whose type is `kind`, optional ones included."""
+    return [
+        pytest.param(settings, name, id=f"{settings.__name__}-{name}")
+        for settings in (TrainSettings, EvaluateSettings, ValidateSettings, FewShotConfig)
+        for name, hint in get_type_hints(settings).items()
+        if hint is kind or set(get_args(hint)) == {kind, type(None)}
+    ]
+
+
+@pytest.mark.parametrize(("settings", "name"), fields_of(int))
+@pytest.mark.parametrize("value", [2.5, "3", True])
+def test_every_count_is_refused_that_is_not_whole(settings, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number, got {value!r}$"):
+        settings(**{name: value})
+
+
+@pytest.mark.parametrize(("settings", "name"), fields_of(float))
+@pytest.mark.parametrize("value", ["3", False])
+def test_every_number_is_refused_that_is_none(settings, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a number, got {value!r}$"):
+        settings(**{name: value})
+
+
+@pytest.mark.parametrize(("settings", "name"), fields_of(bool))
+def test_every_switch_is_refused_that_is_neither_true_nor_false(settings, name):
+    with pytest.raises(ValueError, match=f"^{name} must be True or False, got 1$"):
+        settings(**{name: 1})
 
 
 @pytest.mark.parametrize(
