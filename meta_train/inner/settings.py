@@ -89,9 +89,9 @@ class InnerSettings:
     compiled once, in 20 to 80 seconds. Without a C++ compiler the rule runs uncompiled."""
 
     fused_rule: bool = True
-    """Take the rule's step in C, for the estimators es and pes in float32 on the CPU: a tenth of
-    its time, the same numbers to rounding. There is such code for step-size-lstm; other rules, and
-    an installation without the C library, do without."""
+    """Take the rule's step in C, for the estimators es and pes in float32 on the CPU: a ninth of
+    its time, the same numbers to rounding. It goes before compile_rule. There is such code for
+    step-size-lstm; other rules, and an installation without the C library, do without."""
 
     def __post_init__(self) -> None:
         """Check the values."""
