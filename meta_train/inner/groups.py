@@ -77,7 +77,7 @@ class Groups:
             for group, generation in enumerate(self.generations):
                 due = self._generation_at(outer_step, group)
                 if due != generation:
-                    self._renew(group, due, progress)
+                    self._renew(group, due, progress, outer_step)
         for member in self.members:
             member.task.begin_outer_step(outer_step)
         for runs in self.runs:
@@ -129,15 +129,19 @@ class Groups:
             }
             self.runs[group].load_state_dict(saved)
 
-    def _renew(self, group: int, generation: int, progress: float) -> None:
+    def _renew(
+        self, group: int, generation: int, progress: float, outer_step: int | None = None
+    ) -> None:
         self.generations[group] = generation
         self.members[group] = self._sample_task(group, generation)
-        self.runs[group] = self._make_runs(group, progress)
+        if outer_step is not None:  # problems may depend on it
+            self.members[group].task.begin_outer_step(outer_step)
+        self.runs[group] = self._make_runs(group, progress, outer_step)
 
     def _sample_task(self, group: int, generation: int) -> SampledTask:
         return self.family.sample_task(generator(self.seed, "member", group, generation))
 
-    def _make_runs(self, group: int, progress: float) -> Runs:
+    def _make_runs(self, group: int, progress: float, outer_step: int | None = None) -> Runs:
         """Make the runs of a group's present task; their lengths depend on the progress."""
         generation = self.generations[group]
         first = group == generation == 0
@@ -153,6 +157,7 @@ class Groups:
             seed=self.seed if first else derive_seed(self.seed, "group", group, generation),
             device=self.device,
             progress=progress,
+            outer_step=outer_step,
         )
 
     def _generation_at(self, outer_step: int, group: int) -> int:

@@ -48,6 +48,8 @@ class Runs:
         seed: random seed.
         device: where tensors live.
         progress: fraction of meta-training that is done, in [0, 1].
+        outer_step: the one that is about to begin; whole runs are then drawn for it at once. None
+            draws them anew when the first one begins.
 
     Attributes:
         inner: the stacked state, without history, `[copies * runs, ...]`, copy after copy.
@@ -76,6 +78,7 @@ class Runs:
         seed: int,
         device: torch.device,
         progress: float = 0.0,
+        outer_step: int | None = None,
     ) -> None:
         self.meta_parameters = meta_parameters
         self.plan = plan
@@ -83,8 +86,9 @@ class Runs:
         self.device = device
         self.progress = progress
         self.source = RunSource(meta_parameters, task, plan, seed, device)
-        self.episodes = [0] * self.count
-        self.origins = [(index, 0) for index in self.indices]
+        first = outer_step if outer_step is not None and plan.truncation_length is None else 0
+        self.episodes = [first] * self.count
+        self.origins = [(index, first) for index in self.indices]
         self.ages = [0] * self.count
         self.offsets = [0] * self.count
         self.lengths = [self.source.length(progress, *origin) for origin in self.origins]
@@ -99,6 +103,7 @@ class Runs:
         self.chosen: VectorizeChoice | None = None
         self.problems = [self.source.problem(*origin) for origin in self.origins]
         self.inner = map_states(own_copy, self.source.start(self.problems))  # rows are written to
+        self._drawn_for = outer_step
 
     @property
     def count(self) -> int:
@@ -230,6 +235,7 @@ class Runs:
         if missing:
             raise ValueError(f"the checkpoint does not hold runs {missing}: it has fewer runs")
         self.carried = {}
+        self._drawn_for = None
         for run, index in enumerate(self.indices):
             tensors, facts = saved[index]
             tensors = {key: value.to(self.device) for key, value in tensors.items()}
@@ -276,6 +282,9 @@ class Runs:
         """Replace all runs by runs of one length; return the length."""
         length = self.source.length(self.progress, outer_step)
         self.lengths = [length] * self.count
+        drawn_for, self._drawn_for = self._drawn_for, None
+        if drawn_for == outer_step:
+            return length
         kept = [self._begin(run, outer_step) for run in range(self.count)]
         if any(kept):
             states = [self._state_of(run, end) for run, end in enumerate(kept)]

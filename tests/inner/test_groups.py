@@ -238,3 +238,35 @@ def test_every_task_is_told_which_outer_step_begins():
     for outer_step in (0, 1, 7):
         groups.prepare(outer_step, 0.5)
     assert told == [0, 0, 1, 1, 7, 7]
+
+
+def test_whole_runs_of_a_new_task_are_drawn_once_for_an_outer_step():
+    drawn = []
+
+    class Counted(Quadratic):
+        def begin_outer_step(self, outer_step):
+            object.__setattr__(self, "told", outer_step)
+
+        def sample(self, generator, device):
+            drawn.append((vars(self).get("told"), generator.initial_seed()))
+            return super().sample(generator, device)
+
+    class Family(TaskFamily):
+        def sample_task(self, generator):
+            return SampledTask("counted", Counted(dimensions=3))
+
+        def held_out(self):
+            return {"same": TASK}
+
+    groups = make_groups(Family(), groups=1, runs=3, truncation_length=None)
+    take(groups, 0)
+    for outer_step in (1, 2, 5):
+        drawn.clear()
+        take(groups, outer_step)
+        assert [told for told, _ in drawn] == [outer_step] * 3
+        assert len({seed for _, seed in drawn}) == 3
+        # Asked again for the same outer step, they begin anew with the same problems.
+        first = [problem.parameters for problem in groups.runs[0].problems]
+        begun = groups.runs[0].begin(LoopSettings(lr=0.02), outer_step).inner.parameters["theta"]
+        assert same([problem.parameters for problem in groups.runs[0].problems], first)
+        assert torch.equal(begun, torch.stack([own["theta"] for own in first]))
