@@ -17,7 +17,7 @@ from learned_opt.updates import PendingUpdate
 def left_to_rule(
     rule: CoordinateRule,
     updates: Sequence[PendingUpdate],
-    untouched: NDArray[np.uint8],
+    untouched: NDArray[np.uint8] | NDArray[np.bool_],
     doubtful: NDArray[np.uint8],
     piece: int,
 ) -> list[PendingUpdate]:
@@ -26,7 +26,7 @@ def left_to_rule(
     Args:
         rule: whose step it is.
         updates: n tensors; `step` of those that were written has advanced.
-        untouched: whether all of a tensor was left, `[n]`.
+        untouched: whether all of a tensor was left, `[n]`, as 1 or true.
         doubtful: whether a piece was left, `[pieces of all tensors]`.
         piece: coordinates of a piece; the last one of a tensor may have fewer.
     """
