@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.backends.coordinate_parts import coordinate_rule, left_to_rule
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import is_plain, refuses_memory
 from learned_opt.backends.step_in_c import StepInC, rates, sizes
 from learned_opt.c_library import addresses, call_c
 from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.updates import PendingUpdate
 
 ELEMENTS_PER_THREAD = 1 << 13
@@ -70,7 +68,7 @@ class CoordinateStepInC(StepInC, ABC):
 
     def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         """Of the rule's state for each coordinate, and `step`."""
-        trailing = _coordinate_rule(rule).coordinate_state()
+        trailing = coordinate_rule(rule).coordinate_state()
         return {"step": (), **{key: (*shape, *trailing[key]) for key in self.states(rule)}}
 
     def step(
@@ -107,44 +105,4 @@ class CoordinateStepInC(StepInC, ABC):
             np.array(counts, dtype=np.int64),
             max(1, threads),
         )
-        left = [updates[k] for k in np.flatnonzero(untouched).tolist()]
-        if doubtful.any():
-            keys = _coordinate_rule(rule).coordinate_state()
-            parts = np.split(doubtful, np.cumsum(pieces)[:-1])
-            for update, whole, part in zip(updates, untouched.tolist(), parts, strict=True):
-                if not whole:
-                    left += [_cut(update, index, keys) for index in _runs(part, self.piece)]
-        return left
-
-
-def _runs(doubtful: NDArray[np.uint8], piece: int) -> list[slice]:
-    """The coordinates of pieces that are doubtful; pieces that follow each other together."""
-    edges = np.flatnonzero(np.diff(doubtful, prepend=0, append=0))
-    return [slice(piece * a, piece * b) for a, b in edges.reshape(-1, 2).tolist()]
-
-
-def _coordinate_rule(rule: UpdateRule) -> CoordinateRule:
-    if not isinstance(rule, CoordinateRule):
-        raise TypeError(f"expected a CoordinateRule, got {type(rule).__name__}")
-    return rule
-
-
-def _cut(update: PendingUpdate, index: slice, keys: Iterable[str]) -> PendingUpdate:
-    """Some coordinates of a tensor whose others have been stepped, and `step` with them.
-
-    All are views, but `step` is as it was before.
-    """
-    dims = update.parameter.dim()
-
-    def cut(value: Tensor) -> Tensor:
-        if value.dim() == dims:
-            return value.view(-1)[index]
-        return value.movedim(-1, 0).flatten(1)[:, index].movedim(0, -1)
-
-    state = {key: cut(update.state[key]) for key in keys}
-    return replace(
-        update,
-        parameter=update.parameter.view(-1)[index],
-        gradient=update.gradient.view(-1)[index],
-        state={"step": update.state["step"] - 1, **state},
-    )
+        return left_to_rule(coordinate_rule(rule), updates, untouched, doubtful, self.piece)

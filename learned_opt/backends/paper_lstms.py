@@ -23,7 +23,7 @@ class CoordinateLSTMInC(CoordinateStepInC):
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """See `StepInC`; refuse a p too large for float32, too."""
-        return super().refuses_rule(rule) or _refuses_p(expect(rule, CoordinateLSTM).p)
+        return super().refuses_rule(rule) or refuses_p(expect(rule, CoordinateLSTM).p)
 
     def states(self, rule: UpdateRule) -> list[str]:
         """`h` and `c` of each layer, and the `recent` size of the gradient."""
@@ -51,14 +51,14 @@ class GatedLSTMInC(CoordinateStepInC):
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """See `StepInC`; refuse gates that read their last logits, which have no bound."""
-        own = _gated(rule)
+        own = gated_rule(rule)
         if own.gate_pair.recurrence != "value":
             return f"its gates read their last {own.gate_pair.recurrence}"
-        return super().refuses_rule(rule) or _refuses_p(own.p)
+        return super().refuses_rule(rule) or refuses_p(own.p)
 
     def states(self, rule: UpdateRule) -> list[str]:
         """As in the rule."""
-        own = _gated(rule)
+        own = gated_rule(rule)
         if isinstance(own, GatedLSTM):
             return [*(["h", "c"] if own.hidden_size else []), "gates", "recent"]
         lstms = ["m_h", "m_c", "h", "c"] if own.hidden_size else []
@@ -66,7 +66,7 @@ class GatedLSTMInC(CoordinateStepInC):
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:
         """An LSTM and its gates, those of the memory first."""
-        own = _gated(rule)
+        own = gated_rule(rule)
         if isinstance(own, GatedLSTM):
             return _weights(own.reader, own.gate_pair)
         memory = _weights(own.memory_reader, own.memory_gates)
@@ -74,13 +74,14 @@ class GatedLSTMInC(CoordinateStepInC):
 
     def settings(self, rule: UpdateRule) -> tuple[list[float], list[int]]:
         """See the enum and the last function in `c/gated.c`."""
-        own = _gated(rule)
+        own = gated_rule(rule)
         has_memory = isinstance(own, MomentumGatedLSTM)
         numbers = [own.p, RECENT_DECAY, smallest_known(own.p)]
         return numbers, [own.hidden_size, int(own.use_loss), int(has_memory)]
 
 
-def _refuses_p(p: float) -> str | None:
+def refuses_p(p: float) -> str | None:
+    """Why numbers cannot be split with this p in float32; None if they can."""
     return f"its p is above {LARGEST_P:g}" if p > LARGEST_P else None
 
 
@@ -89,7 +90,12 @@ def _weights(reader: LSTMCell | None, gates: GatePair) -> list[Tensor]:
     return [*own, gates.weight, gates.bias]
 
 
-def _gated(rule: UpdateRule) -> GatedLSTM | MomentumGatedLSTM:
+def gated_rule(rule: UpdateRule) -> GatedLSTM | MomentumGatedLSTM:
+    """The rule, which is one of the gated ones.
+
+    Raises:
+        TypeError: it is not.
+    """
     if not isinstance(rule, (GatedLSTM, MomentumGatedLSTM)):
         raise TypeError(f"expected a gated rule, got {type(rule).__name__}")
     return rule

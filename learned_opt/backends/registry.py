@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from learned_opt.backends.adam_lstm import AdamLSTMInC
+from learned_opt.backends.blocks.adam_lstm import AdamLSTMInBlocks
+from learned_opt.backends.blocks.paper_lstms import CoordinateLSTMInBlocks, GatedLSTMInBlocks
 from learned_opt.backends.fused_step import FusedStep
 from learned_opt.backends.orthogonal_momentum_step import (
     OrthogonalMomentumInC,
@@ -30,11 +32,11 @@ from learned_opt.rules.step_size_lstm import StepSizeLSTM
 FUSED_STEPS: Mapping[type[UpdateRule], tuple[type[FusedStep], ...]] = MappingProxyType(
     {
         Adam: (AdamInC,),
-        AdamLSTM: (AdamLSTMInC, AdamLSTMInTriton),
-        CoordinateLSTM: (CoordinateLSTMInC,),
-        GatedLSTM: (GatedLSTMInC,),
+        AdamLSTM: (AdamLSTMInC, AdamLSTMInBlocks, AdamLSTMInTriton),
+        CoordinateLSTM: (CoordinateLSTMInC, CoordinateLSTMInBlocks),
+        GatedLSTM: (GatedLSTMInC, GatedLSTMInBlocks),
         Momentum: (MomentumInC,),
-        MomentumGatedLSTM: (GatedLSTMInC,),
+        MomentumGatedLSTM: (GatedLSTMInC, GatedLSTMInBlocks),
         OrthogonalMomentum: (
             OrthogonalMomentumInC,
             OrthogonalMomentumInPlace,

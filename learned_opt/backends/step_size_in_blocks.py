@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from learned_opt.backends.fused_step import expect
 from learned_opt.backends.places import Places
@@ -38,6 +39,9 @@ BLOCK = 1 << 16
 BLOCK_PER_THREAD = 1 << 15
 """So many elements for each thread, if that is more: torch gives a thread no fewer."""
 
+LARGE = 1 << 14
+"""Elements of a piece whose products are worth several calls."""
+
 FIRST, SECOND = (np.array(indices) for indices in zip(*PAIRS, strict=True))
 TIMES = np.where(FIRST == SECOND, 1.0, 2.0)
 """How often a pair of directions counts in a square."""
@@ -50,12 +54,23 @@ class _Block:
     Attributes:
         numbers: of the tensors in the step.
         counts: elements of each piece.
-        tensors: gradients, parameters, m9, m99 and v of the pieces, flat.
+        tensors: gradients, parameters, m9, m99 and v: of one piece flat, of several as they are.
     """
 
     numbers: list[int]
     counts: list[int]
     tensors: tuple[list[Tensor], ...]
+
+    def read(self, role: int, target: Tensor) -> None:
+        """Copy the pieces of a role, joined, to `[sum of counts]`."""
+        pieces = self.tensors[role]
+        # To flatten each in Python would take as long as the arithmetic of a small tensor.
+        target.copy_(pieces[0] if len(pieces) == 1 else _flatten_dense_tensors(pieces))
+
+    def write(self, role: int, values: Tensor) -> None:
+        """Copy `[sum of counts]` to the tensors of a role."""
+        pieces = self.tensors[role]
+        torch._foreach_copy_(pieces, list(_unflatten_dense_tensors(values, pieces)))
 
 
 class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
@@ -82,7 +97,8 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
         sign = -1.0 if maximize else 1.0
-        sums = self._sums(updates, sign)
+        blocks = list(_blocks(updates))
+        sums = self._sums(blocks, len(updates), sign)
         lr, decay = rates(updates).T
         # NaN is not below it.
         if not ((np.abs(sums) < LARGEST).all() and are_float32(lr, decay).all()):
@@ -110,23 +126,23 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
         bounded = (bound < 0.9 * LARGEST).all() and (np.abs(weights) < LARGEST).all()
         if not (remembered and bounded):
             return list(updates)
-        self._move(updates, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
+        self._move(blocks, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
         _write_memory(updates, after)
         return []
 
-    def _sums(self, updates: Sequence[PendingUpdate], sign: float) -> NDArray[np.float64]:
-        """The sums of `SUMS` over each tensor, and that of v after the step, `[n, 24]`.
+    def _sums(self, blocks: Sequence[_Block], tensors: int, sign: float) -> NDArray[np.float64]:
+        """The sums of `SUMS` over each of so many tensors, and that of v after the step, `[n, 24]`.
 
         In float over a block, and in double over the blocks. That of v is only to see whether it is
         finite: a block's goes to its first tensor.
         """
-        sums = torch.zeros(2, len(updates), 5, 5, dtype=torch.float64, device="cpu")
-        totals = torch.zeros(len(updates), 1, dtype=torch.float64, device="cpu")
-        for block in _blocks(updates):
+        sums = torch.zeros(2, tensors, 5, 5, dtype=torch.float64, device="cpu")
+        totals = torch.zeros(tensors, 1, dtype=torch.float64, device="cpu")
+        for block in blocks:
             rows = self._rows(sum(block.counts))
             g, m, s, a, p, q, d, e, n, h, v, _ = rows.unbind()
-            for target, pieces in zip((g, p, m, s, v), block.tensors, strict=True):
-                torch.cat(pieces, out=target)
+            for role, target in enumerate((g, p, m, s, v)):
+                block.read(role, target)
             if sign != 1:
                 g.mul_(sign)
             torch.add(v, EPS, out=a).rsqrt_().mul_(m)
@@ -139,10 +155,7 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
             torch.mul(n, v, out=d)
             e.mul_(v)
             torch.mul(g, v, out=h)
-            grams = torch.empty(2, len(block.numbers), 5, 5, dtype=torch.float32, device="cpu")
-            for half, products in zip((rows[:5], rows[5:10]), grams, strict=True):
-                for part, product in zip(half.split(block.counts, dim=1), products, strict=True):
-                    torch.mm(part, part.T, out=product)
+            grams = _products(rows, block.counts)
             sums.index_add_(1, torch.tensor(block.numbers, device="cpu"), grams.double())
         before, after = sums
         squares = before.diagonal(dim1=1, dim2=2)[:, 1:]
@@ -151,7 +164,7 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
 
     def _move(
         self,
-        updates: Sequence[PendingUpdate],
+        blocks: Sequence[_Block],
         sign: float,
         weights: NDArray[np.float32],
         shrink: NDArray[np.float32],
@@ -159,25 +172,25 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
         """Move parameters and averages in place.
 
         Args:
-            updates: of n tensors.
+            blocks: of all tensors.
             sign: what gradients are multiplied by, 1 or -1.
             weights: of the parameter and the directions in the order of `Mix`, with the learning
                 rate, `[n, 5]`.
             shrink: subtract this times the parameter, `[n]`.
         """
         columns = torch.from_numpy(np.concatenate([weights, shrink[:, None]], axis=1)).T
-        for block in _blocks(updates):
+        for block in blocks:
             count = sum(block.counts)
             g, move, other, *copies = self._rows(count).unbind()[:7]
-            torch.cat(block.tensors[0], out=g)
+            block.read(0, g)
             if sign != 1:
                 g.mul_(sign)
             p, m, s, v = (pieces[0] for pieces in block.tensors[1:])
             w = columns[:, block.numbers]
             if len(block.numbers) > 1:
                 p, m, s, v = copies
-                for target, pieces in zip(copies, block.tensors[1:], strict=True):
-                    torch.cat(pieces, out=target)
+                for role, target in enumerate(copies, 1):
+                    block.read(role, target)
                 repeats = torch.tensor(block.counts, device="cpu")
                 w = w.repeat_interleave(repeats, dim=1, output_size=count)
             m.lerp_(g, 1 - BETA_FAST)
@@ -189,14 +202,34 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
             move.mul_(torch.sign(v, out=other)).addcmul_(p, w[5], value=-1)
             p.add_(move)
             if len(block.numbers) > 1:
-                for pieces, values in zip(block.tensors[1:], (p, m, s, v), strict=True):
-                    torch._foreach_copy_(pieces, list(values.split(block.counts)))
+                for role, values in enumerate((p, m, s, v), 1):
+                    block.write(role, values)
 
     def _rows(self, count: int) -> Tensor:
         """Twelve arrays of `count` elements, `[12, count]`; the same memory at every call."""
         if self._buffers.numel() < 12 * count:
             self._buffers = torch.empty(12 * count, dtype=torch.float32, device="cpu")
         return self._buffers[: 12 * count].reshape(12, count)
+
+
+def _products(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Products of rows 0 to 4 and of rows 5 to 9 with each other, for each piece: `[2, n, 5, 5]`.
+
+    Of one large piece only those that are read: all products of five rows take longer.
+    """
+    if len(counts) > 1 or counts[0] < LARGE:
+        grams = torch.empty(2, len(counts), 5, 5, dtype=torch.float32, device="cpu")
+        for half, products in zip((rows[:5], rows[5:10]), grams, strict=True):
+            for part, product in zip(half.split(counts, dim=1), products, strict=True):
+                torch.mm(part, part.T, out=product)
+        return grams
+    grams = torch.zeros(2, 1, 5, 5, dtype=torch.float32, device="cpu")
+    before, after = grams[:, 0]
+    torch.mv(rows[:4], rows[0], out=before[0, :4])
+    before.diagonal()[1:].copy_(torch.stack(torch._foreach_norm(list(rows[1:5]), 2)).square_())
+    for k in range(5):
+        torch.mv(rows[5 + k : 10], rows[5 + k], out=after[k, k:])
+    return grams
 
 
 def _read_memory(updates: Sequence[PendingUpdate]) -> Memory:
@@ -234,8 +267,10 @@ def _blocks(updates: Sequence[PendingUpdate]) -> Iterator[_Block]:
 
 
 def _joined(updates: Sequence[PendingUpdate], numbers: list[int]) -> _Block:
-    rows = [[tensor.reshape(-1) for tensor in _tensors_of(updates[k])] for k in numbers]
-    counts = [len(row[0]) for row in rows]
+    rows = [_tensors_of(updates[k]) for k in numbers]
+    counts = [row[1].numel() for row in rows]
+    if len(rows) == 1:
+        return _Block(numbers, counts, tuple([tensor.view(-1)] for tensor in rows[0]))
     return _Block(numbers, counts, tuple(list(column) for column in zip(*rows, strict=True)))
 
 

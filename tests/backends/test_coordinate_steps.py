@@ -1,4 +1,5 @@
-"""Coordinate-wise rules in C: idle coordinates, layouts, states that others change, exactness."""
+"""Coordinate-wise rules in C and in blocks: idle coordinates, layouts, states that others change,
+exactness."""
 
 import copy
 import math
@@ -8,10 +9,13 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
+from learned_opt.backends.blocks.lstm_cell import tangent_of_half_
+from learned_opt.backends.registry import FUSED_STEPS
 from learned_opt.c_library import call_c, load_library
+from learned_opt.optimizer import fused as driver
 from learned_opt.rules import Context
 
-pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
+compiled = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 
 NAMES = ["lstm", "gated-lstm", "momentum-gated-lstm", "adam-lstm"]
 SETTINGS = [
@@ -25,6 +29,20 @@ SETTINGS = [
     ("adam-lstm", {"hidden_size": 20, "betas": (0.99,), "log_range": 0.3, "decay_steps": math.inf}),
     ("adam-lstm", {"hidden_size": 5, "betas": (0.0, 0.9, 0.95, 0.999), "fast_beta": 0.0}),
 ]
+
+
+@pytest.fixture(params=["C", "torch"])
+def code(request, monkeypatch):
+    """What the faster code of optimizers is written in: C, or PyTorch operations on blocks."""
+    if request.param == "C" and load_library() is None:
+        pytest.skip("the C library was not compiled")
+
+    def fused_steps(rule):
+        found = [cls() for cls in FUSED_STEPS[type(rule)] if cls.code == request.param]
+        return [step for step in found if not step.refuses_parameter(torch.zeros(2))]
+
+    monkeypatch.setattr(driver, "fused_steps", fused_steps)
+    return request.param
 
 
 def random_rule(name, **settings):
@@ -57,8 +75,9 @@ def everything(optimizer):
             for p in parameters]  # fmt: skip
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize(("name", "settings"), [*((n, {}) for n in NAMES), *SETTINGS], ids=str)
-def test_c_is_as_exact_as_the_rule(name, settings):
+def test_faster_code_is_as_exact_as_the_rule(name, settings):
     """Both against the rule in float64, from gradients of many sizes."""
     rule = random_rule(name, **settings)
     exact = copy.deepcopy(rule).double()
@@ -82,6 +101,7 @@ def test_c_is_as_exact_as_the_rule(name, settings):
     assert off[1] < 1e-3
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", NAMES)
 def test_idle_coordinates_keep_every_bit_while_their_neighbours_move(name):
     optimizer = optimizer_of(random_rule(name), start := drawn(1, 130), fused=True)
@@ -103,6 +123,7 @@ def test_idle_coordinates_keep_every_bit_while_their_neighbours_move(name):
     assert torch.equal(parameter[idle], start[idle])
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", NAMES)
 def test_state_lies_unit_by_unit_through_every_way_of_copying_it(name, tmp_path):
     rule = random_rule(name)
@@ -142,6 +163,7 @@ def test_state_lies_unit_by_unit_through_every_way_of_copying_it(name, tmp_path)
             assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.filterwarnings("ignore:the update of")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 @pytest.mark.parametrize("name", NAMES)
@@ -164,21 +186,28 @@ def test_a_state_that_somebody_spoilt_is_noticed(name, bad):
 
 
 WRITTEN = {
-    "momentum": "m",
-    "rmsprop": "v",
-    "adam": "m",
     "lstm": "c1",
     "gated-lstm": "recent",
     "momentum-gated-lstm": "m",
     "adam-lstm": "slow",
 }
-"""A state tensor of each rule."""
+HAND_MADE = {"momentum": "m", "rmsprop": "v", "adam": "m"}
+"""A state tensor of each rule; the latter have no faster code but C."""
 
 
+@pytest.fixture
+def key(name, code):
+    """The state tensor that is written."""
+    if name in HAND_MADE and code == "torch":
+        pytest.skip("plain torch has no faster code for it")
+    return {**WRITTEN, **HAND_MADE}[name]
+
+
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", ["adam", "adam-lstm", "lstm"])
-def test_a_part_with_large_state_is_stepped_by_the_rule_with_views_of_all_state(name):
-    """Of 3 x 4096 coordinates and some, the second part has numbers that C leaves to the rule."""
-    rule, key = random_rule(name), WRITTEN[name]
+def test_a_part_with_large_state_is_stepped_by_the_rule_with_views_of_all_state(name, key):
+    """Of parts of 4096 coordinates or more, one has numbers that are left to the rule."""
+    rule = random_rule(name)
     sides = [optimizer_of(rule, drawn(1, 13, 1000), fused=fused) for fused in (True, False)]
     for side in sides:
         step(side, drawn(2, 13, 1000))
@@ -200,13 +229,14 @@ def numbers(count, *others):
     return values
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.filterwarnings("ignore:the update of")
 @pytest.mark.parametrize("others", [(), (1e20,), (math.nan,), (math.inf, math.nan)], ids=str)
 @pytest.mark.parametrize("way", ["other memory", "the same memory"])
-@pytest.mark.parametrize("name", WRITTEN)
-def test_state_that_is_written_behind_torchs_back_is_read_anew(name, way, others):
+@pytest.mark.parametrize("name", [*WRITTEN, *HAND_MADE])
+def test_state_that_is_written_behind_torchs_back_is_read_anew(name, key, way, others):
     """`.data` counts no change. Parts of 256 coordinates are judged alone, or by the rule."""
-    rule, key = random_rule(name), WRITTEN[name]
+    rule = random_rule(name)
     sides = [
         optimizer_of(rule, drawn(1, 1000), fused=fused, chunk_size=256) for fused in (True, False)
     ]
@@ -234,13 +264,14 @@ def test_state_that_is_written_behind_torchs_back_is_read_anew(name, way, others
     assert (counts[0] > 0) == (math.nan in others)
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", ["rmsprop", "adam", "adam-lstm"])
-def test_a_negative_square_spoils_no_parameter(name):
+def test_a_negative_square_spoils_no_parameter(name, key):
     optimizer = optimizer_of(random_rule(name), drawn(1, 1000), fused=True, chunk_size=256)
     step(optimizer, drawn(2, 1000))
     (parameter,) = optimizer.param_groups[0]["params"]
     state, before = optimizer.state[parameter], parameter.detach().clone()
-    state["slow" if name == "adam-lstm" else "v"].data[300] = -1.0
+    state["v" if name == "adam" else key].data[300] = -1.0
     with pytest.warns(RuntimeWarning, match="the update of 0.0 was not finite and was skipped"):
         step(optimizer, drawn(3, 1000))
     assert optimizer.skipped_updates == 1
@@ -251,6 +282,7 @@ def test_a_negative_square_spoils_no_parameter(name):
     assert float(state["step"]) == 2
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_that_are_trained_in_place_are_read_anew(name):
     rule = random_rule(name)
@@ -263,8 +295,9 @@ def test_weights_that_are_trained_in_place_are_read_anew(name):
     torch.testing.assert_close(*(everything(side)[0][0] for side in sides), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", NAMES)
-def test_what_c_cannot_read_is_stepped_by_the_rule(name):
+def test_what_faster_code_cannot_read_is_stepped_by_the_rule(name):
     rule = random_rule(name)
     turned = nn.Parameter(drawn(1, 4, 3).t())
     half = nn.Parameter(drawn(2, 5).bfloat16())
@@ -286,13 +319,31 @@ def test_what_c_cannot_read_is_stepped_by_the_rule(name):
         LearnedOptimizer([plain], rule=copy.deepcopy(rule).bfloat16(), fused=True)
 
 
-def test_gates_that_read_their_last_logits_are_left_to_the_rule():
-    rule = random_rule("gated-lstm", recurrence="logit")
-    with pytest.raises(ValueError, match="its gates read their last logit"):
-        optimizer_of(rule, torch.ones(2), fused=True)
-    step(optimizer_of(rule, torch.ones(2)), torch.ones(2))
+@pytest.mark.parametrize("name", ["gated-lstm", "momentum-gated-lstm"])
+def test_gates_that_read_their_last_logits_are_stepped_in_blocks(name):
+    """They have no bound, so C refuses them; blocks are judged by what they would write."""
+    rule = random_rule(name, recurrence="logit")
+    sides = [optimizer_of(rule, drawn(1, 70), fused=fused) for fused in (True, False)]
+    for k in range(4):
+        for side in sides:
+            step(side, drawn(k + 2, 70))
+    assert [taker.code for taker, _ in sides[0]._fused._plan.parts] == ["torch"]
+    for found, expected in zip(*(everything(side)[0] for side in sides), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_take_at_most_4_mib_whatever_the_model(name, monkeypatch):
+    monkeypatch.setattr(
+        driver, "fused_steps", lambda r: [s() for s in FUSED_STEPS[type(r)] if s.code == "torch"]
+    )
+    optimizer = optimizer_of(random_rule(name), drawn(1, 20000), drawn(2, 30), fused=True)
+    step(optimizer, drawn(3, 20000), drawn(4, 30))
+    (blocks,) = optimizer._fused._steps
+    assert 1 << 20 < blocks._memory.nbytes <= 4 << 20
+
+
+@pytest.mark.usefixtures("code")
 @pytest.mark.filterwarnings("ignore:the update of")
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_left_to_the_rule(loss):
@@ -312,6 +363,7 @@ def of_every_exponent(lowest, highest, count=200):
     return (digits * powers.unsqueeze(-1)).reshape(-1).float()
 
 
+@compiled
 @pytest.mark.parametrize(
     ("which", "exact", "values"),
     [
@@ -336,3 +388,15 @@ def test_elementary_functions_are_within_three_units_in_the_last_place(which, ex
     call_c("elementary", which, 3, ends.numpy(), (at := torch.empty(3)).numpy())
     assert which == 3 or math.isnan(at[0])
     assert which == 3 or at[1:].isfinite().all()
+
+
+@torch.inference_mode()
+def test_the_tangent_in_blocks_is_within_three_units_in_the_last_place():
+    x = of_every_exponent(-126, 6)
+    x = torch.cat([x, -x, torch.tensor([0.0, 1e30, math.inf, -math.inf, -1e30])])
+    tangent_of_half_(y := 2 * x, torch.empty_like(x))
+    expected = x.double().tanh()
+    unit = 2.0 ** (expected.abs().clamp(min=2.0**-126).log2().floor() - 23)
+    assert ((y.double() - expected).abs() / unit).max() <= 3
+    tangent_of_half_(nothing := torch.full((1,), math.nan), torch.empty(1))
+    assert math.isnan(nothing)
