@@ -18,7 +18,17 @@ def test_cells_are_of_one_seed_and_trained_for_20_minutes_or_more():
         assert {one[key] for one in CELLS} == {value}, key
     assert all(one["minutes"] >= 20 for one in CELLS)
     rows = [one["row"] for one in CELLS if (one["ways"], one["shots"]) == (5, 1)]
-    assert {"maml", "fomaml", "prototypical"} <= set(rows)
+    assert {"maml", "fomaml", "prototypical", "meta-lstm"} <= set(rows)
+
+
+def test_the_meta_learner_lstm_reaches_what_the_guide_says():
+    found = {one["shots"]: one for one in CELLS if one["row"] == "meta-lstm"}
+    guide = " ".join((MEASURED.parent / "initialisations.md").read_text().split())
+    for shots, (minutes, least) in {1: (37, 0.90), 5: (25, 0.95)}.items():
+        one = found[shots]
+        assert one["accuracy"] > least and not one["transductive"]
+        assert f"{100 * one['accuracy']:.1f} ± {100 * one['interval']:.1f}%" in guide
+        assert round(one["minutes"]) == minutes and f"after {minutes}" in guide
 
 
 def test_the_document_says_which_cells_have_no_validation_and_what_is_missing_to_the_papers():
