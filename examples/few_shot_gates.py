@@ -20,11 +20,12 @@ from meta_train.tasks.episodes.sine import Sine
 
 
 def make_task(card, shots, folder):
+    # The network of the run: another number of filters does not fit its initialisation.
+    settings = {**card["episodes_of"], "shots": shots}
     if card["data"] == "sine":
-        return f"sine curves, {shots} point" + "s" * (shots > 1), Sine(shots=shots)
-    ways = card["ways"]
-    task = OmniglotEpisodes(split="test", ways=ways, shots=shots, folder=folder)
-    return f"Omniglot, {ways}-way {shots}-shot", task
+        return f"sine curves, {shots} point" + "s" * (shots > 1), Sine(**settings)
+    task = OmniglotEpisodes(**settings, folder=folder)
+    return f"Omniglot, {task.ways}-way {shots}-shot", task
 
 
 def main(files, out, episodes, folder, shots):

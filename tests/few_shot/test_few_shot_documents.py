@@ -18,7 +18,17 @@ def test_cells_are_of_one_seed_and_trained_for_20_minutes_or_more():
         assert {one[key] for one in CELLS} == {value}, key
     assert all(one["minutes"] >= 20 for one in CELLS)
     rows = [one["row"] for one in CELLS if (one["ways"], one["shots"]) == (5, 1)]
-    assert {"maml", "fomaml", "prototypical"} <= set(rows)
+    assert {"maml", "fomaml", "prototypical", "meta-lstm"} <= set(rows)
+
+
+def test_the_meta_learner_lstm_reaches_what_the_guide_says():
+    found = {one["shots"]: one for one in CELLS if one["row"] == "meta-lstm"}
+    guide = " ".join((MEASURED.parent / "initialisations.md").read_text().split())
+    for shots, (minutes, least) in {1: (37, 0.90), 5: (25, 0.95)}.items():
+        one = found[shots]
+        assert one["accuracy"] > least and not one["transductive"]
+        assert f"{100 * one['accuracy']:.1f} ± {100 * one['interval']:.1f}%" in guide
+        assert round(one["minutes"]) == minutes and f"after {minutes}" in guide
 
 
 def test_the_document_says_which_cells_have_no_validation_and_what_is_missing_to_the_papers():
@@ -32,7 +42,11 @@ def test_the_document_says_which_cells_have_no_validation_and_what_is_missing_to
 
 def test_bundled_initialisations_are_the_trained_rows_and_reach_what_their_cards_say():
     measured = json.loads((MEASURED / "few_shot_bundled.json").read_text())
-    found = {(one["initialization"], one["ways"], one["shots"]): one for one in measured}
+    found = {
+        (one["initialization"], one["ways"], one["shots"]): one
+        for one in measured
+        if one["seed"] == 0
+    }
     trained = {one["row"]: one for one in CELLS if (one["ways"], one["shots"]) == (5, 1)}
     for row in ("maml", "prototypical"):
         one = found[f"omniglot-{row}", 5, 1]
@@ -42,6 +56,37 @@ def test_bundled_initialisations_are_the_trained_rows_and_reach_what_their_cards
         figure = f"{100 * one['accuracy']:.1f} ± {100 * one['interval']:.1f}"
         card = MEASURED.parents[1] / "learned_opt" / "pretrained" / "initializations" / f"{name}.md"
         assert figure in DOCUMENT and figure in card.read_text()
+
+
+def test_bundled_initialisations_do_as_well_on_the_episodes_of_another_seed():
+    measured = json.loads((MEASURED / "few_shot_bundled.json").read_text())
+    places = [(one["initialization"], one["ways"], one["shots"]) for one in measured]
+    assert len(measured) == 12 and len(set(places)) == 6
+    for place in set(places):
+        first, second = (one for one, at in zip(measured, places, strict=True) if at == place)
+        assert {first["seed"], second["seed"]} == {0, 1}
+        assert abs(first["accuracy"] - second["accuracy"]) < first["interval"] + second["interval"]
+        for one in (first, second):
+            assert f"{100 * one['accuracy']:.1f} ± {100 * one['interval']:.1f}" in DOCUMENT
+        if place == ("omniglot-prototypical", 5, 1):
+            # 600 episodes of 75 query and 5 support images.
+            assert first["equal_error"]["pairs"] == second["equal_error"]["pairs"] == 225_000
+            rates = [one["equal_error"]["rate"] for one in (first, second)]
+            assert all(f"{100 * rate:.1f} ± " in DOCUMENT for rate in rates)
+            assert 0 < min(rates) and max(rates) < 0.05
+
+
+def test_the_learned_rule_is_below_its_control_by_more_than_both_intervals_on_sine_curves():
+    below = {}
+    for points in ("10", "5"):
+        own = SINE[points]["learned-gated-lstm"]["results"]
+        control = SINE[points]["maml-further"]["results"]
+        below[points] = [
+            one["steps"]
+            for one, other in zip(own, control, strict=True)
+            if other["mean"] - one["mean"] > one["interval"] + other["interval"]
+        ]
+    assert below == {"10": [1, 2, 3, 4], "5": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}
 
 
 @pytest.mark.parametrize("points", ["10", "5"])

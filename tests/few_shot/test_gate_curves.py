@@ -1,15 +1,22 @@
 """Gates by layer over the inner steps of episodes."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from few_shot_cases import SMALL_SINE, TINY
 
 from learned_opt import create_rule
 from learned_opt.rules import Context
 from meta_train.few_shot.gate_curves import draw_gate_bands, gate_bands
+from meta_train.jobs.cli import main
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.sine import Sine
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "few_shot_gates.py"
 TASK = Sine(shots=3, queries=3, hidden=(4,))
 NAMES = ["body.0.weight", "body.0.bias", "head.weight", "head.bias"]
 
@@ -83,3 +90,17 @@ def test_an_initialisation_in_double_precision_takes_its_steps_in_it():
     start = {"head.bias": torch.full((1,), 0.5, dtype=torch.float64)}
     bands = gate_bands(own, start, TASK, steps=2, episodes=1)
     assert bands["input"]["head.bias"].shape == (2, 3)
+
+
+def test_the_example_draws_a_run_of_any_network_at_other_numbers_of_shots(
+    tmp_path, monkeypatch, capsys
+):
+    run, out = tmp_path / "run", tmp_path / "gates.png"
+    assert (
+        main([*TINY, "--row", "meta-lstm", "--data", "sine", *SMALL_SINE, "--out", str(run)]) == 0
+    )
+    given = [str(run / "initialization.safetensors"), "--shots", "5", "10", "--episodes", "2"]
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *given, "--out", str(out)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert f"figure: {out}" in capsys.readouterr().out
