@@ -97,12 +97,18 @@ def create_rule(name: str, **settings: Any) -> UpdateRule:
         **settings: the keyword arguments of the rule's class.
 
     Raises:
-        ValueError: an unknown name or setting, or a value that the rule refuses.
+        ValueError: an unknown name or setting, the name of bundled weights, or a value that the
+            rule refuses.
 
     Examples:
         >>> create_rule("adam", betas=(0.9, 0.99))
         Adam(betas=(0.9, 0.99), eps=1e-08)
     """
+    if name not in list_rules():
+        from learned_opt.weights import list_pretrained  # it imports this module
+
+        if name in list_pretrained():
+            raise ValueError(f"{name!r} is pretrained weights, not a rule: use from_pretrained")
     return create("rule", name, {key: entry.cls for key, entry in RULES.items()}, settings)
 
 
