@@ -17,6 +17,7 @@ from learned_opt.explanation.probe import smoothed
 from learned_opt.explanation.schedule import PLANS, STOP
 from learned_opt.explanation.symmetry import CHANGES, EXACT
 from learned_opt.explanation.tensor_steps import LAYERS
+from learned_opt.explanation.words import percent
 
 if TYPE_CHECKING:
     from learned_opt.explanation.measured import Findings, Responses
@@ -88,7 +89,7 @@ def draw_update(findings: Findings, axes: Sequence[Axes]) -> None:
     counts, edges = np.histogram(np.concatenate([-met, met]), 60, (-edge, edge), density=True)
     heights = np.sqrt(counts / counts.max()) * 2.2
     axis.stairs(heights - 2.6, edges, baseline=-2.6, fill=True, color=FAINT, zorder=0)
-    axis.text(edge, -2.5, "gradients met", size=6.5, color="#7a828e", ha="right", va="bottom")
+    axis.text(edge, -2.5, "gradients met", size=6.5, color=INK, ha="right", va="bottom")
     axis.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
     axis.set_xlabel("gradient / typical gradient")
     axis.set_ylabel("first update, downhill\n(1 at the typical gradient)")
@@ -278,6 +279,8 @@ def draw_tensors(findings: Findings, axes: Sequence[Axes]) -> None:
     what = "factor on the base's step" if found.steered else "update RMS / weight RMS"
     left.set_ylabel(what)
     low, high = left.get_ylim()
+    # Steps that vanish, as those of dead units, leave the picture: others would be one line.
+    low = max(low, 1e-3 * float(np.median(np.concatenate([*found.sizes.values()]))))
     left.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
     left.legend(frameon=False, fontsize=6, ncols=3, handlelength=1, columnspacing=0.8,
                 labelspacing=0.2, loc="upper left")  # fmt: skip
@@ -294,7 +297,7 @@ def draw_tensors(findings: Findings, axes: Sequence[Axes]) -> None:
         image = middle.imshow(table, cmap=SHADES, norm=LogNorm(low / 1.5, high * 3), aspect="auto")
     for row, column in np.argwhere(~np.isnan(table)):
         value = table[row, column]
-        text = f"{value:.2f}" if found.steered else f"{100 * value:.2g}%"
+        text = f"{value:.2f}" if found.steered else percent(value)
         dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
         middle.text(column, row, text, size=6.5, ha="center", va="center",
                     color="white" if dark else INK)  # fmt: skip
