@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from torch.optim import Optimizer
+
 from learned_opt.arguments import shown
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import list_rules
@@ -31,8 +33,6 @@ def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
 
 def _advice(value: object) -> str:
     """What to give instead; empty if nobody can know."""
-    from learned_opt.optimizer.learned_optimizer import LearnedOptimizer  # it imports this module
-
     if isinstance(value, (str, os.PathLike)):
         if value in list_rules():
             return f": give create_rule({value!r})"
@@ -42,6 +42,6 @@ def _advice(value: object) -> str:
         )
     if isinstance(value, type) and issubclass(value, UpdateRule):
         return f": give an instance, {value.__name__}()"
-    if isinstance(value, LearnedOptimizer):
-        return ": give its rule, optimizer.rule"
+    if isinstance(value, Optimizer):
+        return ": the rule of a LearnedOptimizer is optimizer.rule"
     return ""

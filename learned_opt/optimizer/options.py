@@ -30,7 +30,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         one_element(options["lr"])
     for name in ("lr", "weight_decay"):
         value = options[name]
-        if not isinstance(value, (numbers.Real, Tensor)):
+        if not _is_number(value):
             raise ValueError(f"{name} must be a number, got {shown(value)}{_as_keyword(value)}")
         if not value >= 0:  # refuses NaN, too
             raise ValueError(f"{name} must be at least 0, got {value!r}")
@@ -41,6 +41,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in UNSUPPORTED:
         if options.get(name):
             raise ValueError(f"{name}={options[name]} is not supported, only None or False")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, Tensor))
 
 
 def _as_keyword(value: Any) -> str:

@@ -30,7 +30,7 @@ def suggest_names(renamed: Mapping[str, str] = MappingProxyType({})) -> Callable
     """
 
     def decorate(cls: C) -> C:
-        make = cls.__init__
+        make = cls.__init__  # type: ignore[misc]  # of the class itself, not of a subclass
         known = [field.name for field in fields(cls) if field.init]
 
         @functools.wraps(make)
@@ -42,7 +42,7 @@ def suggest_names(renamed: Mapping[str, str] = MappingProxyType({})) -> Callable
                     raise TypeError(unknown(f"setting of {cls.__name__}", name, known))
             make(self, *args, **settings)
 
-        cls.__init__ = make_checked
+        cls.__init__ = make_checked  # type: ignore[misc]
         return cls
 
     return decorate

@@ -28,9 +28,7 @@ def check_family(family: object, name: str = "family") -> None:
 
 
 def _advice(value: object) -> str:
-    from meta_train.tasks.registry import TASKS  # it imports the families, and they this module
-
-    if isinstance(value, str) and value in TASKS:
+    if isinstance(value, str):
         return f"give create_task({value!r})"
     if isinstance(value, nn.Module):
         return "ModuleTask makes one of a function that makes modules, a loss and data"

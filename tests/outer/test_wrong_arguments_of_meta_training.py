@@ -36,7 +36,7 @@ CALLS = {
     ),
     "optimizer": (
         lambda: train(rule=LearnedOptimizer(MODEL.parameters())),
-        "rule must be an UpdateRule, got a LearnedOptimizer: give its rule, optimizer.rule",
+        "rule must be an UpdateRule, got a LearnedOptimizer: the rule of a LearnedOptimizer is",
     ),
     "task by name": (
         lambda: train(family="digits-mlp"),

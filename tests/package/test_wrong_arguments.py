@@ -43,7 +43,7 @@ CALLS = {
     "rule as name": (lambda: create_rule(AdamLSTM()), "rule must be a name, got an AdamLSTM"),
     "weights as rule": (
         lambda: create_rule("digits-lstm"),
-        "'digits-lstm' is pretrained weights, not a rule: use from_pretrained",
+        "'digits-lstm' is pretrained weights, not a rule: use from_pretrained('digits-lstm')",
     ),
     "saved name": (
         lambda: save_rule("adam-lstm", "never.safetensors"),
@@ -55,11 +55,11 @@ CALLS = {
     ),
     "saved optimizer": (
         lambda: save_rule(optimizer(), "never.safetensors"),
-        "rule must be an UpdateRule, got a LearnedOptimizer: give its rule, optimizer.rule",
+        "rule must be an UpdateRule, got a LearnedOptimizer: the rule of a LearnedOptimizer is",
     ),
     "explained optimizer": (
         lambda: explain(optimizer()),
-        "rule must be an UpdateRule, a name or a path, got a LearnedOptimizer: give its rule",
+        "rule must be an UpdateRule, a name or a path, got a LearnedOptimizer: the rule of",
     ),
     "explained number": (lambda: explain(3), "rule must be an UpdateRule, a name or a path, got 3"),
     "compared name": (
@@ -73,7 +73,7 @@ CALLS = {
     ),
     "adapting optimizer": (
         lambda: adapt(MODEL, DATA, rule=optimizer()),
-        "rule must be an UpdateRule, a name or a path, got a LearnedOptimizer: give its rule",
+        "rule must be an UpdateRule, a name or a path, got a LearnedOptimizer: the rule of",
     ),
     "initialization of a name": (
         lambda: Initialization.of("omniglot-maml"),
