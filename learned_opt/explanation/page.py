@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from learned_opt.explanation.panels import GREYS, INK, OWN, PANELS, Panel
+from learned_opt.explanation.panels import PANELS, Panel
+from learned_opt.explanation.style import GREYS, INK, OWN
 from learned_opt.registry import look_up
 
 if TYPE_CHECKING:
