@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+from learned_opt.arguments import shown
+
 T = TypeVar("T")
 
 WHOLE = ("int", "int | None", str(int), str(int | None))
@@ -23,8 +25,11 @@ def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
         table: values by name.
 
     Raises:
-        ValueError: an unknown name; the message, one line, suggests the nearest one.
+        ValueError: no name, or an unknown one; the message, one line, suggests the nearest one.
     """
+    if not isinstance(name, str):
+        known = ", ".join(sorted(table))
+        raise ValueError(f"{kind} must be a name, got {shown(name)} (known: {known})")
     if name not in table:
         raise ValueError(unknown(kind, name, table))
     return table[name]

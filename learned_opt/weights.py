@@ -30,6 +30,7 @@ from learned_opt.files import (
     write_tensors,
 )
 from learned_opt.registry import matching_names, unknown
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules import RULES, create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
 from learned_opt.saved_rules import build_saved_rule
@@ -60,13 +61,14 @@ def save_rule(
         card: facts that JSON can hold, such as the tasks of meta-training and measurements.
 
     Raises:
-        ValueError: the rule's class is not registered, so the file could not be loaded.
+        ValueError: not a rule, or its class is not registered, so the file could not be loaded.
         OSError: the disk is full or the folder cannot be written; an old file is unchanged.
 
     Examples:
         >>> save_rule(create_rule("lstm"), "my-rule.safetensors", {"trained_on": "my task"})
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="my-rule.safetensors")
     """
+    check_rule(rule)
     name = rule_name(rule)
     if name not in list_rules():
         raise ValueError(f"cannot save rule {name}: its class is not registered")
@@ -190,7 +192,7 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="orthogonal-momentum")
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
-        raise ValueError(f"rule must be an UpdateRule, a name or a path, got {name_or_path!r}")
+        check_rule(name_or_path, "an UpdateRule, a name or a path")
     name = os.fspath(name_or_path)
     if name in list_rules() and not names_weights(name):
         with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):

@@ -11,8 +11,23 @@ from pathlib import Path
 from PIL import Image
 
 from learned_opt import explain
+from learned_opt.explanation.explanation import DPI
+from learned_opt.explanation.page import ROWS, draw_page
+
+COLOURS = 128
+"""Of a palette, which makes a picture a third as large."""
 
 NAMES = ("andrychowicz-lstm", "digits-lstm", "step-size-lstm", "orthogonal-momentum")
+ROW_OF = "andrychowicz-lstm"
+"""The page whose first row is drawn apart, for README."""
+
+
+def write(figure, path):
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    with Image.open(path) as picture:
+        palette = picture.convert("RGB").quantize(COLOURS)
+    palette.save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} KiB")
 
 
 def main():
@@ -21,12 +36,9 @@ def main():
     folder = parser.parse_args().out
     for name in NAMES:
         explanation = explain(name)
-        path = folder / f"explain-{name}.png"
-        explanation.save(path)
-        with Image.open(path) as picture:  # a palette: a third of the size
-            palette = picture.convert("RGB").quantize(128)
-        palette.save(path, optimize=True)
-        print(f"{path}: {path.stat().st_size // 1024} KiB")
+        write(explanation.figure(), folder / f"explain-{name}.png")
+        if name == ROW_OF:
+            write(draw_page(explanation.findings, ROWS[:1]), folder / f"explain-{name}-row.png")
         for panel, sentence in explanation.sentences.items():
             print(f"  {panel}: {sentence}")
 

@@ -17,8 +17,10 @@ from learned_opt.adaptation.initialization import Initialization, load_initializ
 from learned_opt.adaptation.loop import Adaptation
 from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
 from learned_opt.adaptation.support_set import cycle_batches
+from learned_opt.arguments import check_module, shown
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.registry import unknown
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
 from learned_opt.weights import list_pretrained, names_weights, shared_pretrained
@@ -135,6 +137,7 @@ def adapt(
         >>> outputs = torch.func.functional_call(model, tensors, (inputs,))
         >>> nn.functional.cross_entropy(outputs, targets).backward()
     """
+    check_module(module)
     if create_graph and not functional:
         raise ValueError(
             "create_graph=True needs functional=True: a module's own parameters have no graph"
@@ -203,8 +206,8 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
         return load_initialization(initialization)
     if not isinstance(initialization, Initialization):
         raise ValueError(
-            "initialization must be an Initialization or the path of a file, got "
-            f"{type(initialization).__name__}; Initialization.of(module) makes one of a module"
+            "initialization must be an Initialization, a name or a path, got "
+            f"{shown(initialization)}; Initialization.of(module) makes one of a module"
         )
     return initialization
 
@@ -255,7 +258,7 @@ def _find_rule(rule: UpdateRule | str | PathLike[str] | None, dtype: torch.dtype
     if isinstance(rule, UpdateRule):
         return rule
     if rule is not None and not isinstance(rule, (str, os.PathLike)):
-        raise ValueError(f"rule must be an UpdateRule, a name or a path, got {rule!r}")
+        check_rule(rule, "an UpdateRule, a name or a path")
     name = "sgd" if rule is None else os.fspath(rule)
     if names_weights(name):
         return shared_pretrained(name)

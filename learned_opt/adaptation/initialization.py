@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.adaptation.bundled import find_initialization
+from learned_opt.arguments import check_module, shown
 from learned_opt.files import check_version, one_line, read_json, read_tensors, write_tensors
 from learned_opt.functional import check_lr, check_proximal, check_steps
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.per_tensor_rates import ANY_RULES, any_rule_name, create_any_rule
 from learned_opt.saved_rules import build_saved_rule
@@ -71,10 +73,8 @@ class Initialization:
 
     def __post_init__(self) -> None:
         """Check the fields, and convert numbers to plain Python ones."""
-        if self.rule is not None and not isinstance(self.rule, UpdateRule):
-            raise ValueError(
-                f"rule must be an UpdateRule, such as create_rule('sgd'), got {self.rule!r}"
-            )
+        if self.rule is not None:
+            check_rule(self.rule)
         if self.lr is not None:
             object.__setattr__(self, "lr", check_lr(self.lr))
         if self.steps is not None:
@@ -93,7 +93,11 @@ class Initialization:
         Args:
             module: any module.
             **fields: the other attributes: `rule`, `lr`, `steps` and so on.
+
+        Raises:
+            ValueError: not a module, or a field that does not fit; see `Initialization`.
         """
+        check_module(module)
         saved = module.state_dict().keys()
         buffers = {k: v.detach().clone() for k, v in module.named_buffers() if k in saved}
         parameters = {k: v.detach().clone() for k, v in module.named_parameters()}
@@ -111,11 +115,12 @@ class Initialization:
             The module itself.
 
         Raises:
-            ValueError: names or shapes of the parameters differ, the module is on the meta device,
-                or `keep` is a string or matches no name. The module is then unchanged.
+            ValueError: not a module, names or shapes of the parameters differ, the module is on the
+                meta device, or `keep` is a string or matches no name. The module is then unchanged.
         """
         if isinstance(keep, str):
             raise ValueError(f"keep must be a list of names or prefixes, got the string {keep!r}")
+        check_module(module)
         kept = tuple(keep)
         pairs = self._pairs(module, kept)
         if any(target.is_meta for target, _ in pairs):
@@ -190,6 +195,11 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
     Examples:
         >>> save_initialization(Initialization.of(model, lr=0.4), "start.safetensors")
     """
+    if not isinstance(initialization, Initialization):
+        raise ValueError(
+            f"initialization must be an Initialization, got {shown(initialization)}; "
+            "Initialization.of(module) makes one of a module"
+        )
     tensors = {f"parameters/{k}": v for k, v in initialization.parameters.items()}
     tensors.update({f"buffers/{k}": v for k, v in initialization.buffers.items()})
     facts: dict[str, Any] = {"lr": initialization.lr, "steps": initialization.steps}

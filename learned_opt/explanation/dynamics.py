@@ -63,13 +63,13 @@ class Modes:
     def sentence(self) -> str:
         """Describes the measurement."""
         if not self.state_size:
-            return "It keeps no state: an update knows the present gradient alone."
+            return "It keeps no state: an update depends on the present gradient alone."
         if not self.eigenvalues:
             return "Its state does not reach the next update at the fixed point."
         turning = [one for one in self.eigenvalues if _turns(*one)]
         count = len(self.eigenvalues)
         if self.slowest < 0.9999:
-            text = f"Its longest memory fades in {_steps(self.slowest)} steps"
+            text = f"Its longest memory fades to 1/e in {_steps(self.slowest)} steps"
         elif self.slowest < 1.0001:
             text = "A part of its state never fades"
         else:
@@ -78,9 +78,9 @@ class Modes:
         text += f", the largest of {count} eigenvalues)" if count > 1 else ")"
         if turning:
             angle = math.atan2(turning[0][1], turning[0][0])
-            text += f"; a pair turns once in {2 * math.pi / angle:.0f} steps"
+            text += f"; a pair of them turns the state once in {2 * math.pi / angle:.0f} steps"
         if self.residual > DRIFT:
-            text += "; no fixed point was found, the state drifts"
+            text += "; under a constant gradient it drifts, and reaches no fixed point"
         return f"{text}."
 
 
@@ -130,7 +130,7 @@ class StatePath:
             total += self.variance[held]
             held += 1
         plural = "direction holds" if held == 1 else "directions hold"
-        return f"{held} {plural} 90% of the motion of the {self.size} numbers a {self.what} keeps."
+        return f"Each {self.what} keeps {self.size} numbers; {held} {plural} 90% of their variance."
 
 
 class StateMap:

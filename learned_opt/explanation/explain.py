@@ -10,10 +10,12 @@ from os import PathLike
 
 import torch
 
+from learned_opt.arguments import shown
 from learned_opt.explanation.explanation import Explanation
 from learned_opt.explanation.measured import Findings, measure_responses, measure_trainings
 from learned_opt.files import one_line
 from learned_opt.registry import unknown
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import create_rule, list_rules, rule_name
 from learned_opt.weights import find_rule, list_pretrained, names_weights, rule_digest
@@ -58,6 +60,8 @@ def explain(
         >>> print(explanation.sentences["scale"])
         Ten times larger gradients make updates 10 times as large, over all ten decades.
     """
+    if isinstance(compare, (str, UpdateRule)):
+        raise ValueError(f"compare must be a list of rules, got {shown(compare)}")
     own_name, own = find(rule, seed)
     others: dict[str, UpdateRule] = {}
     for other in compare:
@@ -109,6 +113,8 @@ def find(rule: UpdateRule | str | PathLike[str], seed: int) -> tuple[str, Update
     """
     if isinstance(rule, UpdateRule):
         return rule_name(rule), copy.deepcopy(rule).to("cpu")
+    if not isinstance(rule, (str, os.PathLike)):
+        check_rule(rule, "an UpdateRule, a name or a path")
     text = os.fspath(rule)
     if names_weights(text):
         return os.path.basename(text).removesuffix(".safetensors"), find_rule(text)

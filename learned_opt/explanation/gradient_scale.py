@@ -47,19 +47,16 @@ class ScaleResponse:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        start = f"Ten times larger gradients make updates {_times(10**self.slope)}"
+        factor = 10**self.slope
+        start = f"Ten times larger gradients make updates {factor:.3g} times as large"
+        if 0.98 < factor < 1.02:
+            start = "The scale of gradients does not matter"
         below, above = self.low > 1.5 * self.scales[0], self.high < self.scales[-1] / 1.5
         if not below and not above:
             return f"{start}, over all ten decades."
         if below and above:
-            return f"{start}; that holds from {self.low:.0e} to {self.high:.0e}."
-        if below:
-            return f"{start}; that breaks below {self.low:.0e}."
-        return f"{start}; that breaks above {self.high:.0e}."
-
-
-def _times(factor: float) -> str:
-    return "no larger" if 0.98 < factor < 1.02 else f"{factor:.3g} times as large"
+            return f"{start}, for gradients from {self.low:.1g} to {self.high:.1g}."
+        return f"{start}, {f'above {self.low:.1g}' if below else f'below {self.high:.1g}'}."
 
 
 def measure_scale_response(rule: UpdateRule, typical: float) -> ScaleResponse:

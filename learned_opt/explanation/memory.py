@@ -41,27 +41,31 @@ class Echo:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        if self.impulse[1] < -0.05 * self.impulse[0]:
-            share, later = -self.impulse[1], sum(self.impulse[2:])
-            back, added = (f"{100 * part / self.impulse[0]:.0f}%" for part in (share, later))
-            echo = f"The next update takes back {back} of what a gradient moves"
-            if later > share:
-                echo += f"; later ones add {added} of it"
-        elif self.momentum < 0.01 and self.fit > 0.95:
-            echo = "A gradient moves one update only: no momentum"
-        elif self.fit < 0.8:
-            echo = f"A gradient's echo is not like momentum's (best fit {self.momentum:.2f}"
-            echo += f" explains {100 * max(self.fit, 0):.0f}%)"
-        else:
-            echo = f"A gradient echoes as under momentum {self.momentum:.2f}"
-            if self.fit < 0.99:
-                echo += f" (fits {100 * self.fit:.0f}%)"
+        echo = self._echo()
         if self.following <= 0:
             return f"{echo}. A steady gradient moves a weight uphill."
         return (
-            f"{echo}. A steady gradient moves a weight {self.following:.1f} times as far in a step "
-            "as noise of that size does."
+            f"{echo}. A steady gradient moves a weight {self.following:.1f} times as far per step "
+            "as noise of the same size."
         )
+
+    def _echo(self) -> str:
+        """What becomes of one gradient."""
+        first, second, later = self.impulse[0], self.impulse[1], sum(self.impulse[2:])
+        if second < -0.05 * first:
+            back = f"{-100 * second / first:.0f}%"
+            text = f"A gradient moves a weight at once; the next update takes back {back} of that"
+            if later > -second:
+                text += f", later ones add {later / first:.1f} times as much"
+            return text
+        if self.momentum < 0.01 and self.fit > 0.95:
+            return "A gradient moves one update only: no momentum"
+        like, explained = f"{self.momentum:.2f}", f"{100 * max(self.fit, 0):.0f}%"
+        if self.fit < 0.8:
+            return f"Past gradients do not fade as with momentum ({like} explains {explained})"
+        if self.fit < 0.99:
+            return f"Past gradients fade roughly as with momentum {like} ({explained} explained)"
+        return f"Past gradients fade as with momentum {like}"
 
 
 def measure_echo(rule: UpdateRule, typical: float) -> Echo:

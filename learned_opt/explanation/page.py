@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from learned_opt.explanation.panels import GREYS, INK, OWN, PANELS, Panel
+from learned_opt.explanation.panels import PANELS, Panel
+from learned_opt.explanation.style import GREYS, INK, OWN
 from learned_opt.registry import look_up
 
 if TYPE_CHECKING:
@@ -32,10 +34,15 @@ LETTERS = 15.8
 """Letters of a sentence in an inch, at most."""
 
 
-def draw_page(findings: Findings) -> Figure:
-    """Draw all panels."""
-    headings = [max(_heading_height(findings, name) for name in names) for names in ROWS]
-    height = HEADER + sum(headings) + (PICTURE_HEIGHT + BELOW + GAP) * len(ROWS)
+def draw_page(findings: Findings, rows: Sequence[Sequence[str]] = ROWS) -> Figure:
+    """Draw all panels, or those of some rows.
+
+    Args:
+        findings: what to draw.
+        rows: names of panels, by row.
+    """
+    headings = [max(_heading_height(findings, name) for name in names) for names in rows]
+    height = HEADER + sum(headings) + (PICTURE_HEIGHT + BELOW + GAP) * len(rows)
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     left = (LEFT - 0.45) / WIDTH
     figure.text(left, 1 - 0.20 / height, findings.name, size=17, weight="bold", va="top",
@@ -44,7 +51,7 @@ def draw_page(findings: Findings) -> Figure:
     _legend(figure, findings, height)
     numbers = {name: f"{number}  " for number, name in enumerate(findings.sentences, 1)}
     top = height - HEADER
-    for names, heading in zip(ROWS, headings, strict=True):
+    for names, heading in zip(rows, headings, strict=True):
         column = 0
         for name in names:
             _draw(figure, findings, name, numbers[name], column, top, heading)

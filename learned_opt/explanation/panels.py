@@ -10,34 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from learned_opt.explanation.probe import smoothed
 from learned_opt.explanation.schedule import PLANS, STOP
+from learned_opt.explanation.style import FAINT, GREYS, INK, OWN, SHADES
 from learned_opt.explanation.symmetry import CHANGES, EXACT
-from learned_opt.explanation.tensor_steps import LAYERS
+from learned_opt.explanation.tensor_panel import draw_tensors
 
 if TYPE_CHECKING:
     from learned_opt.explanation.measured import Findings, Responses
-
-OWN = "#c8412f"
-"""The colour of the rule that is explained."""
-
-INK = "#2b2f36"
-FAINT = "#d9dce1"
-GREYS: Sequence[Mapping[str, Any]] = (
-    {"color": "#4d5663", "linewidth": 1.3, "linestyle": "-"},
-    {"color": "#9aa3b0", "linewidth": 1.3, "linestyle": (0, (4, 1.5))},
-    {"color": "#4d5663", "linewidth": 1.3, "linestyle": (0, (1, 1.2))},
-    {"color": "#b9bfc8", "linewidth": 1.3, "linestyle": "-"},
-)
-"""Lines of the rules that it is compared with; a fifth one looks like the first."""
-
-SHADES = LinearSegmentedColormap.from_list("own", ["#f6ddd6", OWN, "#4a0f0b"])
-"""From light to dark, for steps and trainings."""
-
-DIVERGING = LinearSegmentedColormap.from_list("sizes", ["#3f6f9f", "#f4f1ee", OWN])
 
 
 @dataclass(frozen=True)
@@ -88,7 +70,7 @@ def draw_update(findings: Findings, axes: Sequence[Axes]) -> None:
     counts, edges = np.histogram(np.concatenate([-met, met]), 60, (-edge, edge), density=True)
     heights = np.sqrt(counts / counts.max()) * 2.2
     axis.stairs(heights - 2.6, edges, baseline=-2.6, fill=True, color=FAINT, zorder=0)
-    axis.text(edge, -2.5, "gradients met", size=6.5, color="#7a828e", ha="right", va="bottom")
+    axis.text(edge, -2.5, "gradients met", size=6.5, color=INK, ha="right", va="bottom")
     axis.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
     axis.set_xlabel("gradient / typical gradient")
     axis.set_ylabel("first update, downhill\n(1 at the typical gradient)")
@@ -260,59 +242,6 @@ def draw_symmetry(findings: Findings, axes: Sequence[Axes]) -> None:
     axis.set_xlim(0, 1)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("deviation (dot: none)")
-
-
-def draw_tensors(findings: Findings, axes: Sequence[Axes]) -> None:
-    """Sizes over a training, sizes by layer, and directions."""
-    left, middle, right = axes
-    found = findings.trainings.tensor_steps
-    for k, (name, sizes) in enumerate(found.sizes.items()):
-        color = SHADES((k + 0.5) / len(found.sizes))
-        left.plot(range(1, len(sizes) + 1), sizes, color=color, linewidth=1.2, label=name)
-    if found.schedule:
-        steps = range(1, len(found.schedule) + 1)
-        left.plot(steps, found.schedule, **GREYS[2], label="base's step")
-    left.set_yscale("log")
-    left.yaxis.set_minor_formatter(NullFormatter())
-    left.set_xlabel("step")
-    what = "factor on the base's step" if found.steered else "update RMS / weight RMS"
-    left.set_ylabel(what)
-    low, high = left.get_ylim()
-    left.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
-    left.legend(frameon=False, fontsize=6, ncols=3, handlelength=1, columnspacing=0.8,
-                labelspacing=0.2, loc="upper left")  # fmt: skip
-
-    names = list(found.layers)
-    table = np.array(
-        [[found.layers[name].get(layer, np.nan) for layer in LAYERS] for name in names]
-    )
-    if found.steered:
-        reach = max(np.nanmax(table), 1 / np.nanmin(table), 1.5)
-        image = middle.imshow(table, cmap=DIVERGING, norm=LogNorm(1 / reach, reach), aspect="auto")
-    else:
-        low, high = np.nanmin(table), np.nanmax(table)
-        image = middle.imshow(table, cmap=SHADES, norm=LogNorm(low / 1.5, high * 3), aspect="auto")
-    for row, column in np.argwhere(~np.isnan(table)):
-        value = table[row, column]
-        text = f"{value:.2f}" if found.steered else f"{100 * value:.2g}%"
-        dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
-        middle.text(column, row, text, size=6.5, ha="center", va="center",
-                    color="white" if dark else INK)  # fmt: skip
-    middle.set_xticks(range(len(LAYERS)), ["first", "inner", "last", "biases"])
-    middle.set_yticks(range(len(names)), names)
-    middle.tick_params(length=0)
-    middle.spines[:].set_visible(False)
-    middle.set_xlabel(what)
-
-    bars = list(found.mix.items())
-    right.barh(range(len(bars)), [value for _, value in bars], 0.65, color=OWN)
-    right.set_yticks(range(len(bars)), [name.replace(" of ", "\nof ") for name, _ in bars])
-    right.tick_params(axis="y", length=0)
-    right.invert_yaxis()
-    right.set_xlim(1.1 * min(0.0, *(value for _, value in bars)), 1)
-    right.xaxis.set_major_locator(FixedLocator([-1, -0.5, 0, 0.5, 1]))
-    right.axvline(0, color=INK, linewidth=0.6)
-    right.set_xlabel("cosine of the update with this direction")
 
 
 PANELS: Mapping[str, Panel] = MappingProxyType(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.explanation.probe import Probe, rms, smoothed
+from learned_opt.explanation.words import percent
 from learned_opt.rules.base import UpdateRule
 
 PLANS = (30, 100, 300)
@@ -46,33 +47,33 @@ class Schedule:
     def sentence(self) -> str:
         """Describes the measurement."""
         if self.end > 0.9:
-            course = "Under steady noise updates keep their size"
+            course = "Under steady noise, updates do not shrink"
         else:
             course = (
-                f"Under steady noise updates are largest at step {self.peak} and "
-                f"{100 * self.end:.2g}% of that after {len(self.noise)}"
+                f"Under steady noise, updates are largest at step {self.peak} and shrink to "
+                f"{percent(self.end)} of that by step {len(self.noise)}"
             )
         if self.halving is None:
-            stop = "they go on when gradients stop"
+            stop = "They go on after gradients stop"
         elif self.halving == 1:
-            stop = "without gradients they halve at once"
+            stop = "When gradients stop, they halve at once"
             if self.stopped[STOP] < 1e-3 * self.stopped[STOP - 1]:
-                stop = "they stop with the gradients"
+                stop = "They stop with the gradients"
         else:
-            stop = f"without gradients they halve in {self.halving} steps"
-        return f"{course}; {stop}."
+            stop = f"When gradients stop, they halve in {self.halving} steps"
+        return f"{course}. {stop}."
 
     def plan_sentence(self) -> str:
         """Describes the effect of the planned number of steps."""
         if not self.told:
-            return "It is told no number of steps, so its schedule cannot end with the training."
+            return "It is not told the number of steps."
         ends = [curve[-1] / max(curve) for curve in self.told.values()]
-        low, high = f"{100 * min(ends):.2g}%", f"{100 * max(ends):.2g}%"
+        low, high = percent(min(ends)), percent(max(ends))
         share = low if low == high else f"{low} to {high}"
         lengths = ", ".join(str(steps) for steps in list(self.told)[:-1])
         return (
-            f"Told to take {lengths} or {[*self.told][-1]} steps, it ends each at {share} "
-            "of its largest update."
+            f"Told that it has {lengths} or {[*self.told][-1]} steps, it ends with an update of "
+            f"{share} of its largest."
         )
 
 

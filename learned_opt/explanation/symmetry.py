@@ -75,9 +75,9 @@ of a matrix in another order; its coordinates in any order; its rows and columns
 WORDS: Mapping[str, str] = MappingProxyType(
     {
         "sign": "sign flips",
-        "scale": "the gradients' scale",
-        "rows and columns": "the order of rows and columns",
-        "coordinates": "the order of coordinates",
+        "scale": "rescaled gradients",
+        "rows and columns": "reordered rows and columns",
+        "coordinates": "reordered coordinates",
         "rotation": "rotations",
     }
 )
@@ -97,13 +97,12 @@ class Symmetry:
         """Describes the measurement."""
         exact = [WORDS[name] for name, value in self.deviations.items() if value < EXACT]
         broken = {name: value for name, value in self.deviations.items() if value >= EXACT}
-        parts = []
-        if exact:
-            parts.append(f"Indifferent to {_list(exact)}")
+        parts = [f"It is symmetric under {_list(exact)}"] if exact else []
         if broken:
             worst = max(broken, key=lambda name: broken[name])
-            felt = f"{WORDS[worst]} ({broken[worst]:.2f} of 1)"
-            parts.append(f"most changed by {felt}" if exact else f"Most changed by {felt}")
+            size = f"{broken[worst]:.2f}" if broken[worst] > 0.01 else f"{broken[worst]:.1g}"
+            change = WORDS[worst] if exact else WORDS[worst].capitalize()
+            parts.append(f"{change} change its updates most (deviation {size} of 1)")
         return f"{'; '.join(parts)}."
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from learned_opt.explanation.probe import rms
 from learned_opt.explanation.trainings import TRAININGS, TrainingStep, train
+from learned_opt.explanation.words import percent
 from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.general import General
@@ -59,38 +60,49 @@ class TensorSteps:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        nearest = max(self.mix, key=lambda name: self.mix[name])
-        near = f"{_NAMES[nearest]} (cosine {self.mix[nearest]:.2f})"
-        mix = f"updates point along {near}"
-        if self.mix[nearest] < 0.3:
-            mix = f"updates follow none of the directions below, at best {near}"
+        ended = [name for name, sizes in self.sizes.items() if len(sizes) < STEPS]
+        ends = f" Diverged: {', '.join(ended)}." if ended else ""
+        return f"{self._sizes()}. {self._direction()}.{ends}"
+
+    def _sizes(self) -> str:
         means = {
             name: _mean([row[name] for row in self.layers.values() if name in row])
             for name in LAYERS
         }
         low, high = min(means, key=lambda k: means[k]), max(means, key=lambda k: means[k])
+        least, most = means[low], means[high]
+        same = most < 1.1 * least
         if self.steered:
-            what, shown = "factor on the base's step", {k: f"{v:.2g}" for k, v in means.items()}
-        else:
-            what = "step relative to the weights"
-            shown = {k: f"{100 * v:.2g}%" for k, v in means.items()}
-        if means[high] < 1.1 * means[low]:
-            layers = f"The {what} is the same in all layers, {shown[high]}"
-        else:
-            layers = (
-                f"The {what} is largest in {_LAYER_NAMES[high]} ({shown[high]}) and smallest in "
-                f"{_LAYER_NAMES[low]} ({shown[low]})"
+            start = "The network multiplies the base's step"
+            if same:
+                return f"{start} by {most:#.2g} in all layers"
+            return (
+                f"{start} most in {_LAYER_NAMES[high]} (by {most:#.2g}), least in "
+                f"{_LAYER_NAMES[low]} (by {least:#.2g})"
             )
-        ended = [name for name, sizes in self.sizes.items() if len(sizes) < STEPS]
-        ends = f" Not finite after some steps: {', '.join(ended)}." if ended else ""
-        return f"{layers}; {mix}.{ends}"
+        if same:
+            return f"Steps are {percent(most)} of the weights in all layers"
+        return (
+            f"Relative to the weights, steps are largest in {_LAYER_NAMES[high]} ({percent(most)}) "
+            f"and smallest in {_LAYER_NAMES[low]} ({percent(least)})"
+        )
+
+    def _direction(self) -> str:
+        nearest = max(self.mix, key=lambda name: self.mix[name])
+        cosine = self.mix[nearest]
+        if cosine > 0.995:
+            return f"Their direction is that of {_NAMES[nearest]}"
+        near = f"nearest to that of {_NAMES[nearest]} (cosine {cosine:.2f})"
+        if cosine < 0.3:
+            return f"Their direction is like none of those below, {near}"
+        return f"Their direction is {near}"
 
 
 _NAMES = {
     "gradient": "the gradient",
     "momentum": "momentum",
     "sign of gradient": "the gradient's sign",
-    "Adam": "Adam's",
+    "Adam": "Adam",
     "orthogonal": "orthogonal momentum",
 }
 _LAYER_NAMES = {

@@ -85,25 +85,28 @@ class UpdateCurve:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        nearest = max(self.like_gradient, self.like_sign, key=abs)
-        if abs(nearest) < 0.005:
-            shape = "unrelated to the gradient"
-        elif max(self.like_gradient, self.like_sign) <= 0:
-            shape = f"uphill (cosine {self.like_sign:.2f} with the gradient's sign)"
-        elif self.like_gradient > 0.995:
-            shape = "proportional to the gradient"
-        elif self.like_sign > 0.995:
-            shape = "the sign of the gradient, whatever its size"
-        elif self.like_sign > self.like_gradient:
-            shape = f"nearer to the gradient's sign (cosine {self.like_sign:.2f}) than to the"
-            shape += f" gradient ({self.like_gradient:.2f})"
-        else:
-            shape = f"nearer to the gradient (cosine {self.like_gradient:.2f}) than to its sign"
-            shape += f" ({self.like_sign:.2f})"
+        text = f"The first update {self._shape()}"
         if self.clipped > 0.995:  # a rule that is like the sign everywhere has no clipping point
-            return f"The first update is {shape}."
-        share = "none" if self.clipped < 0.005 else f"{100 * self.clipped:.0f}%"
-        return f"The first update is {shape}; it clips {share} of the gradients met."
+            return f"{text}."
+        if self.clipped < 0.005:
+            return f"{text}; no gradient met is clipped."
+        return f"{text}; {100 * self.clipped:.0f}% of the gradients met are clipped."
+
+    def _shape(self) -> str:
+        """The shape of the curve, over the gradients met."""
+        like, sign = self.like_gradient, self.like_sign
+        if abs(max(like, sign, key=abs)) < 0.005:
+            return "is unrelated to the gradient"
+        if max(like, sign) <= 0:
+            return f"goes uphill (cosine {sign:.2f} with the gradient's sign)"
+        if like > 0.995:
+            return "is proportional to the gradient"
+        if sign > 0.995:
+            return "has the gradient's sign, and one size for all gradients"
+        if sign > like:
+            nearest = f"the gradient's sign (cosine {sign:.2f})"
+            return f"is closer to {nearest} than to the gradient ({like:.2f})"
+        return f"is closer to the gradient (cosine {like:.2f}) than to its sign ({sign:.2f})"
 
 
 def measure_update_curve(rule: UpdateRule, density: GradientDensity) -> UpdateCurve:

@@ -45,6 +45,9 @@ class Bands:
     series: tuple[tuple[str, str, str], ...]
 
 
+CHARTS_OF_A_PAGE = 12
+"""TensorBoard's default."""
+
 Page: TypeAlias = Mapping[str, Sequence[Lines | Bands]]
 """Charts by category, from top to bottom."""
 
@@ -58,7 +61,7 @@ def write_layout(writer: SummaryWriter, page: Page, step: int) -> None:
         step: the number of the step; no smaller than at the last call.
     """
     categories = [
-        layout_pb2.Category(title=title, chart=[_chart(chart) for chart in charts])
+        layout_pb2.Category(title=title, chart=[_chart(chart) for chart in stored_order(charts)])
         for title, charts in page.items()
         if charts
     ]
@@ -74,6 +77,21 @@ def write_layout(writer: SummaryWriter, page: Page, step: int) -> None:
         tag=CONFIG_SUMMARY_TAG, tensor=tensor, metadata=SummaryMetadata(plugin_data=plugin)
     )
     writer._get_file_writer().add_summary(Summary(value=[value]), step)
+
+
+def stored_order(charts: Sequence[Lines | Bands]) -> list[Lines | Bands]:
+    """The order in which charts must be stored, for TensorBoard to show them in the given one.
+
+    TensorBoard 2.21 shows the bands of a page from last to first, and after the lines. It inserts
+    the k-th chart before the k-th child of the page, and each chart makes two children, one for
+    lines and one for bands: the second ones end up in reverse.
+    """
+    stored: list[Lines | Bands] = []
+    for start in range(0, len(charts), CHARTS_OF_A_PAGE):
+        page = charts[start : start + CHARTS_OF_A_PAGE]
+        bands = iter([chart for chart in reversed(page) if isinstance(chart, Bands)])
+        stored += [next(bands) if isinstance(chart, Bands) else chart for chart in page]
+    return stored
 
 
 def _chart(chart: Lines | Bands) -> layout_pb2.Chart:

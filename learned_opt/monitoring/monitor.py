@@ -73,8 +73,8 @@ class GateMonitor:
         seed: random seed of the samples.
 
     Raises:
-        ValueError: not a whole number of at least 1 (2 for `heat_map_columns`), or bounds out of
-            order.
+        ValueError: neither a folder nor a writer, not a whole number of at least 1 (2 for
+            `heat_map_columns`), or bounds out of order.
         ImportError: tensorboard or matplotlib is not installed.
 
     Examples:

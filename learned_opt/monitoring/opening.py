@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from learned_opt.arguments import shown
 from learned_opt.files import expand
 from learned_opt.monitoring.heat_maps import HeatMaps
 
@@ -32,6 +33,7 @@ def open_board(
 
     Raises:
         ImportError: tensorboard is not installed.
+        ValueError: neither a folder nor a writer.
     """
     try:
         from learned_opt.monitoring.board import RuleBoard, TensorWriters
@@ -46,7 +48,12 @@ def open_board(
         disk = Disk(folder)
         writer = EventWriter(folder / "training", disk=disk)
     else:
-        folder = Path(writer.get_logdir())
+        try:
+            folder = Path(writer.get_logdir())
+        except AttributeError:
+            raise ValueError(
+                f"writer must be a folder or a SummaryWriter, got {shown(writer)}"
+            ) from None
         disk = Disk(folder)
     tensors = TensorWriters(folder, disk)
     return RuleBoard(writer, tensors, heat_maps, heat_map_every=heat_map_every, saturated=saturated)

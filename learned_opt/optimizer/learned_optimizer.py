@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
+from learned_opt.arguments import shown
 from learned_opt.functional import one_element, without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
@@ -85,6 +86,7 @@ class LearnedOptimizer(Optimizer):
     Raises:
         ValueError: an argument out of range, an unknown name, a damaged weights file; `fused=True`
             where there is no faster code for the rule, for a parameter, or on this machine.
+        TypeError: `params` is no iterable of parameters, such as a module.
         RuntimeError: parameters flattened by FSDP1 (use `fully_shard`), complex DTensors.
 
     Examples:
@@ -110,6 +112,8 @@ class LearnedOptimizer(Optimizer):
         capturable: bool | None = False,
         differentiable: bool = False,
     ) -> None:
+        if isinstance(params, nn.Module):
+            raise TypeError(f"params must be parameters, got {shown(params)}: give .parameters()")
         if not isinstance(rule, UpdateRule):
             rule = find_rule(rule)
         chunk_size = whole_number("chunk_size", chunk_size)

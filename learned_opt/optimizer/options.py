@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learned_opt.arguments import shown
 from learned_opt.functional import one_element
 from learned_opt.rules.base import UpdateRule, plain
 
@@ -29,7 +30,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         one_element(options["lr"])
     for name in ("lr", "weight_decay"):
         value = options[name]
-        if isinstance(value, str) or not value >= 0:  # refuses NaN, too
+        if not _is_number(value):
+            raise ValueError(f"{name} must be a number, got {shown(value)}{_as_keyword(value)}")
+        if not value >= 0:  # refuses NaN, too
             raise ValueError(f"{name} must be at least 0, got {value!r}")
     if isinstance(options["maximize"], str) or options["maximize"] not in (True, False):
         raise ValueError(f"maximize must be True or False, got {options['maximize']!r}")
@@ -38,6 +41,16 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in UNSUPPORTED:
         if options.get(name):
             raise ValueError(f"{name}={options[name]} is not supported, only None or False")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, Tensor))
+
+
+def _as_keyword(value: Any) -> str:
+    """How to give a rule that was given as the learning rate."""
+    named = isinstance(value, str) and value[:1].isalpha()
+    return ": give a rule as rule=..." if named or isinstance(value, UpdateRule) else ""
 
 
 def checked_fused(fused: Any) -> bool | None:
@@ -59,7 +72,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     """
     number = plain(value)
     if not isinstance(number, (int, float)) or number != number // 1 or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
     return int(number)
 
 

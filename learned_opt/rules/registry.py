@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from types import MappingProxyType
 from typing import Any, Literal, overload
 
@@ -97,13 +98,23 @@ def create_rule(name: str, **settings: Any) -> UpdateRule:
         **settings: the keyword arguments of the rule's class.
 
     Raises:
-        ValueError: an unknown name or setting, or a value that the rule refuses.
+        ValueError: an unknown name or setting, the name of bundled weights, or a value that the
+            rule refuses.
 
     Examples:
         >>> create_rule("adam", betas=(0.9, 0.99))
         Adam(betas=(0.9, 0.99), eps=1e-08)
     """
+    if isinstance(name, str) and name not in RULES and _is_bundled(name):
+        raise ValueError(
+            f"{name!r} is pretrained weights, not a rule: use from_pretrained({name!r})"
+        )
     return create("rule", name, {key: entry.cls for key, entry in RULES.items()}, settings)
+
+
+def _is_bundled(name: str) -> bool:
+    """Whether a file of weights with this name ships with the package."""
+    return (resources.files("learned_opt") / "pretrained" / f"{name}.safetensors").is_file()
 
 
 def rule_name(rule: UpdateRule) -> str:

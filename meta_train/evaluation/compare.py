@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from learned_opt.arguments import shown
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules import UpdateRule, create_rule
 from meta_train.evaluation.baselines import BASELINES, SCHEDULES, Baseline
 from meta_train.evaluation.processes import interrupts_held, worker_pool
@@ -229,8 +231,12 @@ def compare(
         By task name: the learned optimizer first, then the baselines.
 
     Raises:
-        ValueError: several workers and a task that cannot be pickled.
+        ValueError: not a rule, not tasks, or several workers and a task that cannot be pickled.
     """
+    check_rule(rule)
+    for task in tasks:
+        if not isinstance(task, ComparisonTask):
+            raise ValueError(f"tasks must be a list of ComparisonTask, got {shown(tasks)}")
     jobs = [(task, baseline) for task in tasks for baseline in (None, *baselines)]
     results = {}
     with _mapper(workers) as mapper:

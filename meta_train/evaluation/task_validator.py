@@ -18,6 +18,7 @@ from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.base import Problem, Task, TaskFamily, Tensors
 from meta_train.tasks.describe import describe
+from meta_train.tasks.family_argument import check_family
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,11 +43,15 @@ class TaskValidator(Validator):
         steps: inner steps.
         device: device of training.
 
+    Raises:
+        ValueError: not a family of tasks.
+
     Attributes:
         curves: losses of the last validation, `[problems, steps]`; None before the first.
     """
 
     def __init__(self, family: TaskFamily, steps: int, device: torch.device) -> None:
+        check_family(family)
         self.steps = steps
         self.device = device
         self.tasks: list[tuple[Task, range]] = []

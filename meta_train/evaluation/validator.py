@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from learned_opt.arguments import shown
 from meta_train.inner.meta_parameters import MetaParameters
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ class FunctionValidator(Validator):
 def as_validator(
     validate: Validator | Callable[[MetaParameters], float] | None,
 ) -> Validator | None:
-    """A validator as it is, a function as a validator, or None."""
+    """A validator as it is, a function as a validator, or None.
+
+    Raises:
+        ValueError: none of these.
+    """
     if validate is None or isinstance(validate, Validator):
         return validate
+    if not callable(validate):
+        raise ValueError(f"validate must be a function or a Validator, got {shown(validate)}")
     return FunctionValidator(validate)

@@ -19,6 +19,7 @@ from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.rule_in_c import RuleInC, why_not_in_c
 from meta_train.inner.runs import RunPlan
+from meta_train.outer.arguments import check_arguments
 from meta_train.outer.settings import DTYPES, TrainSettings
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks.base import TaskFamily
@@ -65,8 +66,10 @@ def build_parts(
         distributed: the processes that share the runs.
 
     Raises:
-        ValueError: nothing to train, or settings that contradict each other.
+        ValueError: an argument of another kind, nothing to train, or settings that contradict each
+            other.
     """
+    check_arguments(rule, family, settings, initialization)
 
     def build(settings: TrainSettings) -> TrainerParts:
         return _build(rule, family, settings, initialization, device, distributed)

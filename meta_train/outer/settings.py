@@ -16,6 +16,7 @@ from meta_train.outer.meta_optimizer import MetaOptimizerSettings
 from meta_train.outer.model_selection import ModelSelectionSettings
 from meta_train.outer.tensorboard import LoggingSettings
 from meta_train.runtime.checks import check_at_least, check_positive, make_plain
+from meta_train.runtime.setting_names import suggest_names
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "float64": torch.float64}
@@ -46,6 +47,7 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 
 # A dataclass lists the fields of its last base first. The modules of these classes do not postpone
 # annotations: jsonargparse looks for the types of inherited fields in this module.
+@suggest_names(RENAMED)
 @dataclass(frozen=True)
 class TrainSettings(
     LoggingSettings,
@@ -62,6 +64,7 @@ class TrainSettings(
 
     Raises:
         ValueError: names the setting and its value.
+        TypeError: an unknown setting; the message gives the nearest one.
     """
 
     max_minutes: float = 5.0

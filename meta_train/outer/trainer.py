@@ -65,8 +65,8 @@ class MetaTrainer:
         diverged: inner runs that diverged so far.
 
     Raises:
-        ValueError: nothing to train, settings that contradict each other, or several processes of
-            `torchrun` without `distributed`.
+        ValueError: an argument of another kind, nothing to train, settings that contradict each
+            other, or several processes of `torchrun` without `distributed`.
     """
 
     def __init__(

@@ -10,6 +10,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 from torch import Tensor
 
+from learned_opt.arguments import shown
+
 LARGEST = 1e30
 """Upper limit of real settings: larger ones overflow, and infinity is not valid JSON."""
 
@@ -32,6 +34,7 @@ def check_at_least(least: int, **values: float) -> None:
     Raises:
         ValueError: names the setting and its value.
     """
+    _check_numbers(values)
     for name, value in values.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -43,6 +46,7 @@ def check_positive(**values: float) -> None:
     Raises:
         ValueError: names the setting and its value.
     """
+    _check_numbers(values)
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
@@ -55,6 +59,7 @@ def check_not_negative(**values: float) -> None:
     Raises:
         ValueError: names the setting and its value.
     """
+    _check_numbers(values)
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
@@ -67,9 +72,16 @@ def check_fraction(**values: float) -> None:
     Raises:
         ValueError: names the setting and its value.
     """
+    _check_numbers(values)
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def _check_numbers(values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if not isinstance(plain(value), (int, float)):
+            raise ValueError(f"{name} must be a number, got {shown(value)}")
 
 
 def _check_at_most_largest(values: dict[str, float]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from learned_opt.arguments import shown
 from meta_train.tasks.base import SampledTask, Task, TaskFamily
+from meta_train.tasks.family_argument import check_family
 
 
 class Mixture(TaskFamily):
@@ -22,12 +24,17 @@ class Mixture(TaskFamily):
         weights: relative probability of each family; None for equal ones.
 
     Raises:
-        ValueError: no families, or weights that are not one positive number for each family.
+        ValueError: no families, something that is no family, or weights that are not one positive
+            number for each family.
     """
 
     def __init__(
         self, families: Mapping[str, TaskFamily], weights: Sequence[float] | None = None
     ) -> None:
+        if not isinstance(families, Mapping):
+            raise ValueError(f"families must be families by name, got {shown(families)}")
+        for name, family in families.items():
+            check_family(family, f"family {name!r}")
         if not families:
             raise ValueError("a mixture needs at least one family")
         chosen = [1.0] * len(families) if weights is None else [float(w) for w in weights]

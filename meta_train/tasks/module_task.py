@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.adaptation.support_set import module_arguments
-from meta_train.runtime.checks import check_at_least
+from learned_opt.arguments import shown
+from learned_opt.optimizer.options import whole_number
 from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors
 from meta_train.tasks.data.in_memory import Data, InMemoryDataset, RandomRows, as_dataset
@@ -74,18 +75,19 @@ class ModuleTask(Task):
         examples: int | None = None,
         full_rows: int | None = None,
     ) -> None:
-        if isinstance(make_module, nn.Module):
+        if isinstance(make_module, nn.Module) or not callable(make_module):
             raise ValueError(
-                f"make_module must be a function that returns a new module, got a "
-                f"{type(make_module).__name__}"
+                "make_module must be a function that returns a new module, got "
+                f"{shown(make_module)}"
             )
+        if not callable(loss):
+            raise ValueError(f"loss must be a function (output, targets), got {shown(loss)}")
         self.dataset = as_dataset(data)
         self.validation_dataset = (
             None if validation_data is None else as_dataset(validation_data, "validation_data")
         )
-        check_at_least(1, batch_size=batch_size)
-        if full_rows is not None:
-            check_at_least(1, full_rows=full_rows)
+        batch_size = whole_number("batch_size", batch_size)
+        full_rows = None if full_rows is None else whole_number("full_rows", full_rows)
         if examples is not None and not 1 <= examples <= len(self.dataset):
             raise ValueError(
                 f"examples must be from 1 to the {len(self.dataset)} rows of data, got {examples}"

@@ -158,7 +158,7 @@ def test_what_is_no_initialisation_is_named():
     model = make_model()
     with pytest.raises(ValueError, match="Initialization.of.module. makes one of a module"):
         adapt(model, make_batch(), loss=mse, initialization=model.state_dict())
-    with pytest.raises(ValueError, match="rule must be an UpdateRule, .* got 'sgd'"):
+    with pytest.raises(ValueError, match="rule must be an UpdateRule, got 'sgd': give"):
         Initialization.of(model, rule="sgd")
 
 

@@ -111,7 +111,7 @@ def test_a_rule_without_state_or_company_is_drawn(one_training):
     page = explain("sgd", compare=[])
     assert page.findings.compared == {}
     assert page.sentences["dynamics"] == (
-        "It keeps no state: an update knows the present gradient alone."
+        "It keeps no state: an update depends on the present gradient alone."
     )
     figure = page.figure()
     figure.draw_without_rendering()

@@ -12,6 +12,7 @@ from learned_opt.explanation.memory import fit_momentum, measure_echo
 from learned_opt.explanation.schedule import measure_schedule
 from learned_opt.explanation.symmetry import measure_symmetry
 from learned_opt.explanation.update_curve import GradientDensity, measure_update_curve
+from learned_opt.explanation.words import percent
 from learned_opt.rules import CoordinateRule
 
 NORMAL = GradientDensity.of([torch.randn(100_001, generator=torch.Generator().manual_seed(0))])
@@ -70,7 +71,7 @@ def test_sgd_is_proportional_to_the_gradient_and_clips_nothing():
     assert found.like_sign == pytest.approx(0.7979, abs=0.005)
     assert found.updates[0] == pytest.approx(1e-2 * found.gradients[0])
     assert found.sentence() == (
-        "The first update is proportional to the gradient; it clips none of the gradients met."
+        "The first update is proportional to the gradient; no gradient met is clipped."
     )
 
 
@@ -79,7 +80,9 @@ def test_the_first_update_of_adam_is_the_sign():
     assert found.clipping == pytest.approx(1e-8, rel=0.01) and found.clipped == 1
     assert found.like_sign == pytest.approx(1, abs=1e-6)
     assert found.like_gradient == pytest.approx(0.7979, abs=0.005)
-    assert found.sentence() == "The first update is the sign of the gradient, whatever its size."
+    assert found.sentence() == (
+        "The first update has the gradient's sign, and one size for all gradients."
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,20 +158,20 @@ class Rebound(CoordinateRule):
 def test_an_update_that_is_taken_back_is_no_momentum():
     echo = measure_echo(Rebound(), 1.0)
     assert echo.impulse[1] / echo.impulse[0] == pytest.approx(-0.3, abs=0.01)
-    start = "The next update takes back 30% of what a gradient moves"
+    start = "A gradient moves a weight at once; the next update takes back 30% of that"
     assert echo.sentence().startswith(f"{start}. A steady gradient")
     late = measure_echo(Rebound(late=0.5), 1.0).sentence()
-    assert late.startswith(f"{start}; later ones add 50% of it. A steady gradient")
+    assert late.startswith(f"{start}, later ones add 0.5 times as much. A steady gradient")
 
 
 def test_updates_that_go_on_without_gradients_are_not_said_to_stop():
     ends = {
-        rule: measure_schedule(rule, 1.0).sentence().rpartition("; ")[2]
+        rule: measure_schedule(rule, 1.0).sentence().split(". ")[1]
         for rule in (create_rule("sgd"), Rebound())
     }
     assert list(ends.values()) == [
-        "they stop with the gradients.",
-        "without gradients they halve at once.",
+        "They stop with the gradients.",
+        "When gradients stop, they halve at once.",
     ]
 
 
@@ -202,7 +205,8 @@ def test_a_planned_number_of_steps_is_told():
     ends = [found.told[steps][-1] / max(found.told[steps]) for steps in (30, 100, 300)]
     assert ends == pytest.approx([0.01275, 0.01025, 0.01004], rel=0.01)
     assert found.plan_sentence() == (
-        "Told to take 30, 100 or 300 steps, it ends each at 1% to 1.3% of its largest update."
+        "Told that it has 30, 100 or 300 steps, it ends with an update of 1.0% to 1.3% of its "
+        "largest."
     )
 
 
@@ -224,7 +228,7 @@ def test_adam_breaks_where_gradients_near_epsilon():
     found = measure_scale_response(create_rule("adam", eps=1e-4), 0.1)
     # The log slope is eps / (g + eps): 0.1 at 9 eps.
     assert 3e-4 < found.low < 3e-3
-    assert "that breaks below" in found.sentence()
+    assert found.sentence() == "The scale of gradients does not matter, above 0.001."
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,7 @@ def test_a_spiral_has_a_pair_of_complex_eigenvalues():
         pytest.approx(expected, abs=1e-5),
         pytest.approx((expected[0], -expected[1]), abs=1e-5),
     )
-    assert "a pair turns once in 21 steps" in found.sentence()  # 2 pi / 0.3
+    assert "a pair of them turns the state once in 21 steps" in found.sentence()  # 2 pi / 0.3
     assert found.residual < 1e-9
 
 
@@ -288,3 +292,13 @@ def test_symmetries_hold_and_break_as_the_equations_say(rule, broken):
             assert value > 0.2, name
         else:
             assert value == pytest.approx(broken[name], abs=1e-3), name
+    if rule == "sgd":
+        assert found.sentence() == (
+            "It is symmetric under sign flips, reordered rows and columns, reordered coordinates "
+            "and rotations; rescaled gradients change its updates most (deviation 0.82 of 1)."
+        )
+
+
+def test_a_percentage_has_two_significant_digits():
+    shares = 0.02, 0.0996, 0.347, 0.00994, 0.000812
+    assert [percent(share) for share in shares] == ["2.0%", "10%", "35%", "0.99%", "0.081%"]

@@ -98,7 +98,7 @@ def test_the_factor_of_a_network_on_its_base_is_found():
     for row in found.layers.values():
         assert list(row.values()) == pytest.approx([1.6487] * len(row), rel=1e-3)
     assert max(found.schedule) == 1 and found.schedule[-1] < 0.05
-    assert "The factor on the base's step is the same in all layers, 1.6" in found.sentence()
+    assert "The network multiplies the base's step by 1.6 in all layers." in found.sentence()
 
 
 def test_an_untrained_network_is_its_base():
@@ -109,10 +109,11 @@ def test_an_untrained_network_is_its_base():
 
 def test_trainings_that_diverge_are_named():
     found = measure_tensor_steps(Explosion(), names=["narrow", "wide"])
-    assert "Not finite after some steps: narrow, wide." in found.sentence()
+    assert "Diverged: narrow, wide." in found.sentence()
 
 
 def test_updates_along_no_direction_are_said_to_be():
     rows = {"first": 1.0, "inner": 1.0, "last": 1.0, "vectors": 1.0}
     found = TensorSteps(True, {}, {"deep": rows}, (), {"gradient": -0.4, "momentum": 0.1})
-    assert "follow none of the directions below, at best momentum (cosine 0.10)" in found.sentence()
+    said = "like none of those below, nearest to that of momentum (cosine 0.10)."
+    assert said in found.sentence()

@@ -510,10 +510,10 @@ def test_what_never_moves_is_left_out_or_comes_last(tmp_path):
             "effective learning rate: log10 of update / gradient",
             "log10 of update / weight",
         ],
-        "Gates that are always saturated": [
-            "open gate, log10(1 - o): mean, 10% and 90%",
-            "ends only gate: mean, 10% and 90%",
+        "Gates that are always saturated": [  # shown from last to first, see stored_order
             "cell forget gate, log10(1 - f): mean, 10% and 90%",
+            "ends only gate: mean, 10% and 90%",
+            "open gate, log10(1 - o): mean, 10% and 90%",
         ],
     }
 

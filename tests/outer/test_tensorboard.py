@@ -57,10 +57,10 @@ def test_everything_to_watch_is_there(tmp_path):
     assert steps_of(tensor, "update_to_weight_log10") == [10, 20, 30, 40]
     assert layout_of(events) == {
         "Meta-training": ["meta-loss", "validation loss"],
-        "Gates by tensor": [
-            "lstm input gate: mean, 10% and 90%",
-            "lstm forget gate: mean, 10% and 90%",
+        "Gates by tensor": [  # shown from last to first, see stored_order
             "lstm output gate: mean, 10% and 90%",
+            "lstm forget gate: mean, 10% and 90%",
+            "lstm input gate: mean, 10% and 90%",
         ],
         "Steps by tensor": [
             "effective learning rate: log10 of update / gradient",
