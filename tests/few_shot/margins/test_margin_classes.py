@@ -156,7 +156,7 @@ def test_more_classes_than_there_are_and_more_drawings_than_there_are_are_refuse
         ("triplet", '{"margin_settings": {"drawings": 8}}', "a batch must be 8 drawings of each"),
         ("arcface", '{"margin": "arcfac"}', "did you mean 'arcface'"),
         ("arcface", '{"margin_settings": {"scal": 1}}', "did you mean 'scale'"),
-        ("arcface", '{"margin_settings": {"scale": "a"}}', "scale='a'"),
+        ("arcface", '{"margin_settings": {"scale": "a"}}', "scale must be a number, got 'a'"),
         ("arcface", '{"margin_settings": {"classes": 3}}', "classes is no setting: the data"),
         ("maml", '{"margin": "arcface"}', 'set trained_on to "classes"'),
         ("fine-tuning", '{"margin_settings": {"scale": 1}}', "margin_settings need a margin"),
