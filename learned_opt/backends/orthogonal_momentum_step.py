@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, final
@@ -33,6 +32,7 @@ from learned_opt.rules.orthogonal_momentum import (
 from learned_opt.rules.orthogonalize import (
     IN_TORCH,
     Products,
+    direction_scale,
     matrix_shape,
     orthogonalize_unit,
 )
@@ -198,7 +198,8 @@ def _step_matrices(batch: Batch, call: Call) -> list[PendingUpdate]:
     directions = orthogonalize_unit(ahead.div_(lengths), call.rule.iterations, call.products)
     torch._foreach_mul_(batch.tensors("m"), momentum)
     torch._foreach_add_(batch.tensors("m"), batch.gradients, alpha=sign * (1 - momentum))
-    factor = advance(batch, call, norm, matrices=True) * math.sqrt(max(shape))
+    scales = [direction_scale(parameter.shape) for parameter in batch.parameters]
+    factor = advance(batch, call, norm, matrices=True) * np.array(scales)
     directions = directions.mul_(on_host(factor).float()[:, None, None])
     parts = [
         direction.reshape(parameter.shape)

@@ -46,11 +46,13 @@ class OrthogonalMomentum(UpdateRule):
     For a matrix, or a kernel `[out, in, ...]` as the matrix `[out, in * ...]`, with gradient g::
 
         m <- b m + (1 - b) g
-        u = orthogonal(b m + (1 - b) g) * sqrt(max(rows, columns))        RMS(u) is about 1
+        u = orthogonal(b m + (1 - b) g) * direction_scale(shape)
 
     orthogonal(M) brings all singular values of M near 1 by Newton-Schulz iterations, which need
-    matrix products only. For a vector, a scalar, a matrix of one row or column, and the table of a
-    vocabulary (`is_matrix_shape`), u is Adam's direction over max(its RMS, 0.03). Then, at step t::
+    matrix products only. The scale is the root of the longer side, so that u has an RMS of about 1;
+    it is less for wide matrices and for kernels, see `direction_scale`. For a vector, a scalar, a
+    matrix of one row or column, and the table of a vocabulary (`is_matrix_shape`), u is Adam's
+    direction over max(its RMS, 0.03). Then, at step t::
 
         delta = -schedule(t) * exp(a) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +30,7 @@ from learned_opt.rules.orthogonal_momentum import (
     OrthogonalMomentum,
     is_stepped_as_matrix,
 )
-from learned_opt.rules.orthogonalize import matrix_shape, orthogonalize_unit
+from learned_opt.rules.orthogonalize import direction_scale, matrix_shape, orthogonalize_unit
 from learned_opt.rules.pace import cosine_from_lengths, next_pace
 from learned_opt.rules.whole_tensors import one_where_zero
 from learned_opt.updates import PendingUpdate
@@ -243,9 +242,11 @@ def _orthogonalize(part: _Part, lengths: Tensor, iterations: int) -> Tensor:
     """
     largest: list[Tensor] = []
     counts = [len(memory) for memory in part.scratch]
-    for memory, norms in zip(part.scratch, lengths.split(counts), strict=True):
+    scales = lengths.new_tensor([direction_scale(u.parameter.shape) for u in part.updates]).float()
+    for memory, norms, own in zip(
+        part.scratch, lengths.split(counts), scales.split(counts), strict=True
+    ):
         memory /= one_where_zero(norms).float()[:, None, None]
-        orthogonal = orthogonalize_unit(memory, iterations)
-        torch.mul(orthogonal, math.sqrt(max(memory.shape[1:])), out=memory)
+        torch.mul(orthogonalize_unit(memory, iterations), own[:, None, None], out=memory)
         largest.append(memory.abs().amax((1, 2)))
     return torch.cat(largest).double()
