@@ -125,7 +125,12 @@ def build_parser() -> OneLineParser:
         metavar="FOLDER",
         help="folder of the results; runs recorded there are not repeated (default: a new one)",
     )
-    add("--again", nargs="+", metavar="NAME", help="optimizers to measure again")
+    add(
+        "--again",
+        nargs="+",
+        metavar="NAME",
+        help="optimizers to measure again: their runs on all tasks are dropped",
+    )
     return parser
 
 

@@ -12,6 +12,8 @@ SHAPES = [
     (30, 7),
     (7, 30),
     (4, 3, 2, 2),
+    (4, 12),  # as the kernel's matrix, but of another scale
+    (20, 200),
     (1, 5),
     (5, 1),
     (1100, 3),
@@ -44,7 +46,7 @@ def run(steps, *, fused, dtype=torch.float32, total=None, late=(), constants=Non
 
 
 @pytest.mark.parametrize("total", [None, 10])
-@pytest.mark.parametrize("late", [(), (1, 8)], ids=["together", "some begin later"])
+@pytest.mark.parametrize("late", [(), (1, 10)], ids=["together", "some begin later"])
 @pytest.mark.parametrize("constants", [None, OTHER], ids=["usual", "other"])
 def test_it_is_as_near_to_double_precision_as_the_rule(total, late, constants):
     options = {"weight_decay": 0.1, "total": total, "late": late, "constants": constants}

@@ -428,7 +428,7 @@ def test_the_evaluation_average_agrees():
 
 
 def test_kernels_of_many_shapes_are_orthogonalised_together():
-    pair = Pair("orthogonal-momentum", [(6, 4), (4, 6), (6, 4), (4, 3, 2), (5,), (4, 6)])
+    pair = Pair("orthogonal-momentum", [(6, 4), (4, 6), (6, 4), (4, 3, 2), (5,), (4, 6), (3, 128)])
     pair.run(2)
     pair.check()
 

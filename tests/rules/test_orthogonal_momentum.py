@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.rules import Context
-from learned_opt.rules.orthogonalize import is_matrix_shape, orthogonalize
+from learned_opt.rules.orthogonalize import direction_scale, is_matrix_shape, orthogonalize
 from learned_opt.rules.whole_tensors import rms
 
 F64 = torch.float64
@@ -133,13 +134,51 @@ def test_it_is_its_equations(shape, total):
     torch.testing.assert_close(found, torch.tensor(average), rtol=1e-9, atol=1e-12)
 
 
-def test_a_kernel_is_stepped_as_the_matrix_of_its_output_channels():
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((64, 64), 8.0),
+        ((10, 96), 9.797959),  # sqrt(96)
+        ((97, 16), 9.814896),  # sqrt(97) * (96 / 97)^(1/3)
+        ((256, 2048), 16.317191),  # sqrt(2048) * (96 / 2048)^(1/3)
+        ((3072, 768), 17.457978),  # sqrt(3072) * (96 / 3072)^(1/3)
+        ((32, 16, 3, 3), 5.656854),  # sqrt(32): not sqrt(144)
+        ((12, 3, 5), 3.464102),  # sqrt(12)
+        ((64, 3, 7, 7), 8.0),  # sqrt(64): its width is 64, not 147
+        ((256, 128, 3, 3), 11.537997),  # sqrt(256) * (96 / 256)^(1/3)
+        ((8, 768, 3), 1.414214),  # sqrt(8) * (96 / 768)^(1/3)
+    ],
+)
+def test_the_scale_of_a_direction(shape, expected):
+    assert direction_scale(shape) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_step_of_a_wide_matrix_and_of_a_kernel(fused):
+    """Of one step, whose direction has singular values near 1: its norm says the scale."""
+    norms = {}
+    for shape in ((40, 90), (300, 300), (40, 10, 3, 3)):
+        parameter = nn.Parameter(0.1 * random(*shape).sign().float())  # RMS .1: no factor
+        optimizer = LearnedOptimizer([parameter], rule="orthogonal-momentum", lr=1.0, fused=fused)
+        optimizer.train()
+        before = parameter.detach().clone()
+        parameter.grad = random(*shape, seed=1).float()
+        optimizer.step()
+        norms[shape] = (parameter.detach() - before).norm().item() / 0.05  # schedule(1) = 1 / 20
+    # sqrt(short side) * scale / sqrt(1 + 1 / 50), and an even spread of values around 1.
+    assert norms[40, 90] == pytest.approx(math.sqrt(40 * 90 / 1.02), rel=0.02)
+    assert norms[300, 300] == pytest.approx(300 * (96 / 300) ** (1 / 3) / 1.02**0.5, rel=0.02)
+    assert norms[40, 10, 3, 3] == pytest.approx(40 / 1.02**0.5, rel=0.02)
+
+
+def test_the_direction_of_a_kernel_is_that_of_the_matrix_of_its_output_channels():
     rule, gradient = create_rule("orthogonal-momentum"), random(4, 3, 2, 2).float()
     parameter = random(4, 3, 2, 2, seed=1).float()
     (delta,), _ = rule([gradient], [parameter], [rule.init_state(parameter)])
     flat = parameter.reshape(4, 12)
     (expected,), _ = rule([gradient.reshape(4, 12)], [flat], [rule.init_state(flat)])
-    assert torch.equal(delta.reshape(4, 12), expected)
+    # The matrix takes the root of its 12 columns, the kernel that of its 4 rows.
+    torch.testing.assert_close(delta.reshape(4, 12), expected * math.sqrt(4 / 12))
 
 
 def test_tensors_of_one_shape_step_together_as_each_would_alone():
