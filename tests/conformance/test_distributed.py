@@ -31,7 +31,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
 )
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from learned_opt import LearnedOptimizer
@@ -131,6 +133,32 @@ def test_50_zero_redundancy_optimizer_evaluates_at_the_average_in_every_process(
             assert same(clones(model.parameters()), before)
     other = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
     assert "must hold a LearnedOptimizer, got SGD" in refusal(TypeError, evaluate, other)
+
+
+@on_two_processes
+def test_50_a_shard_is_stepped_by_the_shape_of_the_whole(folder):
+    """A wide matrix and a kernel: how long their steps are depends on their whole shapes."""
+    rule = make_rule("orthogonal-momentum")
+
+    def make():
+        torch.manual_seed(0)
+        return nn.ParameterList([nn.Parameter(torch.randn(s)) for s in ((300, 6), (5, 3, 2, 2))])
+
+    sharded, alone = make(), make()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (RANKS,)))
+    pairs = [(model, LearnedOptimizer(model.parameters(), rule=rule)) for model in (sharded, alone)]
+    for step in range(3):
+        for model, optimizer in pairs:
+            torch.manual_seed(step)
+            for parameter in model.parameters():
+                gradient = torch.randn(parameter.shape)
+                parameter.grad = (
+                    distribute_tensor(gradient, parameter.device_mesh, parameter.placements)
+                    if isinstance(parameter, DTensor)
+                    else gradient
+                )
+            optimizer.step()
+    assert_close(whole_weights(sharded), whole_weights(alone), 1e-5)
 
 
 @on_two_processes
