@@ -188,18 +188,16 @@ def _root(value: Tensor, degree: int) -> Tensor:
 def direction_scale(shape: Sequence[int]) -> float:
     """What the orthogonal matrix of a tensor is multiplied by to be its direction.
 
-    With `W = max(rows, input channels)`, which for a matrix is its longer side, it is the root of
-    the longer side for a matrix, and of the rows alone for a kernel `[out, in, ...]`; above
-    W = 96, `(96 / W)^(1/3)` times that.
+    The root of the longer side of a matrix, of the first side alone of a kernel `[out, in, ...]`;
+    above a width `W = max(out, in)` of 96, `(96 / W)^(1/3)` times that.
 
-    The direction of a matrix no wider than 96 has an RMS of about 1. A kernel is applied at many
-    places that overlap: its step weighs more than that of a matrix of its shape. And the largest
-    singular value of a direction of RMS 1 grows as the root of the width, that of the weights of a
-    usual initialisation does not grow.
+    So the direction of a matrix no wider than 96 has an RMS of about 1. The largest singular value
+    of a direction of RMS 1 grows as the root of the width; that of the weights of a usual
+    initialisation does not grow. And a kernel is applied at places that overlap: on smooth inputs
+    its step weighs more than that of a matrix of its shape.
     """
-    rows, columns = matrix_shape(shape)
-    width = max(rows, shape[1])
-    base = max(rows, columns) if len(shape) == 2 else rows
+    width = max(shape[0], shape[1])
+    base = width if len(shape) == 2 else shape[0]
     return math.sqrt(base) * min(1.0, (WIDE / width) ** WIDE_POWER)
 
 
