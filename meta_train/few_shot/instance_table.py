@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meta_train.few_shot.evaluation import Evaluation
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.training import TrainedMethod
 
 SHOWN = (1, 2, 5, 10)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from learned_opt.monitoring.figures import import_matplotlib, save_figure
 from meta_train.few_shot.episodes import evaluation_task
-from meta_train.few_shot.evaluation import Evaluation, adapt_once
+from meta_train.few_shot.evaluation import adapt_once
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation
 from meta_train.few_shot.training import TrainedMethod

@@ -19,12 +19,13 @@ from meta_train.few_shot.episodes import (
     method_settings,
     training_task,
 )
-from meta_train.few_shot.evaluation import Evaluation, evaluate
+from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.build import initial_parameters, make_rule, trained_parts
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.few_shot.sequences.evaluation import evaluate_by_instance
 from meta_train.few_shot.settings import OUTER_STEPS, PER_CLASS, FewShotConfig

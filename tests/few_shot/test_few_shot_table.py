@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from meta_train.few_shot.episodes import method_settings
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation, as_json, render
 from meta_train.few_shot.training import TrainedMethod

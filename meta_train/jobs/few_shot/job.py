@@ -14,10 +14,10 @@ import torch
 from learned_opt.adaptation.initialization import Initialization, save_initialization
 from meta_train.evaluation import report
 from meta_train.few_shot.embedding_plot import draw_embeddings
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.ignored import ignored_settings
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import IMAGES, FewShotConfig
 from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
