@@ -27,7 +27,7 @@ from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.scores import Z
 from meta_train.few_shot.settings import ALL, FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation
-from meta_train.few_shot.training import TrainedMethod, evaluate_trained
+from meta_train.few_shot.trained import TrainedMethod, evaluate_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"

@@ -12,7 +12,7 @@ from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import TrainedMethod, published_by_instance
+from meta_train.few_shot.trained import TrainedMethod, published_by_instance
 from meta_train.jobs.cli import main
 
 MANN = {1: 36.4, 2: 82.8, 3: 91.0, 4: 92.6, 5: 94.9, 10: 98.1}

@@ -15,7 +15,8 @@ from meta_train.few_shot.methods.registry import METHODS, get_method, list_metho
 from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import render
-from meta_train.few_shot.training import TrainedMethod, make_trainer, train_settings
+from meta_train.few_shot.trained import TrainedMethod
+from meta_train.few_shot.training import make_trainer, train_settings
 from meta_train.jobs.cli import main
 from meta_train.jobs.few_shot.cli import build_parser
 from meta_train.tasks.episodes.sine import Sine, SineNetwork
