@@ -1,6 +1,7 @@
 """Trains few-shot methods on Omniglot, 5- and 20-way, 1- and 5-shot, and writes the tables.
 
     python benchmarks/few_shot/few_shot.py --folder DATA --rows maml --settings 5x1
+    python benchmarks/few_shot/few_shot.py --folder DATA --rows r2d2 --outer_steps 6000
     python benchmarks/few_shot/few_shot.py --folder DATA  # all of ROWS, for days
     python benchmarks/few_shot/few_shot.py --folder DATA --protocol paper  # for a GPU, all archives
     python benchmarks/few_shot/few_shot.py  # only write the tables again
@@ -12,7 +13,8 @@ is done in `--runs` is not repeated; one that was interrupted is resumed.
 
 `--protocol short` is for a CPU: smaller meta-batches, five query images per class, Adam at twice
 the learning rate, and as many outer steps as fit into the minutes, so that the learning rate decays
-fully.
+fully. `--outer_steps` gives their number instead, for a machine that others use, too: there the
+time of the first steps says little.
 """
 
 import argparse
@@ -47,6 +49,8 @@ AS_LONG_AS = {"maml-further": "learned-gated-lstm"}
 """A control takes as many outer steps as its partner, so that only the rule differs."""
 LONGEST = 1.5
 """Multiple of the planned minutes at which training stops, if steps are slower than expected."""
+NO_LIMIT = 1e6
+"""Minutes of a training whose number of outer steps was given."""
 VALIDATION_EPISODES = 200
 VALIDATE_EVERY = 500
 
@@ -102,7 +106,7 @@ def run_cell(name, setting, args):
         run_cell(partner, setting, args)
         ((_, facts),) = json.loads((folder / partner / "table.json").read_text())["rows"].items()
         settings["outer_steps"] = facts["outer_steps"]
-        settings["max_minutes"] = LONGEST * args.minutes
+        settings["max_minutes"] = longest(args)
     run_job(folder / name, lambda: given(name, settings, args))
 
 
@@ -124,8 +128,13 @@ def given(name, settings, args):
     asked = {**asked, **own}
     if "outer_steps" in asked:
         return asked
-    steps = outer_steps(trained, {**settings, **own}, args.minutes)
-    return {**asked, "outer_steps": steps, "max_minutes": LONGEST * args.minutes}
+    steps = args.outer_steps or outer_steps(trained, {**settings, **own}, args.minutes)
+    return {**asked, "outer_steps": steps, "max_minutes": longest(args)}
+
+
+def longest(args):
+    """Minutes after which training stops, if it does not reach its number of outer steps."""
+    return NO_LIMIT if args.outer_steps else LONGEST * args.minutes
 
 
 def cell_of(table):
@@ -207,6 +216,9 @@ def parse(given=None):
         help="training time per cell; by default 60, or 600 for --protocol paper; a slow machine "
         "takes up to half as long again",
     )
+    parser.add_argument(
+        "--outer_steps", type=int, help="outer steps per cell, in place of minutes (short protocol)"
+    )
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument(
         "--test_queries", type=int, default=15, help="query images per class in testing"
@@ -217,6 +229,11 @@ def parse(given=None):
     parser.add_argument("--runs", type=expand, default=ROOT / "runs" / "few_shot_table")
     args = parser.parse_args(given)
     args.minutes = MINUTES[args.protocol] if args.minutes is None else args.minutes
+    if args.outer_steps is not None:
+        if args.protocol == "paper":
+            parser.error("outer_steps is for --protocol short: use --minutes")
+        if args.outer_steps < 1:
+            parser.error(f"outer_steps must be at least 1, got {args.outer_steps}")
     args.rows, args.settings = args.rows.split(","), args.settings.split(",")
     for kind, asked, known in (("row", args.rows, METHODS), ("setting", args.settings, SETTINGS)):
         for name in asked:

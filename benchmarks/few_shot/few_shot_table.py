@@ -54,6 +54,7 @@ def trained_table(cells):
             percent(cell),
             published(cell["row"], cell["ways"], cell["shots"]),
             below(cell),
+            rose(cell),
             minutes(cell),
             f"{cell['outer_steps']:,}",
             cell["meta_batch"],
@@ -63,8 +64,15 @@ def trained_table(cells):
         )
         for cell in cells
     ]
-    heads = ("method", "setting", "accuracy, %", "published, %", "below, points", "minutes")
-    counts = ("outer steps", "episodes a step", "inner steps", "test queries", "transductive")
+    heads = ("method", "setting", "accuracy, %", "published, %", "below, points", "rose, points")
+    counts = (
+        "minutes",
+        "outer steps",
+        "episodes a step",
+        "inner steps",
+        "test queries",
+        "transductive",
+    )
     return markdown_table((*heads, *counts), rows)
 
 
@@ -96,6 +104,17 @@ def below(cell):
     """Points below the published figure as text; empty where none are missing."""
     points = gap(cell)
     return f"{points:.1f}" if points is not None and points > 0 else ""
+
+
+def rose(cell):
+    """Points by which the best validation rose in the last third of training, as text."""
+    curve = cell["validation"]
+    if not curve:
+        return ""
+    last = curve[-1][0]
+    before = max(accuracy for step, accuracy in curve if 3 * step <= 2 * last)
+    after = max(accuracy for step, accuracy in curve if 3 * step > 2 * last)
+    return f"{100 * (after - before):.1f}"
 
 
 def published(name, ways, shots):

@@ -22,12 +22,12 @@ from sine_table import FIXED, LEARNED, tables
 from learned_opt.adaptation import load_initialization
 from learned_opt.files import write_atomically
 from meta_train.few_shot.episodes import method_settings
-from meta_train.few_shot.evaluation import Z
 from meta_train.few_shot.methods.registry import METHODS, list_methods
 from meta_train.few_shot.plots import draw_sine
+from meta_train.few_shot.scores import Z
 from meta_train.few_shot.settings import ALL, FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation
-from meta_train.few_shot.training import TrainedMethod, evaluate_trained
+from meta_train.few_shot.trained import TrainedMethod, evaluate_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured" / "sine.json"

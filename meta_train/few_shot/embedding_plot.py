@@ -15,7 +15,7 @@ from learned_opt.monitoring.figures import import_matplotlib, save_figure
 from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.few_shot.verification import draw_at
 from meta_train.runtime.seeding import generator
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from meta_train.few_shot.data_sets import IMAGES
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.sequences.episodes import SequenceEpisodes
-from meta_train.few_shot.settings import IMAGES, FewShotConfig
+from meta_train.few_shot.settings import FewShotConfig
 from meta_train.tasks.episodes.base import EpisodeTask
 from meta_train.tasks.episodes.images import ImageClasses, ImageEpisodes
 from meta_train.tasks.episodes.mini_imagenet import MiniImageNetClasses

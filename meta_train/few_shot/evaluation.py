@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from torch.func import vmap
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators.implicit import Proximal, anchors_at, split_anchors
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.scores import Evaluation
 from meta_train.inner.batches import BatchStream, cast
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, stack, start
@@ -22,54 +22,8 @@ from meta_train.runtime.seeding import generator, own_randomness
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Tensors
 from meta_train.tasks.episodes.base import EpisodeTask
 
-Z = 1.96
-"""Standard errors on each side of a 95% confidence interval."""
-
 MAX_CHUNK = 50
 """Most episodes at once under vmap."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores on the query sets of many episodes.
-
-    Attributes:
-        metric: "accuracy" or "MSE".
-        steps: inner steps after which the query sets were evaluated.
-        values: score of each episode, `[steps, episodes]`, on the CPU.
-        diverged: number of episodes whose inner training diverged; they stop at that step.
-        counts: what `steps` numbers: inner "steps", or the "instance" of a class in a sequence.
-
-    Examples:
-        >>> f"{evaluation.mean(5):.3f} +- {evaluation.interval(5):.3f}"
-    """
-
-    metric: str
-    steps: tuple[int, ...]
-    values: Tensor
-    diverged: int
-    counts: str = "steps"
-
-    @property
-    def episodes(self) -> int:
-        """Number of episodes."""
-        return self.values.shape[1]
-
-    def mean(self, steps: int) -> float:
-        """Mean over episodes after a number of inner steps."""
-        return float(self._scores(steps).mean())
-
-    def interval(self, steps: int) -> float:
-        """Half the 95% confidence interval of the mean: 1.96 std / sqrt(episodes)."""
-        scores = self._scores(steps)
-        if len(scores) < 2:
-            return math.nan
-        return Z * float(scores.std()) / math.sqrt(len(scores))
-
-    def _scores(self, steps: int) -> Tensor:
-        if steps not in self.steps:
-            raise ValueError(f"step {steps} was not evaluated, only {self.steps}")
-        return self.values[self.steps.index(steps)].double()
 
 
 def evaluate(

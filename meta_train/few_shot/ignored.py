@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from meta_train.few_shot.data_sets import DATA
 from meta_train.few_shot.episodes import method_settings
-from meta_train.few_shot.settings import DATA, FewShotConfig
+from meta_train.few_shot.settings import FewShotConfig
 
 
 def ignored_settings(config: FewShotConfig) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meta_train.few_shot.evaluation import Evaluation
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.scores import Evaluation
+from meta_train.few_shot.trained import TrainedMethod
 
 SHOWN = (1, 2, 5, 10)
 """Instances in the table, where sequences have them; a file holds all."""

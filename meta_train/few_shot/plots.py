@@ -13,10 +13,11 @@ from torch import Tensor
 
 from learned_opt.monitoring.figures import import_matplotlib, save_figure
 from meta_train.few_shot.episodes import evaluation_task
-from meta_train.few_shot.evaluation import Evaluation, adapt_once
+from meta_train.few_shot.evaluation import adapt_once
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.sine import Sine
 

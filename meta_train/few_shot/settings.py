@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,13 @@ from typing import Any
 from learned_opt.files import expand
 from learned_opt.registry import look_up
 from meta_train.few_shot.changes import read_changes
+from meta_train.few_shot.data_sets import DATA, PER_CLASS
 from meta_train.few_shot.methods.registry import get_method, list_methods
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import make_plain
-from meta_train.tasks.data.omniglot import DRAWINGS
-from meta_train.tasks.data.signals import PER_CLASS as SIGNALS
-from meta_train.tasks.episodes.base import EpisodeTask
-from meta_train.tasks.episodes.images import ImageEpisodes
-from meta_train.tasks.episodes.mini_imagenet import MiniImageNetEpisodes
-from meta_train.tasks.episodes.omniglot import OmniglotEpisodes
-from meta_train.tasks.episodes.signals import SignalEpisodes
-from meta_train.tasks.episodes.sine import Sine
 
 ALL = "all"
-IMAGES: dict[str, type[ImageEpisodes]] = {
-    "signals": SignalEpisodes,
-    "omniglot": OmniglotEpisodes,
-    "miniimagenet": MiniImageNetEpisodes,
-}
-DATA: Mapping[str, type[EpisodeTask]] = {"sine": Sine, **IMAGES}
-PER_CLASS = {"signals": SIGNALS, "omniglot": DRAWINGS, "miniimagenet": 600}
-"""Images of each class."""
 MAX_THREADS = 1024
 MAX_EFFORT = 1e9
 OUTER_STEPS = {"sine": 3_000, **dict.fromkeys(PER_CLASS, 10_000)}

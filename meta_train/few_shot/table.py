@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from meta_train.few_shot.evaluation import Evaluation
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.scores import Evaluation
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.few_shot.verification import Verification
 
 MAX_COLUMNS = 4

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from meta_train.few_shot.episodes import evaluation_task
-from meta_train.few_shot.evaluation import Z, dtype_of
+from meta_train.few_shot.evaluation import dtype_of
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.scores import Z
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.inner.batches import cast
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.seeding import derive_seed, generator

@@ -11,7 +11,7 @@ from meta_train.few_shot import embedding_plot
 from meta_train.few_shot.embedding_plot import draw_embeddings, principal_plane
 from meta_train.few_shot.episodes import evaluation_task, method_settings
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.jobs.cli import main
 
 

@@ -5,8 +5,9 @@ import torch
 from few_shot_cases import MadeUp
 
 from learned_opt import create_rule
-from meta_train.few_shot.evaluation import Evaluation, adapt_once, evaluate
+from meta_train.few_shot.evaluation import adapt_once, evaluate
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.scores import Evaluation
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.episodes.sine import Sine
 

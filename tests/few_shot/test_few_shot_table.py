@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from meta_train.few_shot.episodes import method_settings
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation, as_json, render
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.few_shot.verification import Verification
 
 

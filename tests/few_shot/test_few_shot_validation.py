@@ -11,7 +11,8 @@ from learned_opt.adaptation import load_initialization
 from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import make_trainer, trained_method
+from meta_train.few_shot.trained import trained_method
+from meta_train.few_shot.training import make_trainer
 from meta_train.jobs.cli import main
 from meta_train.runtime.seeding import derive_seed
 

@@ -8,11 +8,11 @@ from few_shot_cases import results_of, take_made_up
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import TrainedMethod, published_by_instance
+from meta_train.few_shot.trained import TrainedMethod, published_by_instance
 from meta_train.jobs.cli import main
 
 MANN = {1: 36.4, 2: 82.8, 3: 91.0, 4: 92.6, 5: 94.9, 10: 98.1}

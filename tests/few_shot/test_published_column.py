@@ -2,11 +2,11 @@
 
 import torch
 
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import render
-from meta_train.few_shot.training import TrainedMethod, published_figure
+from meta_train.few_shot.trained import TrainedMethod, published_figure
 from meta_train.few_shot.verification import Verification
 
 

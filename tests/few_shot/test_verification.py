@@ -7,11 +7,11 @@ import pytest
 import torch
 from few_shot_cases import MadeUp, take_made_up
 
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.heads.episodes import HEADS, EmbeddingEpisodes
 from meta_train.few_shot.methods.registry import get_method
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.table import as_json, render
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.few_shot.verification import Verification, equal_error_rate, verify
 from meta_train.jobs.cli import main
 from meta_train.runtime.seeding import generator

@@ -12,10 +12,10 @@ from learned_opt.monitoring.layout import Lines, write_layout
 from meta_train.evaluation.comparison_board import write_figures
 from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.episodes import evaluation_task
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.gate_curves import draw_gate_bands, gate_bands
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import TrainedMethod
+from meta_train.few_shot.trained import TrainedMethod
 from meta_train.jobs.run_texts import card_text
 from meta_train.tasks.episodes.base import EpisodeTask
 

@@ -13,14 +13,15 @@ import torch
 
 from learned_opt.adaptation.initialization import Initialization, save_initialization
 from meta_train.evaluation import report
+from meta_train.few_shot.data_sets import IMAGES
 from meta_train.few_shot.embedding_plot import draw_embeddings
-from meta_train.few_shot.evaluation import Evaluation
 from meta_train.few_shot.ignored import ignored_settings
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
-from meta_train.few_shot.settings import IMAGES, FewShotConfig
+from meta_train.few_shot.scores import Evaluation
+from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import as_json, render
-from meta_train.few_shot.training import TrainedMethod, evaluate_trained, trained_method
+from meta_train.few_shot.trained import TrainedMethod, evaluate_trained, trained_method
 from meta_train.few_shot.verification import Verification, verify_trained
 from meta_train.jobs.command import CONFIG, PROGRAM
 from meta_train.jobs.few_shot.board import write_results

@@ -19,7 +19,8 @@ from meta_train.few_shot.episodes import (
 )
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.settings import FewShotConfig
-from meta_train.few_shot.training import make_trainer, trained_method
+from meta_train.few_shot.trained import trained_method
+from meta_train.few_shot.training import make_trainer
 from meta_train.jobs.few_shot.folders import BEGIN, method_folder, resume_arguments
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer

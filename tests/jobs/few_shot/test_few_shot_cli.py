@@ -10,11 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from learned_opt.adaptation import adapt, load_initialization
 from meta_train.few_shot.episodes import evaluation_task, method_settings
-from meta_train.few_shot.evaluation import Evaluation, adapt_once
+from meta_train.few_shot.evaluation import adapt_once
 from meta_train.few_shot.methods.registry import METHODS, get_method, list_methods
+from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import render
-from meta_train.few_shot.training import TrainedMethod, make_trainer, train_settings
+from meta_train.few_shot.trained import TrainedMethod
+from meta_train.few_shot.training import make_trainer, train_settings
 from meta_train.jobs.cli import main
 from meta_train.jobs.few_shot.cli import build_parser
 from meta_train.tasks.episodes.sine import Sine, SineNetwork
