@@ -15,7 +15,7 @@ from learned_opt.backends.orthogonal_momentum_step import (
 )
 from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
 from learned_opt.backends.plain_rules import AdamInC, MomentumInC, RMSpropInC, SGDInC
-from learned_opt.backends.step_size_in_blocks import StepSizeLSTMInBlocks
+from learned_opt.backends.blocks.step_size_lstm import StepSizeLSTMInBlocks
 from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
 from learned_opt.backends.triton.adam_lstm import AdamLSTMInTriton
 from learned_opt.backends.triton.orthogonal import OrthogonalMomentumInTriton
