@@ -1,19 +1,26 @@
 """The two passes of step-size-lstm in plain torch, in blocks that stay in the CPU's cache.
 
-Small tensors are joined into one block: fewer, larger operations.
+Small tensors are joined into one block: fewer, larger operations. The second pass takes the blocks
+in the opposite order: it begins with what is still in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from learned_opt.backends.blocks.step_size_sums import (
+    FIRST,
+    SECOND,
+    fill_sums_of_one,
+    fill_sums_of_several,
+)
+from learned_opt.backends.blocks.tensor_blocks import TensorBlock, cut_and_join
 from learned_opt.backends.fused_step import expect
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_cast
@@ -26,51 +33,29 @@ from learned_opt.rules.tensor_directions import (
     BETA_SLOW,
     BETA_SQUARE,
     EPS,
-    PAIRS,
     SQUARES,
     SUMS,
     make_statistics,
 )
 from learned_opt.updates import PendingUpdate
 
-BLOCK = 1 << 16
-"""Elements of a block; twelve arrays of this size are 3 MiB."""
-
-BLOCK_PER_THREAD = 1 << 15
-"""So many elements for each thread, if that is more: torch gives a thread no fewer."""
-
-LARGE = 1 << 14
-"""Elements of a piece whose products are worth several calls."""
-
-FIRST, SECOND = (np.array(indices) for indices in zip(*PAIRS, strict=True))
 TIMES = np.where(FIRST == SECOND, 1.0, 2.0)
 """How often a pair of directions counts in a square."""
 
 
-@dataclass(slots=True, eq=False)
-class _Block:
-    """Pieces of tensors, of so many elements in all: one piece, or several whole tensors.
+@dataclass(frozen=True)
+class _Measured:
+    """A block after the first pass.
 
     Attributes:
-        numbers: of the tensors in the step.
-        counts: elements of each piece.
-        tensors: gradients, parameters, m9, m99 and v: of one piece flat, of several as they are.
+        block: the block.
+        has_idle: whether v of an element is not above 0 after the step.
+        values: what was read of it; None where the buffers have been taken for another block.
     """
 
-    numbers: list[int]
-    counts: list[int]
-    tensors: tuple[list[Tensor], ...]
-
-    def read(self, role: int, target: Tensor) -> None:
-        """Copy the pieces of a role, joined, to `[sum of counts]`."""
-        pieces = self.tensors[role]
-        # To flatten each in Python would take as long as the arithmetic of a small tensor.
-        target.copy_(pieces[0] if len(pieces) == 1 else _flatten_dense_tensors(pieces))
-
-    def write(self, role: int, values: Tensor) -> None:
-        """Copy `[sum of counts]` to the tensors of a role."""
-        pieces = self.tensors[role]
-        torch._foreach_copy_(pieces, list(_unflatten_dense_tensors(values, pieces)))
+    block: TensorBlock
+    has_idle: bool
+    values: list[Tensor] | None
 
 
 class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
@@ -97,8 +82,8 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
         if maximize and context.loss is not None:
             context = replace(context, loss=-context.loss)
         sign = -1.0 if maximize else 1.0
-        blocks = list(_blocks(updates))
-        sums = self._sums(blocks, len(updates), sign)
+        blocks = list(cut_and_join([_tensors_of(update) for update in updates]))
+        sums, measured_blocks = self._sums(blocks, len(updates), sign)
         lr, decay = rates(updates).T
         # NaN is not below it.
         if not ((np.abs(sums) < LARGEST).all() and are_float32(lr, decay).all()):
@@ -126,45 +111,58 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
         bounded = (bound < 0.9 * LARGEST).all() and (np.abs(weights) < LARGEST).all()
         if not (remembered and bounded):
             return list(updates)
-        self._move(blocks, sign, weights.astype(np.float32), (lr * decay).astype(np.float32))
+        self._move(
+            measured_blocks, sign, weights.astype(np.float32), (lr * decay).astype(np.float32)
+        )
         _write_memory(updates, after)
         return []
 
-    def _sums(self, blocks: Sequence[_Block], tensors: int, sign: float) -> NDArray[np.float64]:
+    def _sums(
+        self, blocks: Sequence[TensorBlock], tensors: int, sign: float
+    ) -> tuple[NDArray[np.float64], list[_Measured]]:
         """The sums of `SUMS` over each of so many tensors, and that of v after the step, `[n, 24]`.
 
         In float over a block, and in double over the blocks. That of v is only to see whether it is
         finite: a block's goes to its first tensor.
         """
-        sums = torch.zeros(2, tensors, 5, 5, dtype=torch.float64, device="cpu")
-        totals = torch.zeros(tensors, 1, dtype=torch.float64, device="cpu")
+        numbers = [number for block in blocks for number in block.numbers]
+        found = torch.zeros(len(numbers), SUMS + 1, dtype=torch.float32, device="cpu")
+        measured: list[_Measured] = []
+        rest = found
         for block in blocks:
-            rows = self._rows(sum(block.counts))
-            g, m, s, a, p, q, d, e, n, h, v, _ = rows.unbind()
-            for role, target in enumerate((g, p, m, s, v)):
-                block.read(role, target)
-            if sign != 1:
-                g.mul_(sign)
+            own, rest = rest[: len(block.numbers)], rest[len(block.numbers) :]
+            rows = self._rows(block)
+            other, q, d, e, n, h, a, *copies, _ = rows.unbind()
+            values = _read(block, copies, sign)
+            g, m, s, p, v = values
             torch.add(v, EPS, out=a).rsqrt_().mul_(m)
             torch.lerp(m, g, 1 - BETA_FAST, out=n)
             torch.lerp(s, g, 1 - BETA_SLOW, out=e)
-            v.mul_(BETA_SQUARE).addcmul_(g, g, value=1 - BETA_SQUARE)
-            totals[block.numbers[0]] += v.sum()
-            torch.sign(v, out=q).mul_(p)
-            v.add_(EPS).rsqrt_()
-            torch.mul(n, v, out=d)
-            e.mul_(v)
-            torch.mul(g, v, out=h)
-            grams = _products(rows, block.counts)
-            sums.index_add_(1, torch.tensor(block.numbers, device="cpu"), grams.double())
-        before, after = sums
-        squares = before.diagonal(dim1=1, dim2=2)[:, 1:]
-        found = [before[:, 0, :4], squares, after[:, FIRST, SECOND], totals]
-        return torch.cat(found, dim=1).numpy()
+            torch.mul(v, BETA_SQUARE, out=other).addcmul_(g, g, value=1 - BETA_SQUARE)
+            own[0, SUMS] = other.sum()
+            has_idle = not other.amin().item() > 0
+            if has_idle:
+                torch.sign(other, out=q).mul_(p)
+            other.add_(EPS).rsqrt_()
+            torch.mul(n, other, out=d)
+            e.mul_(other)
+            torch.mul(g, other, out=h)
+            if block.is_joined:
+                if not has_idle:
+                    q.copy_(p)
+                fill_sums_of_several(rows[1:11], block, own)
+            else:
+                masked = q if has_idle else p
+                fill_sums_of_one((g, m, s, a, p), masked, rows[2:6], own[0, :SUMS])
+            is_last = len(measured) == len(blocks) - 1
+            measured.append(_Measured(block, has_idle, values if is_last else None))
+        sums = torch.zeros(tensors, SUMS + 1, dtype=torch.float64, device="cpu")
+        sums.index_add_(0, torch.tensor(numbers, dtype=torch.int64, device="cpu"), found.double())
+        return sums.numpy(), measured
 
     def _move(
         self,
-        blocks: Sequence[_Block],
+        blocks: Sequence[_Measured],
         sign: float,
         weights: NDArray[np.float32],
         shrink: NDArray[np.float32],
@@ -179,57 +177,44 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
             shrink: subtract this times the parameter, `[n]`.
         """
         columns = torch.from_numpy(np.concatenate([weights, shrink[:, None]], axis=1)).T
-        for block in blocks:
-            count = sum(block.counts)
-            g, move, other, *copies = self._rows(count).unbind()[:7]
-            block.read(0, g)
-            if sign != 1:
-                g.mul_(sign)
-            p, m, s, v = (pieces[0] for pieces in block.tensors[1:])
+        for measured in reversed(blocks):
+            block = measured.block
+            rows = self._rows(block)
+            other, move, copies = rows[0], rows[-1], list(rows[7:-1].unbind())
+            values = _read(block, copies, sign) if measured.values is None else measured.values
+            g, m, s, p, v = values
             w = columns[:, block.numbers]
-            if len(block.numbers) > 1:
-                p, m, s, v = copies
-                for role, target in enumerate(copies, 1):
-                    block.read(role, target)
-                repeats = torch.tensor(block.counts, device="cpu")
-                w = w.repeat_interleave(repeats, dim=1, output_size=count)
+            if block.is_joined:
+                w = block.repeat(w, rows[1:7])
             m.lerp_(g, 1 - BETA_FAST)
             s.lerp_(g, 1 - BETA_SLOW)
             v.mul_(BETA_SQUARE).addcmul_(g, g, value=1 - BETA_SQUARE)
             torch.mul(m, w[1], out=move).addcmul_(s, w[2]).addcmul_(g, w[4])
             move.mul_(torch.add(v, EPS, out=other).rsqrt_())
             move.addcmul_(m, w[3]).addcmul_(p, w[0])
-            move.mul_(torch.sign(v, out=other)).addcmul_(p, w[5], value=-1)
+            if measured.has_idle:
+                move.mul_(torch.sign(v, out=other))
+            move.addcmul_(p, w[5], value=-1)
             p.add_(move)
-            if len(block.numbers) > 1:
-                for role, values in enumerate((p, m, s, v), 1):
-                    block.write(role, values)
+            block.write(values)
 
-    def _rows(self, count: int) -> Tensor:
-        """Twelve arrays of `count` elements, `[12, count]`; the same memory at every call."""
-        if self._buffers.numel() < 12 * count:
-            self._buffers = torch.empty(12 * count, dtype=torch.float32, device="cpu")
-        return self._buffers[: 12 * count].reshape(12, count)
+    def _rows(self, block: TensorBlock) -> Tensor:
+        """Arrays for a block, `[k, sum of counts]`; the same memory at every call.
+
+        Joined tensors need thirteen: five are for copies, of which one piece needs one.
+        """
+        number, count = 13 if block.is_joined else 9, sum(block.counts)
+        if self._buffers.numel() < number * count:
+            self._buffers = torch.empty(number * count, dtype=torch.float32, device="cpu")
+        return self._buffers[: number * count].reshape(number, count)
 
 
-def _products(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Products of rows 0 to 4 and of rows 5 to 9 with each other, for each piece: `[2, n, 5, 5]`.
-
-    Of one large piece only those that are read: all products of five rows take longer.
-    """
-    if len(counts) > 1 or counts[0] < LARGE:
-        grams = torch.empty(2, len(counts), 5, 5, dtype=torch.float32, device="cpu")
-        for half, products in zip((rows[:5], rows[5:10]), grams, strict=True):
-            for part, product in zip(half.split(counts, dim=1), products, strict=True):
-                torch.mm(part, part.T, out=product)
-        return grams
-    grams = torch.zeros(2, 1, 5, 5, dtype=torch.float32, device="cpu")
-    before, after = grams[:, 0]
-    torch.mv(rows[:4], rows[0], out=before[0, :4])
-    before.diagonal()[1:].copy_(torch.stack(torch._foreach_norm(list(rows[1:5]), 2)).square_())
-    for k in range(5):
-        torch.mv(rows[5 + k : 10], rows[5 + k], out=after[k, k:])
-    return grams
+def _read(block: TensorBlock, copies: Sequence[Tensor], sign: float) -> list[Tensor]:
+    """Gradients times the sign, m9, m99, parameters and v of a block, `[sum of counts]` each."""
+    values = block.read(copies)
+    if sign != 1:
+        values[0] = torch.mul(values[0], sign, out=copies[0])
+    return values
 
 
 def _read_memory(updates: Sequence[PendingUpdate]) -> Memory:
@@ -244,36 +229,6 @@ def _write_memory(updates: Sequence[PendingUpdate], memory: Memory) -> None:
     torch._foreach_copy_(own, [row for rows in memory for row in rows.unbind()])
 
 
-def _blocks(updates: Sequence[PendingUpdate]) -> Iterator[_Block]:
-    """Cut large tensors into pieces, and join small ones that follow each other."""
-    limit = max(BLOCK, BLOCK_PER_THREAD * torch.get_num_threads())
-    numbers: list[int] = []
-    total = 0
-    for number, update in enumerate(updates):
-        count = update.parameter.numel()
-        if numbers and total + count > limit:
-            yield _joined(updates, numbers)
-            numbers, total = [], 0
-        if count > limit:
-            flat = [tensor.reshape(-1) for tensor in _tensors_of(update)]
-            for start in range(0, count, limit):
-                pieces = [[tensor[start : start + limit]] for tensor in flat]
-                yield _Block([number], [min(limit, count - start)], tuple(pieces))
-        elif count:
-            numbers.append(number)
-            total += count
-    if numbers:
-        yield _joined(updates, numbers)
-
-
-def _joined(updates: Sequence[PendingUpdate], numbers: list[int]) -> _Block:
-    rows = [_tensors_of(updates[k]) for k in numbers]
-    counts = [row[1].numel() for row in rows]
-    if len(rows) == 1:
-        return _Block(numbers, counts, tuple([tensor.view(-1)] for tensor in rows[0]))
-    return _Block(numbers, counts, tuple(list(column) for column in zip(*rows, strict=True)))
-
-
 def _tensors_of(update: PendingUpdate) -> tuple[Tensor, ...]:
     state = update.state
-    return update.gradient, update.parameter, state["m9"], state["m99"], state["v"]
+    return update.gradient, state["m9"], state["m99"], update.parameter, state["v"]
