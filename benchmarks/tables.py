@@ -190,6 +190,14 @@ def step_cost():
     return table(measured("step_cost"))
 
 
+def gpt_iteration():
+    """The step's share of a training iteration by optimizer."""
+    sys.path.append(str(ROOT / "benchmarks" / "speed"))
+    from gpt_iteration import table
+
+    return table(measured("gpt_iteration"))
+
+
 TABLES = (
     ("README.md", "held-out", held_out),
     ("docs/measured.md", "held-out", held_out),
@@ -202,6 +210,7 @@ TABLES = (
     ("learned_opt/pretrained/andrychowicz-lstm.md", "andrychowicz", andrychowicz),
     ("docs/measured.md", "meta-gradient", meta_gradient),
     ("docs/choose.md", "step-cost", step_cost),
+    ("docs/choose.md", "gpt-iteration", gpt_iteration),
     ("docs/estimators.md", "unroll-memory", unroll_memory),
     ("docs/initialisations.md", "sine", sine),
     ("docs/initialisations.md", "omniglot", omniglot),

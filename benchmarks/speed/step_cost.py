@@ -78,17 +78,21 @@ def make_muon(size):
     return step
 
 
+def make_learned(rule_name, parameters, code):
+    """An optimizer of these parameters that this code steps."""
+    rule = create_rule(rule_name).requires_grad_(False)
+    plan = {"total_steps": 10**6} if "total_steps" in rule.read_context() else {}
+    step = codes(rule)[code]
+    with mock.patch("learned_opt.optimizer.fused.fused_steps", lambda rule: [step()]):
+        return LearnedOptimizer(parameters, rule=rule, fused=step is not None, **plan)
+
+
 def make_step(rule_name, size, many, code):
     """A function that takes one step, with a loss for the rules that read it."""
     if rule_name == MUON:
         return make_muon(size)
-    rule = create_rule(rule_name).requires_grad_(False)
-    plan = {"total_steps": 10**6} if "total_steps" in rule.read_context() else {}
-    step, loss = codes(rule)[code], torch.tensor(1.0)
-    with mock.patch("learned_opt.optimizer.fused.fused_steps", lambda rule: [step()]):
-        optimizer = LearnedOptimizer(
-            make_parameters(size, many), rule=rule, fused=step is not None, **plan
-        )
+    optimizer = make_learned(rule_name, make_parameters(size, many), code)
+    loss = torch.tensor(1.0)
     return lambda: optimizer.step(lambda: loss)
 
 

@@ -37,13 +37,15 @@ class LostMemory:
 
         Raises:
             RuntimeError: a storage was freed or cut short, or several elements of a parameter share
-                one place in memory, as after `expand`.
+                one place in memory, as after `expand` and some calls of `as_strided`. A step has no
+                one meaning there: torch's optimizers add up such updates in some of their code and
+                keep one of them in other.
         """
         updates = places.updates
         if updates[0].parameter.device.type not in ("cpu", "cuda"):
             return
         for update in updates:
-            if _is_expanded(update.parameter):
+            if _overlaps_itself(update.parameter):
                 raise RuntimeError(
                     f"parameter {update.name} cannot be written, since several of its elements "
                     "share one place in memory: clone it"
@@ -76,12 +78,27 @@ def _is_lost(tensor: Any) -> bool:
     return end > held and not tensor._is_zerotensor()
 
 
-def _is_expanded(tensor: Tensor) -> bool:
-    """Whether elements share a place because a stride is 0."""
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Whether elements share a place in memory."""
     if not has_memory(tensor) or tensor.is_contiguous():
         return False
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    return any(size > 1 and not step for size, step in steps)
+    reached = 0  # how far the dimensions with smaller strides reach from the first element
+    shape, strides = tensor.shape, tensor.stride()
+    for step, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1:
+            if step <= reached:
+                # Strides of 3 and 2 may still hit other places, as in shape [2, 3].
+                return step == 0 or _places(shape, strides) < tensor.numel()
+            reached += (size - 1) * step
+    return False
+
+
+def _places(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """The number of different places of the elements."""
+    found = np.zeros(1, dtype=np.int64)
+    for size, step in zip(shape, strides, strict=True):
+        found = np.unique(np.add.outer(found, step * np.arange(size)))
+    return len(found)
 
 
 def _describe(tensor: Tensor, updates: Sequence[PendingUpdate]) -> str:

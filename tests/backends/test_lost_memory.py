@@ -101,6 +101,59 @@ def test_an_expanded_parameter_is_refused_before_anything_moves(name, shape, fus
         assert torch.equal(old, new)
 
 
+OVERLAPPING = {
+    "rows": ((3, 4), (2, 1)),
+    "columns": ((3, 4), (1, 2)),
+    "all alike": ((3, 4), (1, 1)),
+    "the middle of three": ((3, 2, 2), (3, 1, 1)),
+    "one row": ((1, 2, 4), (1, 2, 1)),
+}
+"""Shapes and strides: some elements share places, and no stride is 0."""
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("layout", OVERLAPPING)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_that_overlaps_itself_is_refused_before_anything_moves(name, layout, fused):
+    shape, strides = OVERLAPPING[layout]
+    last = nn.Parameter(torch.ones(shape))
+    optimizer = stepped(name, last, fused)
+    memory = torch.linspace(-1, 1, 12)
+    last.data = memory.as_strided(shape, strides)
+    before = [value.clone() for value in optimizer.state[last].values()]
+    assert_refused(optimizer, "^parameter last cannot be written")
+    assert torch.equal(memory, torch.linspace(-1, 1, 12))
+    for old, new in zip(before, optimizer.state[last].values(), strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((2, 3), (3, 2)),  # places 0 2 4 and 3 5 7
+        ((3, 2), (2, 3)),
+        ((2, 3), (1, 2)),
+        ((2, 3), (7, 2)),
+        ((2, 1, 3), (3, 0, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_strides_without_overlap_are_stepped(name, shape, strides):
+    ends = []
+    for odd in (True, False):
+        torch.manual_seed(0)
+        last = nn.Parameter(torch.ones(shape))
+        optimizer = stepped(name, last)
+        values = torch.linspace(-1, 1, 12).as_strided(shape, strides)
+        before = values.clone()
+        last.data = values if odd else before.contiguous().clone()
+        step(optimizer)
+        ends.append(last.detach().clone())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(ends[0], before)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sparse_entry_in_the_state_is_left_alone(name):
     last = nn.Parameter(torch.ones(3, 4))

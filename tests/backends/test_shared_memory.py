@@ -83,6 +83,29 @@ def test_the_reason_names_the_tensors(layout, reason):
     assert str(raised.value) == f"fused=True does not fit {reason}"
 
 
+@pytest.mark.parametrize(
+    "strides", [(2, 1), (1, 1), (0, 1), (1, 2)], ids=lambda strides: f"{strides}"
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_may_overlap_itself(name, strides):
+    """It is only read: the same numbers as from a copy."""
+    ends = []
+    for copied in (False, True):
+        torch.manual_seed(0)
+        rule = create_rule(name)
+        planned = 50 if "total_steps" in rule.required_context() else None
+        parameters = [nn.Parameter(torch.eye(4)), nn.Parameter(torch.ones(3))]
+        optimizer = LearnedOptimizer(parameters, rule=rule, total_steps=planned)
+        for step in range(3):
+            gradient = (torch.arange(10.0) + step).as_strided((4, 4), strides)
+            parameters[0].grad = gradient.contiguous() if copied else gradient
+            parameters[1].grad = torch.ones(3)
+            optimizer.step(lambda: torch.tensor(1.5))
+        ends.append(parameters[0].detach().clone())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(ends[0], torch.eye(4))
+
+
 def test_gradients_may_share_memory():
     gradient, ends = torch.ones(4), []
     for fused in (True, False):

@@ -147,6 +147,22 @@ def test_the_cost_that_readme_gives_is_what_was_measured():
     assert said in README
 
 
+def test_the_shares_of_a_training_iteration_that_docs_give_are_what_was_measured():
+    found = measured("gpt_iteration")
+    assert found["parameters"] == 1_020_416
+    assert (found["tokens"], found["threads"]) == (1536, 1)
+    shares = {(row["optimizer"], row["code"]): 100 * row["share"] for row in found["rows"]}
+    said = " ".join(read("docs/choose.md").split())
+    in_c = [shares[name, "C"] for name in ("step-size-lstm", "adam-lstm", "lstm")]
+    first, second, third = in_c
+    assert (
+        f"adds {first:.2g}% to the passes, `adam-lstm` {second:.0f}% and `lstm` {third:.0f}%"
+        in said
+    )
+    default, muon = shares["orthogonal-momentum", "torch and C"], shares["Muon", "torch"]
+    assert f"matrix products add {default:.0f}%, Muon's {muon:.0f}%" in said
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/benchmark.md"])
 def test_what_a_page_says_of_the_benchmark_stands_in_its_table(page):
     table = rows(read("docs/benchmark.md").split("<!-- table: benchmark -->")[1])
