@@ -11,7 +11,8 @@ from torch import Tensor
 
 from learned_opt.arguments import shown
 from learned_opt.functional import one_element
-from learned_opt.rules.base import UpdateRule, plain
+from learned_opt.rules.base import UpdateRule
+from learned_opt.setting_types import plain
 
 SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 """Options that all parameter groups share."""
