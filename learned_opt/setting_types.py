@@ -41,8 +41,8 @@ def setting_types(constructor: Callable[..., Any]) -> dict[str, Any]:
 def fitted(name: str, value: Any, hint: Any) -> Any:
     """A value as its type has it: plain, 3.0 as a whole number 3, and a list as a tuple.
 
-    Numbers, truth values, texts, mappings, and lists of them are checked; values of other types pass.
-    A list of choices is for its class to check, which suggests the nearest one.
+    Numbers, truth values, texts, mappings, and lists of them are checked. Values of other types
+    pass; a choice is for its class to check, which suggests the nearest one.
 
     Args:
         name: the setting, for messages.

@@ -45,7 +45,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (numbers.Real, Tensor))
+    return isinstance(value, (numbers.Real, Tensor)) and not isinstance(value, bool)
 
 
 def _as_keyword(value: Any) -> str:
@@ -72,7 +72,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         ValueError: not a whole number of at least `least`.
     """
     number = plain(value)
-    if not isinstance(number, (int, float)) or number != number // 1 or number < least:
+    known = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if not known or number != number // 1 or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
     return int(number)
 
