@@ -60,7 +60,7 @@ def check_type(name: str, value: object, kinds: type | tuple[type, ...], wanted:
         TypeError: it is not; the message names the argument.
 
     Examples:
-        >>> check_type("keep", 3, Iterable, "a list of names")
+        >>> check_type("keep", 3, (list, tuple), "a list of names")
         Traceback (most recent call last):
         TypeError: keep must be a list of names, got 3
     """
