@@ -43,5 +43,6 @@ if __name__ == "__main__":
         "LearnedOptimizer": LearnedOptimizer,
         "digits-lstm": lambda p: LearnedOptimizer(p, rule="digits-lstm"),
     }
+    print("optimizer         loss on all digits")
     for name, make_optimizer in optimizers.items():
         print(f"{name:<18}{train(make_optimizer, **setting):.4f}")

@@ -47,6 +47,46 @@ def shortened(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
+def check_type(name: str, value: object, kinds: type | tuple[type, ...], wanted: str) -> None:
+    """Check that an argument is an instance of one of some types.
+
+    Args:
+        name: the argument.
+        value: its value.
+        kinds: the types.
+        wanted: what they are called, for the message.
+
+    Raises:
+        TypeError: it is not; the message names the argument.
+
+    Examples:
+        >>> check_type("keep", 3, (list, tuple), "a list of names")
+        Traceback (most recent call last):
+        TypeError: keep must be a list of names, got 3
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
+
+
+def check_path(name: str, path: object, wanted: str = "a path") -> None:
+    """Check that an argument is a path.
+
+    Raises:
+        TypeError: it is not; the message names the argument.
+    """
+    check_type(name, path, (str, PathLike), wanted)
+
+
+def check_function(name: str, value: object, wanted: str) -> None:
+    """Check that an argument can be called.
+
+    Raises:
+        TypeError: it cannot; the message names the argument.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
+
+
 def check_module(module: object) -> None:
     """Check that an argument is a module.
 

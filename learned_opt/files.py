@@ -22,6 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from learned_opt.arguments import check_path
+
 NO_DIGEST = "0" * 64
 """Stands for the digest while the digest is computed."""
 
@@ -161,8 +163,17 @@ def check_version(path: str | os.PathLike[str], metadata: Mapping[str, str], kno
         )
 
 
-def expand(path: str | os.PathLike[str]) -> Path:
-    """A path with `~` replaced by the home folder, as a shell does it."""
+def expand(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """A path with `~` replaced by the home folder, as a shell does it.
+
+    Args:
+        path: the path.
+        name: of the argument, for the message.
+
+    Raises:
+        TypeError: not a path.
+    """
+    check_path(name, path)
     return Path(os.path.expanduser(path))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learned_opt.arguments import shown
 from learned_opt.rules.base import Context, State, UpdateRule
 
 
@@ -142,14 +143,14 @@ def check_lr(lr: Any) -> float:
     """
     number = _plain(lr)
     if not math.isfinite(number):
-        raise ValueError(f"lr must be a finite number, got {lr!r}")
+        raise ValueError(f"lr must be a finite number, got {shown(lr)}")
     return number
 
 
 def _plain(value: Any) -> float:
     """A number of any type as a float; NaN if it is not a number."""
     try:
-        return math.nan if isinstance(value, str) else float(value)
+        return math.nan if isinstance(value, (str, bool)) else float(value)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
 
@@ -161,11 +162,11 @@ def check_steps(steps: Any) -> int:
         ValueError: not a whole number of at least 0.
     """
     try:
-        count = operator.index(steps)
+        count = -1 if isinstance(steps, bool) else operator.index(steps)
     except TypeError:
         count = -1
     if count < 0:
-        raise ValueError(f"steps must be a whole number of at least 0, got {steps!r}")
+        raise ValueError(f"steps must be a whole number of at least 0, got {shown(steps)}")
     return count
 
 
@@ -177,5 +178,5 @@ def check_proximal(strength: Any) -> float:
     """
     number = _plain(strength)
     if not 0 <= number < math.inf:
-        raise ValueError(f"proximal must be finite and at least 0, got {strength!r}")
+        raise ValueError(f"proximal must be finite and at least 0, got {shown(strength)}")
     return number

@@ -9,11 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from learned_opt.arguments import shown
+from learned_opt.setting_types import fitted, setting_types
 
 T = TypeVar("T")
-
-WHOLE = ("int", "int | None", str(int), str(int | None))
-"""Annotations of settings that are whole numbers."""
 
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
@@ -41,26 +39,39 @@ def create(
     """Call `table[name](**settings)`.
 
     Raises:
-        ValueError: an unknown name or setting, or a value that the constructor refuses.
+        ValueError: an unknown name or setting, one that is missing, one of another type than its
+            annotation says (see `fitted`), or a value that the constructor refuses.
     """
     constructor = look_up(kind, name, table)
-    known = inspect.signature(constructor).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {
+        key: parameter
+        for key, parameter in inspect.signature(constructor).parameters.items()
+        if parameter.kind in named
+    }
     for setting in settings:
         if setting not in known:
             raise ValueError(unknown(f"setting of {kind} {name!r}", setting, known))
-    for setting, value in settings.items():
-        whole = str(known[setting].annotation) in WHOLE
-        if whole and isinstance(value, float) and not value.is_integer():
-            raise ValueError(f"{setting} must be a whole number, got {value}")
+    for setting, parameter in known.items():
+        if parameter.default is parameter.empty and setting not in settings:
+            raise ValueError(f"{kind} {name!r} needs the setting {setting}")
+    hints = setting_types(constructor)
+    fit = {key: fitted(key, value, hints.get(key, Any)) for key, value in settings.items()}
     try:
-        return constructor(**settings)
+        return constructor(**fit)
     except TypeError as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        given = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
         raise ValueError(f"settings of {kind} {name!r} do not fit: {given} ({error})") from error
 
 
 def matching_names(names: Iterable[str], filter: str) -> list[str]:
-    """The names that match a pattern with shell wildcards, in their order."""
+    """The names that match a pattern with shell wildcards, in their order.
+
+    Raises:
+        TypeError: the pattern is no text.
+    """
+    if not isinstance(filter, str):
+        raise TypeError(f"filter must be a pattern such as '*lstm', got {shown(filter)}")
     return [name for name in names if fnmatchcase(name, filter)]
 
 
@@ -69,4 +80,4 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})"
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})"

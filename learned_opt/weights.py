@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from learned_opt.arguments import check_path, check_type
 from learned_opt.files import (
     check_version,
     expand,
@@ -62,6 +63,7 @@ def save_rule(
 
     Raises:
         ValueError: not a rule, or its class is not registered, so the file could not be loaded.
+        TypeError: not a path, or a card that is no mapping.
         OSError: the disk is full or the folder cannot be written; an old file is unchanged.
 
     Examples:
@@ -69,6 +71,7 @@ def save_rule(
         >>> optimizer = LearnedOptimizer(model.parameters(), rule="my-rule.safetensors")
     """
     check_rule(rule)
+    check_type("card", card, (Mapping, NoneType), "a mapping")
     name = rule_name(rule)
     if name not in list_rules():
         raise ValueError(f"cannot save rule {name}: its class is not registered")
@@ -78,7 +81,7 @@ def save_rule(
         "settings": json.dumps(rule.settings),
         "card": json.dumps(dict(card or {})),
     }
-    write_tensors(Path(path), rule.state_dict(), FORMAT, metadata)
+    write_tensors(expand(path), rule.state_dict(), FORMAT, metadata)
 
 
 def load_rule(path: str | PathLike[str]) -> UpdateRule:
@@ -86,6 +89,7 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
 
     Raises:
         FileNotFoundError: the file does not exist.
+        TypeError: not a path.
         ValueError: damaged, truncated, or of another format; the message names the file.
 
     Examples:
@@ -117,6 +121,7 @@ def load_card(name_or_path: str | PathLike[str]) -> dict[str, Any]:
     """Read the card of a weights file: tasks and settings of meta-training, measurements.
 
     Raises:
+        TypeError: neither a name nor a path.
         ValueError: an unknown name, a missing file, or a damaged one.
 
     Examples:
@@ -162,6 +167,7 @@ def from_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
     instead, `LearnedOptimizer(..., rule="digits-lstm")`, share one frozen copy.
 
     Raises:
+        TypeError: neither a name nor a path.
         ValueError: an unknown name (the message suggests the nearest one), or a damaged file.
 
     Examples:
@@ -225,6 +231,7 @@ def names_weights(name_or_path: str) -> bool:
 
 
 def _find(name_or_path: str | PathLike[str]) -> Path:
+    check_path("name_or_path", name_or_path, "a name or a path")
     text = os.fspath(name_or_path)
     if text in _bundled():
         return _bundled()[text]
@@ -256,7 +263,7 @@ def _bundled_digests() -> dict[str, str]:
 
 
 def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = read_tensors(Path(path), FORMAT, FIELDS)
+    tensors, metadata = read_tensors(expand(path), FORMAT, FIELDS)
     check_version(path, metadata, VERSION)
     return tensors, metadata
 

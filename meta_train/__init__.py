@@ -23,7 +23,8 @@ from meta_train.estimators import (
     list_estimators,
 )
 from meta_train.evaluation.baselines import BASELINES, Baseline
-from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask, compare
+from meta_train.evaluation.compare import ComparedOptimizer, compare
+from meta_train.evaluation.comparison_jobs import ComparisonTask
 from meta_train.evaluation.report import draw_curves, render_table
 from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.evaluation.validator import Validator

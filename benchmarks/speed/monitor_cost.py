@@ -2,11 +2,13 @@
 
     python benchmarks/speed/monitor_cost.py
     python benchmarks/speed/monitor_cost.py --quick  # the small network, 5 seconds of training
+    python benchmarks/speed/monitor_cost.py --tensors 20 200 800  # only the seconds to close
 
 Prints a Markdown table: observations that the default makes in a minute of training, milliseconds
 per step without them, the processor time of the observations in per cent of the rest, and the
 seconds to close the monitor, which draws the heat maps. The step is that of the thread that trains;
-both parts are of one run, so that other programs disturb the ratio little.
+both parts are of one run, so that other programs disturb the ratio little. With --tensors, a table
+of an observation and of closing by the number of tensors, of which the 32 largest are observed.
 """
 
 import argparse
@@ -22,6 +24,9 @@ from torch import nn
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.monitoring.monitor import GateMonitor
 from meta_train.evaluation.tables import markdown_table
+
+OBSERVED = 60
+"""Observed steps before the monitor is closed, with --tensors."""
 
 RULES = ("adam", "gated-lstm", "momentum-gated-lstm", "lstm", "step-size-lstm", "general")
 MODELS = {"64-20-10": (64, 20, 10), "64-128-128-10": (64, 128, 128, 10)}
@@ -82,9 +87,32 @@ def measure(rule_name, sizes, least):
     return maps, step, 100 * monitor.spent / (total - monitor.spent), closing
 
 
-def main(least, threads, quick):
+def measure_closing(count):
+    """Milliseconds of an observation and seconds to close, for so many small matrices."""
+    torch.manual_seed(0)
+    matrices = [nn.Parameter(torch.randn(8 + k % 13, 4 + 7 * k % 11)) for k in range(count)]
+    named = [(f"layers.{k}.weight", matrix) for k, matrix in enumerate(matrices)]
+    optimizer = LearnedOptimizer(named, lr=1e-3, rule=create_rule("gated-lstm"))
+    with tempfile.TemporaryDirectory() as folder:
+        monitor = TimedMonitor(folder, every=1)
+        monitor.attach(optimizer)
+        for _ in range(OBSERVED):
+            for matrix in matrices:
+                matrix.grad = 0.1 * matrix.detach()
+            optimizer.step(lambda: torch.ones(()))
+        return 1e3 * monitor.spent / OBSERVED, seconds(monitor.close, processor=True)
+
+
+def main(least, threads, quick, tensors):
     torch.set_num_threads(threads)
     rows = []
+    if tensors:
+        for count in tensors:
+            observing, closing = measure_closing(count)
+            rows.append([str(count), f"{observing:.1f}", f"{closing:.2f}"])
+        header = ["tensors", "ms per observation", "s to close"]
+        print(markdown_table(header, rows, align=">>>"))
+        return
     models = dict(list(MODELS.items())[:1]) if quick else MODELS
     for rule_name in RULES:
         for name, sizes in models.items():
@@ -101,4 +129,5 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="the small network, 5 seconds each")
     parser.add_argument("--least", type=float, default=60, help="seconds of training of each")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tensors", type=int, nargs="+", help="numbers of tensors of a model")
     main(**vars(parser.parse_args()))

@@ -17,7 +17,7 @@ from learned_opt.adaptation.initialization import Initialization, load_initializ
 from learned_opt.adaptation.loop import Adaptation
 from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
 from learned_opt.adaptation.support_set import cycle_batches
-from learned_opt.arguments import check_module, shown
+from learned_opt.arguments import check_function, check_module, check_type, shown
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.registry import unknown
 from learned_opt.rule_argument import check_rule
@@ -123,6 +123,7 @@ def adapt(
         ValueError: nothing to adapt, lazy or complex parameters, sparse gradients, an argument out
             of range, an initialisation that does not fit the module, or that takes no steps where
             `keep` is given without `steps`, or no `loss` and targets that are no classes.
+        TypeError: an argument of another type; the message names it.
         RuntimeError: the loss or an adapted parameter is not finite (only without `functional`).
 
     Examples:
@@ -138,6 +139,10 @@ def adapt(
         >>> nn.functional.cross_entropy(outputs, targets).backward()
     """
     check_module(module)
+    if loss is not None:
+        check_function("loss", loss, "a function (output, targets)")
+    for name, switch in (("functional", functional), ("create_graph", create_graph)):
+        check_type(name, switch, bool, "True or False")
     if create_graph and not functional:
         raise ValueError(
             "create_graph=True needs functional=True: a module's own parameters have no graph"
@@ -287,6 +292,8 @@ def _parameters_to_adapt(module: nn.Module, only: Iterable[str] | None) -> dict[
     """The parameters to adapt, by name."""
     if isinstance(only, str):
         raise ValueError(f"only must be a list of names, got {only!r}")
+    if only is not None:
+        check_type("only", only, Iterable, "a list of names or prefixes")
     named = {key: value for key, value in module.named_parameters() if value.requires_grad}
     chosen: dict[str, Tensor] = dict(named)
     if only is not None:

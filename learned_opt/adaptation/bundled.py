@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, overload
 
+from learned_opt.arguments import check_path
 from learned_opt.files import expand
 from learned_opt.registry import matching_names, unknown
 
@@ -51,8 +52,10 @@ def find_initialization(name_or_path: str | PathLike[str]) -> Path:
     """The file of a bundled initialisation, or the path itself.
 
     Raises:
+        TypeError: neither a name nor a path.
         ValueError: neither a bundled name nor a path: no file, no folder and no suffix.
     """
+    check_path("name_or_path", name_or_path, "a name or a path")
     text = os.fspath(name_or_path)
     if text in INITIALIZATIONS:
         folder = Path(str(resources.files("learned_opt"))) / "pretrained" / "initializations"

@@ -6,15 +6,21 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from learned_opt.adaptation.bundled import find_initialization
-from learned_opt.arguments import check_module, shown
-from learned_opt.files import check_version, one_line, read_json, read_tensors, write_tensors
+from learned_opt.arguments import check_module, check_type, shown
+from learned_opt.files import (
+    check_version,
+    expand,
+    one_line,
+    read_json,
+    read_tensors,
+    write_tensors,
+)
 from learned_opt.functional import check_lr, check_proximal, check_steps
 from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
@@ -73,6 +79,12 @@ class Initialization:
 
     def __post_init__(self) -> None:
         """Check the fields, and convert numbers to plain Python ones."""
+        for name in ("parameters", "buffers"):
+            values = getattr(self, name)
+            check_type(name, values, Mapping, "tensors by name")
+            for key, value in values.items():
+                check_type(f"{name}[{key!r}]", value, Tensor, "a tensor")
+        check_type("card", self.card, Mapping, "a mapping")
         if self.rule is not None:
             check_rule(self.rule)
         if self.lr is not None:
@@ -82,6 +94,7 @@ class Initialization:
         if isinstance(self.only, str):
             raise ValueError(f"only must be a list of names or prefixes, got {self.only!r}")
         if self.only is not None:
+            check_type("only", self.only, Iterable, "a list of names or prefixes")
             object.__setattr__(self, "only", tuple(self.only))
         if self.proximal is not None:
             object.__setattr__(self, "proximal", check_proximal(self.proximal))
@@ -121,6 +134,7 @@ class Initialization:
         if isinstance(keep, str):
             raise ValueError(f"keep must be a list of names or prefixes, got the string {keep!r}")
         check_module(module)
+        check_type("keep", keep, Iterable, "a list of names or prefixes")
         kept = tuple(keep)
         pairs = self._pairs(module, kept)
         if any(target.is_meta for target, _ in pairs):
@@ -223,7 +237,7 @@ def save_initialization(initialization: Initialization, path: str | PathLike[str
             metadata[key] = json.dumps(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the {key} of the initialisation cannot be saved: {error}") from None
-    write_tensors(Path(path), tensors, FORMAT, metadata)
+    write_tensors(expand(path), tensors, FORMAT, metadata)
 
 
 def load_initialization(name_or_path: str | PathLike[str]) -> Initialization:

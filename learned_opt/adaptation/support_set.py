@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset
 
+from learned_opt.arguments import check_type
+
 
 def cycle_batches(support: Any) -> Iterator[tuple[Any, Any]]:
     """Yield pairs of inputs and targets endlessly.
@@ -55,6 +57,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _cycle(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    check_type("support", batches, Iterable, "a pair (inputs, targets) or a list of such batches")
     while True:
         count = 0
         for batch in batches:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 
 import torch
 
-from learned_opt.arguments import shown
+from learned_opt.arguments import check_type, shown
 from learned_opt.explanation.explanation import Explanation
 from learned_opt.explanation.measured import Findings, measure_responses, measure_trainings
 from learned_opt.files import one_line
@@ -18,6 +18,7 @@ from learned_opt.registry import unknown
 from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import create_rule, list_rules, rule_name
+from learned_opt.setting_types import fitted
 from learned_opt.weights import find_rule, list_pretrained, names_weights, rule_digest
 
 
@@ -53,6 +54,7 @@ def explain(
         The numbers and sentences, which can be drawn, saved and written to TensorBoard.
 
     Raises:
+        TypeError: `compare` is no list.
         ValueError: an unknown name, a damaged file, or a rule that cannot be stepped.
 
     Examples:
@@ -62,6 +64,8 @@ def explain(
     """
     if isinstance(compare, (str, UpdateRule)):
         raise ValueError(f"compare must be a list of rules, got {shown(compare)}")
+    check_type("compare", compare, Iterable, "a list of rules")
+    seed = fitted("seed", seed, int)
     own_name, own = find(rule, seed)
     others: dict[str, UpdateRule] = {}
     for other in compare:

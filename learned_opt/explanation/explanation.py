@@ -74,11 +74,13 @@ class Explanation:
 
         Raises:
             ImportError: matplotlib is not installed.
+            TypeError: not a path.
             OSError: the file cannot be written.
         """
+        path = expand(path)
         buffer = io.BytesIO()
         self.figure(panel).savefig(buffer, dpi=DPI, format="png", metadata={"Software": None})
-        write_atomically(expand(path), buffer.getvalue())
+        write_atomically(path, buffer.getvalue())
 
     def write(self, writer: SummaryWriter, step: int = 0) -> None:
         """Write images of the panels, scalars and sentences to TensorBoard.

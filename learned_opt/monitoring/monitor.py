@@ -28,6 +28,7 @@ from learned_opt.optimizer.options import whole_number
 from learned_opt.optimizer.wrappers import unwrapped
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.setting_types import fitted
 from learned_opt.updates import PendingUpdate
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class GateMonitor:
         rows = whole_number("heat_map_coordinates", heat_map_coordinates)
         columns = whole_number("heat_map_columns", heat_map_columns, least=2)
         heat_map_every = whole_number("heat_map_every", heat_map_every)
+        saturated = fitted("saturated", saturated, tuple[float, float])
+        seed = fitted("seed", seed, int)
         if not 0 <= saturated[0] <= saturated[1] <= 1:
             raise ValueError(f"saturated must be two ordered bounds in [0, 1], got {saturated}")
         self._owns_writer = isinstance(writer, (str, PathLike))

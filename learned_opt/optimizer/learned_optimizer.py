@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from learned_opt.arguments import shown
+from learned_opt.arguments import check_type, shown
 from learned_opt.functional import one_element, without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
@@ -114,6 +114,7 @@ class LearnedOptimizer(Optimizer):
     ) -> None:
         if isinstance(params, nn.Module):
             raise TypeError(f"params must be parameters, got {shown(params)}: give .parameters()")
+        check_type("params", params, Iterable, "parameters")
         if not isinstance(rule, UpdateRule):
             rule = find_rule(rule)
         chunk_size = whole_number("chunk_size", chunk_size)

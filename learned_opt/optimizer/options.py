@@ -11,7 +11,8 @@ from torch import Tensor
 
 from learned_opt.arguments import shown
 from learned_opt.functional import one_element
-from learned_opt.rules.base import UpdateRule, plain
+from learned_opt.rules.base import UpdateRule
+from learned_opt.setting_types import plain
 
 SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 """Options that all parameter groups share."""
@@ -44,7 +45,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (numbers.Real, Tensor))
+    return isinstance(value, (numbers.Real, Tensor)) and not isinstance(value, bool)
 
 
 def _as_keyword(value: Any) -> str:
@@ -71,7 +72,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         ValueError: not a whole number of at least `least`.
     """
     number = plain(value)
-    if not isinstance(number, (int, float)) or number != number // 1 or number < least:
+    known = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if not known or number != number // 1 or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
     return int(number)
 

@@ -18,13 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from learned_opt.rules.results import check_results
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.setting_types import plain
 
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
@@ -292,15 +292,6 @@ def cast_state(state: State, dtype: torch.dtype) -> State:
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
-
-
-def plain(value: Any) -> Any:
-    """A number of NumPy or PyTorch as Python's; in lists and tuples, too."""
-    if isinstance(value, (np.generic, np.ndarray, Tensor)):
-        return value.item() if value.ndim == 0 else value.tolist()
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(part) for part in value)
-    return value
 
 
 _HOW_TO_GIVE: Mapping[str, str] = {

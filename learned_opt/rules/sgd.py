@@ -19,6 +19,9 @@ class SGD(CoordinateRule):
 
     default_lr = 1e-2
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def coordinate_state(self) -> dict[str, tuple[int, ...]]:
         """No state."""
         return {}

@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from learned_opt.registry import look_up
+from learned_opt.rules import RULES
+from meta_train.runtime.checks import check_not_negative, check_positive, make_plain
+
 WARMUP = 0.03
 """Fraction of the steps in which the cosine schedule warms up."""
 
@@ -39,6 +43,9 @@ class Baseline:
         learning_rates: the grid, wide enough that the best learning rate is not at its edge.
         schedule: one of `SCHEDULES`.
         weight_decay: decoupled weight decay.
+
+    Raises:
+        ValueError: names the value that does not fit.
     """
 
     label: str
@@ -46,6 +53,17 @@ class Baseline:
     learning_rates: tuple[float, ...]
     schedule: str = "constant"
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        make_plain(self)
+        look_up("rule", self.rule, RULES)
+        look_up("schedule", self.schedule, SCHEDULES)
+        if not self.learning_rates:
+            raise ValueError("learning_rates must not be empty")
+        for rate in self.learning_rates:
+            check_positive(learning_rates=rate)
+        check_not_negative(weight_decay=self.weight_decay)
 
 
 BASELINES: tuple[Baseline, ...] = (

@@ -8,161 +8,22 @@ keeps an average of the parameters is not told the number of steps, and is evalu
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from learned_opt.arguments import shown
+from learned_opt.arguments import check_function, check_type, shown
+from learned_opt.optimizer.options import whole_number
 from learned_opt.rule_argument import check_rule
-from learned_opt.rules import UpdateRule, create_rule
-from meta_train.evaluation.baselines import BASELINES, SCHEDULES, Baseline
-from meta_train.evaluation.processes import interrupts_held, worker_pool
-from meta_train.inner.loop import InnerLoop
-from meta_train.inner.state import InnerState, stack, start
-from meta_train.runtime.device import choose_device
-from meta_train.runtime.seeding import generator
-from meta_train.tasks import Task
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Losses of one optimizer, at every learning rate and on every seed.
-
-    Attributes:
-        losses: training loss of each step, `[learning rates, seeds, steps]`; infinite after
-            divergence.
-        checked: steps after which the loss on all data was computed, `[checks]`.
-        full_losses: loss on all data, `[learning rates, seeds, checks]`.
-    """
-
-    losses: Tensor
-    checked: Tensor
-    full_losses: Tensor
-
-    def mean_losses(self, steps: int) -> Tensor:
-        """Mean training loss over the first `steps` steps, `[learning rates, seeds]`."""
-        return self.losses[..., :steps].mean(-1)
-
-    def final_losses(self, steps: int) -> Tensor:
-        """Loss on all data after `steps` steps, `[learning rates, seeds]`."""
-        position = int((self.checked == steps).nonzero()[0, 0])
-        return self.full_losses[..., position]
-
-    def steps_to_reach(self, target: float) -> float:
-        """Steps until the mean loss over seeds is at most `target`, at the fastest learning rate.
-
-        Infinite if no learning rate reaches it.
-        """
-        reached = self.full_losses.mean(1) <= target
-        if not bool(reached.any()):
-            return math.inf
-        return float(torch.where(reached, self.checked.double(), math.inf).min())
-
-
-def train_curves(
-    rule: UpdateRule,
-    task: Task,
-    *,
-    seeds: Sequence[int],
-    steps: int,
-    learning_rates: Sequence[float] | None = None,
-    schedule: str = "constant",
-    weight_decay: float = 0.0,
-    check_every: int = 5,
-    device: torch.device | str = "auto",
-) -> Curves:
-    """Train one problem per seed and learning rate, all together.
-
-    Args:
-        rule: the update rule.
-        task: source of the problems. A seed gives the same problem for every rule.
-        seeds: one problem each.
-        steps: inner steps.
-        learning_rates: learning rates; None is the rule's own.
-        schedule: see `Baseline`.
-        weight_decay: decoupled weight decay.
-        check_every: steps between evaluations on all data.
-        device: device of training.
-
-    Returns:
-        The losses, on the CPU.
-    """
-    device = choose_device(device)
-    rule = rule if rule.device == device else copy.deepcopy(rule).to(device)
-    problems = [task.sample(generator("evaluate", seed), device) for seed in seeds]
-    batches = [generator("evaluate", seed, "batches") for seed in seeds]
-    full = stack([problem.full() for problem in problems])
-    learning_rates = [rule.default_lr] if learning_rates is None else learning_rates
-    copies = len(learning_rates)
-
-    def at_every_rate(tree: Any) -> Any:
-        """`[seeds, ...]` to `[learning rates * seeds, ...]`."""
-        return pytree.tree_map(lambda t: t.repeat(copies, *([1] * (t.dim() - 1))), tree)
-
-    rates = torch.tensor(list(learning_rates), dtype=torch.float32, device=device)
-    lr = rates.repeat_interleave(len(seeds))
-    loop = InnerLoop(
-        rule,
-        problems[0].loss,
-        vectorize=True,
-        weight_decay=weight_decay,
-        total_steps=None if rule.averages else steps,
-        differentiable=False,
-    )
-    begin = start(rule, problems, vectorize=True)
-    fields = {name: at_every_rate(getattr(begin, name)) for name in begin.__dataclass_fields__}
-    inner = InnerState(**fields)
-    full = at_every_rate(full)
-
-    losses, full_losses, checked = [], [], []
-    for step in range(1, steps + 1):
-        batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
-        loop = replace(loop, lr=lr * SCHEDULES[schedule](step, steps))
-        inner, loss = loop.step(inner, at_every_rate(batch))
-        losses.append(torch.where(inner.alive, loss, math.inf))
-        if step % check_every == 0 or step == steps:
-            value = loop.evaluate(inner, full)
-            full_losses.append(torch.where(inner.alive, value, math.inf).nan_to_num(math.inf))
-            checked.append(step)
-    shape = (copies, len(seeds), -1)
-    return Curves(
-        losses=torch.stack(losses, -1).reshape(shape).cpu(),
-        checked=torch.tensor(checked),
-        full_losses=torch.stack(full_losses, -1).reshape(shape).cpu(),
-    )
-
-
-@dataclass(frozen=True)
-class ComparisonTask:
-    """A task of the comparison.
-
-    Attributes:
-        name: key in results.
-        title: title in tables and pictures.
-        task: source of the problems.
-        steps: inner steps of the compared losses.
-        patience: inner steps in which a baseline may still reach the learned optimizer's final
-            loss, if more than `steps`.
-    """
-
-    name: str
-    title: str
-    task: Task
-    steps: int
-    patience: int
-
-    def length(self, baseline: Baseline | None) -> int:
-        """Inner steps of a baseline, or of the learned optimizer (None)."""
-        return self.steps if baseline is None else max(self.steps, self.patience)
+from learned_opt.rules import UpdateRule
+from learned_opt.setting_types import fitted
+from meta_train.evaluation.baselines import BASELINES, Baseline
+from meta_train.evaluation.comparison_jobs import ComparisonTask, job_mapper
+from meta_train.evaluation.curves import Curves
 
 
 @dataclass(frozen=True)
@@ -197,10 +58,6 @@ class ComparedOptimizer:
     diverged: int
 
 
-_Job: TypeAlias = tuple[UpdateRule, ComparisonTask, Baseline | None, list[int], str]
-"""Rule, task, baseline (None for the rule itself), seeds and device."""
-
-
 def compare(
     rule: UpdateRule,
     tasks: Sequence[ComparisonTask],
@@ -231,16 +88,26 @@ def compare(
         By task name: the learned optimizer first, then the baselines.
 
     Raises:
-        ValueError: not a rule, not tasks, or several workers and a task that cannot be pickled.
+        TypeError: an argument of another type; the message names it.
+        ValueError: not a rule, not tasks, seeds that are not whole numbers, or several workers and
+            a task that cannot be pickled.
     """
     check_rule(rule)
+    check_type("tasks", tasks, Iterable, "a list of ComparisonTask")
     for task in tasks:
         if not isinstance(task, ComparisonTask):
             raise ValueError(f"tasks must be a list of ComparisonTask, got {shown(tasks)}")
+    check_type("baselines", baselines, Iterable, "a list of Baseline")
+    for baseline in baselines:
+        check_type("a baseline", baseline, Baseline, "a Baseline")
+    problems = fitted("seeds", seeds, Sequence[int])
+    workers = whole_number("workers", workers)
+    if on_steps is not None:
+        check_function("on_steps", on_steps, "a function of a number of steps")
     jobs = [(task, baseline) for task in tasks for baseline in (None, *baselines)]
     results = {}
-    with _mapper(workers) as mapper:
-        arguments = [(rule, *job, list(seeds), str(device)) for job in jobs]
+    with job_mapper(workers) as mapper:
+        arguments = [(rule, *job, list(problems), str(device)) for job in jobs]
         for job, curves in zip(jobs, mapper(arguments), strict=True):
             results[job] = curves
             if on_steps is not None:
@@ -261,55 +128,6 @@ def compare(
 def total_steps(tasks: Sequence[ComparisonTask], baselines: Sequence[Baseline] = BASELINES) -> int:
     """The sum of inner steps that `compare` passes to `on_steps`."""
     return sum(task.length(baseline) for task in tasks for baseline in (None, *baselines))
-
-
-def _train_job(job: _Job) -> Curves:
-    """Train one optimizer on one task."""
-    rule, task, baseline, seeds, device = job
-    if baseline is not None:
-        rule = create_rule(baseline.rule).to(rule.dtype)
-    return train_curves(
-        rule,
-        task.task,
-        seeds=seeds,
-        steps=task.length(baseline),
-        learning_rates=None if baseline is None else baseline.learning_rates,
-        schedule="constant" if baseline is None else baseline.schedule,
-        weight_decay=0.0 if baseline is None else baseline.weight_decay,
-        check_every=math.gcd(5, task.steps),  # so that `steps` is checked, too
-        device=device,
-    )
-
-
-def _train_packed_job(packed: bytes) -> bytes:
-    """`_train_job`, pickled both ways: tensors by value, not shared memory."""
-    return pickle.dumps(_train_job(pickle.loads(packed)))
-
-
-def _packed(job: _Job) -> bytes:
-    try:
-        return pickle.dumps(job)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"task {job[1].name!r} cannot be sent to other processes ({error}): take workers=1, or "
-            "functions and classes from the top of a file"
-        ) from error
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[Sequence[_Job]], Iterable[Curves]]]:
-    """A map of `_train_job`, here or over processes of one thread each."""
-    if workers == 1:
-        yield lambda jobs: map(_train_job, jobs)
-        return
-    with worker_pool(workers) as pool:
-
-        def start(jobs: Sequence[_Job]) -> Iterable[Curves]:
-            packed = [_packed(job) for job in jobs]
-            with interrupts_held():
-                return map(pickle.loads, pool.map(_train_packed_job, packed))
-
-        yield start
 
 
 def _result(

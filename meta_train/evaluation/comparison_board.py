@@ -20,7 +20,8 @@ from learned_opt.monitoring.event_writer import Disk, EventWriter, replace_run
 from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.layout import Lines, write_layout
 from learned_opt.monitoring.summaries import Summaries
-from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask, best_baseline
+from meta_train.evaluation.compare import ComparedOptimizer, best_baseline
+from meta_train.evaluation.comparison_jobs import ComparisonTask
 from meta_train.evaluation.report import FLOOR, curves_figure, smooth_curve
 
 RUN = "comparison"

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from learned_opt.arguments import check_type
 from learned_opt.monitoring.figures import import_matplotlib
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules import UpdateRule
-from meta_train.evaluation.compare import train_curves
+from learned_opt.setting_types import fitted
+from meta_train.evaluation.curves import train_curves
 from meta_train.evaluation.validator import Validator
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.tasks.base import Task
@@ -56,6 +59,12 @@ class RatioValidator(Validator):
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
+        check_type("tasks", tasks, Mapping, "tasks by name")
+        for name, task in tasks.items():
+            check_type(f"tasks[{name!r}]", task, Task, "a Task")
+        check_rule(reference)
+        seeds = fitted("seeds", seeds, Sequence[int])
+        steps = fitted("steps", steps, int)
         if not tasks or not seeds or steps < 1:
             raise ValueError(
                 f"a validation needs tasks, seeds and steps, got {len(tasks)}, {len(seeds)} and "

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from learned_opt.files import write_atomically
+from learned_opt.files import expand, write_atomically
 from learned_opt.monitoring.figures import import_matplotlib, save_figure
-from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask, best_baseline
+from meta_train.evaluation.compare import ComparedOptimizer, best_baseline
+from meta_train.evaluation.comparison_jobs import ComparisonTask
 from meta_train.evaluation.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ def write_table(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def draw_curves(
-    path: Path,
+    path: str | PathLike[str],
     table: Mapping[str, Sequence[ComparedOptimizer]],
     tasks: Sequence[ComparisonTask],
     *,
@@ -167,10 +169,11 @@ def draw_curves(
             the training loss of each step.
 
     Raises:
+        TypeError: not a path.
         OSError: the file cannot be written.
     """
     save_figure(
-        path,
+        expand(path),
         lambda: curves_figure(table, tasks, names, across, panel, evaluated=evaluated),
         dpi=130,
     )

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from learned_opt.monitoring.figures import import_matplotlib
+from learned_opt.optimizer.options import whole_number
 from learned_opt.rules import create_rule
 from meta_train.evaluation.baselines import learning_rate_grid
-from meta_train.evaluation.compare import train_curves
+from meta_train.evaluation.curves import train_curves
 from meta_train.evaluation.validator import Validator
 from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.runtime.device import choose_device
 from meta_train.runtime.seeding import generator
 from meta_train.tasks.base import Problem, Task, TaskFamily, Tensors
 from meta_train.tasks.describe import describe
@@ -44,7 +46,8 @@ class TaskValidator(Validator):
         device: device of training.
 
     Raises:
-        ValueError: not a family of tasks.
+        TypeError: not a device.
+        ValueError: not a family of tasks, or a number of steps that is not whole.
 
     Attributes:
         curves: losses of the last validation, `[problems, steps]`; None before the first.
@@ -52,8 +55,8 @@ class TaskValidator(Validator):
 
     def __init__(self, family: TaskFamily, steps: int, device: torch.device) -> None:
         check_family(family)
-        self.steps = steps
-        self.device = device
+        self.steps = whole_number("steps", steps)
+        self.device = choose_device(device)
         self.tasks: list[tuple[Task, range]] = []
         if isinstance(family, Task):
             self.tasks.append((family, range(PROBLEMS)))

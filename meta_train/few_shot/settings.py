@@ -14,6 +14,7 @@ from meta_train.few_shot.methods.registry import get_method, list_methods
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import make_plain
+from meta_train.runtime.setting_names import suggest_names
 
 ALL = "all"
 MAX_THREADS = 1024
@@ -169,12 +170,14 @@ class RunConfig:
     progress: bool = True
 
 
+@suggest_names()
 @dataclass(frozen=True)
 class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConfig):
     """A few-shot job: methods, episodes, meta-training and testing.
 
     Raises:
         ValueError: names the setting and the value.
+        TypeError: an unknown setting; the message gives the nearest one.
 
     Examples:
         >>> config = FewShotConfig(row="anil", data="omniglot", ways=5, shots=1, validate=100)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import NoneType
 
 import torch
 from torch import Tensor, nn
 
+from learned_opt.arguments import check_type
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
 from meta_train.inner.state import InnerState
 from meta_train.tasks.base import Problem, Tensors
@@ -27,6 +30,8 @@ class MetaParameters(nn.Module):
     def __init__(
         self, rule: UpdateRule, initialization: Mapping[str, Tensor] | None = None
     ) -> None:
+        check_rule(rule)
+        check_type("initialization", initialization, (Mapping, NoneType), "tensors by name")
         super().__init__()
         self.rule = rule
         self.names = tuple(initialization or ())

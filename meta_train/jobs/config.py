@@ -9,8 +9,9 @@ from typing import Any
 from learned_opt.files import expand
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
+from learned_opt.setting_types import plain
 from meta_train.outer.settings import TrainSettings
-from meta_train.runtime.checks import check_at_least, make_plain, plain
+from meta_train.runtime.checks import check_at_least, make_plain
 from meta_train.tasks import TASKS
 
 

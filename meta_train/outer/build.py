@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from learned_opt.arguments import check_type
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import Estimator, create_estimator
 from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget
@@ -70,6 +71,7 @@ def build_parts(
             other.
     """
     check_arguments(rule, family, settings, initialization)
+    check_type("distributed", distributed, DistributedContext, "a DistributedContext or None")
 
     def build(settings: TrainSettings) -> TrainerParts:
         return _build(rule, family, settings, initialization, device, distributed)

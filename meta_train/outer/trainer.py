@@ -65,6 +65,7 @@ class MetaTrainer:
         diverged: inner runs that diverged so far.
 
     Raises:
+        TypeError: not a folder, a device or processes; the message names the argument.
         ValueError: an argument of another kind, nothing to train, settings that contradict each
             other, or several processes of `torchrun` without `distributed`.
     """
@@ -103,7 +104,7 @@ class MetaTrainer:
         self.meta_optimizer = MetaOptimizer(parts.meta_parameters, parts.settings)
         self.validate = as_validator(validate)
         self.selection = ModelSelection(self.average, parts.settings.patience)
-        self.folder = None if folder is None else expand(folder)
+        self.folder = None if folder is None else expand(folder, "folder")
         self.logger: TensorBoardLogger | None = None
         self.outer_step = 0
         self.seconds = 0.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from learned_opt.arguments import shown
+from learned_opt.setting_types import fitted
 from meta_train.tasks.base import SampledTask, Task, TaskFamily
 from meta_train.tasks.family_argument import check_family
 
@@ -37,7 +38,8 @@ class Mixture(TaskFamily):
             check_family(family, f"family {name!r}")
         if not families:
             raise ValueError("a mixture needs at least one family")
-        chosen = [1.0] * len(families) if weights is None else [float(w) for w in weights]
+        given = [1.0] * len(families) if weights is None else weights
+        chosen = list(fitted("weights", given, Sequence[float]))
         if len(chosen) != len(families) or not all(0 < w < float("inf") for w in chosen):
             raise ValueError(
                 f"weights must be one positive number for each of {list(families)}, got {weights}"

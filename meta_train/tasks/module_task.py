@@ -88,6 +88,7 @@ class ModuleTask(Task):
         )
         batch_size = whole_number("batch_size", batch_size)
         full_rows = None if full_rows is None else whole_number("full_rows", full_rows)
+        examples = None if examples is None else whole_number("examples", examples, least=0)
         if examples is not None and not 1 <= examples <= len(self.dataset):
             raise ValueError(
                 f"examples must be from 1 to the {len(self.dataset)} rows of data, got {examples}"

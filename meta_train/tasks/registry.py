@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal, overload
 
-from learned_opt.registry import create
+from learned_opt.registry import create, matching_names
 from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.base import TaskFamily
 from meta_train.tasks.char_recurrent import CharRecurrent
@@ -150,9 +149,9 @@ def list_tasks(
         with_files: also list families that read files which the user must download (Omniglot).
     """
     found = {
-        name: entry
-        for name, entry in TASKS.items()
-        if fnmatchcase(name, filter) and (with_files or not entry.needs_files)
+        name: TASKS[name]
+        for name in matching_names(TASKS, filter)
+        if with_files or not TASKS[name].needs_files
     }
     if with_description:
         return [(name, entry.description) for name, entry in found.items()]

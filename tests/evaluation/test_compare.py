@@ -8,7 +8,9 @@ import torch
 
 from learned_opt import LearnedOptimizer, create_rule
 from meta_train.evaluation.baselines import BASELINES, Baseline, learning_rate_grid
-from meta_train.evaluation.compare import ComparisonTask, Curves, compare, train_curves
+from meta_train.evaluation.compare import compare
+from meta_train.evaluation.comparison_jobs import ComparisonTask
+from meta_train.evaluation.curves import Curves, train_curves
 from meta_train.evaluation.report import as_json, draw_curves, render_table
 from meta_train.runtime.seeding import derive_seed, generator
 from meta_train.tasks import ModuleTask, create_task

@@ -9,8 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from meta_train.evaluation.compare import ComparedOptimizer, ComparisonTask
+from meta_train.evaluation.compare import ComparedOptimizer
 from meta_train.evaluation.comparison_board import write_comparison
+from meta_train.evaluation.comparison_jobs import ComparisonTask
 from meta_train.tasks import create_task
 
 TASKS = [ComparisonTask("family", "digits (held out)", create_task("quadratic"), 4, 0)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learned_opt import create_rule
-from meta_train.evaluation.compare import Curves
+from meta_train.evaluation.curves import Curves
 from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.settings import TrainSettings

@@ -53,7 +53,7 @@ from meta_train.jobs.cli import main
         (["--train", '{"lr": 1.0e300}'], "lr must be at most 1e+30, got 1e+300"),
         (["--train", '{"grad_clip_norm": .inf}'], "grad_clip_norm must be at most 1e+30, got inf"),
         (["--row_settings", '{"outer": {"lr": .inf}}'], "lr must be at most 1e+30, got inf"),
-        (["--row_settings", '{"inner_lr": .nan}'], "inner_lr must be finite, got nan"),
+        (["--row_settings", '{"inner_lr": .nan}'], "inner_lr must be a number, got nan"),
         (["--task_settings", '{"domain": [-.inf, 1]}'], "domain must be two ordered, finite"),
         (
             ["--row_settings", '{"train_shots": 3}'],

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from learned_opt import create_rule
-from meta_train.evaluation.compare import train_curves
+from meta_train.evaluation.curves import train_curves
 from meta_train.evaluation.task_validator import TaskValidator
 from meta_train.inner import vmap_fallback
 from meta_train.inner.loop import InnerLoop

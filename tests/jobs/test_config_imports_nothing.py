@@ -19,10 +19,10 @@ EVIL_MODULE = 'open("made_by_a_module", "w").close()\n\nclass Class:\n    pass\n
 MAIN = [
     (("task_settings",), "unknown setting of task 'digits-mlp' 'class_path'"),
     (("task_settings", "x"), "unknown setting of task 'digits-mlp' 'x'"),
-    (("task_settings", "hidden"), "settings of task 'digits-mlp' do not fit: hidden={"),
+    (("task_settings", "hidden"), "hidden must be a list, got "),
     (("rule_settings",), "unknown setting of rule 'adam-lstm' 'class_path'"),
     (("rule_settings", "x"), "unknown setting of rule 'adam-lstm' 'x'"),
-    (("rule_settings", "hidden_size"), "settings of rule 'adam-lstm' do not fit: hidden_size={"),
+    (("rule_settings", "hidden_size"), "hidden_size must be a whole number, got "),
     (("train",), "a configuration does not import classes"),
     (("train", "estimator_settings"), "unknown setting of estimator 'truncated' 'class_path'"),
     (("train", "estimator_settings", "x"), "unknown setting of estimator 'truncated' 'x'"),

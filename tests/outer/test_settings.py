@@ -80,7 +80,7 @@ def test_defaults():
         ("horizons", (), "horizons must"),
         ("horizons", (0, 3), "a horizon of 0 needs an estimator of full, first-order, es"),
         ("lr", -1.0, "lr must be positive, got -1"),
-        ("lr", math.nan, "lr must be positive, got nan"),
+        ("lr", math.nan, "lr must be a number, got nan"),
         ("lr", math.inf, r"lr must be at most 1e\+30, got inf"),
         ("max_minutes", 0.0, "max_minutes must be positive"),
         ("grad_clip_norm", math.inf, "grad_clip_norm must be at most"),
@@ -96,7 +96,7 @@ def test_defaults():
         ("patience", -1, "patience must not be negative"),
         ("inner_lr", math.inf, "inner_lr must be finite"),
         ("imitate", "adm", "did you mean 'adam'"),
-        ("imitate_weight", (1.0,), "imitate_weight must be two numbers"),
+        ("imitate_weight", (1.0,), "imitate_weight must be a list of 2"),
         ("imitate_weight", (1.0, -1.0), "imitate_weight must be two numbers"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from learned_opt import create_rule
-from meta_train.evaluation.compare import train_curves
+from meta_train.evaluation.curves import train_curves
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.signals import Interrupted

@@ -8,6 +8,8 @@ from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
 from meta_train import (
+    Baseline,
+    ComparisonTask,
     MetaTrainer,
     Mixture,
     ModuleTask,
@@ -16,6 +18,8 @@ from meta_train import (
     compare,
     create_task,
 )
+from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.settings import FewShotConfig
 
 MODEL = nn.Linear(2, 1)
 DATA = torch.rand(6, 2), torch.rand(6, 1)
@@ -85,6 +89,84 @@ CALLS = {
     "compared on a task": (
         lambda: compare(create_rule("adam"), [create_task("quadratic")], seeds=[0]),
         "tasks must be a list of ComparisonTask, got a list",
+    ),
+    "folder": (lambda: train(folder=3), "folder must be a path, got 3"),
+    "device": (lambda: train(device=2.5), "device must be a torch.device or its name, got 2.5"),
+    "processes": (
+        lambda: train(distributed=3),
+        "distributed must be a DistributedContext or None, got 3",
+    ),
+    "steps of validation": (
+        lambda: TaskValidator(create_task("quadratic"), "3", torch.device("cpu")),
+        "steps must be a whole number of at least 1, got '3'",
+    ),
+    "weights of a mixture": (
+        lambda: Mixture({"one": create_task("quadratic")}, weights=3),
+        "weights must be a list, got 3",
+    ),
+    "examples": (
+        lambda: ModuleTask(lambda: MODEL, MSE, DATA, examples="4"),
+        "examples must be a whole number of at least 0, got '4'",
+    ),
+    "number of tasks": (
+        lambda: compare(create_rule("adam"), 3, seeds=[0]),
+        "tasks must be a list of ComparisonTask, got 3",
+    ),
+    "letters as seeds": (
+        lambda: compare(create_rule("adam"), [], seeds="012"),
+        "seeds must be a list, got '012'",
+    ),
+    "baselines by name": (
+        lambda: compare(create_rule("adam"), [], seeds=[0], baselines=["adam"]),
+        "a baseline must be a Baseline, got 'adam'",
+    ),
+    "workers": (
+        lambda: compare(create_rule("adam"), [], seeds=[0], workers="2"),
+        "workers must be a whole number of at least 1, got '2'",
+    ),
+    "progress": (
+        lambda: compare(create_rule("adam"), [], seeds=[0], on_steps=3),
+        "on_steps must be a function of a number of steps, got 3",
+    ),
+    "family to compare on": (
+        lambda: ComparisonTask("a", "A", "quadratic", steps=5, patience=5),
+        "task must be a Task, got 'quadratic'",
+    ),
+    "compared steps": (
+        lambda: ComparisonTask("a", "A", create_task("quadratic"), steps=True, patience=5),
+        "steps must be a whole number, got True",
+    ),
+    "baseline": (
+        lambda: Baseline("Adam", "adm", (0.1,)),
+        "unknown rule 'adm'; did you mean 'adam'?",
+    ),
+    "rates of a baseline": (
+        lambda: Baseline("Adam", "adam", 0.1),
+        "learning_rates must be a list, got 0.1",
+    ),
+    "no rate of a baseline": (
+        lambda: Baseline("Adam", "adam", ()),
+        "learning_rates must not be empty",
+    ),
+    "schedule of a baseline": (
+        lambda: Baseline("Adam", "adam", (0.1,), schedule="cosin"),
+        "unknown schedule 'cosin'; did you mean 'cosine'?",
+    ),
+    "misspelt setting of few-shot": (
+        lambda: FewShotConfig(shotz=3),
+        "unknown setting of FewShotConfig 'shotz'; did you mean 'shots'?",
+    ),
+    "misspelt setting of a method": (
+        lambda: MethodSettings(iner_lr=0.1),
+        "unknown setting of MethodSettings 'iner_lr'; did you mean 'inner_lr'?",
+    ),
+    "former setting of a method": (
+        lambda: MethodSettings(method="r2d2"),
+        "setting method is now called head",
+    ),
+    "true steps of a method": (
+        lambda: MethodSettings(train_steps=True),
+        "train_steps must be a whole number, got True",
     ),
     "module without a function": (
         lambda: ModuleTask(MODEL, MSE, DATA),

@@ -9,7 +9,7 @@ from torch import nn
 
 from learned_opt import adapt
 from learned_opt.rules import CoordinateRule
-from meta_train.evaluation.compare import train_curves
+from meta_train.evaluation.curves import train_curves
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import start

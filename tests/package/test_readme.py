@@ -35,7 +35,7 @@ def test_ci_runs_the_test_line_of_readme():
 
 
 def test_the_main_job_needs_no_arguments():
-    line = 'python -m pip install -c constraints.txt ".[meta]" && python -m meta_train'
+    line = 'python -m pip install -c constraints.txt -e ".[meta]" && python -m meta_train'
     assert line in README.splitlines()
 
 

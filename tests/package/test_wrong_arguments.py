@@ -11,7 +11,11 @@ from learned_opt import (
     adapt,
     create_rule,
     explain,
+    from_pretrained,
+    list_rules,
+    load_card,
     load_initialization,
+    load_rule,
     save_initialization,
     save_rule,
 )
@@ -19,6 +23,7 @@ from learned_opt.arguments import shown
 from learned_opt.rules.adam_lstm import AdamLSTM
 
 MODEL = nn.Linear(2, 1)
+MSE = nn.functional.mse_loss
 DATA = torch.rand(6, 2), torch.rand(6, 1)
 
 
@@ -86,6 +91,75 @@ CALLS = {
     "saved module": (
         lambda: save_initialization(MODEL, "never.safetensors"),
         "initialization must be an Initialization, got a Linear; Initialization.of(module)",
+    ),
+    "path of a rule": (lambda: load_rule(3), "path must be a path, got 3"),
+    "name or path": (lambda: from_pretrained(3), "name_or_path must be a name or a path, got 3"),
+    "card": (lambda: load_card(None), "name_or_path must be a name or a path, got None"),
+    "path of an initialization": (
+        lambda: load_initialization(2.5),
+        "name_or_path must be a name or a path, got 2.5",
+    ),
+    "path to save to": (lambda: save_rule(create_rule("sgd"), 3), "path must be a path, got 3"),
+    "saved card": (
+        lambda: save_rule(create_rule("sgd"), "never.safetensors", 3),
+        "card must be a mapping, got 3",
+    ),
+    "path of an initialization to save": (
+        lambda: save_initialization(Initialization.of(MODEL), None),
+        "path must be a path, got None",
+    ),
+    "values": (lambda: Initialization(3), "parameters must be tensors by name, got 3"),
+    "value": (
+        lambda: Initialization({"weight": [1.0]}),
+        "parameters['weight'] must be a tensor, got [1.0]",
+    ),
+    "names to adapt": (
+        lambda: Initialization.of(MODEL, only=3),
+        "only must be a list of names or prefixes, got 3",
+    ),
+    "names to keep": (
+        lambda: Initialization.of(MODEL).apply_to(MODEL, keep=3),
+        "keep must be a list of names or prefixes, got 3",
+    ),
+    "support": (lambda: adapt(MODEL, 3), "support must be a pair (inputs, targets) or a list of"),
+    "loss": (
+        lambda: adapt(MODEL, DATA, loss="mse"),
+        "loss must be a function (output, targets), got 'mse'",
+    ),
+    "adapted names": (
+        lambda: adapt(MODEL, DATA, loss=MSE, only=3),
+        "only must be a list of names or prefixes, got 3",
+    ),
+    "functional": (
+        lambda: adapt(MODEL, DATA, functional="no"),
+        "functional must be True or False, got 'no'",
+    ),
+    "true steps": (
+        lambda: adapt(MODEL, DATA, loss=MSE, steps=True),
+        "steps must be a whole number of at least 0, got True",
+    ),
+    "true rate": (
+        lambda: adapt(MODEL, DATA, loss=MSE, lr=True),
+        "lr must be a finite number, got True",
+    ),
+    "pattern": (lambda: list_rules(3), "filter must be a pattern such as '*lstm', got 3"),
+    "compared number": (
+        lambda: explain("adam", compare=3),
+        "compare must be a list of rules, got 3",
+    ),
+    "seed": (lambda: explain("adam", seed="one"), "seed must be a whole number, got 'one'"),
+    "bounds": (
+        lambda: GateMonitor("never", saturated=0.1),
+        "saturated must be a list, got 0.1",
+    ),
+    "number of parameters": (lambda: LearnedOptimizer(3), "params must be parameters, got 3"),
+    "true lr": (
+        lambda: LearnedOptimizer(MODEL.parameters(), lr=True),
+        "lr must be a number, got True",
+    ),
+    "true plan": (
+        lambda: LearnedOptimizer(MODEL.parameters(), total_steps=True),
+        "total_steps must be a whole number of at least 1, got True",
     ),
     "applied to a name": (
         lambda: load_initialization("omniglot-maml").apply_to("conv4"),

@@ -121,7 +121,7 @@ def test_names_and_bad_settings():
     for settings, message in (
         ({"shapes": []}, "at least one tensor"),
         ({"shapes": SHAPES, "init_range": (1, 0)}, "init_range must be two ordered bounds"),
-        ({}, "do not fit"),
+        ({}, "^rule 'meta-sgd' needs the setting shapes$"),
     ):
         with pytest.raises(ValueError, match=message):
             create_any_rule("meta-sgd", **settings)

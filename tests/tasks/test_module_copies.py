@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from learned_opt import create_rule
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.evaluation.compare import train_curves
+from meta_train.evaluation.curves import train_curves
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings

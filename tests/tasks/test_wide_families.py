@@ -8,7 +8,7 @@ from conftest import same
 from torch import nn
 
 from learned_opt import create_rule
-from meta_train.evaluation.compare import train_curves
+from meta_train.evaluation.curves import train_curves
 from meta_train.runtime.seeding import generator
 from meta_train.tasks import create_task
 from meta_train.tasks.char_recurrent import Recurrent

@@ -11,6 +11,8 @@ from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.heads.episodes import HEADS
 from meta_train.few_shot.margins.task import MARGINS
 from meta_train.few_shot.sequences.episodes import READERS
+from meta_train.runtime.checks import make_plain
+from meta_train.runtime.setting_names import suggest_names
 
 INITIALIZATIONS = ("learned", "body")
 TRAINED_ON = ("episodes", "classes", "nothing")
@@ -105,12 +107,14 @@ class OuterTrainingSettings:
     outer: Mapping[str, Any] = field(default_factory=dict)
 
 
+@suggest_names({"method": "head"})
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainingSettings):
     """A method on one kind of episodes: initialisation x rule x adapted parameters x estimator.
 
     Raises:
         ValueError: names the setting and the value.
+        TypeError: an unknown setting; the message gives the nearest one.
 
     Examples:
         >>> anil = MethodSettings(adapted="head", inner_lr=0.4, train_steps=5, test_steps=5)
@@ -119,6 +123,7 @@ class MethodSettings(InitializationSettings, InnerTrainingSettings, OuterTrainin
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
+        make_plain(self)
         look_up("initialisation", self.initialization, dict.fromkeys(INITIALIZATIONS))
         look_up("value of trained_on", self.trained_on, dict.fromkeys(TRAINED_ON))
         if self.head is not None:
