@@ -36,9 +36,11 @@ LARGE, LARGE_RATIO = 8192, 8
 """So is a matrix with more rows or columns than the first, and with more of them for each of the
 other than the second: to orthogonalise it costs more than the rest of the training step."""
 
-WIDE, WIDE_POWER = 96, 1 / 3
-"""Steps of matrices wider than the first shrink with the second power of the width; see
-`direction_scale`. Both were chosen on tasks of their own, of widths 24 to 1,024."""
+WIDE = 96
+"""Steps of matrices wider than this shrink with their width; see `direction_scale`."""
+
+WIDE_POWER = 1 / 3
+"""The power of the width. Both were chosen on tasks of widths 32 to 1,024."""
 
 
 class Products(ABC):
@@ -198,7 +200,7 @@ def direction_scale(shape: Sequence[int]) -> float:
     """
     width = max(shape[0], shape[1])
     base = width if len(shape) == 2 else shape[0]
-    return math.sqrt(base) * min(1.0, (WIDE / width) ** WIDE_POWER)
+    return math.sqrt(base) * math.pow(min(1.0, WIDE / width), WIDE_POWER)
 
 
 def orthogonal_directions(tensors: Sequence[Tensor], iterations: int) -> list[Tensor]:
