@@ -88,8 +88,11 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
         (["--train.objective", "logg"], "did you mean 'log'"),
         (["--rule_settings", '{"hiden_size": 3}'], "did you mean 'hidden_size'"),
         (["--task_settings", '{"activation": "rellu"}'], "did you mean 'relu'"),
-        (["--rule_settings", '{"hidden_size": "abc"}'], "hidden_size='abc'"),
-        (["--task_settings", '{"hidden": 5}'], "hidden=5"),
+        (
+            ["--rule_settings", '{"hidden_size": "abc"}'],
+            "hidden_size must be a whole number, got 'abc'",
+        ),
+        (["--task_settings", '{"hidden": 5}'], "hidden must be a list, got 5"),
         (["--evaluate.workers", "-1"], "workers must be at least 0, got -1"),
         (["--device", "gpu0"], "gpu0"),
         (["--outer", "3"], "--outer"),

@@ -206,12 +206,17 @@ def test_it_is_evaluated_at_the_average_of_its_base():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"bound": 0.0}, {"vector_bound": -1.0}, {"bound": math.inf}, {"bound": math.nan}]
+    ("name", "value", "error"),
+    [
+        ("bound", 0.0, "bound must be positive and finite, got 0.0"),
+        ("vector_bound", -1.0, "vector_bound must be positive and finite, got -1.0"),
+        ("bound", math.inf, "bound must be positive and finite, got inf"),
+        ("bound", math.nan, "bound must be a number, got nan"),
+    ],
 )
-def test_bounds_are_positive_and_finite(settings):
-    name, value = next(iter(settings.items()))
-    with pytest.raises(ValueError, match=f"{name} must be positive and finite, got {value}"):
-        create_rule("general", **settings)
+def test_bounds_are_positive_and_finite(name, value, error):
+    with pytest.raises(ValueError, match=error):
+        create_rule("general", **{name: value})
 
 
 def test_an_untrained_lstm_changes_nothing():

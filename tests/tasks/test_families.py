@@ -216,7 +216,7 @@ def test_tasks_can_be_rescaled_at_random(task):
         ("test-functions", {"dimensions": (1, 4)}, r"2 <= low <= high, got \(1, 4\)"),
         ("logistic-regression", {"data": ["iriss"]}, "did you mean 'iris'"),
         ("random-mlp", {"data": []}, r"data must be a list of names, got \[\]"),
-        ("random-mlp", {"data": "digits"}, "data must be a list of names, got 'digits'"),
+        ("random-mlp", {"data": "digits"}, "data must be a list, got 'digits'"),
         ("random-mlp", {"split": "tests"}, "did you mean 'test'"),
         ("random-mlp", {"depth": (2,)}, "depth must be two numbers"),
         ("random-mlp", {"width": (8, 4)}, "width must be two numbers"),
