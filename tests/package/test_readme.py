@@ -208,6 +208,8 @@ def test_the_few_shot_documents_are_what_was_measured(program, name, monkeypatch
     expected = tables(found.get("cells", found))
     if name == "few_shot":
         expected |= importlib.import_module("bundled").tables(measured("few_shot_bundled"))
+        imagined = importlib.import_module("hallucination")
+        expected |= imagined.hallucination_table(measured("few_shot_hallucination"))
     assert shown == expected
 
 
