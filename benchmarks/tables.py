@@ -21,6 +21,7 @@ from meta_train.evaluation.benchmark.report import (
     loss_table,
     pairs_table,
     plan_of,
+    sensitivity_table,
     summary_table,
 )
 from meta_train.evaluation.report import FLOOR
@@ -166,6 +167,11 @@ def benchmark_errors():
     return error_table(*benchmark_records())
 
 
+def benchmark_sensitivity():
+    """What other step sizes do to an optimizer."""
+    return sensitivity_table(*benchmark_records())
+
+
 def benchmark_games():
     """The figure of each game by optimizer, at defaults."""
     return games_table(*benchmark_records())
@@ -205,6 +211,7 @@ TABLES = (
     ("docs/benchmark.md", "benchmark-pairs", benchmark_pairs),
     ("docs/benchmark.md", "benchmark-losses", benchmark_losses),
     ("docs/benchmark.md", "benchmark-errors", benchmark_errors),
+    ("docs/benchmark.md", "benchmark-sensitivity", benchmark_sensitivity),
     ("docs/benchmark.md", "benchmark-games", benchmark_games),
     ("docs/measured.md", "digits", digits),
     ("learned_opt/pretrained/andrychowicz-lstm.md", "andrychowicz", andrychowicz),
