@@ -50,7 +50,7 @@ class OrthogonalMomentum(UpdateRule):
 
     orthogonal(M) brings all singular values of M near 1 by Newton-Schulz iterations, which need
     matrix products only. The scale is the root of the longer side, so that u has an RMS of about 1;
-    it is less for wide matrices and for kernels, see `direction_scale`. For a vector, a scalar, a
+    it is less above a width of 96, see `direction_scale`. For a vector, a scalar, a
     matrix of one row or column, and the table of a vocabulary (`is_matrix_shape`), u is Adam's
     direction over max(its RMS, 0.03). Then, at step t::
 

@@ -190,17 +190,15 @@ def _root(value: Tensor, degree: int) -> Tensor:
 def direction_scale(shape: Sequence[int]) -> float:
     """What the orthogonal matrix of a tensor is multiplied by to be its direction.
 
-    The root of the longer side of a matrix, of the first side alone of a kernel `[out, in, ...]`;
-    above a width `W = max(out, in)` of 96, `(96 / W)^(1/3)` times that.
+    The root of the longer side of its matrix, so that the direction has an RMS of about 1; above a
+    width W of 96, `(96 / W)^(1/3)` times that. W is the larger of the first two sizes: of a matrix
+    the longer side, of a kernel `[out, in, ...]` the larger number of channels.
 
-    So the direction of a matrix no wider than 96 has an RMS of about 1. The largest singular value
-    of a direction of RMS 1 grows as the root of the width; that of the weights of a usual
-    initialisation does not grow. And a kernel is applied at places that overlap: on smooth inputs
-    its step weighs more than that of a matrix of its shape.
+    The largest singular value of a direction of RMS 1 grows as the root of the width; that of the
+    weights of a usual initialisation does not grow.
     """
     width = max(shape[0], shape[1])
-    base = width if len(shape) == 2 else shape[0]
-    return math.sqrt(base) * math.pow(min(1.0, WIDE / width), WIDE_POWER)
+    return math.sqrt(max(matrix_shape(shape))) * math.pow(min(1.0, WIDE / width), WIDE_POWER)
 
 
 def orthogonal_directions(tensors: Sequence[Tensor], iterations: int) -> list[Tensor]:

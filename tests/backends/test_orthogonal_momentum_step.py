@@ -12,8 +12,8 @@ SHAPES = [
     (30, 7),
     (7, 30),
     (4, 3, 2, 2),
-    (4, 12),  # as the kernel's matrix, but of another scale
     (20, 200),
+    (20, 100, 2),  # of the same matrix, but narrower
     (1, 5),
     (5, 1),
     (1100, 3),

@@ -142,11 +142,11 @@ def test_it_is_its_equations(shape, total):
         ((97, 16), 9.814896),  # sqrt(97) * (96 / 97)^(1/3)
         ((256, 2048), 16.317191),  # sqrt(2048) * (96 / 2048)^(1/3)
         ((3072, 768), 17.457978),  # sqrt(3072) * (96 / 3072)^(1/3)
-        ((32, 16, 3, 3), 5.656854),  # sqrt(32): not sqrt(144)
-        ((12, 3, 5), 3.464102),  # sqrt(12)
-        ((64, 3, 7, 7), 8.0),  # sqrt(64): its width is 64, not 147
-        ((256, 128, 3, 3), 11.537997),  # sqrt(256) * (96 / 256)^(1/3)
-        ((8, 768, 3), 1.414214),  # sqrt(8) * (96 / 768)^(1/3)
+        ((32, 16, 3, 3), 12.0),  # sqrt(16 * 9)
+        ((12, 3, 5), 3.872983),  # sqrt(15)
+        ((64, 3, 7, 7), 12.124356),  # sqrt(147): its width is 64
+        ((256, 128, 3, 3), 24.475787),  # sqrt(128 * 9) * (96 / 256)^(1/3)
+        ((8, 768, 3), 24.0),  # sqrt(768 * 3) * (96 / 768)^(1/3)
     ],
 )
 def test_the_scale_of_a_direction(shape, expected):
@@ -168,17 +168,16 @@ def test_the_step_of_a_wide_matrix_and_of_a_kernel(fused):
     # sqrt(short side) * scale / sqrt(1 + 1 / 50), and an even spread of values around 1.
     assert norms[40, 90] == pytest.approx(math.sqrt(40 * 90 / 1.02), rel=0.02)
     assert norms[300, 300] == pytest.approx(300 * (96 / 300) ** (1 / 3) / 1.02**0.5, rel=0.02)
-    assert norms[40, 10, 3, 3] == pytest.approx(40 / 1.02**0.5, rel=0.02)
+    assert norms[40, 10, 3, 3] == pytest.approx(math.sqrt(40 * 90 / 1.02), rel=0.02)
 
 
-def test_the_direction_of_a_kernel_is_that_of_the_matrix_of_its_output_channels():
+def test_a_kernel_is_stepped_as_the_matrix_of_its_output_channels():
     rule, gradient = create_rule("orthogonal-momentum"), random(4, 3, 2, 2).float()
     parameter = random(4, 3, 2, 2, seed=1).float()
     (delta,), _ = rule([gradient], [parameter], [rule.init_state(parameter)])
     flat = parameter.reshape(4, 12)
     (expected,), _ = rule([gradient.reshape(4, 12)], [flat], [rule.init_state(flat)])
-    # The matrix takes the root of its 12 columns, the kernel that of its 4 rows.
-    torch.testing.assert_close(delta.reshape(4, 12), expected * math.sqrt(4 / 12))
+    assert torch.equal(delta.reshape(4, 12), expected)
 
 
 def test_tensors_of_one_shape_step_together_as_each_would_alone():
