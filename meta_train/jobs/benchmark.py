@@ -43,8 +43,8 @@ RECORD, TABLE, PICTURE = "benchmark.json", "benchmark.md", "benchmark.png"
 
 QUICK_TASKS = ("mnist1d-conv", "batch-norm", "char-gru", "autoencoder", "friedman", "pinn")
 QUICK_OPTIMIZERS = ("adamw-cosine", "muon", "schedule-free")
-QUICK_STEPS = 4
-"""In quick mode tasks have this part of their steps; a shorter game would not work."""
+QUICK_LENGTH = 0.25
+"""In quick mode tasks have this share of their steps; a shorter game would not work."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class BenchmarkConfig:
         trials: settings to try in tuning.
         quick: few tasks, a quarter of the steps.
         sensitivity: whether to vary step sizes and told numbers of steps.
+        length: training steps of a task as a multiple of its own number; games keep theirs.
         workers: number of processes.
         out: folder of the results; None makes a new one.
         again: optimizers to measure again.
@@ -69,6 +70,7 @@ class BenchmarkConfig:
     trials: int
     quick: bool
     sensitivity: bool
+    length: float
     workers: int
     out: Path | None
     again: tuple[str, ...] = ()
@@ -116,6 +118,13 @@ def build_parser() -> OneLineParser:
         action="store_true",
         help="do not vary step sizes and the number of steps that is told (--quick never does)",
     )
+    add(
+        "--length",
+        type=float,
+        metavar="FACTOR",
+        help="training steps of each task, as a multiple of its own number (default: 1, with "
+        "--quick 0.25); games keep theirs",
+    )
     add("--seeds", type=int, help="scored seeds (default: 5, with --quick 2)")
     add("--trials", type=int, help="settings to try in tuning (default: 14, with --quick 5)")
     add("--workers", type=int, help="processes of one thread each (default: one a core)")
@@ -161,6 +170,7 @@ def _config(given: dict[str, Any]) -> BenchmarkConfig:
         trials=(5 if quick else 14) if given["trials"] is None else given["trials"],
         quick=quick,
         sensitivity=not quick and not given["no_sensitivity"],
+        length=(QUICK_LENGTH if quick else 1.0) if given["length"] is None else given["length"],
         workers=os.cpu_count() or 1 if given["workers"] is None else given["workers"],
         out=given["out"],
         again=tuple(given["again"] or ()),
@@ -172,6 +182,8 @@ def _config(given: dict[str, Any]) -> BenchmarkConfig:
     ):
         if value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if not 0.1 <= config.length <= 1000:  # NaN, too
+        raise ValueError(f"--length must be from 0.1 to 1000, got {config.length}")
     if config.seeds > TUNING_SEED:
         raise ValueError(f"--seeds must be at most {TUNING_SEED}, got {config.seeds}")
     for name in config.again:
@@ -184,8 +196,7 @@ def make_plan(config: BenchmarkConfig) -> Plan:
     """The runs of these settings."""
     tasks: list[BenchmarkTask] = [TASKS[name] for name in config.tasks if name in TASKS]
     games: list[Game] = [GAMES[name] for name in config.tasks if name in GAMES]
-    if config.quick:
-        tasks = [replace(task, steps=task.steps // QUICK_STEPS) for task in tasks]
+    tasks = [replace(task, steps=round(task.steps * config.length)) for task in tasks]
     return Plan(
         tasks=tasks,
         games=games,
