@@ -3,7 +3,8 @@
 Direction, schedule and average are those of `orthogonal_momentum.py`, which is made by hand. What
 is learned is one bounded factor on the step of each tensor: a linear map of scale-free
 measurements, as small as a learned optimizer can be, and if asked for an LSTM beside it, whose skip
-connection the linear map is. Before training the factor is 1.
+connection the linear map is. Before training the factor is 1. If asked for, an LSTM for each
+coordinate bends the step inside its tensor, too; see `coordinate_residual.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, Gates, State, cast_state
+from learned_opt.rules.coordinate_residual import CoordinateResidual
 from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.general_features import (
     FEATURES,
@@ -46,13 +48,17 @@ class General(SteeredRule):
     factor lies between exp(-B) and exp(B). The rule reads no loss. A planned number of steps, where
     it is given, changes the schedule of the base alone.
 
-    The state of a tensor is the base's; `steering`, `[5]`, see `Memory`; and `h` and `c` of its
-    LSTM, `[H]`, if there is one.
+    The state of a tensor is the base's; `steering`, `[5]`, see `Memory`; `h` and `c` of its LSTM,
+    `[H]`, if there is one; and `coordinate_h` and `coordinate_c`, `[*param, K]`, if each coordinate
+    has one.
 
     Args:
         hidden_size: units H of the LSTM, which all tensors share; 0 is no LSTM.
         bound: B of matrices, positive.
         vector_bound: B of vectors, scalars, and the tables of large vocabularies; positive.
+        coordinate_size: units K of the LSTM that all coordinates share; 0 is none.
+        coordinate_bound: the largest share of the step, and of the momentum, that it adds;
+            positive.
 
     Raises:
         ValueError: an argument out of range.
@@ -70,12 +76,29 @@ class General(SteeredRule):
     tensor_state = OrthogonalMomentum.tensor_state | {"steering", "h", "c"}
 
     def __init__(
-        self, *, hidden_size: int = 0, bound: float = 1.0, vector_bound: float = 0.5
+        self,
+        *,
+        hidden_size: int = 0,
+        bound: float = 1.0,
+        vector_bound: float = 0.5,
+        coordinate_size: int = 0,
+        coordinate_bound: float = 0.5,
     ) -> None:
-        super().__init__(hidden_size=hidden_size, bound=bound, vector_bound=vector_bound)
-        if hidden_size < 0:
-            raise ValueError(f"hidden_size must not be negative, got {hidden_size}")
-        for name, value in (("bound", bound), ("vector_bound", vector_bound)):
+        super().__init__(
+            hidden_size=hidden_size,
+            bound=bound,
+            vector_bound=vector_bound,
+            coordinate_size=coordinate_size,
+            coordinate_bound=coordinate_bound,
+        )
+        for name, size in (("hidden_size", hidden_size), ("coordinate_size", coordinate_size)):
+            if size < 0:
+                raise ValueError(f"{name} must not be negative, got {size}")
+        for name, value in (
+            ("bound", bound),
+            ("vector_bound", vector_bound),
+            ("coordinate_bound", coordinate_bound),
+        ):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         self.hidden_size = hidden_size
@@ -97,6 +120,9 @@ class General(SteeredRule):
             self.lstm = LSTMCell(len(FEATURES), hidden_size)
             self.head = nn.Linear(hidden_size, 2, bias=False, dtype=torch.float32)
             nn.init.zeros_(self.head.weight)
+        self.coordinates: CoordinateResidual | None = None
+        if coordinate_size:
+            self.coordinates = CoordinateResidual(coordinate_size, coordinate_bound)
 
     def init_tensor_state(self, parameter: Tensor) -> State:
         """The base's state, and zeros except for the initial RMS in `steering`."""
@@ -113,6 +139,8 @@ class General(SteeredRule):
         own = {"steering": initial_steering(parameter, shape, self.wide_dtype, tensors)}
         for key in self._network_state():
             own[key] = own["steering"].new_zeros(self.hidden_size)
+        if self.coordinates is not None:
+            own |= self.coordinates.init_state(parameter, self.dtype)
         return {**self.base.init_part_state(parameter, shape, direction, tensors), **own}
 
     def _network_state(self) -> tuple[str, ...]:
@@ -120,8 +148,11 @@ class General(SteeredRule):
         return () if self.lstm is None else ("h", "c")
 
     def state_bytes_per_parameter(self) -> int:
-        """Bytes of state that one coordinate of a matrix costs; of a vector, half as much again."""
-        return self.base.state_bytes_per_parameter()
+        """Bytes of state that one coordinate of a matrix costs; of a vector, Adam's `v` more."""
+        own = 0
+        if self.coordinates is not None:
+            own = 2 * self.coordinates.hidden_size * self.dtype.itemsize
+        return self.base.state_bytes_per_parameter() + own
 
     def decay_factor(self, state: State, context: Context) -> Tensor:
         """The base's schedule."""
@@ -182,17 +213,38 @@ class General(SteeredRule):
             kept = torch.where(idle, torch.stack([state[key] for state in states]), value)
             for state, row in zip(new_states, kept.unbind(), strict=True):
                 state[key] = row
+        deltas = self._bend(gradients, parameters, deltas, states, new_states, context, gates)
         return [f * delta for f, delta in zip(factor.unbind(), deltas, strict=True)], new_states
+
+    def _bend(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        deltas: list[Tensor],
+        states: Sequence[State],
+        after: Sequence[State],
+        context: Context,
+        gates: Gates | None,
+    ) -> list[Tensor]:
+        """The steps with what the LSTM of the coordinates adds; its new state goes into `after`."""
+        if self.coordinates is None:
+            return deltas
+        given = [{**before, **new} for before, new in zip(states, after, strict=True)]
+        bent, found = self.coordinates(gradients, parameters, deltas, given, context.tensors, gates)
+        for before, new, own in zip(states, after, found, strict=True):
+            idle = new["scalars"][0] == 0
+            new.update({key: torch.where(idle, before[key], own[key]) for key in own})
+        return bent
 
     def gates(
         self, gradient: Tensor, parameter: Tensor, state: State, context: Context | None = None
     ) -> Gates:
-        """Gates of the tensor's LSTM, `[1, ..., 1, H]`, which its coordinates share.
+        """Gates of the tensor's LSTM, `[1, ..., 1, H]`, and of its coordinates', `[*param, K]`.
 
         Without an LSTM there are none. Asked about one tensor alone, the mean cosine over all
         tensors is its own.
         """
-        if self.lstm is None:
+        if self.lstm is None and self.coordinates is None:
             return {}
         if self.dtype != self.wide_dtype:
             wide = copy.deepcopy(self).to(self.wide_dtype)
@@ -201,8 +253,13 @@ class General(SteeredRule):
         advanced = {**state, "step": state["step"] + 1}
         gradient, parameter = gradient.to(self.dtype), parameter.to(self.dtype)
         self.update([gradient], [parameter], [advanced], context or Context(), recorded)
-        shape = (*([1] * gradient.dim()), self.hidden_size)
-        return {key: value.reshape(shape) for key, value in recorded.items()}
+        ones = (1,) * gradient.dim()
+        return {
+            key: value.reshape(
+                *(gradient.shape if key.startswith("coordinate_") else ones), value.shape[-1]
+            )
+            for key, value in recorded.items()
+        }
 
     def steered_step(
         self,
@@ -221,7 +278,8 @@ class General(SteeredRule):
         if self.lstm is not None:
             for tensor in zip(gradients, parameters, states, strict=True):
                 for name, values in self.gates(*tensor, context).items():
-                    gates.setdefault(name, []).append(values.reshape(-1))
+                    if not name.startswith("coordinate_"):
+                        gates.setdefault(name, []).append(values.reshape(-1))
         norms = [
             torch.stack([euclidean_norm(delta) for delta in one]) for one in (deltas, unsteered)
         ]

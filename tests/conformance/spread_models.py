@@ -33,7 +33,7 @@ RULES = [
 
 def make_spread_rule(name, dtype=torch.float32):
     """A rule; `general` with random weights and an LSTM, since it is its base before training."""
-    settings = {"spread": 0.1, "hidden_size": 4} if name == "general" else {}
+    settings = {"spread": 0.1, "hidden_size": 4, "coordinate_size": 3} if name == "general" else {}
     return make_rule(name, dtype, **settings)
 
 
