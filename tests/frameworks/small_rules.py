@@ -11,7 +11,7 @@ SETTINGS = {
     "lstm": {"hidden_sizes": (4,)},
     "gated-lstm": {"hidden_size": 4, "use_loss": False},
     "orthogonal-momentum": {},
-    "general": {"hidden_size": 4},
+    "general": {"hidden_size": 4, "coordinate_size": 2},
 }
 
 each_rule = pytest.mark.parametrize("rule_name", SETTINGS)
