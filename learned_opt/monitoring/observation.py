@@ -110,6 +110,10 @@ def observe(
             {name: _on_host(rows[k]).reshape(-1, 1) for name, rows in step.gates.items()}
             for k in range(len(kept))
         ]
+        for k, own, found in zip(kept, gates, step.coordinate_gates, strict=False):
+            places = samples.places(names[k], parameters[k].numel()).to(rule.device)
+            for name, values in found.items():
+                own[name] = _on_host(values.reshape(-1, values.shape[-1])[places])
         mixes = {name: values.tolist() for name, values in step.mix.items()}
         numbers = zip(step.schedule.tolist(), step.multiplier.tolist(), strict=True)
         steering = [

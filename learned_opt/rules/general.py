@@ -274,12 +274,9 @@ class General(SteeredRule):
         """
         deltas, after = self(gradients, parameters, states, context)
         unsteered, _ = self.base(gradients, parameters, states, context)
-        gates: dict[str, list[Tensor]] = {}
-        if self.lstm is not None:
-            for tensor in zip(gradients, parameters, states, strict=True):
-                for name, values in self.gates(*tensor, context).items():
-                    if not name.startswith("coordinate_"):
-                        gates.setdefault(name, []).append(values.reshape(-1))
+        tensors = zip(gradients, parameters, states, strict=True)
+        each = [self.gates(*tensor, context) for tensor in tensors]
+        own = [name for name in (each[0] if each else ()) if not name.startswith("coordinate_")]
         norms = [
             torch.stack([euclidean_norm(delta) for delta in one]) for one in (deltas, unsteered)
         ]
@@ -289,8 +286,11 @@ class General(SteeredRule):
         ]
         return SteeredStep(
             deltas=deltas,
-            gates={name: torch.stack(rows) for name, rows in gates.items()},
+            gates={name: torch.stack([one[name].reshape(-1) for one in each]) for name in own},
             schedule=torch.stack([value.reshape(()) for value in schedule]),
             multiplier=norms[0] / norms[1],
             mix={},
+            coordinate_gates=[
+                {name: values for name, values in one.items() if name not in own} for one in each
+            ],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class SteeredStep:
         multiplier: the network's factor on the step size, `[n]`; 1 before training.
         mix: root mean square of each part of the direction before they are added, `[n]` by name,
             negative where the part is subtracted; empty if the direction is the base's own.
+        coordinate_gates: gates of a network of each coordinate, `[*param, K]` by name, for each
+            tensor; empty if there is none.
     """
 
     deltas: Sequence[Tensor]
@@ -29,6 +31,7 @@ class SteeredStep:
     schedule: Tensor
     multiplier: Tensor
     mix: Mapping[str, Tensor]
+    coordinate_gates: Sequence[Gates] = field(default_factory=tuple)
 
 
 class SteeredRule(UpdateRule, ABC):

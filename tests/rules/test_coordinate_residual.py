@@ -8,6 +8,8 @@ from conftest import make_rule
 from torch.func import functional_call, vmap
 
 from learned_opt import create_rule
+from learned_opt.monitoring.observation import observe
+from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules.base import Context
 
 
@@ -201,3 +203,25 @@ def test_bytes_of_state_are_those_of_the_state():
 def test_bad_settings_are_refused(settings, error):
     with pytest.raises(ValueError, match=error):
         create_rule("general", **settings)
+
+
+def test_the_monitor_reads_its_gates_on_a_sample_of_coordinates():
+    rule = make_rule("general", torch.float32, coordinate_size=3, hidden_size=4)
+    weight, bias = torch.ones(6, 5), torch.ones(2)
+    states = [rule.init_state(value) for value in (weight, bias)]
+    gradients = [torch.linspace(-1, 1, 30).reshape(6, 5), torch.ones(2)]
+    seen = observe(
+        rule,
+        ["weight", "bias"],
+        gradients,
+        [weight, bias],
+        states,
+        Context(),
+        CoordinateSamples(10, 0),
+        lr=[1.0, 1.0],
+    )
+    assert [one.gates["coordinate_forget"].shape for one in seen] == [(10, 3), (2, 3)]
+    assert [one.gates["lstm_forget"].shape for one in seen] == [(4, 1), (4, 1)]
+    whole = rule.gates(gradients[0], weight, states[0])["coordinate_forget"].reshape(30, 3)
+    places = CoordinateSamples(10, 0).places("weight", 30)
+    torch.testing.assert_close(torch.tensor(seen[0].gates["coordinate_forget"]), whole[places])
