@@ -17,12 +17,12 @@ from learned_opt.adaptation.initialization import Initialization, load_initializ
 from learned_opt.adaptation.loop import Adaptation
 from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
 from learned_opt.adaptation.support_set import cycle_batches
-from learned_opt.arguments import check_function, check_module, check_type, shown
+from learned_opt.checks.arguments import check_function, check_module, check_type, shown
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.registry import unknown
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.rule_argument import check_rule
 from learned_opt.weights import list_pretrained, names_weights, shared_pretrained
 
 M = TypeVar("M", bound=nn.Module)

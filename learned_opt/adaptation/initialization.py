@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.adaptation.bundled import find_initialization
-from learned_opt.arguments import check_module, check_type, shown
+from learned_opt.checks.arguments import check_module, check_type, shown
 from learned_opt.files import (
     check_version,
     expand,
@@ -22,10 +22,10 @@ from learned_opt.files import (
     write_tensors,
 )
 from learned_opt.functional import check_lr, check_proximal, check_steps
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.per_tensor_rates import ANY_RULES, any_rule_name, create_any_rule
-from learned_opt.saved_rules import build_saved_rule
+from learned_opt.rules.rule_argument import check_rule
+from learned_opt.rules.saved_rules import build_saved_rule
 
 FORMAT = "learned_opt.adaptation.initialization"
 VERSION = 1

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from learned_opt.arguments import shown
-from learned_opt.rule_argument import check_rule
+from learned_opt.checks.arguments import shown
+from learned_opt.rules.rule_argument import check_rule
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.family_argument import check_family
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from meta_train.tasks.base import TaskFamily
 
 

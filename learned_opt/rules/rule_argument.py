@@ -6,7 +6,7 @@ import os
 
 from torch.optim import Optimizer
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import list_rules
 
