@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from learned_opt.adaptation.initialization import Initialization, load_initialization
+from learned_opt.adaptation.default_loss import cross_entropy_of_classes
+from learned_opt.adaptation.initialization import Initialization
+from learned_opt.adaptation.initialization_file import load_initialization
 from learned_opt.adaptation.loop import Adaptation
 from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
 from learned_opt.adaptation.support_set import cycle_batches
@@ -27,7 +29,6 @@ from learned_opt.weights import list_pretrained, names_weights, shared_pretraine
 
 M = TypeVar("M", bound=nn.Module)
 
-GIVE_A_LOSS = "give a loss, such as loss=torch.nn.functional.mse_loss"
 STEPS = 5
 """Default number of steps."""
 
@@ -192,7 +193,7 @@ def adapt(
             rule=_on_device_of(update_rule, first, create_graph),
             lr=update_rule.default_lr if lr is None else _checked_lr(lr),
             steps=STEPS if steps is None else check_steps(steps),
-            loss=_cross_entropy if loss is None else loss,
+            loss=cross_entropy_of_classes if loss is None else loss,
             proximal=0.0 if proximal is None else check_proximal(proximal),
             create_graph=create_graph,
         )
@@ -220,39 +221,6 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
 def _copies(module: nn.Module) -> dict[int, Tensor]:
     """Copies of parameters and buffers by the id of the original."""
     return {id(value): copy.deepcopy(value) for value in (*module.parameters(), *module.buffers())}
-
-
-def _cross_entropy(output: Any, targets: Any) -> Tensor:
-    if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
-        raise ValueError(
-            "the default loss takes one tensor of scores and one of targets, got "
-            f"{type(output).__name__} and {type(targets).__name__}: give a loss"
-        )
-    if output.dim() > 1 and output.shape[1] == 1:
-        raise ValueError(
-            f"the module's output is {list(output.shape)}: the cross-entropy of one class is "
-            f"always 0; {GIVE_A_LOSS}"
-        )
-    if targets.is_floating_point() and not _are_probabilities(targets):
-        raise ValueError(
-            f"the targets, {list(targets.shape)} of {targets.dtype}, are neither classes "
-            f"(integers) nor probabilities of classes: {GIVE_A_LOSS}"
-        )
-    scores = output.shape
-    classes = scores[:1] + scores[2:] if len(scores) > 1 else torch.Size()
-    if targets.shape != (scores if targets.is_floating_point() else classes):
-        raise ValueError(
-            f"the targets, {list(targets.shape)} of {targets.dtype}, do not fit the module's "
-            f"output, {list(scores)}: classes would have shape {list(classes)}; or {GIVE_A_LOSS}"
-        )
-    if not targets.is_floating_point():
-        targets = targets.long()  # cross_entropy takes int64 and uint8 only
-    return nn.functional.cross_entropy(output, targets)
-
-
-def _are_probabilities(targets: Tensor) -> bool:
-    sums = targets.sum(min(1, targets.dim() - 1))
-    return bool((targets >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=0.01))
 
 
 def _checked_lr(lr: float | Tensor) -> float | Tensor:
