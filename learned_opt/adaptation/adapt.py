@@ -139,24 +139,7 @@ def adapt(
         >>> outputs = torch.func.functional_call(model, tensors, (inputs,))
         >>> nn.functional.cross_entropy(outputs, targets).backward()
     """
-    check_module(module)
-    if loss is not None:
-        check_function("loss", loss, "a function (output, targets)")
-    for name, switch in (("functional", functional), ("create_graph", create_graph)):
-        check_type(name, switch, bool, "True or False")
-    if create_graph and not functional:
-        raise ValueError(
-            "create_graph=True needs functional=True: a module's own parameters have no graph"
-        )
-    if create_graph and initialization is not None:
-        raise ValueError(
-            "create_graph=True differentiates with respect to the module's own parameters: apply "
-            "the initialisation to the module first (initialization.apply_to)"
-        )
-    if keep and initialization is None:
-        raise ValueError(
-            "keep names values that an initialisation leaves alone: give initialization, too"
-        )
+    _check_options(module, loss, functional, create_graph, initialization, keep)
     with torch.inference_mode(False):
         if initialization is not None:
             initialization = _read(initialization)
@@ -171,11 +154,7 @@ def adapt(
             steps = initialization.steps if steps is None else steps
             only = initialization.only if only is None else only
             proximal = initialization.proximal if proximal is None else proximal
-        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-            raise ValueError("adapt does not support ScriptModules: give the original module")
-        for name, value in [*module.named_parameters(), *module.named_buffers()]:
-            if is_lazy(value):
-                raise ValueError(f"the shape of {name} is unknown: call the module on one input")
+        _check_values(module)
         if functional:  # with the module's own tensors, so that they get gradients
             work = shallow_copy_module(module, {} if initialization is None else _copies(module))
         else:
@@ -205,6 +184,44 @@ def adapt(
             return adaptation.of_tensors(work, chosen, batches)
         adaptation.in_place(work, chosen, batches)
         return work
+
+
+def _check_options(
+    module: nn.Module,
+    loss: Callable[[Any, Any], Tensor] | None,
+    functional: bool,
+    create_graph: bool,
+    initialization: Initialization | str | PathLike[str] | None,
+    keep: Iterable[str],
+) -> None:
+    """Check types of arguments, and options that contradict each other."""
+    check_module(module)
+    if loss is not None:
+        check_function("loss", loss, "a function (output, targets)")
+    for name, switch in (("functional", functional), ("create_graph", create_graph)):
+        check_type(name, switch, bool, "True or False")
+    if create_graph and not functional:
+        raise ValueError(
+            "create_graph=True needs functional=True: a module's own parameters have no graph"
+        )
+    if create_graph and initialization is not None:
+        raise ValueError(
+            "create_graph=True differentiates with respect to the module's own parameters: apply "
+            "the initialisation to the module first (initialization.apply_to)"
+        )
+    if keep and initialization is None:
+        raise ValueError(
+            "keep names values that an initialisation leaves alone: give initialization, too"
+        )
+
+
+def _check_values(module: nn.Module) -> None:
+    """Refuse modules whose values cannot be adapted."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ValueError("adapt does not support ScriptModules: give the original module")
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(value):
+            raise ValueError(f"the shape of {name} is unknown: call the module on one input")
 
 
 def _read(initialization: Initialization | str | PathLike[str]) -> Initialization:

@@ -207,7 +207,7 @@ class GateMonitor:
             self.writer.hide_from(step)
 
     def _tell_if_no_gates(self, rule: UpdateRule) -> None:
-        """Say so once: an empty dashboard is no sign of it."""
+        """Warn once that the rule has no gates: an empty dashboard does not say why."""
         if self._board.has_gates or self._failed or self._told:
             return
         self._told = True

@@ -1,4 +1,4 @@
-"""Refuses what is given in place of an update rule, and says what to give."""
+"""Refuses arguments that are not update rules, and names the right one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
 
     Args:
         rule: the argument.
-        wanted: what the argument may be, for the message.
+        wanted: names the right kinds of argument, for the message.
 
     Raises:
         ValueError: it is a name, a class, an optimizer or something else; the message says what to
@@ -32,7 +32,7 @@ def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
 
 
 def _advice(value: object) -> str:
-    """What to give instead; empty if nobody can know."""
+    """Advice on the right argument; empty if there is none."""
     if isinstance(value, (str, os.PathLike)):
         if value in list_rules():
             return f": give create_rule({value!r})"

@@ -78,7 +78,7 @@ class InnerLoop(LoopSettings):
 
     @property
     def in_place(self) -> RuleInC | None:
-        """What writes a step over the state before it; None where steps return a new state."""
+        """Code that writes a step over the old state; None where steps return a new state."""
         usual = self.overwrite and self.vectorize and self.weights is not None
         return self.in_c if usual and not self.differentiable and self.teacher is None else None
 

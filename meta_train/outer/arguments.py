@@ -1,4 +1,4 @@
-"""Refuses what is given in place of a rule, a task or settings, and says what to give."""
+"""Refuses arguments that are not a rule, a task or settings, and names the right one."""
 
 from __future__ import annotations
 

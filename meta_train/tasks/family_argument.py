@@ -1,4 +1,4 @@
-"""Refuses what is given in place of a family of tasks, and says what to give."""
+"""Refuses arguments that are not a family of tasks, and names the right one."""
 
 from __future__ import annotations
 

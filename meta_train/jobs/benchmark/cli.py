@@ -45,7 +45,7 @@ def build_parser() -> OneLineParser:
         "--optimizers",
         nargs="+",
         metavar="NAME",
-        help=f"optimizers: {DEFAULT_RULE} (what LearnedOptimizer takes by default), "
+        help=f"optimizers: {DEFAULT_RULE} (the default of LearnedOptimizer), "
         f"{', '.join(CONTESTANTS)}; also any rule of this package, such as {own} "
         f"(default: those named first, with --quick {DEFAULT_RULE}, {', '.join(QUICK_OPTIMIZERS)})",
     )

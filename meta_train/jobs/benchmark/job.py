@@ -48,7 +48,7 @@ def make_plan(config: BenchmarkConfig) -> Plan:
 
 
 def _is_installed(contestant: Contestant) -> bool:
-    """Whether an optimizer can be built; if not, say what is missing."""
+    """Whether an optimizer can be built; if not, report the missing package."""
     missing = missing_package(contestant)
     if missing is not None:
         say(
@@ -116,7 +116,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 
 class _Progress:
-    """Says on stderr what has ended, and how long it took."""
+    """Reports on stderr the runs that have ended, and their durations."""
 
     def __init__(self, plan: Plan, records: Records) -> None:
         self._wanted = plan.count()
