@@ -63,6 +63,13 @@ def build_parser() -> OneLineParser:
         action="store_true",
         help="do not vary step sizes and the number of steps that is told (--quick never does)",
     )
+    add(
+        "--length",
+        type=float,
+        metavar="FACTOR",
+        help="training steps of each task, as a multiple of its own number (default: 1, with "
+        "--quick 0.25); games keep theirs",
+    )
     add("--seeds", type=int, help="scored seeds (default: 5, with --quick 2)")
     add("--trials", type=int, help="settings to try in tuning (default: 14, with --quick 5)")
     add("--workers", type=int, help="processes of one thread each (default: one a core)")

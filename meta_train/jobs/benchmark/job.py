@@ -27,16 +27,12 @@ from meta_train.jobs.run_folders import claim_folder, locked
 
 RECORD, TABLE, PICTURE = "benchmark.json", "benchmark.md", "benchmark.png"
 
-QUICK_STEPS = 4
-"""In quick mode tasks have this part of their steps; a shorter game would not work."""
-
 
 def make_plan(config: BenchmarkConfig) -> Plan:
     """The runs of these settings."""
     tasks: list[BenchmarkTask] = [TASKS[name] for name in config.tasks if name in TASKS]
     games: list[Game] = [GAMES[name] for name in config.tasks if name in GAMES]
-    if config.quick:
-        tasks = [replace(task, steps=task.steps // QUICK_STEPS) for task in tasks]
+    tasks = [replace(task, steps=round(task.steps * config.length)) for task in tasks]
     return Plan(
         tasks=tasks,
         games=games,

@@ -19,6 +19,8 @@ from meta_train.evaluation.benchmark.user_function import from_function
 
 QUICK_TASKS = ("mnist1d-conv", "batch-norm", "char-gru", "autoencoder", "friedman", "pinn")
 QUICK_OPTIMIZERS = ("adamw-cosine", "muon", "schedule-free")
+QUICK_LENGTH = 0.25
+"""In quick mode tasks have this share of their steps; a shorter game would not work."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class BenchmarkConfig:
         trials: settings to try in tuning.
         quick: few tasks, a quarter of the steps.
         sensitivity: whether to vary step sizes and told numbers of steps.
+        length: training steps of a task as a multiple of its own number; games keep theirs.
         workers: number of processes.
         out: folder of the results; None makes a new one.
         again: optimizers to measure again.
@@ -43,6 +46,7 @@ class BenchmarkConfig:
     trials: int
     quick: bool
     sensitivity: bool
+    length: float
     workers: int
     out: Path | None
     again: tuple[str, ...] = ()
@@ -74,6 +78,7 @@ def read_arguments(given: Mapping[str, Any]) -> BenchmarkConfig:
         trials=(5 if quick else 14) if given["trials"] is None else given["trials"],
         quick=quick,
         sensitivity=not quick and not given["no_sensitivity"],
+        length=(QUICK_LENGTH if quick else 1.0) if given["length"] is None else given["length"],
         workers=os.cpu_count() or 1 if given["workers"] is None else given["workers"],
         out=given["out"],
         again=tuple(given["again"] or ()),
@@ -85,6 +90,8 @@ def read_arguments(given: Mapping[str, Any]) -> BenchmarkConfig:
     ):
         if value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if not 0.1 <= config.length <= 1000:  # NaN, too
+        raise ValueError(f"--length must be from 0.1 to 1000, got {config.length}")
     if config.seeds > TUNING_SEED:
         raise ValueError(f"--seeds must be at most {TUNING_SEED}, got {config.seeds}")
     for name in config.again:

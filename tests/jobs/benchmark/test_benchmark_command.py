@@ -37,6 +37,8 @@ SMALL = [
         ),
         (["--trials", "1"], "--trials must be at least 2, got 1"),
         (["--workers", "-1"], "--workers must be at least 1, got -1"),
+        (["--length", "0"], "--length must be from 0.1 to 1000, got 0.0"),
+        (["--length", "nan"], "length must be of type float, got nan"),
         (["--seeds", "two"], "seeds"),
         (["--config", "file.yaml"], "--config"),
         (["--wrong"], "--wrong"),
@@ -82,6 +84,13 @@ def test_all_is_run_unless_something_is_named():
     quick = make_plan(parse(["--quick"]))
     assert len(quick.tasks) == 6 and quick.tasks[0].steps == TASKS["mnist1d-conv"].steps // 4
     assert (quick.seeds, quick.trials, quick.sensitivity) == (2, 5, False)
+
+
+def test_tasks_can_be_longer_and_games_keep_their_steps():
+    plan = make_plan(parse(["--tasks", "logistic", "pinn", "cart-pole", "--length", "10"]))
+    assert plan.steps() == {"logistic": 10000, "pinn": 20000, "cart-pole": 500}
+    plan = make_plan(parse(["--quick", "--tasks", "pinn", "--length", "0.5"]))
+    assert plan.steps() == {"pinn": 1000}
 
 
 def test_a_second_call_runs_only_what_is_missing(tmp_path, capsys):
