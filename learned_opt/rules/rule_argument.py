@@ -16,7 +16,7 @@ def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
 
     Args:
         rule: the argument.
-        wanted: names the right kinds of argument, for the message.
+        wanted: what the argument may be, for the message.
 
     Raises:
         ValueError: it is a name, a class, an optimizer or something else; the message says what to
