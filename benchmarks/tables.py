@@ -57,7 +57,7 @@ CASES = {
 
 
 def measured(name):
-    """What a benchmark has written."""
+    """The results of a benchmark."""
     return json.loads((ROOT / "docs" / "measured" / f"{name}.json").read_text())
 
 
@@ -142,7 +142,7 @@ def sine():
 
 
 def benchmark_records():
-    """What the benchmark of optimizers has written, and the plan of it."""
+    """The results of the benchmark of optimizers, and its plan."""
     records = Records(ROOT / "docs" / "measured" / "benchmark.json", {})
     return plan_of(records), records
 
@@ -168,7 +168,7 @@ def benchmark_errors():
 
 
 def benchmark_sensitivity():
-    """What other step sizes do to an optimizer."""
+    """The effect of other step sizes on an optimizer."""
     return sensitivity_table(*benchmark_records())
 
 

@@ -12,7 +12,7 @@ import argparse
 
 import torch
 
-from learned_opt.adaptation.initialization import load_initialization
+from learned_opt import load_initialization
 from learned_opt.files import expand
 from meta_train.few_shot.gate_curves import draw_gate_bands, gate_bands
 from meta_train.tasks.episodes.omniglot import OmniglotEpisodes

@@ -77,7 +77,7 @@ def is_generic() -> bool:
 
 
 def thread_count(elements: int) -> int:
-    """The number of threads for work on so many elements, at most torch's setting."""
+    """The number of threads for work on this number of elements, at most torch's setting."""
     return max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
 
 

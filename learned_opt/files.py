@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from learned_opt.arguments import check_path
+from learned_opt.checks.arguments import check_path
 
 NO_DIGEST = "0" * 64
 """Stands for the digest while the digest is computed."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.rules.base import Context, State, UpdateRule
 
 

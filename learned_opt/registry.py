@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from learned_opt.arguments import shown
-from learned_opt.setting_types import fitted, setting_types
+from learned_opt.checks.arguments import shown
+from learned_opt.checks.setting_types import fitted, setting_types
 
 T = TypeVar("T")
 

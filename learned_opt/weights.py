@@ -21,7 +21,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from learned_opt.arguments import check_path, check_type
+from learned_opt.checks.arguments import check_path, check_type
 from learned_opt.files import (
     check_version,
     expand,
@@ -31,10 +31,10 @@ from learned_opt.files import (
     write_tensors,
 )
 from learned_opt.registry import matching_names, unknown
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules import RULES, create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
-from learned_opt.saved_rules import build_saved_rule
+from learned_opt.rules.rule_argument import check_rule
+from learned_opt.rules.saved_rules import build_saved_rule
 
 FORMAT = "learned_opt.rule"
 VERSION = 1

@@ -69,7 +69,7 @@ class LearnedConstants(UpdateRule):
 
     The step and the state are those of `OrthogonalMomentum`. The meta-parameters shift the
     logarithm of its constants, or of the odds of a decay; see `LEARNED`. Before training they are 0
-    and the rule equals `OrthogonalMomentum`, but for rounding.
+    and the rule equals `OrthogonalMomentum` up to rounding.
 
     While a population of perturbed rules is meta-trained, the last point enters the average that a
     run is judged at with the weight of the unperturbed rule.

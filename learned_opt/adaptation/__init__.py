@@ -8,11 +8,8 @@ In a usual training loop, call `initialization.apply_to(module)` before the firs
 
 from learned_opt.adaptation.adapt import adapt
 from learned_opt.adaptation.bundled import list_initializations
-from learned_opt.adaptation.initialization import (
-    Initialization,
-    load_initialization,
-    save_initialization,
-)
+from learned_opt.adaptation.initialization import Initialization
+from learned_opt.adaptation.initialization_file import load_initialization, save_initialization
 
 __all__ = [
     "Initialization",

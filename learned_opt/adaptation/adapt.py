@@ -13,21 +13,22 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from learned_opt.adaptation.initialization import Initialization, load_initialization
+from learned_opt.adaptation.default_loss import cross_entropy_of_classes
+from learned_opt.adaptation.initialization import Initialization
+from learned_opt.adaptation.initialization_file import load_initialization
 from learned_opt.adaptation.loop import Adaptation
 from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
 from learned_opt.adaptation.support_set import cycle_batches
-from learned_opt.arguments import check_function, check_module, check_type, shown
+from learned_opt.checks.arguments import check_function, check_module, check_type, shown
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
 from learned_opt.registry import unknown
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules import create_rule, list_rules
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.rule_argument import check_rule
 from learned_opt.weights import list_pretrained, names_weights, shared_pretrained
 
 M = TypeVar("M", bound=nn.Module)
 
-GIVE_A_LOSS = "give a loss, such as loss=torch.nn.functional.mse_loss"
 STEPS = 5
 """Default number of steps."""
 
@@ -138,6 +139,62 @@ def adapt(
         >>> outputs = torch.func.functional_call(model, tensors, (inputs,))
         >>> nn.functional.cross_entropy(outputs, targets).backward()
     """
+    _check_options(module, loss, functional, create_graph, initialization, keep)
+    with torch.inference_mode(False):
+        if initialization is not None:
+            initialization = _read(initialization)
+            rule = initialization.rule if rule is None else rule
+            if lr is None and rule is initialization.rule:
+                lr = initialization.lr
+            if steps is None and initialization.steps == 0 and keep:
+                raise ValueError(
+                    "the initialisation takes no steps, so the parameters given in keep would stay "
+                    "untrained: give steps (0 for none)"
+                )
+            steps = initialization.steps if steps is None else steps
+            only = initialization.only if only is None else only
+            proximal = initialization.proximal if proximal is None else proximal
+        _check_values(module)
+        if functional:  # with the module's own tensors, so that they get gradients
+            work = shallow_copy_module(module, {} if initialization is None else _copies(module))
+        else:
+            kept = {id(value): value.detach().clone() for value in find_graph_tensors(module)}
+            work = copy.deepcopy(module, kept)
+        if initialization is not None:
+            initialization.apply_to(work, keep=keep)
+        chosen = _parameters_to_adapt(work, only)
+        if initialization is not None:  # in its order, on which learned learning rates rely
+            order = [key for key in initialization.parameters if key in chosen]
+            chosen = {key: chosen[key] for key in dict.fromkeys([*order, *chosen])}
+        first = next(iter(chosen.values()))
+        update_rule = _find_rule(rule, first.dtype)
+        adaptation = Adaptation(
+            rule=_on_device_of(update_rule, first, create_graph),
+            lr=update_rule.default_lr if lr is None else _checked_lr(lr),
+            steps=STEPS if steps is None else check_steps(steps),
+            loss=cross_entropy_of_classes if loss is None else loss,
+            proximal=0.0 if proximal is None else check_proximal(proximal),
+            create_graph=create_graph,
+        )
+        batches = (
+            pytree.tree_map_only(Tensor, torch.clone, batch)  # the module may write it
+            for batch in cycle_batches(support)
+        )
+        if functional:
+            return adaptation.of_tensors(work, chosen, batches)
+        adaptation.in_place(work, chosen, batches)
+        return work
+
+
+def _check_options(
+    module: nn.Module,
+    loss: Callable[[Any, Any], Tensor] | None,
+    functional: bool,
+    create_graph: bool,
+    initialization: Initialization | str | PathLike[str] | None,
+    keep: Iterable[str],
+) -> None:
+    """Check types of arguments, and options that contradict each other."""
     check_module(module)
     if loss is not None:
         check_function("loss", loss, "a function (output, targets)")
@@ -156,54 +213,15 @@ def adapt(
         raise ValueError(
             "keep names values that an initialisation leaves alone: give initialization, too"
         )
-    with torch.inference_mode(False):
-        if initialization is not None:
-            initialization = _read(initialization)
-            rule = initialization.rule if rule is None else rule
-            if lr is None and rule is initialization.rule:
-                lr = initialization.lr
-            if steps is None and initialization.steps == 0 and keep:
-                raise ValueError(
-                    "the initialisation takes no steps, so the parameters given in keep would stay "
-                    "untrained: give steps (0 for none)"
-                )
-            steps = initialization.steps if steps is None else steps
-            only = initialization.only if only is None else only
-            proximal = initialization.proximal if proximal is None else proximal
-        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-            raise ValueError("adapt does not support ScriptModules: give the original module")
-        for name, value in [*module.named_parameters(), *module.named_buffers()]:
-            if is_lazy(value):
-                raise ValueError(f"the shape of {name} is unknown: call the module on one input")
-        if functional:  # with the module's own tensors, so that they get gradients
-            work = shallow_copy_module(module, {} if initialization is None else _copies(module))
-        else:
-            kept = {id(value): value.detach().clone() for value in find_graph_tensors(module)}
-            work = copy.deepcopy(module, kept)
-        if initialization is not None:
-            initialization.apply_to(work, keep=keep)
-        chosen = _parameters_to_adapt(work, only)
-        if initialization is not None:  # in its order, on which learned learning rates rely
-            order = [key for key in initialization.parameters if key in chosen]
-            chosen = {key: chosen[key] for key in dict.fromkeys([*order, *chosen])}
-        first = next(iter(chosen.values()))
-        update_rule = _find_rule(rule, first.dtype)
-        adaptation = Adaptation(
-            rule=_on_device_of(update_rule, first, create_graph),
-            lr=update_rule.default_lr if lr is None else _checked_lr(lr),
-            steps=STEPS if steps is None else check_steps(steps),
-            loss=_cross_entropy if loss is None else loss,
-            proximal=0.0 if proximal is None else check_proximal(proximal),
-            create_graph=create_graph,
-        )
-        batches = (
-            pytree.tree_map_only(Tensor, torch.clone, batch)  # the module may write it
-            for batch in cycle_batches(support)
-        )
-        if functional:
-            return adaptation.of_tensors(work, chosen, batches)
-        adaptation.in_place(work, chosen, batches)
-        return work
+
+
+def _check_values(module: nn.Module) -> None:
+    """Refuse modules whose values cannot be adapted."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ValueError("adapt does not support ScriptModules: give the original module")
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(value):
+            raise ValueError(f"the shape of {name} is unknown: call the module on one input")
 
 
 def _read(initialization: Initialization | str | PathLike[str]) -> Initialization:
@@ -220,39 +238,6 @@ def _read(initialization: Initialization | str | PathLike[str]) -> Initializatio
 def _copies(module: nn.Module) -> dict[int, Tensor]:
     """Copies of parameters and buffers by the id of the original."""
     return {id(value): copy.deepcopy(value) for value in (*module.parameters(), *module.buffers())}
-
-
-def _cross_entropy(output: Any, targets: Any) -> Tensor:
-    if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
-        raise ValueError(
-            "the default loss takes one tensor of scores and one of targets, got "
-            f"{type(output).__name__} and {type(targets).__name__}: give a loss"
-        )
-    if output.dim() > 1 and output.shape[1] == 1:
-        raise ValueError(
-            f"the module's output is {list(output.shape)}: the cross-entropy of one class is "
-            f"always 0; {GIVE_A_LOSS}"
-        )
-    if targets.is_floating_point() and not _are_probabilities(targets):
-        raise ValueError(
-            f"the targets, {list(targets.shape)} of {targets.dtype}, are neither classes "
-            f"(integers) nor probabilities of classes: {GIVE_A_LOSS}"
-        )
-    scores = output.shape
-    classes = scores[:1] + scores[2:] if len(scores) > 1 else torch.Size()
-    if targets.shape != (scores if targets.is_floating_point() else classes):
-        raise ValueError(
-            f"the targets, {list(targets.shape)} of {targets.dtype}, do not fit the module's "
-            f"output, {list(scores)}: classes would have shape {list(classes)}; or {GIVE_A_LOSS}"
-        )
-    if not targets.is_floating_point():
-        targets = targets.long()  # cross_entropy takes int64 and uint8 only
-    return nn.functional.cross_entropy(output, targets)
-
-
-def _are_probabilities(targets: Tensor) -> bool:
-    sums = targets.sum(min(1, targets.dim() - 1))
-    return bool((targets >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=0.01))
 
 
 def _checked_lr(lr: float | Tensor) -> float | Tensor:

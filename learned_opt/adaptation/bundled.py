@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, overload
 
-from learned_opt.arguments import check_path
+from learned_opt.checks.arguments import check_path
 from learned_opt.files import expand
 from learned_opt.registry import matching_names, unknown
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset
 
-from learned_opt.arguments import check_type
+from learned_opt.checks.arguments import check_type
 
 
 def cycle_batches(support: Any) -> Iterator[tuple[Any, Any]]:

@@ -9,7 +9,8 @@ from learned_opt.backends.fused_step import expect
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.coordinate_lstm import CoordinateLSTM
 from learned_opt.rules.features import RECENT_DECAY, smallest_known
-from learned_opt.rules.gated import GatedLSTM, GatePair, MomentumGatedLSTM
+from learned_opt.rules.gate_pair import GatePair
+from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
 from learned_opt.rules.lstm_cell import LSTMCell
 
 LARGEST_P = 80.0

@@ -105,7 +105,7 @@ class StatePath:
     Each number is divided by its standard deviation first.
 
     Attributes:
-        what: what each line is, "coordinate" or "tensor".
+        what: the unit that each line follows, "coordinate" or "tensor".
         paths: `[units][steps]` points (x, y); empty without state.
         fixed: points (x, y) where a constant gradient holds the state, by `STEADY`; empty for
             rules of whole tensors.

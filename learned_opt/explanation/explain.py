@@ -10,15 +10,15 @@ from os import PathLike
 
 import torch
 
-from learned_opt.arguments import check_type, shown
+from learned_opt.checks.arguments import check_type, shown
+from learned_opt.checks.setting_types import fitted
 from learned_opt.explanation.explanation import Explanation
 from learned_opt.explanation.measured import Findings, measure_responses, measure_trainings
 from learned_opt.files import one_line
 from learned_opt.registry import unknown
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import create_rule, list_rules, rule_name
-from learned_opt.setting_types import fitted
+from learned_opt.rules.rule_argument import check_rule
 from learned_opt.weights import find_rule, list_pretrained, names_weights, rule_digest
 
 

@@ -63,7 +63,7 @@ class Findings:
         name: of the rule.
         subtitle: one line about it.
         own: responses to chosen gradients.
-        trainings: what trainings with it show.
+        trainings: measurements on trainings with it.
         compared: responses of the other rules by name, to the same gradients.
     """
 

@@ -50,7 +50,7 @@ class Echo:
         )
 
     def _echo(self) -> str:
-        """What becomes of one gradient."""
+        """The effect of one gradient on later updates."""
         first, second, later = self.impulse[0], self.impulse[1], sum(self.impulse[2:])
         if second < -0.05 * first:
             back = f"{-100 * second / first:.0f}%"

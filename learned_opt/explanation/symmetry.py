@@ -85,7 +85,7 @@ WORDS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Deviations by the names of `CHANGES`: 0 is symmetric, 1 is as far as can be.
+    """Deviations by the names of `CHANGES`, from 0, symmetric, to 1.
 
     |u' - c(u)| / (|u'| + |c(u)|), where u are the updates of `STEPS` steps, u' those of the changed
     problem, and c(u) the changed updates. Gradients 10 times as large give SGD 9/11 = 0.82.

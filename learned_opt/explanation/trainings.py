@@ -29,9 +29,9 @@ class TrainingStep:
         gradients: `[*param]` each.
         parameters: before the step.
         states: before the step.
-        updates: what was added to the parameters.
+        updates: added to the parameters, `[*param]` each.
         new_states: after the step.
-        context: what the rule was told.
+        context: given to the rule.
         loss: of the batch.
     """
 

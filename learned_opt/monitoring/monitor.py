@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from learned_opt.checks.setting_types import fitted
 from learned_opt.monitoring.attachment import Attachment, names_by_position
 from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
@@ -28,7 +29,6 @@ from learned_opt.optimizer.options import whole_number
 from learned_opt.optimizer.wrappers import unwrapped
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.setting_types import fitted
 from learned_opt.updates import PendingUpdate
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class GateMonitor:
             self.writer.hide_from(step)
 
     def _tell_if_no_gates(self, rule: UpdateRule) -> None:
-        """Say so once: an empty dashboard is no sign of it."""
+        """Warn once that the rule has no gates: an empty dashboard does not say why."""
         if self._board.has_gates or self._failed or self._told:
             return
         self._told = True

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.files import expand
 from learned_opt.monitoring.heat_maps import HeatMaps
 

@@ -16,10 +16,10 @@ from learned_opt.rules.base import UpdateRule
 
 @dataclass(frozen=True)
 class Purpose:
-    """What bundled weights were made for, as far as shapes of parameters can tell.
+    """The models that bundled weights were made for, told by the shapes of their parameters.
 
     Attributes:
-        text: what they are for, after "was meta-trained for".
+        text: names those models; follows "was meta-trained for".
         parameters: most parameters of such a model.
         axes: most dimensions of one of its parameters.
     """
@@ -73,8 +73,8 @@ def warn_if_small(rule: UpdateRule, name: str | None, rates: Sequence[float | Te
 
     Args:
         rule: the optimizer's.
-        name: of bundled weights, or None. Rules by hand but for the default need a learning rate,
-            and so may weights of the user's own.
+        name: of bundled weights, or None. Hand-made rules other than the default need a
+            learning rate, and so may weights of the user's own.
         rates: of all groups.
     """
     lr = max(map(float, rates)) if rule.averages or name is not None else 0.0

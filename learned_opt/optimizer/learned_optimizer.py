@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from learned_opt.arguments import check_type, shown
+from learned_opt.checks.arguments import check_type, shown
 from learned_opt.functional import one_element, without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
@@ -246,8 +246,8 @@ class LearnedOptimizer(Optimizer):
         Args:
             model: the model. Layers of batch normalisation whose scale this optimizer does not
                 train keep their statistics.
-            batches: such as the training loader, or `itertools.islice(loader, 100)` of it. Of a
-                list or tuple the first part is the input; a mapping gives keyword arguments.
+            batches: such as the training loader, or `itertools.islice(loader, 100)`. The input
+                is the first part of a list or tuple; a mapping gives keyword arguments.
 
         Raises:
             ValueError: the model has running statistics, and there are no batches.

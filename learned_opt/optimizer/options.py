@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
+from learned_opt.checks.setting_types import plain
 from learned_opt.functional import one_element
 from learned_opt.rules.base import UpdateRule
-from learned_opt.setting_types import plain
 
 SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 """Options that all parameter groups share."""

@@ -14,7 +14,7 @@ from learned_opt.updates import PendingUpdate
 
 
 class Call(NamedTuple):
-    """What all tensors of one call of the rule share."""
+    """Device and options that all tensors of one call of the rule share."""
 
     device: torch.device
     maximize: bool

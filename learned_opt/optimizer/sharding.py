@@ -37,7 +37,7 @@ def device_mesh(tensor: Tensor) -> DeviceMesh | None:
 
 
 def whole_tensors(sharded: Sequence[DTensor | None]) -> WholeTensors | None:
-    """What rules ask of the whole tensors in a step; None if none is sharded.
+    """Answers questions of rules about whole tensors in a step; None if none is sharded.
 
     Args:
         sharded: by position in the step, the DTensor of which the rule is given a part, or None.

@@ -108,7 +108,8 @@ def check_directions(
 ) -> None:
     """Refuse an option `direction` that is not the one that the state was made for.
 
-    To step by the state's would be silent, and no checkpoint of it could be loaded.
+    Stepping by the state's direction would ignore the option silently, and the checkpoint of such
+    an optimizer could not be loaded.
 
     Raises:
         ValueError: a group's option is another, or no option at all.

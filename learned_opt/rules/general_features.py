@@ -1,4 +1,4 @@
-"""What the rule `general` measures of each tensor: scale-free, no loss, no number of steps."""
+"""Measurements of the rule `general` on each tensor: scale-free, no loss, no number of steps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FEATURES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "log_step_square": (0.0, 1.0),  # square of log_step after shift and scale, minus 1
     }
 )
-"""What the map reads of a tensor: (shift, scale). It gets (x - shift) * scale, clamped to +-3."""
+"""(shift, scale) of each feature. The map reads (x - shift) * scale, clamped to +-3."""
 
 
 class Memory(NamedTuple):

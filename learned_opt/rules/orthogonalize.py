@@ -69,7 +69,7 @@ class Products(ABC):
         base_scale: float = 1.0,
         scale: float = 1.0,
     ) -> Tensor:
-        """The same where product and base are known to be symmetric, but for rounding."""
+        """The same, where product and base are known to be symmetric up to rounding."""
 
 
 class ProductsInTorch(Products):
@@ -188,7 +188,7 @@ def _root(value: Tensor, degree: int) -> Tensor:
 
 
 def direction_scale(shape: Sequence[int]) -> float:
-    """What the orthogonal matrix of a tensor is multiplied by to be its direction.
+    """The factor from the orthogonal matrix of a tensor to its direction.
 
     The root of the longer side of its matrix, so that the direction has an RMS of about 1; above a
     width W of 96, `(96 / W)^(1/3)` times that. W is the larger of the first two sizes: of a matrix

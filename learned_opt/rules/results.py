@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 class WrongResult(ValueError):
-    """What a rule returned for one tensor does not fit it.
+    """Raised where the result of a rule does not fit its tensor.
 
     Args:
         rule: name of the rule's class.
-        problem: what it returned, and what it should have.
+        problem: the result, and the one that would fit.
         position: of the tensor, in the lists that the rule was given.
         shape: of that tensor.
     """
@@ -46,10 +46,10 @@ def check_results(
 
     Args:
         rule: name of the rule's class.
-        gradients: what the rule was given, `[*param]` each.
+        gradients: the rule's input, `[*param]` each.
         states: before the step.
-        deltas: what it returned.
-        new_states: what it returned.
+        deltas: returned by the rule.
+        new_states: returned by the rule.
 
     Raises:
         ValueError: the lists have other lengths.

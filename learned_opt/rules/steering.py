@@ -1,4 +1,4 @@
-"""What a network that steers a hand-made step does to it, tensor by tensor."""
+"""Rules whose network bends the steps of a hand-made base, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SteeredRule(UpdateRule, ABC):
         states: Sequence[State],
         context: Context,
     ) -> SteeredStep:
-        """Compute the step from `states` once more, and what the network does in it.
+        """Compute the step from `states` once more, with the part of the network in it.
 
         The arguments are those of `forward`.
 

@@ -42,7 +42,7 @@ FEATURES: Mapping[str, tuple[float, float]] = {
     "loss_to_first": (0.0, 0.5),  # log loss, fast mean over first
     "loss_to_best": (0.0, 2.0),  # log loss, fast mean over best
 }
-"""What the LSTM reads of a tensor: (shift, scale). It gets (x - shift) * scale, clamped to +-4."""
+"""(shift, scale) of each feature. The LSTM reads (x - shift) * scale, clamped to +-4."""
 
 
 class Scalars(NamedTuple):

@@ -25,15 +25,14 @@ from learned_opt.rules.base import Context, Gates, State, cast_state
 from learned_opt.rules.features import euclidean_norm
 from learned_opt.rules.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.steering import SteeredRule, SteeredStep
+from learned_opt.rules.step_size_coefficients import Coefficients, combine, warm_up_and_cosine
 from learned_opt.rules.step_size_features import (
     FEATURES,
     RMS_FLOOR,
     Scalars,
-    progress,
     read_features,
 )
 from learned_opt.rules.tensor_directions import (
-    TINY,
     Mix,
     ScaledDirections,
     Statistics,
@@ -42,12 +41,6 @@ from learned_opt.rules.tensor_directions import (
     measure,
 )
 from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
-
-WARM_UP = 0.03
-"""The step grows linearly to its full size over this share of the planned steps."""
-
-LAST = 0.01
-"""The cosine ends here, not at 0, so that steps past the planned number still move."""
 
 DIRECTION_FLOOR = 0.03
 """Least divisor of a direction over sqrt(v), which is otherwise divided by its RMS. Without it a
@@ -76,23 +69,6 @@ class Controls(NamedTuple):
     m9: Tensor
     scaled_gradient: Tensor
     decay: Tensor
-
-
-class Coefficients(NamedTuple):
-    """What a step multiplies the directions of each tensor with, `[n]` each."""
-
-    step_size: Tensor
-    """s exp(lm)."""
-    target: Tensor
-    """RMS that the mix gets: 1, or less where Adam's direction is below its floor."""
-    mix: Mix
-
-    def factor(self, rms: Tensor) -> Tensor:
-        """What to multiply a mix of this RMS with to get the deltas, `[n]`."""
-        # At least 1% of the target: where the parts cancel, they are not blown up more than
-        # 100-fold.
-        scale = self.target / torch.maximum(rms, 0.01 * self.target + TINY)
-        return -self.step_size * scale
 
 
 class StepSizeLSTM(SteeredRule):
@@ -323,24 +299,3 @@ def _read(
         for gradient, parameter, state in zip(gradients, parameters, states, strict=True)
     ]
     return tensors, Memory(*(torch.stack([s[key] for s in states]) for key in Memory._fields))
-
-
-def combine(
-    tensors: Sequence[TensorDirections],
-    size: Tensor,
-    coefficients: Coefficients,
-    whole: WholeTensors = LOCAL,
-) -> list[Tensor]:
-    """Deltas, `[*param]` each: minus the step size times the mix, scaled to its target RMS."""
-    weights = torch.stack(coefficients.mix, dim=-1).unbind()
-    mixed = [tensor.mix(row) for tensor, row in zip(tensors, weights, strict=True)]
-    rms = size.rsqrt() * whole.norms(torch.stack([euclidean_norm(value) for value in mixed]))
-    factors = coefficients.factor(rms).unbind()
-    return [factor * value for factor, value in zip(factors, mixed, strict=True)]
-
-
-def warm_up_and_cosine(step: Tensor, planned: Tensor) -> Tensor:
-    """The schedule s_t, `[n]`: up linearly to 1, then down a cosine to `LAST`."""
-    warm_up = (step / (WARM_UP * planned).clamp(min=1)).clamp(max=1)
-    cosine = 0.5 * (1 + torch.cos(math.pi * progress(step, planned)))
-    return warm_up * (LAST + (1 - LAST) * cosine)

@@ -29,7 +29,7 @@ PAIRS = tuple((i, j) for i in range(5) for j in range(i, 5))
 by rows."""
 
 SUMS = 8 + len(PAIRS)
-"""Number of sums over the elements of a tensor that tell all that a step must know of it.
+"""Number of sums over the elements of a tensor; a step needs no other measurement.
 
 Gradient times gradient, m9, m99 and m9 / sqrt(v); squares of m9, m99, m9 / sqrt(v) and the
 parameter, all before the step; then the products of `PAIRS` after it, of the parameter only where

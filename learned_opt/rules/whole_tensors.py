@@ -1,4 +1,4 @@
-"""What a rule asks of whole tensors, where it may hold only a part of each.
+"""Answers about whole tensors, for rules that may hold only a part of each.
 
 A rule that reads one number of a tensor, such as its RMS, or that transforms whole matrices, asks
 `context.tensors`. In one process the parts are the tensors. Where FSDP2 or tensor parallelism
@@ -118,5 +118,5 @@ def zero_rows(tensor: Tensor) -> Tensor:
 
 
 def one_where_zero(value: Tensor) -> Tensor:
-    """The value, or 1 where it is 0: what zero is divided by."""
+    """The value, or 1 where it is 0: a safe divisor."""
     return torch.where(value == 0, 1.0, value)

@@ -19,7 +19,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.backprop import best_checkpoint_steps
 from meta_train.estimators.footprint import Footprint, measure
 from meta_train.estimators.objectives import Objective
@@ -28,9 +27,6 @@ from meta_train.inner.runs import Runs
 from meta_train.runtime.distributed import DistributedContext
 
 MODES = ("plain", "checkpointing", "truncated", "pes")
-EXACT = tuple(name for name, estimator in ESTIMATORS.items() if estimator.has_memory_modes)
-"""Names of estimators that take a mode other than plain."""
-
 MIB = 2**20
 _UNITS = {"KiB": 2**10, "MiB": MIB, "GiB": 2**30}
 

@@ -16,11 +16,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from learned_opt.arguments import check_function, check_type, shown
+from learned_opt.checks.arguments import check_function, check_type, shown
+from learned_opt.checks.setting_types import fitted
 from learned_opt.optimizer.options import whole_number
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules import UpdateRule
-from learned_opt.setting_types import fitted
+from learned_opt.rules.rule_argument import check_rule
 from meta_train.evaluation.baselines import BASELINES, Baseline
 from meta_train.evaluation.comparison_jobs import ComparisonTask, job_mapper
 from meta_train.evaluation.curves import Curves

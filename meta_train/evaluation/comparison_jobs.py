@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from learned_opt.arguments import check_type
+from learned_opt.checks.arguments import check_type
 from learned_opt.rules import UpdateRule, create_rule
 from meta_train.evaluation.baselines import Baseline
 from meta_train.evaluation.curves import Curves, train_curves

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from learned_opt.arguments import check_type
+from learned_opt.checks.arguments import check_type
+from learned_opt.checks.setting_types import fitted
 from learned_opt.monitoring.figures import import_matplotlib
-from learned_opt.rule_argument import check_rule
 from learned_opt.rules import UpdateRule
-from learned_opt.setting_types import fitted
+from learned_opt.rules.rule_argument import check_rule
 from meta_train.evaluation.curves import train_curves
 from meta_train.evaluation.validator import Validator
 from meta_train.inner.meta_parameters import MetaParameters

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from meta_train.inner.meta_parameters import MetaParameters
 
 if TYPE_CHECKING:

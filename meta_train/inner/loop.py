@@ -14,7 +14,6 @@ differentiated once, its graph is freed at once, and only the graph of the rule 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
@@ -26,9 +25,10 @@ from torch.func import vmap
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.results import WrongResult
+from meta_train.inner.divergence import is_finite_and_bounded
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.loss_gradients import gradients_by_hand, loss_and_gradients
-from meta_train.inner.masking import LossWithGradient, largest, where_alive
+from meta_train.inner.masking import LossWithGradient, where_alive
 from meta_train.inner.rule_in_c import RuleInC
 from meta_train.inner.rule_step import Moved, StepInput, rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
@@ -78,7 +78,7 @@ class InnerLoop(LoopSettings):
 
     @property
     def in_place(self) -> RuleInC | None:
-        """What writes a step over the state before it; None where steps return a new state."""
+        """Code that writes a step over the old state; None where steps return a new state."""
         usual = self.overwrite and self.vectorize and self.weights is not None
         return self.in_c if usual and not self.differentiable and self.teacher is None else None
 
@@ -191,7 +191,14 @@ class InnerLoop(LoopSettings):
         """
         losses, buffers, found, read = self._loss_and_gradients(inner, batch, twice=twice)
         first = torch.where(inner.first_loss.isnan(), losses.detach(), inner.first_loss)
-        alive = inner.alive & self._is_finite_and_bounded(losses.detach(), first, found)
+        alive = inner.alive & is_finite_and_bounded(
+            losses.detach(),
+            first,
+            found,
+            times=self.divergence,
+            vectorize=self.vectorize,
+            traceable=self.traceable,
+        )
         mask = None if self._all_known_alive(alive) else alive
         # A diverged run stands still. The rule reads zeros for it and its old values are kept, so
         # that no NaN reaches the rule's weights through a product with zero.
@@ -240,30 +247,6 @@ class InnerLoop(LoopSettings):
             twice=twice,
             learned=self.differentiable,
         )
-
-    def _is_finite_and_bounded(self, losses: Tensor, first: Tensor, gradients: Tensors) -> Tensor:
-        """Check each run: finite loss and gradients, loss at most `divergence` times the first."""
-        finite = losses.isfinite() & (losses <= self.divergence * first.abs().clamp_min(1e-8))
-        if self._all_known_small(gradients, losses.device):
-            return finite
-        axis = 1 if self.vectorize else 0
-        # The largest magnitude takes two passes at the speed of memory. Testing every number takes
-        # twenty times as long, more than the rest of a step of SGD.
-        # Squared: rules take mean squares, and an overflow inside a rule cannot be masked.
-        squares = [
-            largest(gradient.detach(), axis).square()
-            for gradient in gradients.values()
-            if gradient.numel()
-        ]
-        return finite & torch.stack(squares).isfinite().all(0) if squares else finite
-
-    def _all_known_small(self, gradients: Tensors, device: torch.device) -> bool:
-        """Check without device sync whether all squares are finite; False means unknown."""
-        if self.traceable or device.type != "cpu":
-            return False
-        # One pass over each; none is larger than the norm of all.
-        norms = [torch.linalg.vector_norm(value.detach()) for value in gradients.values()]
-        return bool(norms) and math.isfinite(float(torch.stack(norms).sum().square()))
 
     def _apply_rule(
         self, inner: InnerState, gradients: Tensors, losses: Tensor

@@ -37,12 +37,6 @@ def lead(value: Tensor, tensor: Tensor) -> Tensor:
     return value.reshape((*value.shape, *([1] * (tensor.dim() - value.dim()))))
 
 
-def largest(tensor: Tensor, axis: int) -> Tensor:
-    """Return the largest magnitude over all axes from `axis` on; NaN if any entry is NaN."""
-    axes = list(range(axis, tensor.dim()))
-    return tensor.abs().amax(axes) if axes else tensor.abs()
-
-
 def where_alive(alive: Tensor | None, value: Tensor, otherwise: Tensor | float) -> Tensor:
     """Return `value` for runs that are alive, `otherwise` for the rest.
 

@@ -9,9 +9,9 @@ from types import NoneType
 import torch
 from torch import Tensor, nn
 
-from learned_opt.arguments import check_type
-from learned_opt.rule_argument import check_rule
+from learned_opt.checks.arguments import check_type
 from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.rule_argument import check_rule
 from meta_train.inner.state import InnerState
 from meta_train.tasks.base import Problem, Tensors
 

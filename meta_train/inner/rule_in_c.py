@@ -202,7 +202,7 @@ def _numbers_of_runs(given: StepInput, runs: int) -> NDArray[np.float64]:
 
 
 def _runs_of(given: StepInput, rows: Tensor) -> StepInput:
-    """What the step of some runs reads."""
+    """The input of a step, for some of the runs."""
 
     def some(value: Tensor) -> Tensor:
         return value[rows] if value.dim() else value

@@ -19,7 +19,7 @@ Moved: TypeAlias = tuple[list[Tensor], list[State]]
 
 @dataclass(frozen=True)
 class StepInput:
-    """What a step reads, of one run or of many.
+    """The input of a step of one run or of many.
 
     Attributes:
         weight_decay: decoupled weight decay.

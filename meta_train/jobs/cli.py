@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return few_shot.main(given[1:])
     if given[:1] == [BENCHMARK]:
-        from meta_train.jobs import benchmark
+        from meta_train.jobs.benchmark import cli as benchmark
 
         return benchmark.main(given[1:])
     if given[:1] == [EXPLAIN]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from learned_opt.checks.setting_types import plain
 from learned_opt.files import expand
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
-from learned_opt.setting_types import plain
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import check_at_least, make_plain
 from meta_train.tasks import TASKS

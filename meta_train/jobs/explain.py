@@ -103,7 +103,7 @@ def file_name(name_or_path: str) -> str:
 
 
 def run(config: ExplainConfig) -> Path:
-    """Explain each rule; what is written is complete.
+    """Explain each rule. Files are written completely or not at all.
 
     Returns:
         The folder of the results.

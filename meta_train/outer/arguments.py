@@ -1,4 +1,4 @@
-"""Refuses what is given in place of a rule, a task or settings, and says what to give."""
+"""Refuses arguments that are not a rule, a task or settings, and names the right one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from learned_opt.arguments import shown
-from learned_opt.rule_argument import check_rule
+from learned_opt.checks.arguments import shown
+from learned_opt.rules.rule_argument import check_rule
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks.family_argument import check_family
 

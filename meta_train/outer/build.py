@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from learned_opt.arguments import check_type
+from learned_opt.checks.arguments import check_type
 from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import Estimator, create_estimator
 from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from learned_opt.setting_types import plain
+from learned_opt.checks.setting_types import plain
 from meta_train.runtime.checkpoint_files import put_aside, read_newest, write_checkpoint
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.distributed import DistributedContext

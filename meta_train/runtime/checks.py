@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from learned_opt.arguments import shown
-from learned_opt.setting_types import fitted, plain, setting_types
+from learned_opt.checks.arguments import shown
+from learned_opt.checks.setting_types import fitted, plain, setting_types
 
 LARGEST = 1e30
 """Upper limit of real settings: larger ones overflow, and infinity is not valid JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from learned_opt.arguments import check_type
+from learned_opt.checks.arguments import check_type
 
 
 def choose_device(name: str | torch.device) -> torch.device:

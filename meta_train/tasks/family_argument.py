@@ -1,10 +1,10 @@
-"""Refuses what is given in place of a family of tasks, and says what to give."""
+"""Refuses arguments that are not a family of tasks, and names the right one."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from meta_train.tasks.base import TaskFamily
 
 

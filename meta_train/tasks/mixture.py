@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from learned_opt.arguments import shown
-from learned_opt.setting_types import fitted
+from learned_opt.checks.arguments import shown
+from learned_opt.checks.setting_types import fitted
 from meta_train.tasks.base import SampledTask, Task, TaskFamily
 from meta_train.tasks.family_argument import check_family
 

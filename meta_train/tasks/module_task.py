@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.adaptation.support_set import module_arguments
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.optimizer.options import whole_number
 from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors

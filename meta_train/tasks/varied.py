@@ -1,4 +1,4 @@
-"""Sixteen small fixed tasks unlike all other families: what meta-learned rules are selected on.
+"""Sixteen small fixed tasks unlike all other families, to select meta-learned rules on.
 
 A rule that is selected on members of the families that it was trained on looks better than it is
 elsewhere. No two of these tasks share a kind of network, and no family trains one of these kinds.

@@ -1,9 +1,11 @@
-"""The cases of `triton_cases.py` on a GPU, and what the interpreter cannot show."""
+"""The Triton cases on a GPU, and others that the interpreter cannot run."""
 
 import pytest
 import torch
 from triton_cases import *  # noqa: F403
-from triton_cases import DEVICE, SHAPES, Pair, gradients
+from triton_memory_cases import *  # noqa: F403
+from triton_overflow_cases import *  # noqa: F403
+from triton_pair import DEVICE, SHAPES, Pair, gradients
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE != "cuda", reason="is interpreted")]
 pytest.importorskip("triton")

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from meta_train.estimators import MetaObjective
 from meta_train.estimators.footprint import Footprint, measure
-from meta_train.estimators.memory_budget import EXACT, MIB, MODES, choose_mode, read_budget
+from meta_train.estimators.memory_budget import MIB, MODES, choose_mode, read_budget
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.unroll import roll_out
 from meta_train.outer.settings import TrainSettings
@@ -183,9 +183,8 @@ def test_budgets_are_read():
     assert read_budget("checkpointing") is None
 
 
-def test_the_modes_and_the_estimators_that_have_them():
+def test_the_modes():
     assert MODES == ("plain", "checkpointing", "truncated", "pes")
-    assert EXACT == ("full", "first-order")
 
 
 def test_the_old_name_of_a_mode_is_refused_with_the_new_one():

@@ -9,7 +9,7 @@ from conftest import make_rule, same
 
 from meta_train.estimators import MetaObjective, combine, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.groups import LIFE, Groups
+from meta_train.inner.groups import Groups
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
@@ -88,7 +88,7 @@ def test_a_single_task_stays():
 
 def test_members_of_a_family_change_one_group_after_another():
     groups = make_groups(AnySize(), groups=4)
-    life = LIFE * 4 // 2
+    life = 4 * 4 // 2  # four lengths of 4 steps, in windows of 2
     changed = {}
     before = list(groups.generations)
     for outer_step in range(2 * life):
@@ -113,17 +113,17 @@ def test_with_whole_runs_every_outer_step_has_new_tasks():
 
 def test_with_restarts_whole_runs_keep_their_task_long_enough_to_go_on():
     groups, offsets = make_groups(AnySize(), truncation_length=None, groups=1, restart=1.0), []
-    for outer_step in range(2 * LIFE):
+    for outer_step in range(8):
         take(groups, outer_step)
         offsets.append(max(groups.runs[0].offsets))
     assert groups.generations == [1]
-    assert offsets[0] == offsets[LIFE] == 0
-    assert min(offsets[1:LIFE]) >= 4
+    assert offsets[0] == offsets[4] == 0
+    assert min(offsets[1:4]) >= 4
 
 
 def test_a_new_task_begins_at_the_lengths_of_its_time():
     groups = make_groups(AnySize(), horizons=((2,), (8,)), groups=1)
-    life = LIFE * 8 // 2
+    life = 4 * 8 // 2
     groups.prepare(life, 0.9)
     assert groups.generations == [1]
     assert max(groups.runs[0].lengths) == 8

@@ -11,7 +11,6 @@ from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.restart_buffer import KEPT
 from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.state import map_states
 from meta_train.runtime.distributed import DistributedContext
@@ -261,12 +260,12 @@ def test_runs_are_restarted_with_the_probability_that_was_asked_for():
 
 def test_the_newest_ends_are_kept_and_those_of_diverged_runs_are_not():
     runs = make_runs(steps=2, truncation_length=2, restart=1e-9, total=1)
-    for k in range(KEPT + 2):
+    for k in range(6):
         after = moved(runs)
-        after.alive[0] = k != KEPT
+        after.alive[0] = k != 4
         runs.end(after)
     origins = [kept.origin[1] for kept in runs.buffer.ends[0]]
-    assert origins == [k for k in range(KEPT + 2) if k != KEPT][-KEPT:]
+    assert origins == [1, 2, 3, 5]
 
 
 def test_restarted_runs_train_on():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from meta_train.jobs import benchmark, explain
+from meta_train.jobs import explain
+from meta_train.jobs.benchmark import cli as benchmark
 from meta_train.jobs.cli import main
 
 RENAMED = {

@@ -4,7 +4,7 @@ import math
 import warnings
 
 import torch
-from test_monitor import make_optimizer, make_rule, steps_of
+from monitored_training import make_optimizer, make_rule, steps_of
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 

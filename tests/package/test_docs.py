@@ -19,7 +19,8 @@ from learned_opt import (
 )
 from meta_train.estimators import ESTIMATORS
 from meta_train.few_shot.methods.registry import METHODS
-from meta_train.jobs import benchmark, cli, explain
+from meta_train.jobs import cli, explain
+from meta_train.jobs.benchmark import cli as benchmark
 from meta_train.jobs.few_shot import cli as few_shot_cli
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import list_tasks

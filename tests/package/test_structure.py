@@ -1,6 +1,7 @@
 """Imports point one way; read here are also those within functions and under TYPE_CHECKING."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,31 @@ def test_no_folder_is_in_a_circle_of_imports(depth):
             if folder(other) != folder(module):
                 arrows.setdefault(folder(module), set()).add(folder(other))
     assert circle(arrows) is None
+
+
+def folder_of(module):
+    """The folder right in a package that a module lies in, as the map writes it; else None."""
+    package, name = [*module.split("."), ""][:2]
+    return f"{package}/{name}/" if (ROOT / package / name / "__init__.py").exists() else None
+
+
+def map_of_the_code():
+    """Folders in the order of the table in CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.findall(r"^\| `((?:learned_opt|meta_train)/\w+/)` \|", text, re.M)
+
+
+def test_the_map_of_the_code_has_every_folder_once():
+    folders = {folder_of(module) for module in MODULES if "." in module} - {None}
+    assert sorted(map_of_the_code()) == sorted(folders)
+
+
+def test_a_folder_imports_only_from_those_below_it_on_the_map():
+    places = {folder: place for place, folder in enumerate(map_of_the_code())}
+    for module, others in MODULES.items():
+        for one, other in ((folder_of(module), folder_of(other)) for other in others):
+            if one in places and other in places:
+                assert places[one] <= places[other], f"{module} imports from {other}"
 
 
 def test_a_circle_is_found():

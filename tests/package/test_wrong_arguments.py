@@ -19,7 +19,7 @@ from learned_opt import (
     save_initialization,
     save_rule,
 )
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.rules.adam_lstm import AdamLSTM
 
 MODEL = nn.Linear(2, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learned_opt import create_rule
+from learned_opt import create_rule, list_rules
 from learned_opt.rules.lstm_cell import LSTMCell
 
 GATES = {
@@ -19,6 +19,11 @@ DEFAULTS = {
     "momentum": (1e-2, {"momentum": 0.9, "dampening": 0.0, "nesterov": False}),
     "rmsprop": (1e-2, {"alpha": 0.99, "eps": 1e-8}),
     "adam": (1e-3, {"betas": (0.9, 0.999), "eps": 1e-8}),
+    "orthogonal-momentum": (
+        6.8e-3,
+        {"momentum": 0.8, "iterations": 4, "warm_up": 20.0, "decay_after": 50.0},
+    ),
+    "general": (6.8e-3, {"hidden_size": 0, "bound": 1.0, "vector_bound": 0.5}),
     "lstm": (
         1.0,
         {"hidden_sizes": (20, 20), "p": 10.0, "output_scale": 0.1, "forget_bias": 1.0},
@@ -44,7 +49,7 @@ DEFAULTS = {
 """Learning rate and settings by name."""
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", list_rules())
 def test_a_rule_has_its_published_defaults(name):
     rule = create_rule(name)
     assert (rule.default_lr, rule.settings) == DEFAULTS[name]

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from learned_opt.adaptation.initialization import Initialization, save_initialization
+from learned_opt.adaptation.initialization import Initialization
+from learned_opt.adaptation.initialization_file import save_initialization
 from meta_train.evaluation import report
 from meta_train.few_shot.data_sets import IMAGES
 from meta_train.few_shot.embedding_plot import draw_embeddings

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from learned_opt.adaptation.initialization import load_initialization
+from learned_opt.adaptation.initialization_file import load_initialization
 from learned_opt.files import write_atomically
 from meta_train.few_shot.episodes import (
     TrainingTask,

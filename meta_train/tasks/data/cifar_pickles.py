@@ -54,7 +54,7 @@ STANDINS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Kind(),
     ("numpy", "dtype"): _Bytes,
 }
-"""What stands for the functions that rebuild an array, as old and new numpy name them."""
+"""Stand-ins for the functions that rebuild an array, by the names of old and new numpy."""
 
 
 class _ArraysOnly(pickle.Unpickler):

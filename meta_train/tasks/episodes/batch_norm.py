@@ -22,7 +22,7 @@ from meta_train.tasks.episodes.convolution import fits
 
 
 class Normalised(NamedTuple):
-    """What the derivatives read.
+    """Results of the forward pass that the derivatives read.
 
     Attributes:
         y: relu(scale n + shift), `[runs, rows, channels]`.

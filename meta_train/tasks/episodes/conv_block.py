@@ -112,7 +112,7 @@ class _BlockGradient(torch.autograd.Function):
         seen, geometry = Normalised(*kept), ctx.geometry
         to_scale = torch.zeros_like(seen.scale) if to_scale is None else to_scale
         to_shift = torch.zeros_like(seen.scale) if to_shift is None else to_shift
-        # What comes to the gradient by the maps through both gradients of the convolution.
+        # The part of the gradient by the maps that comes through both gradients of the convolution.
         t = torch.zeros_like(by_maps) if to_x is None else convolve(to_x, weight, geometry)
         if to_weight is not None:
             t = convolve(x, to_weight, geometry, into=t)

@@ -80,8 +80,8 @@ class ConvNetworks:
         """Whether C computes the convolutions; otherwise `torch.func.vmap` is faster.
 
         That is in float32 in the CPU's memory, for channels in multiples of 64, and outside of
-        `torch.func` and `torch.compile`. What the module refuses, such as images of other
-        channels, is left to it.
+        `torch.func` and `torch.compile`. Images that the module refuses, such as those of
+        other channels, are left to it.
         """
         if torch.compiler.is_compiling() or images.dim() != 5:
             return False

@@ -110,7 +110,7 @@ def by_input(
 
 
 def fits(x: Tensor, channels: int) -> bool:
-    """Whether C can compute a convolution with so many output channels."""
+    """Whether C can compute a convolution with `channels` output channels."""
     fitting = type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu
     return fitting and channels % COLUMNS == 0 and load_library() is not None
 

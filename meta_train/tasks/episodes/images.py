@@ -53,7 +53,7 @@ class ImageSource:
 
     @abstractmethod
     def make_network(self, outputs: int) -> FewShotNetwork:
-        """The network with so many outputs of its head.
+        """Make the network; its head has `outputs` outputs.
 
         Raises:
             ValueError: names the setting and the value.

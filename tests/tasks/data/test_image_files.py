@@ -9,11 +9,11 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from python_2_pickles import python_2_pickle
 
 from meta_train.runtime.seeding import generator
 from meta_train.tasks import autoencoder, create_task, data
 from meta_train.tasks.data import image_files, load_data
-from meta_train.tasks.data.cifar_pickles import read_pickled_batch
 from meta_train.tasks.data.image_files import CHECKSUMS, IMAGE_FILES, read_images
 
 IDX = {"train-images-idx3-ubyte": 12, "train-labels-idx1-ubyte": 12,
@@ -56,27 +56,6 @@ def accept(monkeypatch, data_set, path):
     """Let a file's checksum be the official one."""
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     monkeypatch.setitem(CHECKSUMS, f"{data_set}/{path.name}", md5)
-
-
-def python_2_pickle(pixels, labels):
-    """{"data": pixels, "labels": list} as Python 2 and numpy 1 wrote it: strings of bytes."""
-
-    def short(text):
-        return b"U" + bytes([len(text)]) + text
-
-    def number(value):
-        return b"J" + value.to_bytes(4, "little", signed=True)
-
-    values = pixels.tobytes()
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85"
-        + short(b"b") + b"\x87R(" + number(1) + number(len(pixels)) + number(3072) + b"\x86"
-        + b"cnumpy\ndtype\n" + short(b"u1") + number(0) + number(1) + b"\x87R("
-        + number(3) + short(b"|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
-        + b"\x89T" + len(values).to_bytes(4, "little") + values + b"tb"
-    )  # fmt: skip
-    listed = b"](" + b"".join(number(int(label)) for label in labels) + b"e"
-    return b"\x80\x02}(" + short(b"data") + array + short(b"labels") + listed + b"u."
 
 
 def cifar_batches(form):
@@ -271,44 +250,6 @@ def test_a_pickle_that_calls_other_functions_is_refused(tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match="data_batch_1 is damaged: not a batch of images"):
         read_images("cifar-10", str(tmp_path))
     assert capsys.readouterr().out == ""
-
-
-BATCH = python_2_pickle(np.zeros((2, 3072), np.uint8), [3, 7])
-CALLED = b"\x80\x02cnumpy\nndarray\nJ\xff\xff\x00\x00\x85\x85R."
-CRAFTED = {
-    "objects": BATCH.replace(b"U\x02u1", b"U\x02O8"),
-    "other numbers": BATCH.replace(b"U\x02u1", b"U\x02f8"),
-    "ndarray is called": CALLED,
-    "ndarray of objects": CALLED.replace(b"\x85\x85R", b"\x85U\x01O\x86R"),
-    "more rows than bytes": BATCH.replace(b"J" + bytes([2, 0, 0, 0]), b"J" + b"\xff\xff\xff\x7f"),
-    "rows below zero": BATCH.replace(b"J" + bytes([2, 0, 0, 0]), b"J" + b"\xff\xff\xff\xff"),
-    "a label too large": BATCH.replace(b"J" + bytes([7, 0, 0, 0]), b"J" + bytes([10, 0, 0, 0])),
-    "a label that is a list": BATCH.replace(b"J" + bytes([7, 0, 0, 0]), b"]"),
-    "fewer labels": BATCH.replace(b"J" + bytes([7, 0, 0, 0]), b""),
-    "a list as data": b"\x80\x02}(U\x04data]U\x06labels]u.",
-    "a dtype as data": b"\x80\x02}(U\x04datacnumpy\ndtype\nU\x06labels]u.",
-}
-
-
-@pytest.mark.parametrize("case", CRAFTED)
-def test_a_crafted_array_is_refused_and_not_built(case):
-    assert [part.tolist() for part in read_pickled_batch(BATCH)] == [
-        np.zeros((2, 3, 32, 32)).tolist(),
-        [3, 7],
-    ]
-    assert CRAFTED[case] != BATCH
-    with pytest.raises(ValueError, match="^not a batch of images"):
-        read_pickled_batch(CRAFTED[case])
-
-
-def test_an_array_in_fortran_order_is_read():
-    pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
-    listed = python_2_pickle(np.asfortranarray(pixels).T, [3, 7]).replace(
-        b"J" + (3072).to_bytes(4, "little") + b"J" + (3072).to_bytes(4, "little"),
-        b"J" + (2).to_bytes(4, "little") + b"J" + (3072).to_bytes(4, "little"),
-    )
-    images, _ = read_pickled_batch(listed.replace(b"tb\x89T", b"tb\x88T"))
-    assert images.reshape(2, 3072).tolist() == pixels.tolist()
 
 
 def test_sizes_that_overflow_are_refused(tmp_path, monkeypatch):

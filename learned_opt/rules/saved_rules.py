@@ -1,4 +1,4 @@
-"""Builds a rule from what a file says of it, after checks that cost little memory and time."""
+"""Builds a rule from the facts in a file, after checks that cost little memory and time."""
 
 from __future__ import annotations
 

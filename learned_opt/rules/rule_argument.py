@@ -1,4 +1,4 @@
-"""Refuses what is given in place of an update rule, and says what to give."""
+"""Refuses arguments that are not update rules, and names the right one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from torch.optim import Optimizer
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import list_rules
 
@@ -32,7 +32,7 @@ def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
 
 
 def _advice(value: object) -> str:
-    """What to give instead; empty if nobody can know."""
+    """Advice on the right argument; empty if there is none."""
     if isinstance(value, (str, os.PathLike)):
         if value in list_rules():
             return f": give create_rule({value!r})"

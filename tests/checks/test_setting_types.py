@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from learned_opt import create_rule
+from learned_opt.checks.setting_types import fitted, plain, setting_types
 from learned_opt.registry import create
 from learned_opt.rules.per_tensor_rates import ANY_RULES
-from learned_opt.setting_types import fitted, plain, setting_types
 from meta_train import create_estimator, create_task
 from meta_train.estimators import ESTIMATORS
 from meta_train.few_shot.heads.episodes import HEADS

@@ -1,4 +1,4 @@
-"""Says in one line what a wrong argument is."""
+"""Shows a wrong argument in one line, and checks types of arguments."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_type(name: str, value: object, kinds: type | tuple[type, ...], wanted:
         name: the argument.
         value: its value.
         kinds: the types.
-        wanted: what they are called, for the message.
+        wanted: names the types, for the message.
 
     Raises:
         TypeError: it is not; the message names the argument.

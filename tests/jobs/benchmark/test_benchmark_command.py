@@ -11,9 +11,10 @@ from meta_train.evaluation.benchmark.games import GAMES
 from meta_train.evaluation.benchmark.records import Records
 from meta_train.evaluation.benchmark.tasks import TASKS
 from meta_train.jobs import cli
-from meta_train.jobs.benchmark import make_plan, parse
+from meta_train.jobs.benchmark.cli import parse
+from meta_train.jobs.benchmark.job import make_plan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [
     "benchmark", "--quick", "--tasks", "logistic", "cart-pole", "--optimizers", "sgd",
     "adamw-cosine", "--trials", "2", "--seeds", "1", "--workers", "1",

@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from torch import Tensor
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The job that runs the benchmark of optimizers: settings, command line, run."""
