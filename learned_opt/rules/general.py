@@ -230,6 +230,8 @@ class General(SteeredRule):
         if self.coordinates is None:
             return deltas
         given = [{**before, **new} for before, new in zip(states, after, strict=True)]
+        bent: list[Tensor]
+        found: list[State]
         bent, found = self.coordinates(gradients, parameters, deltas, given, context.tensors, gates)
         for before, new, own in zip(states, after, found, strict=True):
             idle = new["scalars"][0] == 0
