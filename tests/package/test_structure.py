@@ -117,6 +117,12 @@ def test_the_map_of_the_code_has_every_folder_once():
     assert sorted(map_of_the_code()) == sorted(folders)
 
 
+def test_the_docs_of_the_folders_begin_with_the_last_on_the_map():
+    pages = (ROOT / "docs" / "api" / "index.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)\.(\w+)`\]\(\2\.md\) \|", pages, re.M)
+    assert [f"{package}/{name}/" for package, name in rows] == map_of_the_code()[::-1]
+
+
 def test_a_folder_imports_only_from_those_below_it_on_the_map():
     places = {folder: place for place, folder in enumerate(map_of_the_code())}
     for module, others in MODULES.items():

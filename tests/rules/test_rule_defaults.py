@@ -51,6 +51,7 @@ DEFAULTS = {
 
 @pytest.mark.parametrize("name", list_rules())
 def test_a_rule_has_its_published_defaults(name):
+    assert name in DEFAULTS, "write its defaults down above"
     rule = create_rule(name)
     assert (rule.default_lr, rule.settings) == DEFAULTS[name]
 

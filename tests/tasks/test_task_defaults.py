@@ -91,6 +91,7 @@ WITHOUT_SETTINGS = {"mixture", "varied"}
 
 @pytest.mark.parametrize("name", sorted(set(list_tasks()) - WITHOUT_SETTINGS))
 def test_a_family_has_its_published_defaults(name):
+    assert name in DEFAULTS, "write its defaults down above"
     described = describe(create_task(name))
     assert {key: described[key] for key in DEFAULTS[name]} == DEFAULTS[name]
 
