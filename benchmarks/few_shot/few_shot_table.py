@@ -3,8 +3,14 @@
 from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.methods.registry import METHODS
 
-LEAST_MINUTES = 20
-"""Cells that trained for less say nothing about a method, and are left out."""
+LARGEST_RISE = 1.0
+"""Points by which validation may still rise in the last third of training.
+
+About the 95% interval of 200 validation episodes, which is .5 to 1.1 points. Cells that rose by
+more stopped too early to say anything about a method, and are left out.
+"""
+LONG_MINUTES = 360
+"""Minutes of training after which a cell is shown even if it still rises."""
 
 
 def tables(cells):
@@ -51,6 +57,7 @@ def trained_table(cells):
         (
             cell["row"],
             setting(cell),
+            cell["seed"],
             percent(cell),
             published(cell["row"], cell["ways"], cell["shots"]),
             below(cell),
@@ -64,8 +71,9 @@ def trained_table(cells):
         )
         for cell in cells
     ]
-    heads = ("method", "setting", "accuracy, %", "published, %", "below, points", "rose, points")
+    heads = ("method", "setting", "seed", "accuracy, %", "published, %", "below, points")
     counts = (
+        "rose, points",
         "minutes",
         "outer steps",
         "episodes a step",
@@ -77,16 +85,23 @@ def trained_table(cells):
 
 
 def validation_table(cells):
-    """Accuracy on validation episodes at ten places of training, for cells that have it."""
+    """Accuracy on validation episodes at up to ten places of training, for cells that have it."""
     rows = []
     for cell in cells:
         curve = cell["validation"]
         if curve:
-            places = [curve[round(k * (len(curve) - 1) / 9)] for k in range(10)]
+            indices = dict.fromkeys(round(k * (len(curve) - 1) / 9) for k in range(10))
+            places = [curve[index] for index in indices]
             shown = [f"{100 * accuracy:.1f} ({step:,})" for step, accuracy in places]
-            rows.append((cell["row"], setting(cell), *shown))
+            shown += [""] * (10 - len(shown))
+            rows.append((cell["row"], setting(cell), cell["seed"], *shown))
     heads = [f"{k}" for k in range(1, 11)]
-    return markdown_table(("method", "setting", *heads), rows)
+    return markdown_table(("method", "setting", "seed", *heads), rows)
+
+
+def order(cell):
+    """Place of a cell in the tables; only cells of one method, setting and seed share it."""
+    return cell["ways"], cell["shots"], list(METHODS).index(cell["row"]), cell["seed"]
 
 
 def setting(cell):
@@ -106,15 +121,21 @@ def below(cell):
     return f"{points:.1f}" if points is not None and points > 0 else ""
 
 
-def rose(cell):
-    """Points by which the best validation rose in the last third of training, as text."""
+def rise(cell):
+    """Points by which the best validation rose in the last third of training; None without any."""
     curve = cell["validation"]
     if not curve:
-        return ""
+        return None
     last = curve[-1][0]
-    before = max(accuracy for step, accuracy in curve if 3 * step <= 2 * last)
-    after = max(accuracy for step, accuracy in curve if 3 * step > 2 * last)
-    return f"{100 * (after - before):.1f}"
+    before = [accuracy for step, accuracy in curve if 3 * step <= 2 * last]
+    after = [accuracy for step, accuracy in curve if 3 * step > 2 * last]
+    return 100 * (max(after) - max(before, default=0.0))
+
+
+def rose(cell):
+    """The rise as text; empty without validation."""
+    points = rise(cell)
+    return "" if points is None else f"{points:.1f}"
 
 
 def published(name, ways, shots):
