@@ -148,7 +148,7 @@ def cell_of(table):
         base = table.parent.parent / METHODS[name].omniglot.begins_with / "table.json"
         (row, base_facts), *_ = json.loads(base.read_text())["rows"].items()
         begins = {"row": row, "minutes": base_facts["minutes"]}
-    result = facts["results"][-1]
+    result, verified = facts["results"][-1], facts["verification"]
     return {
         "row": name,
         "ways": config["ways"],
@@ -158,6 +158,7 @@ def cell_of(table):
         "episodes": facts["episodes"],
         "inner_steps": result["steps"],
         "test_queries": facts["episodes_of"]["queries"],
+        "equal_error": verified and [verified["equal_error_rate"], verified["interval"]],
         "validation": validation_curve(table.parent),
         "adapted_parameters": facts["adapted_parameters"],
         "outer_steps": facts["outer_steps"],

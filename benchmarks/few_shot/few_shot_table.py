@@ -61,6 +61,7 @@ def trained_table(cells):
             percent(cell),
             published(cell["row"], cell["ways"], cell["shots"]),
             below(cell),
+            equal_error(cell),
             rose(cell),
             minutes(cell),
             f"{cell['outer_steps']:,}",
@@ -73,6 +74,7 @@ def trained_table(cells):
     ]
     heads = ("method", "setting", "seed", "accuracy, %", "published, %", "below, points")
     counts = (
+        "equal error, %",
         "rose, points",
         "minutes",
         "outer steps",
@@ -151,6 +153,14 @@ def published(name, ways, shots):
 def percent(cell):
     """A measured accuracy and half its interval."""
     return f"{100 * cell['accuracy']:.1f} ± {100 * cell['interval']:.1f}"
+
+
+def equal_error(cell):
+    """The equal error rate of verification and half its interval; empty for other methods."""
+    if cell["equal_error"] is None:
+        return ""
+    rate, interval = cell["equal_error"]
+    return f"{100 * rate:.1f} ± {100 * interval:.1f}"
 
 
 def minutes(cell):
