@@ -85,6 +85,18 @@ def test_bundled_initialisations_are_the_trained_rows_and_reach_what_their_cards
         assert figure in DOCUMENT and figure in card.read_text()
 
 
+def test_the_guide_says_what_the_bundled_embedding_reaches_at_other_settings():
+    measured = json.loads((MEASURED / "few_shot_bundled.json").read_text())
+    found = {
+        (one["ways"], one["shots"]): one["accuracy"]
+        for one in measured
+        if (one["initialization"], one["seed"]) == ("omniglot-prototypical", 0)
+    }
+    guide = " ".join((MEASURED.parent / "initialisations.md").read_text().split())
+    assert f"{100 * found[5, 5]:.1f}% of the queries at 5-way 5-shot" in guide
+    assert f"on {100 * found[20, 1]:.1f}% at 20-way 1-shot" in guide
+
+
 def test_bundled_initialisations_do_as_well_on_the_episodes_of_another_seed():
     measured = json.loads((MEASURED / "few_shot_bundled.json").read_text())
     places = [(one["initialization"], one["ways"], one["shots"]) for one in measured]
