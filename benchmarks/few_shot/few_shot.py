@@ -149,6 +149,8 @@ def cell_of(table):
         (row, base_facts), *_ = json.loads(base.read_text())["rows"].items()
         begins = {"row": row, "minutes": base_facts["minutes"]}
     result, verified = facts["results"][-1], facts["verification"]
+    uses = METHODS[name].omniglot.uses  # Its training stands in a folder of its own.
+    trained = table.parent if uses is None else table.parent / uses
     return {
         "row": name,
         "ways": config["ways"],
@@ -159,7 +161,7 @@ def cell_of(table):
         "inner_steps": result["steps"],
         "test_queries": facts["episodes_of"]["queries"],
         "equal_error": verified and [verified["equal_error_rate"], verified["interval"]],
-        "validation": validation_curve(table.parent),
+        "validation": validation_curve(trained),
         "adapted_parameters": facts["adapted_parameters"],
         "outer_steps": facts["outer_steps"],
         "meta_batch": facts["train"]["runs"],
@@ -176,7 +178,7 @@ def cell_of(table):
 
 def reason_to_leave_out(cell):
     """Why a cell says too little about its method; None if it is shown."""
-    if not cell["validation"]:
+    if rise(cell) is None:
         return "was not validated as it trained"
     if cell["minutes"] < LONG_MINUTES and rise(cell) > LARGEST_RISE:
         return f"still rose by {rise(cell):.1f} points on validation in the last third of training"

@@ -124,18 +124,19 @@ def below(cell):
 
 
 def rise(cell):
-    """Points by which the best validation rose in the last third of training; None without any."""
+    """Points by which the best validation rose in the last third of training.
+
+    None if the cell was not validated both before and in the last third.
+    """
     curve = cell["validation"]
-    if not curve:
-        return None
-    last = curve[-1][0]
+    last = curve[-1][0] if curve else 0
     before = [accuracy for step, accuracy in curve if 3 * step <= 2 * last]
     after = [accuracy for step, accuracy in curve if 3 * step > 2 * last]
-    return 100 * (max(after) - max(before, default=0.0))
+    return 100 * (max(after) - max(before)) if before else None
 
 
 def rose(cell):
-    """The rise as text; empty without validation."""
+    """The rise as text; empty if it is not known."""
     points = rise(cell)
     return "" if points is None else f"{points:.1f}"
 

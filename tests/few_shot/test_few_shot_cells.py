@@ -42,7 +42,7 @@ def curve(*accuracies):
             {"validation": curve(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.62, 0.61), "minutes": 361},
             None,
         ),
-        ({"validation": curve(0.4)}, "still rose by 40.0 points"),
+        ({"validation": curve(0.4)}, "was not validated as it trained"),
         ({"validation": []}, "was not validated as it trained"),
         ({"validation": [], "minutes": 361}, "was not validated as it trained"),
     ],
@@ -104,6 +104,15 @@ def test_seeds_stand_side_by_side_and_a_cell_replaces_its_own(run, program, monk
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines()]
     trained = [row[:3] for row in rows if row[:2] == ["prototypical", "5-way 1-shot"]]
     assert trained == 2 * [["prototypical", "5-way 1-shot", seed] for seed in "01"]
+
+
+def test_methods_that_use_the_weights_of_another_have_its_validation(run, monkeypatch):
+    monkeypatch.setattr("few_shot.LARGEST_RISE", 100.0)
+    (found,) = run("--rows", "nearest-prototype")
+    assert found["row"] == "nearest-prototype"
+    assert [step for step, _ in found["validation"]] == [1, 2, 3, 4]
+    rate, interval = found["equal_error"]
+    assert 0 <= rate <= 1 and 0 <= interval <= 1
 
 
 def test_seeds_begin_with_their_own_initialisation(run, tmp_path):
