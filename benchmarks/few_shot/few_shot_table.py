@@ -11,6 +11,7 @@ more stopped too early to say anything about a method, and are left out.
 """
 LONG_MINUTES = 360
 """Minutes of training after which a cell is shown even if it still rises."""
+PLACE = ("method", "setting", "seed")
 
 
 def tables(cells):
@@ -22,6 +23,7 @@ def tables(cells):
     return {
         "methods": methods_table(),
         "trained": trained_table(cells),
+        "training": training_table(cells),
         "validation": validation_table(cells),
     }
 
@@ -55,14 +57,24 @@ def trained_table(cells):
     """Accuracy of trained methods beside their papers' figures."""
     rows = [
         (
-            cell["row"],
-            setting(cell),
-            cell["seed"],
+            *place(cell),
             percent(cell),
             published(cell["row"], cell["ways"], cell["shots"]),
             below(cell),
             equal_error(cell),
             rose(cell),
+        )
+        for cell in cells
+    ]
+    heads = ("accuracy, %", "published, %", "below, points", "equal error, %", "rose, points")
+    return markdown_table((*PLACE, *heads), rows)
+
+
+def training_table(cells):
+    """How the methods were trained and tested."""
+    rows = [
+        (
+            *place(cell),
             minutes(cell),
             f"{cell['outer_steps']:,}",
             cell["meta_batch"],
@@ -72,18 +84,9 @@ def trained_table(cells):
         )
         for cell in cells
     ]
-    heads = ("method", "setting", "seed", "accuracy, %", "published, %", "below, points")
-    counts = (
-        "equal error, %",
-        "rose, points",
-        "minutes",
-        "outer steps",
-        "episodes a step",
-        "inner steps",
-        "test queries",
-        "transductive",
-    )
-    return markdown_table((*heads, *counts), rows)
+    training = ("minutes", "outer steps", "episodes a step")
+    testing = ("inner steps", "test queries", "transductive")
+    return markdown_table((*PLACE, *training, *testing), rows)
 
 
 def validation_table(cells):
@@ -96,9 +99,9 @@ def validation_table(cells):
             places = [curve[index] for index in indices]
             shown = [f"{100 * accuracy:.1f} ({step:,})" for step, accuracy in places]
             shown += [""] * (10 - len(shown))
-            rows.append((cell["row"], setting(cell), cell["seed"], *shown))
+            rows.append((*place(cell), *shown))
     heads = [f"{k}" for k in range(1, 11)]
-    return markdown_table(("method", "setting", "seed", *heads), rows)
+    return markdown_table((*PLACE, *heads), rows)
 
 
 def order(cell):
@@ -106,9 +109,9 @@ def order(cell):
     return cell["ways"], cell["shots"], list(METHODS).index(cell["row"]), cell["seed"]
 
 
-def setting(cell):
-    """Ways and shots in words."""
-    return f"{cell['ways']}-way {cell['shots']}-shot"
+def place(cell):
+    """Method, ways and shots in words, and seed."""
+    return cell["row"], f"{cell['ways']}-way {cell['shots']}-shot", cell["seed"]
 
 
 def gap(cell):

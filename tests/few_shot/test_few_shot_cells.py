@@ -66,7 +66,7 @@ def run(program, monkeypatch, tmp_path):
     monkeypatch.setattr(program, "VALIDATION_EPISODES", 3)
     monkeypatch.setattr(program, "MEASURED", tmp_path / "few_shot.json")
     monkeypatch.setattr(program, "DOCUMENT", tmp_path / "few_shot.md")
-    names = ("methods", "trained", "validation")
+    names = ("methods", "trained", "training", "validation")
     blocks = [f"<!-- table: {name} -->\n<!-- end -->\n" for name in names]
     (tmp_path / "few_shot.md").write_text("".join(blocks))
 
@@ -103,7 +103,7 @@ def test_seeds_stand_side_by_side_and_a_cell_replaces_its_own(run, program, monk
     text = (tmp_path / "few_shot.md").read_text()
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines()]
     trained = [row[:3] for row in rows if row[:2] == ["prototypical", "5-way 1-shot"]]
-    assert trained == 2 * [["prototypical", "5-way 1-shot", seed] for seed in "01"]
+    assert trained == 3 * [["prototypical", "5-way 1-shot", seed] for seed in "01"]
 
 
 def test_methods_that_use_the_weights_of_another_have_its_validation(run, monkeypatch):
