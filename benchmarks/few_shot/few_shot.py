@@ -2,14 +2,16 @@
 
     python benchmarks/few_shot/few_shot.py --folder DATA --rows maml --settings 5x1
     python benchmarks/few_shot/few_shot.py --folder DATA --rows r2d2 --outer_steps 6000
+    python benchmarks/few_shot/few_shot.py --folder DATA --rows maml --settings 5x1 --seed 1
     python benchmarks/few_shot/few_shot.py --folder DATA  # all of ROWS, for days
     python benchmarks/few_shot/few_shot.py --folder DATA --protocol paper  # for a GPU, all archives
     python benchmarks/few_shot/few_shot.py  # only write the tables again
 
 Each cell is one `python -m meta_train few-shot`, validated every 500 outer steps. A cell replaces
-the one of the same method and setting in docs/measured/few_shot.json, from which the tables in
-docs/few_shot.md are written. Cells that trained for less than 20 minutes are left out. A cell that
-is done in `--runs` is not repeated; one that was interrupted is resumed.
+the one of the same method, setting and seed in docs/measured/few_shot.json, from which the tables
+in docs/few_shot.md are written. Cells whose validation still rose by more than a point in the last
+third of training are left out, unless they trained for six hours. A cell that is done in `--runs`
+is not repeated; one that was interrupted is resumed. Seeds have folders of their own.
 
 `--protocol short` is for a CPU: smaller meta-batches, five query images per class, Adam at twice
 the learning rate, and as many outer steps as fit into the minutes, so that the learning rate decays
@@ -23,9 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from few_shot_jobs import run_job, write_tables
-from few_shot_table import LEAST_MINUTES, tables
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from few_shot_jobs import run_job, validation_curve, write_tables
+from few_shot_table import LARGEST_RISE, LONG_MINUTES, order, rise, tables
 
 from learned_opt.files import expand, write_atomically
 from meta_train.few_shot.methods.registry import METHODS
@@ -87,7 +88,7 @@ def outer_steps(name, settings, minutes):
 def run_cell(name, setting, args):
     """Train and test a method, after the one that it begins with."""
     ways, shots = map(int, setting.split("x"))
-    folder = args.runs / setting
+    folder = args.runs / (f"{setting}-seed{args.seed}" if args.seed else setting)
     settings = {
         "data": "omniglot",
         "ways": ways,
@@ -147,7 +148,9 @@ def cell_of(table):
         base = table.parent.parent / METHODS[name].omniglot.begins_with / "table.json"
         (row, base_facts), *_ = json.loads(base.read_text())["rows"].items()
         begins = {"row": row, "minutes": base_facts["minutes"]}
-    result = facts["results"][-1]
+    result, verified = facts["results"][-1], facts["verification"]
+    uses = METHODS[name].omniglot.uses  # Its training stands in a folder of its own.
+    trained = table.parent if uses is None else table.parent / uses
     return {
         "row": name,
         "ways": config["ways"],
@@ -157,7 +160,8 @@ def cell_of(table):
         "episodes": facts["episodes"],
         "inner_steps": result["steps"],
         "test_queries": facts["episodes_of"]["queries"],
-        "validation": validation_curve(table.parent),
+        "equal_error": verified and [verified["equal_error_rate"], verified["interval"]],
+        "validation": validation_curve(trained),
         "adapted_parameters": facts["adapted_parameters"],
         "outer_steps": facts["outer_steps"],
         "meta_batch": facts["train"]["runs"],
@@ -172,32 +176,30 @@ def cell_of(table):
     }
 
 
-def validation_curve(folder):
-    """Accuracy on the validation alphabets as pairs (outer step, accuracy)."""
-    events = EventAccumulator(str(folder / "tensorboard" / "meta-training")).Reload()
-    if "curves/validation_loss" not in events.Tags()["scalars"]:
-        return []
-    # A resumed run may have validated a step twice; the last counts.
-    found = {event.step: 1 - event.value for event in events.Scalars("curves/validation_loss")}
-    return [[step, round(accuracy, 4)] for step, accuracy in sorted(found.items())]
+def reason_to_leave_out(cell):
+    """Why a cell says too little about its method; None if it is shown."""
+    if rise(cell) is None:
+        return "was not validated as it trained"
+    if cell["minutes"] < LONG_MINUTES and rise(cell) > LARGEST_RISE:
+        return f"still rose by {rise(cell):.1f} points on validation in the last third of training"
+    return None
 
 
 def collect(args):
     """Put all finished cells into the JSON, and write the tables of the document."""
     kept = json.loads(MEASURED.read_text())["cells"] if MEASURED.exists() else []
-    cells = {(cell["row"], cell["ways"], cell["shots"]): cell for cell in kept}
+    cells = {order(cell): cell for cell in kept}
     for table in args.runs.glob("*x*/*/table.json"):
         cell = cell_of(table)
-        if cell["minutes"] < LEAST_MINUTES:
-            print(f"{table.parent} trained for {cell['minutes']:.1f} minutes: left out")
+        if reason := reason_to_leave_out(cell):
+            print(f"{table.parent} {reason}: left out")
             continue
-        cells[cell["row"], cell["ways"], cell["shots"]] = cell
-    order = list(METHODS)
-    ordered = sorted(cells.values(), key=lambda c: (c["ways"], c["shots"], order.index(c["row"])))
+        cells[order(cell)] = cell
+    ordered = [cells[key] for key in sorted(cells)]
     text = json.dumps({"cells": ordered}, indent=1) + "\n"
     write_atomically(MEASURED, text.encode())
     write_tables(DOCUMENT, tables(ordered))
-    print(f"\n{len(ordered)} of {len(ROWS) * len(SETTINGS)} cells in {DOCUMENT}")
+    print(f"\n{len(ordered)} cells in {DOCUMENT}")
 
 
 def parse(given=None):

@@ -1,4 +1,4 @@
-"""Runs few-shot jobs once, resumes interrupted ones, and writes tables into documents."""
+"""Runs few-shot jobs once, reads their validation, and writes tables into documents."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from documents import replace_between
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learned_opt.files import write_atomically
 from meta_train.jobs.cli import main as command
@@ -37,6 +38,16 @@ def run_job(out: Path, settings: Callable[[], dict]) -> None:
 
 def _written(value: object) -> str:
     return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def validation_curve(folder: Path) -> list[list[float]]:
+    """Accuracy on the validation alphabets in a run folder, as pairs (outer step, accuracy)."""
+    events = EventAccumulator(str(folder / "tensorboard" / "meta-training")).Reload()
+    if "curves/validation_loss" not in events.Tags()["scalars"]:
+        return []
+    # A resumed run may have validated a step twice; the last counts.
+    found = {event.step: 1 - event.value for event in events.Scalars("curves/validation_loss")}
+    return [[step, round(accuracy, 4)] for step, accuracy in sorted(found.items())]
 
 
 def write_tables(document: Path, tables: Mapping[str, str]) -> None:

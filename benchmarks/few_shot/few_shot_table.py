@@ -3,8 +3,15 @@
 from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.methods.registry import METHODS
 
-LEAST_MINUTES = 20
-"""Cells that trained for less say nothing about a method, and are left out."""
+LARGEST_RISE = 1.0
+"""Points by which validation may still rise in the last third of training.
+
+About the 95% interval of 200 validation episodes, which is .5 to 1.1 points. Cells that rose by
+more stopped too early to say anything about a method, and are left out.
+"""
+LONG_MINUTES = 360
+"""Minutes of training after which a cell is shown even if it still rises."""
+PLACE = ("method", "setting", "seed")
 
 
 def tables(cells):
@@ -16,6 +23,7 @@ def tables(cells):
     return {
         "methods": methods_table(),
         "trained": trained_table(cells),
+        "training": training_table(cells),
         "validation": validation_table(cells),
     }
 
@@ -49,12 +57,24 @@ def trained_table(cells):
     """Accuracy of trained methods beside their papers' figures."""
     rows = [
         (
-            cell["row"],
-            setting(cell),
+            *place(cell),
             percent(cell),
             published(cell["row"], cell["ways"], cell["shots"]),
             below(cell),
+            equal_error(cell),
             rose(cell),
+        )
+        for cell in cells
+    ]
+    heads = ("accuracy, %", "published, %", "below, points", "equal error, %", "rose, points")
+    return markdown_table((*PLACE, *heads), rows)
+
+
+def training_table(cells):
+    """How the methods were trained and tested."""
+    rows = [
+        (
+            *place(cell),
             minutes(cell),
             f"{cell['outer_steps']:,}",
             cell["meta_batch"],
@@ -64,34 +84,34 @@ def trained_table(cells):
         )
         for cell in cells
     ]
-    heads = ("method", "setting", "accuracy, %", "published, %", "below, points", "rose, points")
-    counts = (
-        "minutes",
-        "outer steps",
-        "episodes a step",
-        "inner steps",
-        "test queries",
-        "transductive",
-    )
-    return markdown_table((*heads, *counts), rows)
+    training = ("minutes", "outer steps", "episodes a step")
+    testing = ("inner steps", "test queries", "transductive")
+    return markdown_table((*PLACE, *training, *testing), rows)
 
 
 def validation_table(cells):
-    """Accuracy on validation episodes at ten places of training, for cells that have it."""
+    """Accuracy on validation episodes at up to ten places of training, for cells that have it."""
     rows = []
     for cell in cells:
         curve = cell["validation"]
         if curve:
-            places = [curve[round(k * (len(curve) - 1) / 9)] for k in range(10)]
+            indices = dict.fromkeys(round(k * (len(curve) - 1) / 9) for k in range(10))
+            places = [curve[index] for index in indices]
             shown = [f"{100 * accuracy:.1f} ({step:,})" for step, accuracy in places]
-            rows.append((cell["row"], setting(cell), *shown))
+            shown += [""] * (10 - len(shown))
+            rows.append((*place(cell), *shown))
     heads = [f"{k}" for k in range(1, 11)]
-    return markdown_table(("method", "setting", *heads), rows)
+    return markdown_table((*PLACE, *heads), rows)
 
 
-def setting(cell):
-    """Ways and shots in words."""
-    return f"{cell['ways']}-way {cell['shots']}-shot"
+def order(cell):
+    """Place of a cell in the tables; only cells of one method, setting and seed share it."""
+    return cell["ways"], cell["shots"], list(METHODS).index(cell["row"]), cell["seed"]
+
+
+def place(cell):
+    """Method, ways and shots in words, and seed."""
+    return cell["row"], f"{cell['ways']}-way {cell['shots']}-shot", cell["seed"]
 
 
 def gap(cell):
@@ -106,15 +126,22 @@ def below(cell):
     return f"{points:.1f}" if points is not None and points > 0 else ""
 
 
-def rose(cell):
-    """Points by which the best validation rose in the last third of training, as text."""
+def rise(cell):
+    """Points by which the best validation rose in the last third of training.
+
+    None if the cell was not validated both before and in the last third.
+    """
     curve = cell["validation"]
-    if not curve:
-        return ""
-    last = curve[-1][0]
-    before = max(accuracy for step, accuracy in curve if 3 * step <= 2 * last)
-    after = max(accuracy for step, accuracy in curve if 3 * step > 2 * last)
-    return f"{100 * (after - before):.1f}"
+    last = curve[-1][0] if curve else 0
+    before = [accuracy for step, accuracy in curve if 3 * step <= 2 * last]
+    after = [accuracy for step, accuracy in curve if 3 * step > 2 * last]
+    return 100 * (max(after) - max(before)) if before else None
+
+
+def rose(cell):
+    """The rise as text; empty if it is not known."""
+    points = rise(cell)
+    return "" if points is None else f"{points:.1f}"
 
 
 def published(name, ways, shots):
@@ -130,6 +157,14 @@ def published(name, ways, shots):
 def percent(cell):
     """A measured accuracy and half its interval."""
     return f"{100 * cell['accuracy']:.1f} ± {100 * cell['interval']:.1f}"
+
+
+def equal_error(cell):
+    """The equal error rate of verification and half its interval; empty for other methods."""
+    if cell["equal_error"] is None:
+        return ""
+    rate, interval = cell["equal_error"]
+    return f"{100 * rate:.1f} ± {100 * interval:.1f}"
 
 
 def minutes(cell):
