@@ -47,7 +47,7 @@ class EvaluationMode:
             self._versions = {p: _version(p) for group in groups for p in group["params"]}
 
     def forget_steps(self) -> None:
-        """Take the weights as they are, since a loaded state brings an average that belongs to them.
+        """Take the weights as they are: a loaded state brings the average that belongs to them.
 
         Model and optimizer may be loaded in either order.
         """
