@@ -68,7 +68,9 @@ def explain(
     seed = fitted("seed", seed, int)
     own_name, own = find(rule, seed)
     others: dict[str, UpdateRule] = {}
-    for other in compare:
+    for place, other in enumerate(compare):
+        if not isinstance(other, (str, PathLike)):
+            check_rule(other, "an UpdateRule, a name or a path", f"compare[{place}]")
         other_name, found = find(other, seed)
         if rule_digest(found) != rule_digest(own):
             others[_new_name(other_name, [own_name, *others])] = found

@@ -29,7 +29,7 @@ class EvaluationMode:
     """Swaps the averages of an optimizer's parameters in and out.
 
     Weights that somebody else has written since, such as `model.load_state_dict`, are kept: the
-    average begins anew at them.
+    average begins anew at them. Writes through `.data` are not seen, as autograd does not see them.
 
     Args:
         rule: the update rule, which keeps the averages.
@@ -46,12 +46,25 @@ class EvaluationMode:
         else:
             self._versions = {p: _version(p) for group in groups for p in group["params"]}
 
+    def forget_steps(self) -> None:
+        """Take the weights as they are: a loaded state brings the average that belongs to them.
+
+        Model and optimizer may be loaded in either order.
+        """
+        self._versions = {}
+
     def evaluate(self, groups: Groups, states: Mapping[Tensor, Any]) -> None:
         """Put each parameter's average in its place, and keep the value to train on.
 
         Groups with a planned number of steps keep their parameters, which end where they should be.
+        A parameter that was frozen while others trained on keeps its value: they were trained with
+        that, not with its average.
         """
         foreign = False
+        groups = list(groups)
+        latest = max(
+            (_steps(states.get(p)) for group in groups for p in group["params"]), default=0
+        )
         for group in groups:
             if group[MODE] and group["total_steps"] is None:
                 for parameter in group["params"]:
@@ -61,6 +74,8 @@ class EvaluationMode:
                     version = _version(parameter)
                     if self._versions.get(parameter, version) != version:
                         foreign = True
+                        self._restart(parameter, state)
+                    elif not parameter.requires_grad and _is_behind(_steps(state), latest):
                         self._restart(parameter, state)
                     self._use_average(parameter, state)
             group[MODE] = False
@@ -126,6 +141,19 @@ def _version(parameter: Tensor) -> int:
     return 0 if parameter.is_inference() else parameter._version
 
 
+def _steps(state: State | None) -> int:
+    step = state.get("step") if state else None
+    return 0 if step is None or step.is_meta else int(step)
+
+
+def _is_behind(steps: int, latest: int) -> bool:
+    """Whether a tensor stood still for longer than its average reaches back, about a tenth.
+
+    A model that is frozen only while it is evaluated is not behind.
+    """
+    return latest - steps > steps / 10
+
+
 def check_training(groups: Iterable[Mapping[str, Any]]) -> None:
     """Refuse to step from an average; a step at a learning rate of 0, which makes state, may pass.
 
@@ -164,5 +192,5 @@ def _warn(when: str, what: str) -> None:
         f"the weights were changed {when}, not by the optimizer: they are {what} as they are, and "
         "the running average begins anew at them",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,  # the line that called eval or train; torch.no_grad is a frame, too
     )

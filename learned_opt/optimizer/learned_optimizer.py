@@ -237,7 +237,9 @@ class LearnedOptimizer(Optimizer):
 
         Only for rules that keep an average (`rule.averages`), and where no planned number of steps
         was given; for all others it does nothing. Meanwhile the weights to train on take the memory
-        of one more copy. Weights that were loaded since the last step are kept, with a warning.
+        of one more copy. Weights that were loaded since the last step are kept, with a warning; but
+        what was written through `.data`, as `vector_to_parameters` does, is not seen. Parameters
+        that were frozen (`requires_grad_(False)`) while others trained on keep their values, too.
 
         An optimizer does not see modules. **A model with batch normalisation is evaluated wrongly
         unless you give it, and batches of training data**: its running statistics belong to the
@@ -363,6 +365,7 @@ class LearnedOptimizer(Optimizer):
         self.defaults.pop("differentiable", None)  # the base class adds it; we have no such option
         unwrap_loaded(self.rule, self)
         self._plan.resume(self.param_groups, self.state)
+        self._evaluation.forget_steps()
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)

@@ -85,7 +85,10 @@ def _check_shapes(
         if name not in state:
             if name in rule.added_state:
                 continue
-            raise ValueError(f"the loaded state of parameter {key} has no {name!r}")
+            raise ValueError(
+                f"the loaded state of parameter {key} has no {name!r}: another optimizer made it, "
+                "or an earlier version of this rule"
+            )
         shape = tuple(torch.as_tensor(state[name]).shape)
         if shape != tuple(tensor.shape):
             raise ValueError(

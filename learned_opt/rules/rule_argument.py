@@ -11,12 +11,13 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import list_rules
 
 
-def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
+def check_rule(rule: object, wanted: str = "an UpdateRule", name: str = "rule") -> None:
     """Check that an argument is an update rule.
 
     Args:
         rule: the argument.
         wanted: what the argument may be, for the message.
+        name: of the argument, for the message.
 
     Raises:
         ValueError: it is a name, a class, an optimizer or something else; the message says what to
@@ -28,7 +29,7 @@ def check_rule(rule: object, wanted: str = "an UpdateRule") -> None:
         ValueError: rule must be an UpdateRule, got 'adam-lstm': give create_rule('adam-lstm')
     """
     if not isinstance(rule, UpdateRule):
-        raise ValueError(f"rule must be {wanted}, got {shown(rule)}{_advice(rule)}")
+        raise ValueError(f"{name} must be {wanted}, got {shown(rule)}{_advice(rule)}")
 
 
 def _advice(value: object) -> str:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from learned_opt.arguments import check_function
+from learned_opt.rule_argument import check_rule
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.results import WrongResult
@@ -63,6 +65,10 @@ class InnerLoop(LoopSettings):
             is faster so; no two of their tensors may share memory. See `in_place`.
         traceable: take no branch that depends on values, so that a trace of one step (by
             `torch.compile`, say) is valid for all steps. The results are the same.
+
+    Raises:
+        ValueError: `rule` is no rule.
+        TypeError: `loss` is no function.
     """
 
     rule: UpdateRule
@@ -75,6 +81,11 @@ class InnerLoop(LoopSettings):
     copies: int = 1
     overwrite: bool = False
     traceable: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what a step could not name."""
+        check_rule(self.rule)
+        check_function("loss", self.loss, "a function (parameters, buffers, batch), a task's loss")
 
     @property
     def in_place(self) -> RuleInC | None:

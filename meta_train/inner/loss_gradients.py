@@ -37,7 +37,7 @@ def loss_and_gradients(
         Losses, buffers, gradients by name, and the tensors that the loss read.
 
     Raises:
-        ValueError: the loss is not one number for each run.
+        ValueError: the loss is not one number for each run, or depends on no parameter.
     """
     parameters = {
         key: value.view_as(value)
@@ -58,6 +58,11 @@ def loss_and_gradients(
     with torch.enable_grad(), twice_differentiable() if keep else nullcontext():
         losses, buffers = losses_of({**fixed, **parameters}, inner.buffers, batch)
         _check_losses(losses, inner.alive)
+        if not losses.requires_grad:
+            raise ValueError(
+                "the loss of a task depends on none of its parameters: it must be computed from "
+                "them by torch, without detach() or item()"
+            )
         gradients = torch.autograd.grad(
             losses.sum(),
             list(wanted.values()),

@@ -22,10 +22,10 @@ from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import Kept, RestartBuffer
 from meta_train.inner.run_plan import RunPlan
 from meta_train.inner.run_source import RunSource
-from meta_train.inner.state import InnerState, map_states, own_copy
+from meta_train.inner.state import InnerState, check_alike, map_states, own_copy
 from meta_train.inner.vectorize import VectorizeChoice, choose_vectorize
 from meta_train.inner.window import Window
-from meta_train.tasks.base import Task
+from meta_train.tasks.base import Problem, Task
 
 __all__ = ["RunPlan", "Runs"]
 
@@ -64,7 +64,8 @@ class Runs:
         chosen: whether these runs go at once, once an estimator has asked.
 
     Raises:
-        ValueError: the learned initialisation does not fit the task.
+        ValueError: the learned initialisation does not fit the task, or its problems have different
+            tensors.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Runs:
         self.buffer = RestartBuffer(self.count)
         self.carried: dict[str, Tensor] = {}
         self.chosen: VectorizeChoice | None = None
-        self.problems = [self.source.problem(*origin) for origin in self.origins]
+        self.problems: list[Problem] = []
+        for run in range(self.count):
+            self.problems.append(self._problem(run))
         self.inner = map_states(own_copy, self.source.start(self.problems))  # rows are written to
         self._drawn_for = outer_step
 
@@ -242,7 +245,7 @@ class Runs:
             self.episodes[run], self.ages[run] = facts["episode"], facts["age"]
             self.offsets[run], self.lengths[run] = facts["offset"], facts["length"]
             self.origins[run] = (facts["origin"][0], facts["origin"][1])
-            self.problems[run] = self.source.problem(*self.origins[run])
+            self.problems[run] = self._problem(run)
             if self.plan.truncation_length is not None:
                 self._write(run, tensors)
             for name, value in _below("carried/", tensors).items():
@@ -324,8 +327,19 @@ class Runs:
         kept = self.buffer.draw(run, self.plan.restart, source)
         if kept is not None:
             self.origins[run], self.offsets[run] = kept.origin, kept.age
-        self.problems[run] = self.source.problem(*self.origins[run])
+        self.problems[run] = self._problem(run)
         return kept
+
+    def _problem(self, run: int) -> Problem:
+        """Draw the problem of a run's origin.
+
+        Raises:
+            ValueError: its tensors are others than those of another problem of the task.
+        """
+        problem = self.source.problem(*self.origins[run])
+        if self.problems:
+            check_alike(problem, self.problems[0])
+        return problem
 
     def _state_of(self, run: int, kept: Kept | None) -> InnerState:
         """Return the state that a run begins with, `[copies, ...]`."""

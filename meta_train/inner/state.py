@@ -107,6 +107,33 @@ def start(
     return _start_together(rule, problems, teacher)
 
 
+def check_alike(problem: Problem, first: Problem) -> None:
+    """Check that the tensors of a problem have the names and shapes of another one's of its task.
+
+    Else a smaller tensor would be broadcast into the place of a larger one, in silence.
+
+    Raises:
+        ValueError: they have not; the message names the tensor.
+    """
+    kinds = ("parameter", "buffer", "fixed parameter")
+    pairs = (
+        (problem.parameters, problem.buffers, problem.fixed),
+        (
+            first.parameters,
+            first.buffers,
+            first.fixed,
+        ),
+    )
+    for kind, new, old in zip(kinds, *pairs, strict=True):
+        for name in {**old, **new}:
+            was, now = (list(t[name].shape) if name in t else "missing" for t in (old, new))
+            if was != now:
+                raise ValueError(
+                    f"all problems of a task must have the same tensors: {kind} {name} is {now} "
+                    f"in one and {was} in another. Make them several tasks, in a TaskFamily"
+                )
+
+
 def _start_together(
     rule: UpdateRule, problems: Sequence[Problem], teacher: UpdateRule | None
 ) -> InnerState:

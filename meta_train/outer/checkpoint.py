@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from learned_opt.checks.setting_types import plain
-from meta_train.runtime.checkpoint_files import put_aside, read_newest, write_checkpoint
+from meta_train.runtime.checkpoint_files import (
+    list_checkpoints,
+    put_aside,
+    read_newest,
+    write_checkpoint,
+)
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks.describe import difference
@@ -82,6 +87,20 @@ class Checkpoints:
             write_checkpoint(self.folder, step, state.tensors, facts, self.keep)
 
         self._distributed.from_first(write_first)
+
+    def check_none(self) -> None:
+        """Check, in every process, that the folder holds no checkpoint.
+
+        Raises:
+            ValueError: it holds those of another run, which would count as the newest: those of
+                this run would be deleted as older ones, and a resume would go on with the other.
+        """
+        found = self._distributed.from_first(lambda: list_checkpoints(self.folder))
+        if found:
+            raise ValueError(
+                f"{found[-1]} is of another run: call resume() before train() to go on with that, "
+                "or choose another folder"
+            )
 
     def load_newest(
         self,

@@ -110,6 +110,7 @@ class MetaTrainer:
         self.seconds = 0.0
         self.diverged = 0
         self._saved_at = -1
+        self._owns_folder = False  # whether its checkpoints are of this run
         self._parts = parts
         self._state = StatefulParts(
             parts.meta_parameters,
@@ -160,7 +161,9 @@ class MetaTrainer:
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the current outer step is completed and saved first.
             TrainingStalled: too many skipped outer steps in a row; a checkpoint is written.
+            ValueError: the folder holds checkpoints of another run, and `resume` was not called.
         """
+        self._claim_folder()
         late = self.outer_step > 0 and self.seconds >= self._time_limit
         if late or self.reason_to_stop() is not None:
             self._finish()
@@ -303,13 +306,19 @@ class MetaTrainer:
 
         Raises:
             OSError: the disk is full, for example; earlier checkpoints stay as they are.
+            ValueError: the folder holds checkpoints of another run, and `resume` was not called.
         """
         if self.checkpoints is None:
             return
+        self._claim_folder()
         if self.logger is not None:
             self.logger.flush()
         self.checkpoints.write(self.outer_step, self.state_dict(), self._made_with)
-        self._saved_at = self.outer_step
+        self._saved_at, self._owns_folder = self.outer_step, True
+
+    def _claim_folder(self) -> None:
+        if self.checkpoints is not None and not self._owns_folder:
+            self.checkpoints.check_none()
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the folder, with any number of processes.
@@ -321,9 +330,10 @@ class MetaTrainer:
             ValueError: the checkpoint is damaged, or made with another rule, another task or other
                 settings.
         """
-        return self.checkpoints is not None and self.checkpoints.load_newest(
-            self._made_with, self._load_or_explain
-        )
+        if self.checkpoints is None:
+            return False
+        self._owns_folder = self.checkpoints.load_newest(self._made_with, self._load_or_explain)
+        return self._owns_folder
 
     def _load_or_explain(self, state: TrainingState) -> str | None:
         """Load a state; why it is damaged, if it is."""

@@ -286,3 +286,22 @@ def test_a_rule_that_returns_another_shape_is_refused_by_the_name_of_the_paramet
     said = r"rule Mean returned a delta of shape \[\] for parameter theta, \[3\]"
     with pytest.raises(ValueError, match=said):
         run(Mean(), quadratics(1 + vectorize)[: 1 + vectorize], 1, vectorize)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_a_loss_that_depends_on_no_parameter_is_refused(vectorize):
+    def loss(parameters, buffers, batch):
+        return parameters["w"].detach().square().sum(), buffers
+
+    problem = Problem({"w": torch.ones(2)}, {}, loss, None, None)
+    loop = InnerLoop(make_rule("sgd"), loss, vectorize)
+    inner = start(loop.rule, [problem], vectorize=vectorize)
+    with pytest.raises(ValueError, match="depends on none of its parameters"):
+        loop.step(inner, torch.zeros(1))
+
+
+def test_a_loop_says_what_a_wrong_argument_is():
+    with pytest.raises(ValueError, match=r"got 'sgd': give create_rule\('sgd'\)"):
+        InnerLoop("sgd", lambda *_: None, True)
+    with pytest.raises(TypeError, match=r"loss must be a function .*, got 3"):
+        InnerLoop(make_rule("sgd"), 3, True)

@@ -15,6 +15,7 @@ from meta_train.inner.runs import RunPlan, Runs
 from meta_train.inner.state import map_states
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
+from meta_train.tasks.base import Problem, Task
 
 CPU = torch.device("cpu")
 LOOP = LoopSettings(lr=0.1)
@@ -340,3 +341,36 @@ def test_a_checkpoint_of_fewer_runs_is_refused():
     saved = make_runs(truncation_length=2, total=2).state_dict()
     with pytest.raises(ValueError, match=r"does not hold runs \[2\]: it has fewer runs"):
         make_runs(truncation_length=2, total=3).load_state_dict(saved)
+
+
+class Shrinking(Task):
+    """A task that breaks its contract: the third problem has one coordinate, not three."""
+
+    def __init__(self):
+        self.drawn = 0
+
+    def sample(self, generator, device):
+        self.drawn += 1
+        start = {"x": torch.ones(1 if self.drawn == 3 else 3)}
+        batch = torch.zeros(())
+        return Problem(start, {}, self.loss, lambda _: batch, lambda: batch)
+
+    @staticmethod
+    def loss(parameters, buffers, batch):
+        return (parameters["x"] - batch).square().sum(), buffers
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_problem_with_other_tensors_is_refused_by_name(count):
+    """Of two runs, the third problem replaces one: it would be broadcast into that one's row."""
+    plan = RunPlan(Horizons([[4]]), truncation_length=2)
+    where = {"indices": range(count), "total": count, "seed": 0, "device": CPU}
+    message = r"same tensors: parameter x is \[1\] in one and \[3\] in another"
+    if count == 3:
+        with pytest.raises(ValueError, match=message):
+            Runs(small_meta_parameters(), Shrinking(), plan, **where)
+        return
+    runs = Runs(small_meta_parameters(), Shrinking(), plan, **where)
+    begin(runs)
+    with pytest.raises(ValueError, match=message):
+        runs.end(moved(runs))

@@ -153,6 +153,55 @@ def test_weights_that_were_loaded_in_evaluation_are_trained_on():
     train(model, optimizer, 1)
 
 
+@pytest.mark.parametrize("model_first", [True, False])
+def test_a_state_loaded_after_steps_is_evaluated_at_its_own_average(model_first):
+    """As where the best checkpoint of a run is restored at its end."""
+    model, optimizer = make(5)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    optimizer.eval()
+    averages = weights(model)
+    other, own = make(9)
+    if model_first:
+        other.load_state_dict(saved[0])
+    own.load_state_dict(saved[1])
+    if not model_first:
+        other.load_state_dict(saved[0])
+    own.eval()  # no warning: warnings are errors here
+    assert same(weights(other), averages)
+
+
+def test_a_layer_that_was_frozen_while_others_trained_on_is_evaluated_as_it_is():
+    model, optimizer = make(20)
+    first, last = model[0].weight, model[2].weight
+    model[0].requires_grad_(False)
+    train(model, optimizer, 5)
+    frozen, trained = first.detach().clone(), last.detach().clone()
+    optimizer.eval()
+    assert torch.equal(first, frozen)
+    assert not torch.equal(last, trained)
+    optimizer.train()
+    assert torch.equal(first, frozen)
+    assert torch.equal(last, trained)
+    train(model, optimizer, 1)
+
+
+def test_a_model_that_is_frozen_for_its_evaluation_is_evaluated_at_its_average():
+    model, optimizer = make(20)
+    other, plain = make(20)
+    plain.eval()
+    model.requires_grad_(False)
+    optimizer.eval()
+    assert same(weights(model), weights(other))
+
+
+def test_the_warning_names_the_line_that_evaluates():
+    model, optimizer = make(2)
+    model.load_state_dict(make_model(seed=7).state_dict())
+    with pytest.warns(UserWarning) as caught:
+        optimizer.eval()
+    assert caught[0].filename == __file__
+
+
 def test_a_state_saved_in_evaluation_without_the_weights_to_train_on_is_refused():
     """torch.distributed.checkpoint drops keys that the optimizer at hand has not."""
     _, optimizer = make(2)

@@ -137,6 +137,22 @@ def test_a_folder_that_is_set_after_the_trainer_was_made_gets_checkpoints(tmp_pa
     assert again.resume()
 
 
+def test_a_run_does_not_begin_in_the_folder_of_another(tmp_path):
+    """Its checkpoints would be deleted as the older ones, and a resume would take the other's."""
+    trainer = make_trainer(tmp_path)
+    trainer.train(progress=False)
+    before = sorted(path.read_bytes() for path in list_checkpoints(tmp_path / "checkpoints"))
+    other = make_trainer(tmp_path)
+    for begin in (other.train, other.save):
+        with pytest.raises(ValueError, match=r"another run: call resume\(\) before train"):
+            begin()
+    assert before == sorted(p.read_bytes() for p in list_checkpoints(tmp_path / "checkpoints"))
+    assert other.resume()
+    assert other.outer_step == trainer.outer_step
+    other.train(progress=False)
+    trainer.train(progress=False)  # its own folder still
+
+
 def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(tmp_path):
     unbroken = make_trainer(None)
     unbroken.train(progress=False)

@@ -67,6 +67,10 @@ CALLS = {
         "rule must be an UpdateRule, a name or a path, got a LearnedOptimizer: the rule of",
     ),
     "explained number": (lambda: explain(3), "rule must be an UpdateRule, a name or a path, got 3"),
+    "number among the compared": (
+        lambda: explain("adam", compare=["sgd", 1]),
+        "compare[1] must be an UpdateRule, a name or a path, got 1",
+    ),
     "compared name": (
         lambda: explain("adam", compare="sgd"),
         "compare must be a list of rules, got 'sgd'",
