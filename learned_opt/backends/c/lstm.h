@@ -65,10 +65,14 @@ static inline void mark_nonzero(unsigned *active, const float *values) {
 
 /* Write the first count values of a row; with zeros where `active` is zero. */
 static inline void write_row(float *to, const float *from, const unsigned *active, long count) {
-    float kept[BLOCK] __attribute__((aligned(4 * LANES)));
-#pragma omp simd
-    for (int k = 0; k < BLOCK; k++) kept[k] = from_bits(to_bits(from[k]) & active[k]);
-    memcpy(to, kept, (count == BLOCK ? BLOCK : count) * sizeof(float));
+    const vector *values = (const vector *)from;
+    const vector_bits *mask = (const vector_bits *)active;
+    vector_bits kept[VECTORS];
+    for (int v = 0; v < VECTORS; v++) kept[v] = (vector_bits)values[v] & mask[v];
+    if (count == BLOCK)
+        for (int v = 0; v < VECTORS; v++) memcpy(to + v * LANES, &kept[v], sizeof kept[v]);
+    else
+        memcpy(to, kept, count * sizeof(float));
 }
 
 #endif
