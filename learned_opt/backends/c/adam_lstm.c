@@ -20,16 +20,16 @@ typedef struct {
     const double *setting;
     long betas, main, shortest;
     const double *beta;
-    const float *corrections; /* of each tensor: [n, 2 + betas], fast and slow first */
+    const float *corrections; /* of each tensor: [n, 2 + betas], fast and slow first; inverses */
 } adam_lstm;
 
 static float *make_corrections(const tensor_list *list, const adam_lstm *own) {
     float *made = malloc(list->n * (2 + own->betas) * sizeof(float) + 1), *to = made;
     for (long k = 0; made && k < list->n; k++) {
         float step = *place(list, STEP, k) + 1;
-        *to++ = correction(own->setting[FAST_BETA], step);
-        *to++ = correction(own->setting[SLOW_BETA], step);
-        for (long b = 0; b < own->betas; b++) *to++ = correction(own->beta[b], step);
+        *to++ = 1.0f / correction(own->setting[FAST_BETA], step);
+        *to++ = 1.0f / correction(own->setting[SLOW_BETA], step);
+        for (long b = 0; b < own->betas; b++) *to++ = 1.0f / correction(own->beta[b], step);
     }
     return made;
 }
@@ -81,15 +81,32 @@ static void average(float *to, const float *last, const float *value, double bet
 }
 
 /* 1 / sqrt(v) and the logarithm of v, with v the corrected mean square; as `_inverse_root`. */
-static void inverse_root(const float *mean, float correct, float *inverse, float *logs) {
+static void inverse_root(const float *mean, float correction, float *inverse, float *logs) {
     float lowest = logf(1e-24f);
 #pragma omp simd
     for (int k = 0; k < BLOCK; k++) {
-        float v = mean[k] / correct, root = __builtin_sqrtf(v);
+        float v = mean[k] * correction, root = __builtin_sqrtf(v);
         inverse[k] = root > 0 ? 1.0f / (root + 1e-12f) : 0.0f;
         float known = logarithm(v + 1e-24f);
         logs[k] = root > 0 ? known : lowest;
     }
+}
+
+/* Both outputs of the head. */
+static void read_head(const adam_lstm *own, const row *h, float *scale, float *bend) {
+    vector first[VECTORS], second[VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+        first[v] = every(own->head_bias[0]);
+        second[v] = every(own->head_bias[1]);
+    }
+    for (long u = 0; u < own->units; u++)
+        for (int v = 0; v < VECTORS; v++) {
+            vector value = ((const vector *)h[u])[v];
+            first[v] += own->head_weight[u] * value;
+            second[v] += own->head_weight[own->units + u] * value;
+        }
+    memcpy(scale, first, sizeof first);
+    memcpy(bend, second, sizeof second);
 }
 
 static void step_block(const void *rule, const tensor_list *list, const block *at, void *scratch) {
@@ -131,7 +148,7 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
         float *feature = seen[b], *m = momentum[b];
 #pragma omp simd
         for (int k = 0; k < BLOCK; k++) {
-            m[k] = m[k] / correct[2 + b];
+            m[k] = m[k] * correct[2 + b];
             feature[k] = m[k] * per_fast[k];
         }
     }
@@ -158,17 +175,8 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
     step_lstm_cell(&own->cell[at->tensor], (const row *)seen, h, c);
 
     row scale, bend, update;
-    for (int k = 0; k < BLOCK; k++) {
-        scale[k] = own->head_bias[0];
-        bend[k] = own->head_bias[1];
-    }
+    read_head(own, (const row *)h, scale, bend);
     for (long u = 0; u < units; u++) {
-        float to_scale = own->head_weight[u], to_bend = own->head_weight[units + u];
-#pragma omp simd
-        for (int k = 0; k < BLOCK; k++) {
-            scale[k] += to_scale * h[u][k];
-            bend[k] += to_bend * h[u][k];
-        }
         write_row(h_place + u * at->size, h[u], active, at->count);
         write_row(c_place + u * at->size, c[u], active, at->count);
     }
@@ -176,17 +184,18 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
     write_row(slow_place, slow, active, at->count);
 
     const float *shortest = momentum[own->shortest];
-    float range = (float)setting[LOG_RANGE], gain = (float)setting[LOG_GAIN];
-    float bend_gain = (float)setting[DIRECTION_GAIN], fade = (float)setting[FADE];
+    float range = (float)setting[LOG_RANGE];
+    float gain = (float)(setting[LOG_GAIN] / setting[LOG_RANGE]);
+    float bend_gain = (float)setting[DIRECTION_GAIN], per_fade = (float)(1 / setting[FADE]);
     float smallest = (float)setting[SMALLEST];
-    float age = 1.0f + at->step / (float)setting[DECAY_STEPS];
+    float decay = 1.0f / (1.0f + at->step / (float)setting[DECAY_STEPS]);
 #pragma omp simd
     for (int k = 0; k < BLOCK; k++) {
-        float factor = exponential(range * hyperbolic_tangent(gain * scale[k] / range));
-        float root = __builtin_sqrtf(slow[k] / correct[1]);
-        float size = factor / age * (root / (root + smallest));
+        float factor = exponential(range * hyperbolic_tangent(gain * scale[k]));
+        float root = __builtin_sqrtf(slow[k] * correct[1]);
+        float size = factor * decay * (root / (root + smallest));
         float longest = larger(magnitude(g[k]), magnitude(shortest[k]));
-        float whole = smaller(longest * per_slow[k] / fade, 1.0f);
+        float whole = smaller(longest * per_slow[k] * per_fade, 1.0f);
         float moved = -size * (feature[1][k] + bend_gain * whole * bend[k]);
         update[k] = from_bits(to_bits(moved) & active[k]);
     }

@@ -5,17 +5,13 @@
 #include <string.h>
 
 #include "vector_math.h"
+#include "vectors.h"
 
 /* Coordinates of a block: as many vectors as let the four sums of each stay in registers. A block
  * of each number lies in a row, [BLOCK]. */
 #if defined(__AVX512F__)
-#define LANES 16
 #define VECTORS 4
-#elif defined(__AVX__)
-#define LANES 8
-#define VECTORS 2
 #else
-#define LANES 4
 #define VECTORS 2
 #endif
 #define BLOCK (LANES * VECTORS)
@@ -25,7 +21,8 @@ typedef float row[BLOCK] __attribute__((aligned(4 * LANES)));
 typedef struct {
     long inputs, units;
     /* [units, 1 + inputs + units, 4]: for each unit the bias and the weights of its gates i, f, o
-     * and of its candidate z side by side. */
+     * and of its candidate z side by side, so scaled that 2^sum is the e^-x of a sigmoid and the
+     * e^2x of a tangent. */
     float *packed;
 } lstm_cell;
 
@@ -42,8 +39,8 @@ void free_lstm_cell(lstm_cell *cell);
  * h, c: [units] rows, where the new h goes, and the last c, which becomes the new one. */
 void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c);
 
-/* The sums of one unit's gates i, f, o and of its candidate z, before the sigmoids: 4 rows. */
-void lstm_gate_sums(const lstm_cell *cell, long unit, const row *seen, row *sums);
+/* The gates i, f, o of one unit and its candidate z: 4 rows. */
+void lstm_gates(const lstm_cell *cell, long unit, const row *seen, row *gates);
 
 /* Four sums at once over count rows; weight [1 + count, 4], the first four are added. */
 void lstm_four_sums(const float *weight, const row *rows, long count, row *sums);
@@ -68,10 +65,14 @@ static inline void mark_nonzero(unsigned *active, const float *values) {
 
 /* Write the first count values of a row; with zeros where `active` is zero. */
 static inline void write_row(float *to, const float *from, const unsigned *active, long count) {
-    float kept[BLOCK] __attribute__((aligned(4 * LANES)));
-#pragma omp simd
-    for (int k = 0; k < BLOCK; k++) kept[k] = from_bits(to_bits(from[k]) & active[k]);
-    memcpy(to, kept, (count == BLOCK ? BLOCK : count) * sizeof(float));
+    const vector *values = (const vector *)from;
+    const vector_bits *mask = (const vector_bits *)active;
+    vector_bits kept[VECTORS];
+    for (int v = 0; v < VECTORS; v++) kept[v] = (vector_bits)values[v] & mask[v];
+    if (count == BLOCK)
+        for (int v = 0; v < VECTORS; v++) memcpy(to + v * LANES, &kept[v], sizeof kept[v]);
+    else
+        memcpy(to, kept, count * sizeof(float));
 }
 
 #endif

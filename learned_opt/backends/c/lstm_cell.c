@@ -17,8 +17,6 @@
 /* Most tasks of a backward pass; each has sums of its own, added up in order. */
 #define MOST_TASKS 64
 
-typedef float vector __attribute__((vector_size(4 * LANES)));
-
 typedef struct {
     lstm_cell cell;
     int64_t count;
@@ -82,22 +80,21 @@ static void logits_block(const job *own, long start, long count, const row *seen
     unsigned active[BLOCK] __attribute__((aligned(64)));
     mark_active(own, start, count, active);
     for (long u = 0; u < own->cell.units; u++) {
-        row *sums = logits + 4 * u;
-        lstm_gate_sums(&own->cell, u, seen, sums);
+        row *gates = logits + 4 * u;
+        lstm_gates(&own->cell, u, seen, gates);
         read_row(by_h, own->grad_h + u * own->count + start, count);
         read_row(by_c, own->grad_c + u * own->count + start, count);
         keep_active(by_h, active);
         keep_active(by_c, active);
 #pragma omp simd
         for (int k = 0; k < BLOCK; k++) {
-            float i = sigmoid(sums[0][k]), f = sigmoid(sums[1][k]), o = sigmoid(sums[2][k]);
-            float z = hyperbolic_tangent(sums[3][k]);
+            float i = gates[0][k], f = gates[1][k], o = gates[2][k], z = gates[3][k];
             float squashed = hyperbolic_tangent(f * c[u][k] + i * z);
             float total = by_h[k] * o * (1.0f - squashed * squashed) + by_c[k];
-            sums[0][k] = total * z * (i * (1.0f - i));
-            sums[1][k] = total * c[u][k] * (f * (1.0f - f));
-            sums[2][k] = by_h[k] * squashed * (o * (1.0f - o));
-            sums[3][k] = total * i * (1.0f - z * z);
+            gates[0][k] = total * z * (i * (1.0f - i));
+            gates[1][k] = total * c[u][k] * (f * (1.0f - f));
+            gates[2][k] = by_h[k] * squashed * (o * (1.0f - o));
+            gates[3][k] = total * i * (1.0f - z * z);
             by_c[k] = total * f;
         }
         write_wanted(own->grad_last_c, u * own->count + start, by_c, count);

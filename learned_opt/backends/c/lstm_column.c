@@ -8,8 +8,6 @@
 /* Columns whose sums stay in registers: four vectors. */
 #define COLUMNS (4 * LANES)
 
-typedef float vector __attribute__((vector_size(4 * LANES)));
-
 static void add_columns(const float *weight, const float *bias, const float *seen, long count,
                         long width, float *sums) {
     vector total[4], own[4];
