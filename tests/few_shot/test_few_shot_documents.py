@@ -54,6 +54,30 @@ def test_the_table_says_by_how_much_validation_rose_in_the_last_third():
     assert all(float(points) <= 1.0 for points in rose.values() if points)
 
 
+def test_maml_and_prototypical_networks_have_two_seeds_and_the_longer_maml_reaches_more():
+    found = {}
+    for one in CELLS:
+        if one["row"] in ("maml", "prototypical") and (one["ways"], one["shots"]) == (5, 1):
+            found[one["row"], one["seed"]] = (
+                f"{100 * one['accuracy']:.1f} ± {100 * one['interval']:.1f}"
+            )
+    assert found == {
+        ("maml", 0): "96.9 ± 0.3",
+        ("maml", 1): "97.8 ± 0.3",
+        ("prototypical", 0): "97.4 ± 0.3",
+        ("prototypical", 1): "97.8 ± 0.3",
+    }
+    # The weights of MAML's seed 0 on the episodes of seed 1.
+    (other,) = [
+        one
+        for one in json.loads((MEASURED / "few_shot_bundled.json").read_text())
+        if (one["initialization"], one["shots"], one["seed"]) == ("omniglot-maml", 1, 1)
+    ]
+    figure = f"{100 * other['accuracy']:.1f} ± {100 * other['interval']:.1f}"
+    said = f"reaches {found['maml', 1]}%, and the weights of seed 0 {figure}%"
+    assert said in " ".join(DOCUMENT.split())
+
+
 def test_the_lstm_that_reads_a_training_set_is_above_its_papers_figures_from_the_second_image_on():
     (one,) = [one for one in json.loads((MEASURED / "few_shot_readers.json").read_text())]
     assert (one["row"], one["sequences"], one["outer_steps"]) == ("lstm-reader", 600, 6250)
