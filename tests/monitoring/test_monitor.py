@@ -395,6 +395,35 @@ def test_the_training_loss_is_logged_if_it_is_known(tmp_path, closure):
     assert [(e.step, e.value) for e in events] == (expected if closure else expected[::2])
 
 
+@pytest.mark.parametrize("loss", [3, 3.0, np.float32(3), torch.tensor([3.0])])
+def test_a_loss_may_be_any_number(loss, tmp_path):
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = LearnedOptimizer([("w", weight)], rule=create_rule("sgd"))
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        weight.grad = torch.ones(1)
+        monitor.log_loss(loss)
+        optimizer.step()
+    assert [event.value for event in read(tmp_path).Scalars("curves/training_loss")] == [3.0]
+
+
+@pytest.mark.parametrize("loss", ["3", None, torch.ones(2), torch.ones((), dtype=torch.complex64)])
+def test_what_is_no_loss_is_refused(loss, tmp_path):
+    with (
+        GateMonitor(tmp_path) as monitor,
+        pytest.raises(TypeError, match="loss must be a number, got"),
+    ):
+        monitor.log_loss(loss)
+
+
+def test_a_model_of_other_parameters_is_refused_and_nothing_hidden(tmp_path):
+    optimizer = LearnedOptimizer(make_model().parameters(), rule=make_rule())
+    with GateMonitor(tmp_path) as monitor:
+        with pytest.raises(ValueError, match="trains no parameter of the model, a Linear"):
+            monitor.attach(optimizer, model=nn.Linear(2, 2))
+        monitor.attach(optimizer)
+
+
 def test_a_model_names_the_tensors_of_an_optimizer_without_names(tmp_path):
     model = make_model()
     groups = [{"params": list(model[2].parameters())}, {"params": list(model[0].parameters())}]
