@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from learned_opt.arguments import check_module, shown
 from learned_opt.monitoring.observation_interval import ObservationInterval
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context
@@ -76,8 +77,19 @@ class Attachment:
 
 
 def names_by_position(optimizer: Optimizer, model: nn.Module) -> Mapping[str, str]:
-    """The model's names of tensors that have none in the optimizer: {"0.3": "2.weight"}."""
+    """The model's names of tensors that have none in the optimizer: {"0.3": "2.weight"}.
+
+    Raises:
+        ValueError: the optimizer trains no parameter of the model.
+    """
+    check_module(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if trained.isdisjoint(names):
+        raise ValueError(
+            f"the optimizer trains no parameter of the model, {shown(model)}: give the module "
+            "whose parameters() it was made of"
+        )
     return {
         f"{index}.{place}": names[id(parameter)]
         for index, group in enumerate(optimizer.param_groups)

@@ -20,7 +20,7 @@ from learned_opt.checks.setting_types import fitted
 from learned_opt.monitoring.attachment import Attachment, names_by_position
 from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
-from learned_opt.monitoring.observation import observe
+from learned_opt.monitoring.observation import observe, one_loss
 from learned_opt.monitoring.observation_interval import ObservationInterval
 from learned_opt.monitoring.opening import open_board
 from learned_opt.monitoring.samples import CoordinateSamples
@@ -143,7 +143,7 @@ class GateMonitor:
         Raises:
             TypeError: not a `LearnedOptimizer`.
             ValueError: the monitor is closed, or is attached already: lines would mix. Or
-                `first_step` is not a whole number.
+                `first_step` is not a whole number, or the optimizer does not train `model`.
         """
         first_step = whole_number("first_step", first_step, least=0)
         learned = unwrapped(optimizer)
@@ -154,6 +154,7 @@ class GateMonitor:
                 "this GateMonitor is attached already: give each optimizer a monitor and a folder "
                 "of its own, or remove the first handle"
             )
+        names = {} if model is None else names_by_position(learned, model)
         if first_step > 0 and not self._handles:
             self._hide_from(first_step)
 
@@ -180,7 +181,7 @@ class GateMonitor:
         attachment = Attachment(
             learned,
             ObservationInterval(self.every),
-            {} if model is None else names_by_position(learned, model),
+            names,
             observe_step,
             self._forget_loss,
         )
@@ -188,12 +189,18 @@ class GateMonitor:
         self._handles.append(handle)
         return handle
 
-    def log_loss(self, loss: Tensor) -> None:
+    def log_loss(self, loss: Tensor | float) -> None:
         """Give the loss of the step that comes next; call it before `optimizer.step()`.
 
         It is written if the step is observed. Where `step` gets a closure, this call is not needed.
+
+        Args:
+            loss: a number, or a tensor of one element, which is not read before it is written.
+
+        Raises:
+            TypeError: neither.
         """
-        self._loss = loss.detach()
+        self._loss = one_loss(loss)
 
     def _forget_loss(self) -> None:
         self._loss = None

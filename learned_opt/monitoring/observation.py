@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.arguments import shown
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
@@ -195,3 +197,16 @@ def _by_coordinate(values: Tensor, dims: int) -> Floats:
     array = _on_host(table.reshape(-1, table.shape[-1]))
     # One gate for the whole tensor: its units take the place of coordinates.
     return array.T if len(array) == 1 else array
+
+
+def one_loss(loss: Tensor | float) -> Tensor:
+    """A loss as a 0-dim tensor; a tensor on a device is not read.
+
+    Raises:
+        TypeError: not one real number.
+    """
+    if isinstance(loss, numbers.Real):
+        return torch.tensor(float(loss), dtype=torch.float32, device="cpu")
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        raise TypeError(f"loss must be a number, got {shown(loss)}")
+    return loss.detach().reshape(())

@@ -31,7 +31,7 @@ def check_batches(model: nn.Module | None, batches: Iterable[Any] | None) -> Non
 
 
 def recompute_statistics(
-    model: nn.Module, batches: Iterable[Any], trained: Iterable[Tensor]
+    model: nn.Module, batches: Iterable[Any], owned: Iterable[Tensor], trained: Iterable[Tensor]
 ) -> None:
     """Replace running means and variances by the averages over all batches.
 
@@ -39,18 +39,15 @@ def recompute_statistics(
         model: the model; its parts keep their training or evaluation mode.
         batches: inputs. Of a list or tuple, the first part is the input; a mapping gives keyword
             arguments. Tensors are moved to the model's device.
-        trained: parameters of the optimizer. Layers whose scale is not among them are left alone.
+        owned: parameters of the optimizer. Layers whose scale is not among them are left alone.
+        trained: those that it moves. Layers that the model holds before the first of them are left
+            alone, too: a frozen backbone may be trained with, and keeps, statistics of other data.
 
     Raises:
         ValueError: there is no batch.
     """
-    own = set(trained)
     every = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    layers = [
-        layer
-        for layer in every
-        if layer.running_mean is not None and (layer.weight is None or layer.weight in own)
-    ]
+    layers = _layers_to_recompute(model, set(owned), set(trained))
     if not layers:
         return
     modes = {module: module.training for module in model.modules()}
@@ -77,6 +74,19 @@ def recompute_statistics(
             layer.momentum = momentum
     if count == 0:
         raise ValueError("there is no batch to recompute running statistics from")
+
+
+def _layers_to_recompute(
+    model: nn.Module, owned: set[Tensor], trained: set[Tensor]
+) -> list[_BatchNorm]:
+    layers: list[_BatchNorm] = []
+    moved = False
+    for module in model.modules():
+        moved = moved or any(parameter in trained for parameter in module.parameters(recurse=False))
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and moved:
+            if module.weight is None or module.weight in owned:
+                layers.append(module)
+    return layers
 
 
 def _call(model: nn.Module, batch: Any, device: torch.device) -> None:

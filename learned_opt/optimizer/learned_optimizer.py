@@ -247,7 +247,7 @@ class LearnedOptimizer(Optimizer):
 
         Args:
             model: the model. Layers of batch normalisation whose scale this optimizer does not
-                train keep their statistics.
+                train keep their statistics, and so does a frozen part in front.
             batches: such as the training loader, or `itertools.islice(loader, 100)`. The input
                 is the first part of a list or tuple; a mapping gives keyword arguments.
 
@@ -266,8 +266,9 @@ class LearnedOptimizer(Optimizer):
         if self.rule.averages:
             self._evaluation.evaluate(self.param_groups, self.state)
         if model is not None and batches is not None:
-            trained = (parameter for group in self.param_groups for parameter in group["params"])
-            recompute_statistics(model, batches, trained)
+            owned = [parameter for group in self.param_groups for parameter in group["params"]]
+            trained = [p for p in owned if p.requires_grad or self.state.get(p)]
+            recompute_statistics(model, batches, owned, trained)
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:

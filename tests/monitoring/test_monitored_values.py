@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from monitored_training import LAYERS, layout_of, make_optimizer, make_rule, read, train
+from monitored_training import LAYERS, layout_of, make_model, make_optimizer, make_rule, read, train
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
@@ -207,3 +208,32 @@ def test_a_network_that_steers_is_shown_beside_the_schedule(tmp_path):
     assert [e.value for e in events.Scalars("step_multiplier")] == pytest.approx([1] * 3, abs=1e-4)
     titles = layout_of(tmp_path)["How the network steers"]
     assert titles[:2] == ["step size, beside the schedule", "the network's factor on the step size"]
+
+
+@pytest.mark.parametrize("loss", [3, 3.0, np.float32(3), torch.tensor([3.0])])
+def test_a_loss_may_be_any_number(loss, tmp_path):
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = LearnedOptimizer([("w", weight)], rule=create_rule("sgd"))
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        weight.grad = torch.ones(1)
+        monitor.log_loss(loss)
+        optimizer.step()
+    assert [event.value for event in read(tmp_path).Scalars("curves/training_loss")] == [3.0]
+
+
+@pytest.mark.parametrize("loss", ["3", None, torch.ones(2), torch.ones((), dtype=torch.complex64)])
+def test_what_is_no_loss_is_refused(loss, tmp_path):
+    with (
+        GateMonitor(tmp_path) as monitor,
+        pytest.raises(TypeError, match="loss must be a number, got"),
+    ):
+        monitor.log_loss(loss)
+
+
+def test_a_model_of_other_parameters_is_refused_and_nothing_hidden(tmp_path):
+    optimizer = LearnedOptimizer(make_model().parameters(), rule=make_rule())
+    with GateMonitor(tmp_path) as monitor:
+        with pytest.raises(ValueError, match="trains no parameter of the model, a Linear"):
+            monitor.attach(optimizer, model=nn.Linear(2, 2))
+        monitor.attach(optimizer)

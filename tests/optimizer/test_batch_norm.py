@@ -82,6 +82,30 @@ def test_frozen_layers_keep_their_statistics():
     assert not model[1].training and model[3].training
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_frozen_backbone_keeps_its_statistics_though_the_optimizer_was_given_it(affine):
+    """As in fine-tuning: its statistics are those that the head was trained with."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=affine)).eval()
+    backbone[1].running_mean.fill_(0.5)
+    backbone.requires_grad_(False)
+    head = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
+    model, inputs = nn.Sequential(backbone, head), torch.randn(32, 4) + 2
+    optimizer = LearnedOptimizer(model.parameters())
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+    before = buffers(model)
+    model.eval().requires_grad_(False)  # as some do before they evaluate
+    optimizer.eval(model, [inputs])
+    assert torch.equal(backbone[1].running_mean, torch.full((6,), 0.5))
+    assert not torch.equal(head[1].running_mean, before["1.1.running_mean"])
+    with torch.no_grad():
+        exact = head[0](backbone(inputs)).mean(0)
+    torch.testing.assert_close(head[1].running_mean, exact)
+
+
 def test_mappings_are_keyword_arguments():
     model, optimizer, batches = make()
     optimizer.eval(model, batches)
