@@ -33,9 +33,6 @@ int make_lstm_cell(lstm_cell *cell, long inputs, long units, const float *weight
 
 void free_lstm_cell(lstm_cell *cell) { free(cell->packed); }
 
-/* A loop that is written out, so that arrays which it runs over stay in registers. */
-#define EACH(k, count) _Pragma("GCC unroll 8") for (int k = 0; k < (count); k++)
-
 /* The four sums of one unit. They stay in registers: 16 of them. */
 static inline void gate_sums(const float *weight, const row *seen, long count, row *sums) {
     vector total[4][VECTORS];

@@ -8,16 +8,12 @@
 #include <string.h>
 
 #include "parallel.h"
+#include "vectors.h"
 
 /* A tile has ROWS rows and VECTORS vectors of columns. */
 #if defined(__AVX512F__)
-#define LANES 16
 #define ROWS 14
-#elif defined(__AVX__)
-#define LANES 8
-#define ROWS 6
 #else
-#define LANES 4
 #define ROWS 6
 #endif
 #define VECTORS 2
@@ -34,7 +30,6 @@
 /* Rows and columns of a square that is turned over at once. */
 #define SQUARE 32L
 
-typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* A matrix in a batch: where its elements lie, in elements of the batch, of rows, of columns. */
@@ -77,21 +72,18 @@ static void pack(float *to, long width, const float *from, long count, long step
 static void tile(long depth, const float *restrict left, const float *restrict right,
                  float *result, const float *base, long width, float base_scale, float scale) {
     vector total[ROWS][VECTORS];
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) total[r][v] = (vector){0};
+    EACH(r, ROWS) EACH(v, VECTORS) total[r][v] = (vector){0};
     for (long k = 0; k < depth; k++, left += ROWS, right += COLUMNS) {
         vector x[VECTORS];
-        for (int v = 0; v < VECTORS; v++) x[v] = ((const vector *)right)[v];
-        for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < VECTORS; v++) total[r][v] += left[r] * x[v];
+        EACH(v, VECTORS) x[v] = ((const vector *)right)[v];
+        EACH(r, ROWS) EACH(v, VECTORS) total[r][v] += left[r] * x[v];
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) {
-            long at = r * width + v * LANES;
-            vector sum = scale * total[r][v];
-            if (base_scale != 0) sum += base_scale * *(const loose *)(base + at);
-            *(loose *)(result + at) = sum;
-        }
+    EACH(r, ROWS) EACH(v, VECTORS) {
+        long at = r * width + v * LANES;
+        vector sum = scale * total[r][v];
+        if (base_scale != 0) sum += base_scale * *(const loose *)(base + at);
+        *(loose *)(result + at) = sum;
+    }
 }
 
 static void tile_at_edge(long depth, const float *left, const float *right, float *result,

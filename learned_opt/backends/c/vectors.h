@@ -20,6 +20,9 @@
 #define LANES 4
 #endif
 
+/* A loop that is written out early, so that arrays which it runs over stay in registers. */
+#define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < (count); k++)
+
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vector_bits __attribute__((vector_size(4 * LANES)));
 
