@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from learned_opt.arguments import check_module, shown
+from learned_opt.checks.arguments import check_module, shown
 from learned_opt.monitoring.observation_interval import ObservationInterval
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context
