@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.arguments import shown
+from learned_opt.checks.arguments import shown
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
