@@ -19,7 +19,7 @@ from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
 ELEMENTS_PER_THREAD = 1 << 13
-"""A coordinate takes some 30 ns, and a thread 20 us to make."""
+"""A coordinate takes some 25 ns, and a thread 20 us to make."""
 
 MOST_UNITS = 1024
 """In all layers together: more would not fit the stack of a thread."""

@@ -160,7 +160,7 @@ def test_the_shares_of_a_training_iteration_that_docs_give_are_what_was_measured
         in said
     )
     default, muon = shares["orthogonal-momentum", "torch and C"], shares["Muon", "torch"]
-    assert f"matrix products add {default:.0f}%, Muon's {muon:.0f}%" in said
+    assert f"The default adds {default:.0f}%, Muon {muon:.0f}%" in said
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/benchmark.md"])
