@@ -246,8 +246,8 @@ class LearnedOptimizer(Optimizer):
         Args:
             model: the model. Layers of batch normalisation whose scale this optimizer does not
                 train keep their statistics.
-            batches: such as the training loader, or `itertools.islice(loader, 100)`. The input
-                is the first part of a list or tuple; a mapping gives keyword arguments.
+            batches: such as the training loader, or `itertools.islice(loader, 100)` of it. Of a
+                list or tuple the first part is the input; a mapping gives keyword arguments.
 
         Raises:
             ValueError: the model has running statistics, and there are no batches.
