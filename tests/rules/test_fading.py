@@ -1,5 +1,7 @@
 """Without a gradient an update dies with the momentum; a vanishing gradient moves nothing."""
 
+import math
+
 import pytest
 import torch
 from conftest import make_model, make_rule, model_loss, same, train
@@ -58,6 +60,12 @@ def test_embedding_rows_that_are_seen_no_more_stay_where_they_are(name):
         (delta,), (state,) = rule([gradient], [rows], [state], context)
         rows = rows + rule.default_lr * delta
     assert (rows - begun).norm() < 0.6 * begun.norm()
+
+
+def test_an_update_fades_below_a_thousandth_of_the_smallest_size_that_is_told():
+    known = 1e-3 * math.exp(-10)  # 4.5e-8
+    shares = known_share(torch.tensor([2 * known, known, known / 2, known / 8, 0.0]), 10.0)
+    torch.testing.assert_close(shares, torch.tensor([1.0, 1.0, 0.5, 0.125, 0.0]))
 
 
 @pytest.mark.parametrize("name", COORDINATE_LSTMS)
