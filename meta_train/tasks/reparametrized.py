@@ -147,5 +147,9 @@ def _undo(parameters: Tensors, buffers: Tensors) -> tuple[Tensors, Tensors, Tens
 
 
 def _lead(factor: Tensor, tensor: Tensor) -> Tensor:
-    """Append axes to a factor per run, so that it broadcasts over `[*runs, *param]`."""
-    return factor.reshape((*factor.shape, *([1] * (tensor.dim() - factor.dim()))))
+    """Append axes to a factor per run, so that it broadcasts over `[*runs, *param]`.
+
+    It takes the dtype of the tensor: with axes, it would make half precision single.
+    """
+    axes = [1] * (tensor.dim() - factor.dim())
+    return factor.reshape((*factor.shape, *axes)).to(tensor.dtype)

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 from full_disk import full_disk
 
 from learned_opt import create_rule, save_rule
@@ -104,3 +105,21 @@ def test_an_interrupted_page_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(explain, "explain", interrupt)
     assert cli.main(["explain", "sgd", "--out", str(tmp_path / "new")]) == 130
     assert not (tmp_path / "new").exists()
+
+
+def test_torch_has_one_thread_while_it_measures_and_its_own_afterwards(monkeypatch, tmp_path):
+    seen = []
+
+    def measure(*_, **__):
+        seen.append(torch.get_num_threads())
+        raise ValueError("enough")
+
+    monkeypatch.setattr("meta_train.jobs.explain.explain", measure)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert cli.main(["explain", "sgd", "--out", str(tmp_path / "x")]) == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from conftest import same
+from torch import nn
 
 from meta_train.runtime.seeding import generator
-from meta_train.tasks import Quadratic, Reparametrized
+from meta_train.tasks import ModuleTask, Quadratic, Reparametrized
 
 CPU = torch.device("cpu")
 
@@ -51,3 +52,17 @@ def test_the_factor_of_the_loss_is_drawn_last_and_for_each_problem():
 def test_a_negative_range_is_refused(name):
     with pytest.raises(ValueError, match=f"^{name} must not be negative, got -1"):
         Reparametrized(Quadratic(), **{"param_rescale_range": 0.0, name: -1})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parameters_in_half_precision_stay_so(dtype):
+    torch.manual_seed(0)
+    data = torch.rand(8, 2).to(dtype), torch.rand(8, 1).to(dtype)
+    task = ModuleTask(lambda: nn.Linear(2, 1).to(dtype), nn.functional.mse_loss, data, batch_size=4)
+    problem = sample(Reparametrized(task, 1.0, loss_rescale_range=1.0))
+    assert all(value.dtype == dtype for value in problem.parameters.values())
+    loss, _ = problem.loss(problem.parameters, problem.buffers, problem.full())
+    plain = sample(task)
+    expected, _ = plain.loss(plain.parameters, plain.buffers, plain.full())
+    factor = problem.buffers["scale of "]  # of the loss
+    torch.testing.assert_close(loss.float(), (expected * factor).float(), rtol=0.05, atol=0.01)
