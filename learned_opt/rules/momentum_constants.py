@@ -42,7 +42,8 @@ class MomentumConstants(NamedTuple):
         second_beta: decay of Adam's second moment.
         warm_up: steps over which the step grows.
         decay_after: steps after which the schedule begins to fall.
-        decay_power: the schedule falls as this power of 1 / t.
+        decay_power: the schedule falls as this power of 1 / t; half of it where the number of steps
+            is planned, since a linear decay to zero comes on top.
         averaging: the average weighs the point after t steps by about t to this power.
         pace: constants of the pace.
     """
@@ -60,12 +61,13 @@ class MomentumConstants(NamedTuple):
 
     def schedule(self, step: Tensor, total_steps: Tensor | None) -> Tensor:
         """The factor on the step at a number of steps, from 1; 0-dim."""
+        late = 1 + step / self.decay_after
         if total_steps is None:
-            fallen = (1 + step / self.decay_after) ** -self.decay_power
-            return (step / self.warm_up).clamp(max=1) * fallen
+            return (step / self.warm_up).clamp(max=1) * late**-self.decay_power
         planned = total_steps.to(step.dtype)
         warm_up = (step / (0.03 * planned).clamp(min=1)).clamp(max=1)
-        return warm_up * (1 - (step - 1) / planned).clamp(min=0.01)
+        left = (1 - (step - 1) / planned).clamp(min=0.01)
+        return warm_up * left * late ** (-self.decay_power / 2)
 
 
 USUAL = MomentumConstants()

@@ -60,8 +60,9 @@ class OrthogonalMomentum(UpdateRule):
         average <- (1 - w) average + w p,   w = 9 / (t + 8)
 
     Evaluate the model at the average: `LearnedOptimizer.eval()` swaps it in, `train()` out. With a
-    planned number of steps T the schedule is instead a warm-up over 3% of the steps and a linear
-    decay to zero, and the parameters themselves end where they should be evaluated.
+    planned number of steps T the parameters themselves end where they should be evaluated, by::
+
+        schedule(t) = min(1, t / (0.03 T)) * max(1 - (t - 1) / T, 0.01) / (1 + t / 50)^(1/4)
 
     A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
 

@@ -114,7 +114,7 @@ def reference(gradients, start, *, schedule, vector=False):
 
 
 def planned(t, total=20):
-    return min(1, t / max(0.03 * total, 1)) * max(1 - (t - 1) / total, 0.01)
+    return min(1, t / max(0.03 * total, 1)) * max(1 - (t - 1) / total, 0.01) / (1 + t / 50) ** 0.25
 
 
 @pytest.mark.parametrize("total", [None, 20], ids=["open", "planned"])
@@ -324,5 +324,8 @@ def test_past_the_planned_steps_it_steps_on_at_a_hundredth():
         float(rule.schedule(torch.tensor(float(t), dtype=F64), torch.tensor(100.0, dtype=F64)))
         for t in (1, 3, 51, 100, 101, 500)
     ]
-    assert factors == pytest.approx([1 / 3, 0.98, 0.5, 0.01, 0.01, 0.01])
+    # 1 / 3, 0.98, 0.5, 0.01, 0.01, 0.01 over the fourth root of 1 + t / 50
+    assert factors == pytest.approx(
+        [0.33168719, 0.96582759, 0.41940361, 0.00759836, 0.00758575, 0.00549101]
+    )
     assert Context().total_steps is None
