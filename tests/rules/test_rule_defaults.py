@@ -23,7 +23,16 @@ DEFAULTS = {
         6.8e-3,
         {"momentum": 0.8, "iterations": 4, "warm_up": 20.0, "decay_after": 50.0},
     ),
-    "general": (6.8e-3, {"hidden_size": 0, "bound": 1.0, "vector_bound": 0.5}),
+    "general": (
+        6.8e-3,
+        {
+            "hidden_size": 0,
+            "bound": 1.0,
+            "vector_bound": 0.5,
+            "coordinate_size": 0,
+            "coordinate_bound": 0.5,
+        },
+    ),
     "lstm": (
         1.0,
         {"hidden_sizes": (20, 20), "p": 10.0, "output_scale": 0.1, "forget_bias": 1.0},

@@ -51,8 +51,8 @@ def test_an_untrained_network_leaves_the_base_alone(name):
         cosine = 0.01 + 0.99 * (1 + math.cos(0.04 * math.pi)) / 2
         assert step.schedule == pytest.approx([cosine, cosine], rel=1e-5)
     else:
-        # Warm-up over 3 steps, then linearly down: 1 - 4 / 100.
-        assert step.schedule == pytest.approx([0.96, 0.96], rel=1e-5)
+        # Warm-up over 3 steps, then 1 - 4 / 100 over the fourth root of 1 + 5 / 50.
+        assert step.schedule == pytest.approx([0.937396, 0.937396], rel=1e-5)
         assert step.mix == {}
 
 
