@@ -17,7 +17,7 @@ class AtParameters(LearnedOptimizer):
     def eval(self, model=None, batches=None):
         """Leave the parameters as they are."""
 
-    def train(self):
+    def train(self, mode=True):
         """Leave the parameters as they are."""
 
 

@@ -112,7 +112,8 @@ def observe(
             {name: _on_host(rows[k]).reshape(-1, 1) for name, rows in step.gates.items()}
             for k in range(len(kept))
         ]
-        for k, own, found in zip(kept, gates, step.coordinate_gates, strict=False):
+        coordinate_gates = step.coordinate_gates or [{}] * len(gates)
+        for k, own, found in zip(kept, gates, coordinate_gates, strict=True):
             places = samples.places(names[k], parameters[k].numel()).to(rule.device)
             for name, values in found.items():
                 own[name] = _on_host(values.reshape(-1, values.shape[-1])[places])

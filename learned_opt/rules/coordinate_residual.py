@@ -8,7 +8,7 @@ number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +85,9 @@ class CoordinateResidual(nn.Module):
         whole = tensors or LOCAL
         momenta = [state["m"] for state in states]
         away = [p - state["average"] for p, state in zip(parameters, states, strict=True)]
-        step, gradient, momentum, parameter, distance = (
-            _over_rms(values, whole) for values in (deltas, gradients, momenta, parameters, away)
-        )
+        every = (deltas, gradients, momenta, parameters, away)
+        sizes = [whole.rms(dict(enumerate(values))) for values in every]
+        step, gradient, momentum, parameter, distance = map(_relative, every, sizes)
         signals = torch.stack(
             [
                 step.abs(),
@@ -107,22 +107,20 @@ class CoordinateResidual(nn.Module):
             record_gates(gates, "coordinate", gate_values)
         shares = self.bound * torch.tanh(self.head.weight @ h.mT)
         added = shares[0] * step - shares[1] * momentum
-        sizes = [delta.numel() for delta in deltas]
-        rms = whole.rms(dict(enumerate(deltas)))
+        counts = [delta.numel() for delta in deltas]
         bent = [
-            delta + rms[k] * part.reshape(delta.shape)
-            for k, (delta, part) in enumerate(zip(deltas, added.split(sizes), strict=True))
+            delta + sizes[0][k] * part.reshape(delta.shape)
+            for k, (delta, part) in enumerate(zip(deltas, added.split(counts), strict=True))
         ]
         new_states: list[State] = [{} for _ in deltas]
         for key, value in zip(STATE, (h, c), strict=True):
-            for new, part, delta in zip(new_states, value.split(sizes), deltas, strict=True):
+            for new, part, delta in zip(new_states, value.split(counts), deltas, strict=True):
                 new[key] = part.reshape(*delta.shape, self.hidden_size)
         return bent, new_states
 
 
-def _over_rms(values: Sequence[Tensor], whole: WholeTensors) -> Tensor:
+def _relative(values: Sequence[Tensor], rms: Mapping[int, Tensor]) -> Tensor:
     """The coordinates of all tensors, each over the RMS of its whole tensor, `[N]`."""
-    rms = whole.rms(dict(enumerate(values)))
     return torch.cat(
         [(value / one_where_zero(rms[k])).reshape(-1) for k, value in enumerate(values)]
     )

@@ -154,23 +154,6 @@ def test_a_population_of_weights_steps_as_each_alone():
             torch.testing.assert_close(together[k], alone, rtol=1e-10, atol=1e-12)
 
 
-def test_derivatives_by_all_weights_are_those_of_finite_differences():
-    rule = bent_rule(2, hidden_size=2)
-    gradients, parameter = [random(4, 3, seed=k) for k in range(2)], random(4, 3, seed=9)
-    names = [name for name, _ in rule.named_parameters()]
-
-    def run(*weights):
-        named, value = dict(zip(names, weights, strict=True)), parameter
-        state = rule.init_state(parameter)
-        for gradient in gradients:
-            (delta,), (state,) = functional_call(rule, named, ([gradient], [value], [state]))
-            value = value + 0.1 * delta
-        return value
-
-    weights = [value.detach().requires_grad_() for value in rule.parameters()]
-    assert torch.autograd.gradcheck(run, weights)
-
-
 def test_its_gates_are_the_coordinates_own():
     for dtype in (torch.float32, torch.bfloat16):
         rule = make_rule("general", dtype, coordinate_size=3, hidden_size=4)

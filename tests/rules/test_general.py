@@ -262,8 +262,9 @@ def test_the_lstm_has_gates_and_a_cast_rule_has_them_too():
             assert 0 < value.min() and value.max() < 1
 
 
-def test_derivatives_by_all_weights_are_those_of_finite_differences():
-    rule = make_rule("general", torch.float64, spread=0.1, hidden_size=3)
+@pytest.mark.parametrize("size", [0, 2], ids=["tensors", "tensors and coordinates"])
+def test_derivatives_by_all_weights_are_those_of_finite_differences(size):
+    rule = make_rule("general", torch.float64, spread=0.1, hidden_size=3, coordinate_size=size)
     gradients, parameter = [random(4, 3, seed=k) for k in range(3)], random(4, 3, seed=9)
     names = [name for name, _ in rule.named_parameters()]
 
