@@ -122,7 +122,8 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
     averaging = float(constants.averaging)
     weight = np.where(taken > batch.averaged, (averaging + 1) / (taken + averaging), 0.0)
     _lerp(batch.tensors("average"), batch.parameters, weight)
-    pace = _pace(batch, call, mixed, matrices)
+    length = np.maximum(batch.parameter_norm / root, RMS_FLOOR)
+    pace = _pace(batch, call, mixed, _distances(batch) / root / length if matrices else None)
     scalars = on_host(np.stack([size, np.maximum(taken, batch.averaged), pace], 1)).float()
     torch._foreach_copy_(batch.tensors("scalars"), list(scalars.unbind()))
     torch._foreach_add_(batch.tensors("step"), 1)
@@ -132,23 +133,28 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
         torch._foreach_mul_(batch.parameters, (1 - lr * decay).tolist())
     usual = size / -np.expm1(step * math.log(SIZE_BETA))
     fade = np.minimum(mixed / root / np.maximum(FADE * usual, TINY), 1)
-    length = np.sqrt(np.maximum(batch.parameter_norm / root, RMS_FLOOR) / RMS_USUAL)
     factor = float(constants.matrix_step if matrices else constants.vector_step)
-    return np.asarray(-lr * factor * np.exp(pace) * length * fade)
+    return np.asarray(-lr * factor * np.exp(pace) * np.sqrt(length / RMS_USUAL) * fade)
 
 
-def _pace(batch: Batch, call: Call, mixed: Numbers, matrices: bool) -> Numbers:
+def _distances(batch: Batch) -> Numbers:
+    """Norms of parameter - average, `[n]`."""
+    return norms(torch._foreach_sub(batch.parameters, batch.tensors("average")))
+
+
+def _pace(batch: Batch, call: Call, mixed: Numbers, distance: Numbers | None) -> Numbers:
+    """The new pace, `[n]`; `distance`, `[n]`, of matrices: see `next_pace`."""
     cosine = cosine_from_lengths(
         on_host(batch.gradient_norm),
         on_host(batch.momentum_norm),
         on_host(mixed),
-        call.rule.kept_in_lookahead(matrices),
+        call.rule.kept_in_lookahead(distance is not None),
     )
     found = next_pace(
         on_host(batch.pace),
         cosine,
         on_host(batch.step),
-        matrix=matrices,
+        distance=None if distance is None else on_host(distance),
         constants=call.rule.constants.pace,
     )
     return np.asarray(found.numpy())

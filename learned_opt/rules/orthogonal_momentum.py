@@ -56,7 +56,8 @@ class OrthogonalMomentum(UpdateRule):
 
         delta = -schedule(t) * exp(a) * sqrt(max(RMS(p), 0.01) / 0.1) * fade * u
         schedule(t) = min(1, t / 20) / sqrt(1 + t / 50)
-        a <- clamp(a + (0.9 max(c - 0.2, 0) + 0.6 min(c, 0)) / (t + 10), -3, 1)
+        a <- clamp(a + (0.9 max(c - 0.2, 0) + 0.6 min(c, 0)) / (t + 10), -3, largest)
+        largest = clamp((0.2 - RMS(p - average) / max(RMS(p), 0.01)) / 0.05, 0, 1)
         average <- (1 - w) average + w p,   w = 9 / (t + 8)
 
     Evaluate the model at the average: `LearnedOptimizer.eval()` swaps it in, `train()` out. With a
@@ -68,7 +69,9 @@ class OrthogonalMomentum(UpdateRule):
 
     c is the cosine of g and the m before this step. a, the pace of a tensor, begins at 0. It rises
     while gradients keep their direction, falls where they turn back at every step, and stays where
-    they are noise; see `pace.py`. A vector's is at most 0. Momentum 0 leaves a matrix's at 0.
+    they are noise; see `pace.py`. It lengthens no step of a matrix that runs far from its average,
+    as those of two networks that chase each other do. A vector's is at most 0. Momentum 0 leaves a
+    matrix's at 0.
 
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.
@@ -206,6 +209,9 @@ class OrthogonalMomentum(UpdateRule):
             # A tensor that never had a gradient stays as it was made.
             counts.append((size, torch.where(size == 0, state["scalars"][1], averaged)))
         mixed = whole.rms(lookahead)
+        distances = whole.rms(
+            {k: parameters[k] - new_states[k]["average"] for k in sorted(matrices)}
+        )
         for k, (new, (size, averaged)) in enumerate(zip(new_states, counts, strict=True)):
             matrix = k in matrices
             keep = momentum**2 if matrix else beta
@@ -214,7 +220,7 @@ class OrthogonalMomentum(UpdateRule):
                 states[k]["scalars"][2],
                 cosine,
                 new["step"],
-                matrix=matrix,
+                distance=distances[k] / lengths[k].clamp(min=RMS_FLOOR) if matrix else None,
                 constants=constants.pace,
             )
             new["scalars"] = torch.stack([size, averaged, pace])

@@ -5,6 +5,10 @@ step, steps are longer than the valley is wide; where they are noise, the cosine
 cosine has no scale, and it adds up over the logarithm of the step number, so that a run of any
 length has the same room to adapt. A cosine of -1 at every step multiplies the schedule by t^-0.6:
 without noise, steps that cross the valley fall about as 1/t in place of 1/sqrt(t).
+
+Gradients keep their direction, too, where two networks chase each other, and longer steps make the
+chase wilder. There the tensors run far from their averages, so a matrix that does has no longer
+steps.
 """
 
 from __future__ import annotations
@@ -23,6 +27,11 @@ SLOWEST = -3.0
 USUAL_PACE = PaceConstants()
 """The constants of the default."""
 
+NEAR, FAR = 0.15, 0.2
+"""Distances of a matrix from its average, relative to its own RMS. Up to the first the bound on its
+pace is that of the constants; from there it falls, and from the second on it is 0. A matrix that
+grows from zero in a straight line lies at 0.1."""
+
 UNEQUAL = 1e-4
 """Vectors whose lengths have a ratio below this are too unequal to find their cosine."""
 
@@ -32,7 +41,7 @@ def next_pace(
     cosine: Tensor,
     step: Tensor,
     *,
-    matrix: bool,
+    distance: Tensor | None,
     constants: PaceConstants = USUAL_PACE,
 ) -> Tensor:
     """The logarithm of the factor on the step, from its last value.
@@ -41,12 +50,16 @@ def next_pace(
         pace: the last value; 0 at first.
         cosine: of the gradient and the momentum before it.
         step: the number of this step, from 1.
-        matrix: whether the tensor is stepped as a matrix.
+        distance: of a matrix, its distance from its average over its own length; None for a
+            tensor that is stepped as a vector.
         constants: gains and bounds.
     """
     change = constants.rise * (cosine - constants.noise).clamp(min=0)
     change = change + constants.fall * cosine.clamp(max=0)
-    fastest = constants.fastest_matrix if matrix else constants.fastest_vector
+    if distance is None:
+        fastest = constants.fastest_vector
+    else:
+        fastest = constants.fastest_matrix * ((FAR - distance) / (FAR - NEAR)).clamp(0, 1)
     # One bound at a time: the largest may be a tensor.
     return (pace + change / (step + DELAY)).clamp(min=SLOWEST).clamp(max=fastest)
 

@@ -64,6 +64,25 @@ def test_it_is_as_near_to_double_precision_as_the_rule(total, late, constants):
         torch.testing.assert_close(one.detach().double(), other.detach(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("length", "bounded"), [(0.1, True), (10.0, False)])
+def test_the_pace_of_a_matrix_that_circles_is_the_rule_s(length, bounded):
+    """At a length of 0.1 its distance from the average bounds the pace."""
+    paces = []
+    for fused, dtype in ((True, torch.float32), (False, torch.float64)):
+        matrix = nn.Parameter(torch.full((4, 6), length, dtype=dtype))
+        rule = create_rule("orthogonal-momentum").to(dtype)
+        optimizer = LearnedOptimizer([matrix], rule=rule, fused=fused)
+        generator = torch.Generator().manual_seed(0)
+        east, north = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64).to(dtype)
+        for t in range(50):
+            angle = torch.tensor(2 * torch.pi * t / 60)
+            matrix.grad = angle.cos() * east + angle.sin() * north
+            optimizer.step()
+        paces.append(float(optimizer.state[matrix]["scalars"][2]))
+    assert paces[0] == pytest.approx(paces[1], abs=1e-4)
+    assert (0.1 < paces[1] < 0.4) if bounded else paces[1] > 0.9
+
+
 def test_a_tensor_without_gradient_dies_down_as_by_the_rule():
     runs = []
     for fused in (True, False):

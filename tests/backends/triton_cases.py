@@ -51,6 +51,24 @@ def test_bundled_weights_agree():
         pair.check()
 
 
+def test_the_pace_of_a_matrix_far_from_its_average_is_bounded():
+    pair = Pair("orthogonal-momentum", [(6, 5)], lr=0.05)
+    for parameter in (one for parameters in pair.parameters for one in parameters):
+        parameter.data.fill_(0.02)
+    fixed = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    for _ in range(12):
+        for parameters, optimizer in zip(pair.parameters, pair.optimizers, strict=True):
+            parameters[0].grad = fixed.clone()
+            optimizer.step()
+    paces = [
+        float(optimizer.state[parameters[0]]["scalars"][2])
+        for parameters, optimizer in zip(pair.parameters, pair.optimizers, strict=True)
+    ]
+    # On a GPU, matrices are orthogonalised in bfloat16.
+    assert paces[0] == pytest.approx(paces[1], abs=1e-4 if DEVICE == "cpu" else 0.05)
+    assert 0 < paces[0] < 0.3  # 0.48 without the bound
+
+
 def test_other_constants_of_orthogonal_momentum_are_followed():
     rule = create_rule("orthogonal-momentum")
     rule._constants = MomentumConstants(

@@ -93,7 +93,9 @@ def reference(gradients, start, *, schedule, vector=False):
         if t > 1 and g.any():
             cosine = (g * m).sum() / np.sqrt((g**2).sum() * (m**2).sum())
             change = 0.9 * max(cosine - 0.2, 0) + 0.6 * min(cosine, 0)
-            pace = min(max(pace + change / (t + 10), -3.0), 0.0 if vector else 1.0)
+            distance = numpy_rms(p - average) / max(numpy_rms(p), 0.01)
+            largest = 0.0 if vector else min(max((0.2 - distance) / 0.05, 0.0), 1.0)
+            pace = min(max(pace + change / (t + 10), -3.0), largest)
         if vector:
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
             ahead, root = m, np.sqrt(v / (1 - 0.99**t))

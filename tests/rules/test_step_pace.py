@@ -36,19 +36,25 @@ def test_a_cosine_that_cannot_be_told_is_0(gradient, momentum, mixed, keep):
 
 
 @pytest.mark.parametrize(
-    ("pace", "cosine", "step", "matrix", "expected"),
+    ("pace", "cosine", "step", "distance", "expected"),
     [
-        (0.0, 1.0, 2.0, True, 0.06),
-        (0.0, 0.2, 2.0, True, 0.0),
-        (-1.0, 0.4, 8.0, False, -0.99),
-        (0.2, -0.5, 20.0, True, 0.19),
-        (0.99, 1.0, 2.0, True, 1.0),
-        (-0.01, 1.0, 2.0, False, 0.0),
-        (-2.99, -1.0, 2.0, True, -3.0),
+        (0.0, 1.0, 2.0, 0.0, 0.06),
+        (0.0, 0.2, 2.0, 0.0, 0.0),
+        (-1.0, 0.4, 8.0, None, -0.99),
+        (0.2, -0.5, 20.0, 0.0, 0.19),
+        (0.99, 1.0, 2.0, 0.15, 1.0),
+        (0.99, 1.0, 2.0, 0.16, 0.8),
+        (0.99, 1.0, 2.0, 0.19, 0.2),
+        (0.5, 1.0, 2.0, 0.2, 0.0),
+        (0.5, 1.0, 2.0, 3.0, 0.0),
+        (-1.0, 1.0, 2.0, 3.0, -0.94),
+        (-0.01, 1.0, 2.0, None, 0.0),
+        (-2.99, -1.0, 2.0, 0.0, -3.0),
     ],
 )
-def test_the_pace_follows_the_cosine(pace, cosine, step, matrix, expected):
-    found = next_pace(number(pace), number(cosine), number(step), matrix=matrix)
+def test_the_pace_follows_the_cosine_within_its_bounds(pace, cosine, step, distance, expected):
+    distance = None if distance is None else number(distance)
+    found = next_pace(number(pace), number(cosine), number(step), distance=distance)
     assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
@@ -57,7 +63,7 @@ def test_steps_grow_on_a_slope_shrink_in_a_valley_and_stay_in_noise(shape, faste
     found = {}
     for name in ("slope", "valley", "noise"):
         rule = create_rule("orthogonal-momentum").double()
-        parameter = torch.nn.Parameter(torch.full(shape, 0.1, dtype=torch.float64))
+        parameter = torch.nn.Parameter(torch.ones(shape, dtype=torch.float64))
         optimizer = LearnedOptimizer([parameter], rule=rule)
         generator = torch.Generator().manual_seed(0)
         fixed = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -69,3 +75,17 @@ def test_steps_grow_on_a_slope_shrink_in_a_valley_and_stay_in_noise(shape, faste
     assert found["slope"] == fastest
     assert found["valley"] == pytest.approx(-0.6 * sum(1 / (t + 10) for t in range(2, 101)))
     assert abs(found["noise"]) < 0.3
+
+
+@pytest.mark.parametrize(("length", "expected"), [(100.0, 1.0), (0.01, 0.0)])
+def test_a_matrix_that_circles_far_from_its_average_has_no_longer_steps(length, expected):
+    """The same gradients move a large matrix by a small share of itself; its steps grow."""
+    parameter = torch.nn.Parameter(torch.full((4, 6), length, dtype=torch.float64))
+    optimizer = LearnedOptimizer([parameter], rule=create_rule("orthogonal-momentum").double())
+    generator = torch.Generator().manual_seed(0)
+    east, north = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    for t in range(200):
+        angle = torch.tensor(2 * np.pi * t / 60)
+        parameter.grad = angle.cos() * east + angle.sin() * north
+        optimizer.step()
+    assert float(optimizer.state[parameter]["scalars"][2]) == expected

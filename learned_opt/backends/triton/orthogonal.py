@@ -128,7 +128,8 @@ class OrthogonalMomentumInTriton(StepInTriton):
             fade = (ahead_rms / (FADE * usual).clamp(min=TINY)).clamp(max=1)
             relative = (parameter_rms.clamp(min=RMS_FLOOR) / RMS_USUAL).sqrt()
             rates = self.rates.get([update.group for update in ordered], device)
-            pace = torch.cat([_pace(own, part, sums, scalars, step) for part in parts])
+            distance = (sums[:, 6] / size).sqrt().float() / parameter_rms.clamp(min=RMS_FLOOR)
+            pace = torch.cat([_pace(own, part, sums, scalars, step, distance) for part in parts])
             factor = -rates[:, 0] * own.schedule(step, context.total_steps) * relative * fade
             factor = factor * pace.exp()
             shrink = rates[:, 1] * own.decay_factor({"step": step}, context)
@@ -198,9 +199,14 @@ class OrthogonalMomentumInTriton(StepInTriton):
 
 
 def _pace(
-    rule: OrthogonalMomentum, part: _Part, sums: Tensor, scalars: Tensor, step: Tensor
+    rule: OrthogonalMomentum,
+    part: _Part,
+    sums: Tensor,
+    scalars: Tensor,
+    step: Tensor,
+    distance: Tensor,
 ) -> Tensor:
-    """The new pace of the tensors of a part, `[n]`; `sums`, `scalars` and `step` are of all."""
+    """The new pace of the tensors of a part, `[n]`; the arguments after it are of all tensors."""
     gradient, momentum, mixed = (sums[part.rows, k].sqrt() for k in (0, 5, 2))
     cosine = cosine_from_lengths(gradient, momentum, mixed, rule.kept_in_lookahead(part.is_matrix))
     before = scalars[part.rows, 2]
@@ -208,7 +214,7 @@ def _pace(
         before,
         cosine.to(before.dtype),
         step[part.rows],
-        matrix=part.is_matrix,
+        distance=distance[part.rows].to(before.dtype) if part.is_matrix else None,
         constants=rule.constants.pace,
     )
 

@@ -13,7 +13,7 @@ from learned_opt.backends.triton.table import Dtypes, TensorTable
 BLOCK = 2048
 """Elements of a block: eight for each of 256 threads."""
 
-SUMS = 6
+SUMS = 7
 """Sums over each tensor; see `measure_blocks`."""
 
 COLUMNS = 8

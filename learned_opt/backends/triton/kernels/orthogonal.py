@@ -80,8 +80,8 @@ def measure_blocks(
         numbers: `[tensors, NUMBERS]`, float32, of vectors: bias correction of m, root of that of v;
             then, of all tensors, the weight of the parameter in the average.
         partial: `[blocks, COLUMNS]`, float64: squares of gradient, parameter, look-ahead (of
-            vectors: m), direction (of vectors only), how many new numbers are not finite, and
-            squares of the old m.
+            vectors: m), direction (of vectors only), how many new numbers are not finite,
+            squares of the old m, and of parameter minus new average (of matrices only).
         decays: `[4]`, float32: beta and 1 - beta of m and of v.
         sign: -1 to maximise, else 1.
         IS_MATRIX: whether the tensors are matrices.
@@ -104,13 +104,16 @@ def measure_blocks(
     scale = _power_of_two(tl.max(tl.maximum(tl.abs(g), tl.abs(m))))
     tl.store(out + 5, _square(m, scale))
     m = tl.load(decays) * m + tl.load(decays + 1) * g
-    bad = not_finite(_with_point(average, p, tl.load(number + 2)))
+    average = _with_point(average, p, tl.load(number + 2))
+    bad = not_finite(average)
     tl.store(out + 0, _square(g, scale))
     tl.store(out + 1, _square(p, _power_of_two(tl.max(tl.abs(p)))))
     if IS_MATRIX:
         ahead = tl.load(decays) * m + tl.load(decays + 1) * g
         store_block(row, DIRECTION, tl.float32, start, left, full, offsets, ahead)
         tl.store(out + 2, _square(ahead, scale))
+        way = p - average
+        tl.store(out + 6, _square(way, _power_of_two(tl.max(tl.abs(way)))))
     else:
         v = load_block(row, V, tl.float32, start, left, full, offsets)
         v = tl.load(decays + 2) * v + tl.load(decays + 3) * g * g
