@@ -211,6 +211,8 @@ class LearnedOptimizer(Optimizer):
                 loss = closure()
 
         rule_loss = scalar_loss(loss, self.rule)
+        if self.rule.averages:
+            self._evaluation.before_step(self.param_groups, self.state)
 
         calls = by_call(pending_updates(self.param_groups, self._state_of, type(self).__name__))
         with without_autocast({call.device.type for call in calls}):
@@ -237,9 +239,10 @@ class LearnedOptimizer(Optimizer):
 
         Only for rules that keep an average (`rule.averages`), and where no planned number of steps
         was given; for all others it does nothing. Meanwhile the weights to train on take the memory
-        of one more copy. Weights that were loaded since the last step are kept, with a warning; but
-        what was written through `.data`, as `vector_to_parameters` does, is not seen. Parameters
-        that were frozen (`requires_grad_(False)`) while others trained on keep their values, too.
+        of one more copy. Weights that were loaded since the last step are kept, with a warning: the
+        average begins anew at them, here or in the next step (sharded ones only here). But what was
+        written through `.data`, as `vector_to_parameters` does, is not seen. Parameters that were
+        frozen (`requires_grad_(False)`) while others trained on keep their values, too.
 
         An optimizer does not see modules. **A model with batch normalisation is evaluated wrongly
         unless you give it, and batches of training data**: its running statistics belong to the

@@ -4,6 +4,7 @@ import io
 import pytest
 import torch
 from conftest import clones, make_model, model_loss, same, train, weights
+from torch._subclasses import FakeTensorMode
 
 from learned_opt import LearnedOptimizer, create_rule
 
@@ -140,6 +141,61 @@ def test_weights_that_were_loaded_in_training_are_evaluated_as_they_are():
     assert same(weights(model), weights(other))
     train(model, optimizer, 1)
     optimizer.eval()  # nothing was changed: no warning
+
+
+def test_weights_that_were_loaded_before_a_step_begin_a_new_average():
+    model, optimizer = make(30)
+    model.load_state_dict(make_model(seed=7).state_dict())
+    with pytest.warns(UserWarning, match="changed since the last step") as caught:
+        train(model, optimizer, 1)
+    assert caught[0].filename.endswith("conftest.py")  # the line that called step
+    for _ in range(3):
+        train(model, optimizer, 1)
+    trained = weights(model)
+    optimizer.eval()
+    for now, value, old in zip(weights(model), trained, weights(make(30)[0]), strict=True):
+        assert (now - value).norm() < 0.2 * (now - old).norm()
+
+
+def test_a_layer_that_is_drawn_anew_alone_begins_a_new_average():
+    model, optimizer = make(30)
+    before = optimizer.state[model[2].weight]["average"].clone()
+    model[0].reset_parameters()
+    drawn = model[0].weight.detach().clone()
+    with pytest.warns(UserWarning, match="changed since the last step"):
+        train(model, optimizer, 1)
+    assert torch.equal(optimizer.state[model[0].weight]["average"], drawn)
+    assert not torch.equal(optimizer.state[model[2].weight]["average"], model[2].weight)
+    assert not torch.equal(optimizer.state[model[2].weight]["average"], before)
+
+
+def test_weights_that_are_bounded_after_each_step_keep_their_average():
+    """As the norms of an embedding's rows are, and the weights of a Wasserstein critic."""
+    model, optimizer = make(5)
+    for _ in range(20):
+        with torch.no_grad():
+            model[0].weight.mul_(0.99)
+        train(model, optimizer, 1)  # no warning: warnings are errors here
+    trained = model[0].weight.detach().clone()
+    optimizer.eval()
+    assert (model[0].weight - trained).norm() > 0.01 * trained.norm()
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_it_runs_without_values(fake):
+    """On the meta device and under fake tensors, as tools that foretell memory do."""
+    rule = create_rule("orthogonal-momentum")
+    with FakeTensorMode() if fake else torch.device("meta"):
+        model = torch.nn.Linear(4, 3)
+        optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.ones(5, 4)).sum().backward()
+            optimizer.step()
+        optimizer.eval()
+        optimizer.train()
+        optimizer.step()
+    assert optimizer.state[model.weight]["average"].shape == (3, 4)
 
 
 def test_weights_that_were_loaded_in_evaluation_are_trained_on():
