@@ -255,7 +255,9 @@ class LearnedOptimizer(Optimizer):
                 is the first part of a list or tuple; a mapping gives keyword arguments.
 
         Raises:
-            ValueError: the model has running statistics, and there are no batches.
+            ValueError: the model has running statistics, and there are no batches; or the optimizer
+                has no parameter of the model.
+            TypeError: the model is no module, or the batches are a single one.
 
         Examples:
             >>> optimizer = LearnedOptimizer(model.parameters())
@@ -265,11 +267,11 @@ class LearnedOptimizer(Optimizer):
             >>> optimizer.eval(model, [inputs])  # recomputes running statistics, if there are some
             >>> optimizer.train()
         """
-        check_batches(model, batches)
+        owned = [parameter for group in self.param_groups for parameter in group["params"]]
+        check_batches(model, batches, owned)
         if self.rule.averages:
             self._evaluation.evaluate(self.param_groups, self.state)
         if model is not None and batches is not None:
-            owned = [parameter for group in self.param_groups for parameter in group["params"]]
             trained = [p for p in owned if p.requires_grad or self.state.get(p)]
             recompute_statistics(model, batches, owned, trained)
 
