@@ -58,9 +58,10 @@ class EvaluationMode:
 
         The steps to come would otherwise mix them with averages of the old weights. Weights that
         were only changed a little, as by a bound on their norm, keep their averages. Sharded
-        weights are not looked at: their processes would have to agree in every step.
+        weights are not looked at: their processes would have to agree in every step. Waits for an
+        accelerator only where weights were changed, and never while a CUDA graph is captured.
         """
-        if not self._versions or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self._versions:
             return
         changed = [
             (parameter, states[parameter])
@@ -71,6 +72,10 @@ class EvaluationMode:
             and states.get(parameter)
             and not sharding.is_sharded(parameter)
         ]
+        if not changed:
+            return
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return
         if any(self._is_far(parameter, state) for parameter, state in changed):
             for parameter, state in changed:
                 self._restart(parameter, state)
@@ -113,7 +118,12 @@ class EvaluationMode:
             _warn("since the last step", "evaluated")
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
-        """Put the values to train on back; bit for bit as they were."""
+        """Put the values to train on back; bit for bit as they were.
+
+        Does nothing in training mode, where some frameworks call it before every step.
+        """
+        if all(group[MODE] for group in groups):
+            return
         evaluated = [
             parameter
             for group in groups

@@ -146,6 +146,7 @@ def test_weights_that_were_loaded_in_training_are_evaluated_as_they_are():
 def test_weights_that_were_loaded_before_a_step_begin_a_new_average():
     model, optimizer = make(30)
     model.load_state_dict(make_model(seed=7).state_dict())
+    optimizer.train()  # as transformers.Trainer does before every step
     with pytest.warns(UserWarning, match="changed since the last step") as caught:
         train(model, optimizer, 1)
     assert caught[0].filename.endswith("conftest.py")  # the line that called step
@@ -207,6 +208,19 @@ def test_weights_that_were_loaded_in_evaluation_are_trained_on():
         optimizer.train()
     assert same(weights(model), weights(other))
     train(model, optimizer, 1)
+
+
+def test_a_model_loaded_after_its_optimizer_is_evaluated_at_its_own_average():
+    model, optimizer = make(5)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    optimizer.eval()
+    averages = weights(model)
+    other, own = make(9)
+    own.load_state_dict(saved[1])
+    own.train()
+    other.load_state_dict(saved[0])
+    own.eval()  # no warning: warnings are errors here
+    assert same(weights(other), averages)
 
 
 @pytest.mark.parametrize("model_first", [True, False])
