@@ -12,16 +12,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from learned_opt.checks.arguments import check_type, shown
 
-def check_batches(model: nn.Module | None, batches: Iterable[Any] | None) -> None:
+
+def check_batches(
+    model: nn.Module | None, batches: Iterable[Any] | None, owned: Iterable[Tensor]
+) -> None:
     """Check that statistics can be recomputed where there are some.
 
+    Args:
+        model: the model, or None.
+        batches: batches of training data, or None.
+        owned: parameters of the optimizer.
+
     Raises:
-        ValueError: a model with running statistics without batches, or batches without a model.
+        ValueError: a model with running statistics without batches, batches without a model, or a
+            model of which the optimizer has no parameter, such as a copy.
+        TypeError: the model is none, or the batches are a single one.
     """
-    if model is None and batches is not None:
-        raise ValueError("give the model beside its batches: eval(model, batches)")
-    if model is not None and batches is None:
+    if model is None:
+        if batches is not None:
+            raise ValueError("give the model beside its batches: eval(model, batches)")
+        return
+    check_type("model", model, nn.Module, "an nn.Module")
+    if isinstance(batches, (Tensor, Mapping)):
+        raise TypeError(
+            f"batches must be a loader or a list of batches, got {shown(batches)}: give [batch]"
+        )
+    if set(owned).isdisjoint(model.parameters()):
+        raise ValueError(
+            "the optimizer has no parameter of this model: give the model that it trains, no copy"
+        )
+    if batches is None:
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 raise ValueError(

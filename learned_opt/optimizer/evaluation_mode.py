@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from learned_opt.optimizer import sharding
 from learned_opt.rules.base import State, UpdateRule
@@ -23,6 +24,12 @@ TRAINING_VALUE = "training_value"
 """Where the state of a parameter keeps the value to train on while it is evaluated."""
 
 Groups = Iterable[dict[str, Any]]
+
+FAR = 0.5
+"""A parameter is far from its average if their distance is above this share of the average's norm.
+
+Weights that are loaded or drawn anew are; those that are clipped or normalised a little are not.
+"""
 
 
 class EvaluationMode:
@@ -45,6 +52,34 @@ class EvaluationMode:
             self._versions = {}
         else:
             self._versions = {p: _version(p) for group in groups for p in group["params"]}
+
+    def before_step(self, groups: Groups, states: Mapping[Tensor, Any]) -> None:
+        """Begin averages anew at weights that somebody else has replaced since the last step.
+
+        The steps to come would otherwise mix them with averages of the old weights. Weights that
+        were only changed a little, as by a bound on their norm, keep their averages. Sharded
+        weights are not looked at: their processes would have to agree in every step. Waits for an
+        accelerator only where weights were changed, and never while a CUDA graph is captured.
+        """
+        if torch.compiler.is_compiling() or not self._versions:
+            return
+        changed = [
+            (parameter, states[parameter])
+            for group in groups
+            if group[MODE] and group["total_steps"] is None
+            for parameter in group["params"]
+            if self._versions.get(parameter, version := _version(parameter)) != version
+            and states.get(parameter)
+            and not sharding.is_sharded(parameter)
+        ]
+        if not changed:
+            return
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return
+        if any(self._is_far(parameter, state) for parameter, state in changed):
+            for parameter, state in changed:
+                self._restart(parameter, state)
+            _warn("since the last step", "trained on", frames=6)
 
     def forget_steps(self) -> None:
         """Take the weights as they are: a loaded state brings the average that belongs to them.
@@ -83,7 +118,12 @@ class EvaluationMode:
             _warn("since the last step", "evaluated")
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
-        """Put the values to train on back; bit for bit as they were."""
+        """Put the values to train on back; bit for bit as they were.
+
+        Does nothing in training mode, where some frameworks call it before every step.
+        """
+        if all(group[MODE] for group in groups):
+            return
         evaluated = [
             parameter
             for group in groups
@@ -91,10 +131,10 @@ class EvaluationMode:
             if TRAINING_VALUE in states.get(parameter, {})
         ]
         untouched = [self._holds_average(p, states[p]) for p in evaluated]
-        if untouched:
+        meshes = [sharding.device_mesh(parameter) for parameter in evaluated]
+        if any(mesh is not None for mesh in meshes):
             # The processes that share a tensor agree whether it was changed.
             flags = torch.tensor(untouched, device="cpu")
-            meshes = [sharding.device_mesh(parameter) for parameter in evaluated]
             untouched = sharding.all_parts(flags, meshes).tolist()
         for parameter, own in zip(evaluated, untouched, strict=True):
             kept = states[parameter].pop(TRAINING_VALUE)
@@ -108,8 +148,17 @@ class EvaluationMode:
             _warn("in evaluation mode", "trained on")
         self.note_step(groups)
 
+    def _is_far(self, parameter: Tensor, state: State) -> bool:
+        if _has_no_values(parameter):
+            return False
+        average = state["average"]
+        distance = (sharding.local_part(parameter.detach()) - average).norm()
+        return bool(distance > FAR * average.norm())
+
     def _holds_average(self, parameter: Tensor, state: State) -> bool:
         value = sharding.local_part(parameter.detach())
+        if _has_no_values(value):
+            return True
         average = sharding.local_part(state["average"])
         return torch.equal(value, average.to(value.dtype))
 
@@ -143,7 +192,12 @@ def _version(parameter: Tensor) -> int:
 
 def _steps(state: State | None) -> int:
     step = state.get("step") if state else None
-    return 0 if step is None or step.is_meta else int(step)
+    return 0 if step is None or _has_no_values(step) else int(step)
+
+
+def _has_no_values(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape alone, as on the meta device."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 def _is_behind(steps: int, latest: int) -> bool:
@@ -187,10 +241,12 @@ def check_loaded(groups: Groups, states: Mapping[Any, Any], rule: UpdateRule) ->
             )
 
 
-def _warn(when: str, what: str) -> None:
+def _warn(when: str, what: str, *, frames: int = 5) -> None:
     warnings.warn(
         f"the weights were changed {when}, not by the optimizer: they are {what} as they are, and "
         "the running average begins anew at them",
         UserWarning,
-        stacklevel=5,  # the line that called eval or train; torch.no_grad is a frame, too
+        # The line that called eval, train or step. torch.no_grad is a frame, too, and so is
+        # the wrapper that torch puts around step.
+        stacklevel=frames,
     )

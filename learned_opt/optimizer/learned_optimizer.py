@@ -211,6 +211,8 @@ class LearnedOptimizer(Optimizer):
                 loss = closure()
 
         rule_loss = scalar_loss(loss, self.rule)
+        if self.rule.averages:
+            self._evaluation.before_step(self.param_groups, self.state)
 
         calls = by_call(pending_updates(self.param_groups, self._state_of, type(self).__name__))
         with without_autocast({call.device.type for call in calls}):
@@ -237,9 +239,10 @@ class LearnedOptimizer(Optimizer):
 
         Only for rules that keep an average (`rule.averages`), and where no planned number of steps
         was given; for all others it does nothing. Meanwhile the weights to train on take the memory
-        of one more copy. Weights that were loaded since the last step are kept, with a warning; but
-        what was written through `.data`, as `vector_to_parameters` does, is not seen. Parameters
-        that were frozen (`requires_grad_(False)`) while others trained on keep their values, too.
+        of one more copy. Weights that were loaded since the last step are kept, with a warning: the
+        average begins anew at them, here or in the next step (sharded ones only here). But what was
+        written through `.data`, as `vector_to_parameters` does, is not seen. Parameters that were
+        frozen (`requires_grad_(False)`) while others trained on keep their values, too.
 
         An optimizer does not see modules. **A model with batch normalisation is evaluated wrongly
         unless you give it, and batches of training data**: its running statistics belong to the
@@ -252,7 +255,9 @@ class LearnedOptimizer(Optimizer):
                 is the first part of a list or tuple; a mapping gives keyword arguments.
 
         Raises:
-            ValueError: the model has running statistics, and there are no batches.
+            ValueError: the model has running statistics, and there are no batches; or the optimizer
+                has no parameter of the model.
+            TypeError: the model is no module, or the batches are a single one.
 
         Examples:
             >>> optimizer = LearnedOptimizer(model.parameters())
@@ -262,11 +267,11 @@ class LearnedOptimizer(Optimizer):
             >>> optimizer.eval(model, [inputs])  # recomputes running statistics, if there are some
             >>> optimizer.train()
         """
-        check_batches(model, batches)
+        owned = [parameter for group in self.param_groups for parameter in group["params"]]
+        check_batches(model, batches, owned)
         if self.rule.averages:
             self._evaluation.evaluate(self.param_groups, self.state)
         if model is not None and batches is not None:
-            owned = [parameter for group in self.param_groups for parameter in group["params"]]
             trained = [p for p in owned if p.requires_grad or self.state.get(p)]
             recompute_statistics(model, batches, owned, trained)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,15 @@ SHARED_OPTIONS = ("rule", "chunk_size", "train_mode")
 
 UNSUPPORTED = ("foreach", "capturable")
 """Options of torch's optimizers that choose an implementation; frameworks pass them on."""
+
+
+OTHERS = frozenset(
+    {
+        *("betas", "eps", "momentum", "dampening", "nesterov", "amsgrad", "alpha", "centered"),
+        *("rho", "lambd", "momentum_decay", "etas", "ns_steps"),
+    }
+)
+"""Options of torch's own optimizers that no rule here reads: a rule's constants are its own."""
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -98,7 +107,7 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
         rule: the optimizer's.
 
     Raises:
-        ValueError: an option is out of range, missing, or shared by all groups.
+        ValueError: an option is out of range, missing, shared by all groups, or read by none.
     """
     for name in SHARED_OPTIONS:
         if name in group and group[name] != defaults.get(name):
@@ -111,11 +120,36 @@ def check_group(group: Mapping[str, Any], defaults: Mapping[str, Any], rule: Upd
     options = {**defaults, **group}
     check_options(options)
     check_direction(options["direction"], rule)
+    ignored = [name for name in group if name in OTHERS]
+    if ignored:
+        raise ValueError(
+            f"a parameter group has {', '.join(ignored)}, which rule {type(rule).__name__} would "
+            "not read: leave it out. The constants of a rule are set where it is made, as in "
+            'rule=create_rule("adam", betas=(0.8, 0.99))'
+        )
     if "total_steps" in rule.required_context() and options["total_steps"] is None:
         raise ValueError(
             f"rule {type(rule).__name__} needs total_steps, the planned number of optimizer steps: "
             "LearnedOptimizer(model.parameters(), rule=..., total_steps=epochs * len(loader))"
         )
+
+
+def check_made_here(saved: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse saved groups of another optimizer, whose learning rate means something else.
+
+    Its state is refused by the tensors that it lacks; but there is none before the first step, and
+    some rules keep none.
+
+    Raises:
+        ValueError: there is no rule in them, and an option that only torch's own optimizers have.
+    """
+    for group in saved:
+        theirs = [name for name in group if name in OTHERS]
+        if theirs and "rule" not in group:
+            raise ValueError(
+                "the loaded state was made by another optimizer: its groups have "
+                f"{', '.join(theirs)}. Load the model alone, and let this optimizer begin anew"
+            )
 
 
 def check_direction(direction: Any, rule: UpdateRule) -> None:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
-from learned_opt.optimizer.options import check_direction
+from learned_opt.optimizer.options import check_direction, check_made_here
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -48,10 +48,11 @@ def check_and_wrap(
         A state dict whose state `unwrap_loaded` takes out again.
 
     Raises:
-        ValueError: another rule made it, a tensor is missing or of the wrong shape, or it was
-            saved in evaluation mode without the weights to train on.
+        ValueError: another rule or optimizer made it, a tensor is missing or of the wrong shape, or
+            it was saved in evaluation mode without the weights to train on.
     """
     saved_groups = state_dict["param_groups"]
+    check_made_here(saved_groups)
     for saved, group in zip(saved_groups, optimizer.param_groups, strict=False):
         if "rule" in saved and saved["rule"] != group["rule"]:
             raise ValueError(

@@ -54,8 +54,8 @@ def build_parser() -> OneLineParser:
     """The parser of the command's arguments."""
     parser = OneLineParser(
         prog=PROGRAM,
-        usage="%(prog)s NAME_OR_PATH [NAME_OR_PATH ...] [--out FOLDER]\n"
-        "    [--compare NAME_OR_PATH ...] [--seed NUMBER]",
+        usage="%(prog)s NAME_OR_PATH [NAME_OR_PATH ...]\n"
+        "    [--out FOLDER] [--compare NAME_OR_PATH ...] [--seed NUMBER]",
         description=DESCRIPTION,
         formatter_class=HelpFormatter,  # the texts name the defaults: here None stands for them
     )

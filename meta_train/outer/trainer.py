@@ -164,8 +164,11 @@ class MetaTrainer:
             ValueError: the folder holds checkpoints of another run, and `resume` was not called.
         """
         self._claim_folder()
-        late = self.outer_step > 0 and self.seconds >= self._time_limit
-        if late or self.reason_to_stop() is not None:
+        reason = self.reason_to_stop()
+        if reason is None and self.outer_step > 0 and self.seconds >= self._time_limit:
+            reason = self._time_is_over
+        if reason is not None:
+            self._console.say(f"nothing to train after outer step {self.outer_step}: {reason}")
             self._finish()
             return self.kept.rule
         began = time.monotonic() - self.seconds
@@ -184,7 +187,7 @@ class MetaTrainer:
                         break
                     reason = self.reason_to_stop()
                     if reason is None and record.estimate.late:
-                        reason = f"the time limit of {self.settings.max_minutes:g} minutes"
+                        reason = self._time_is_over
             if self._saved_at != self.outer_step:
                 self.save()
             if reason is not None:
@@ -287,6 +290,10 @@ class MetaTrainer:
     @property
     def _time_limit(self) -> float:
         return 60 * self.settings.max_minutes  # seconds
+
+    @property
+    def _time_is_over(self) -> str:
+        return f"the time limit of {self.settings.max_minutes:g} minutes (max_minutes) is reached"
 
     @contextmanager
     def _logging(self) -> Iterator[None]:

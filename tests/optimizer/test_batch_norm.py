@@ -1,5 +1,7 @@
 """`optimizer.eval(model, batches)`: running statistics belong to the weights that are evaluated."""
 
+import copy
+
 import pytest
 import torch
 from conftest import same
@@ -128,6 +130,19 @@ def test_what_is_missing_is_said():
     with pytest.raises(ValueError, match="no batch"):
         optimizer.eval(model, [])
     assert same(buffers(model), statistics)
+
+
+def test_wrong_arguments_are_named():
+    model, optimizer, batches = make(1)
+    with pytest.raises(TypeError, match="^model must be an nn.Module, got a list"):
+        optimizer.eval(batches, model)
+    message = "^batches must be a loader or a list of batches, got a"
+    for single in (batches[0][0], {"input": batches[0][0]}):
+        with pytest.raises(TypeError, match=message):
+            optimizer.eval(model, single)
+    with pytest.raises(ValueError, match="^the optimizer has no parameter of this model"):
+        optimizer.eval(copy.deepcopy(model), batches)
+    optimizer.step()  # none of them began to evaluate
 
 
 def test_models_without_batch_norm_need_no_batches():

@@ -4,6 +4,7 @@ import io
 import pytest
 import torch
 from conftest import clones, make_model, model_loss, same, train, weights
+from torch._subclasses import FakeTensorMode
 
 from learned_opt import LearnedOptimizer, create_rule
 
@@ -142,6 +143,62 @@ def test_weights_that_were_loaded_in_training_are_evaluated_as_they_are():
     optimizer.eval()  # nothing was changed: no warning
 
 
+def test_weights_that_were_loaded_before_a_step_begin_a_new_average():
+    model, optimizer = make(30)
+    model.load_state_dict(make_model(seed=7).state_dict())
+    optimizer.train()  # as transformers.Trainer does before every step
+    with pytest.warns(UserWarning, match="changed since the last step") as caught:
+        train(model, optimizer, 1)
+    assert caught[0].filename.endswith("conftest.py")  # the line that called step
+    for _ in range(3):
+        train(model, optimizer, 1)
+    trained = weights(model)
+    optimizer.eval()
+    for now, value, old in zip(weights(model), trained, weights(make(30)[0]), strict=True):
+        assert (now - value).norm() < 0.2 * (now - old).norm()
+
+
+def test_a_layer_that_is_drawn_anew_alone_begins_a_new_average():
+    model, optimizer = make(30)
+    before = optimizer.state[model[2].weight]["average"].clone()
+    model[0].reset_parameters()
+    drawn = model[0].weight.detach().clone()
+    with pytest.warns(UserWarning, match="changed since the last step"):
+        train(model, optimizer, 1)
+    assert torch.equal(optimizer.state[model[0].weight]["average"], drawn)
+    assert not torch.equal(optimizer.state[model[2].weight]["average"], model[2].weight)
+    assert not torch.equal(optimizer.state[model[2].weight]["average"], before)
+
+
+def test_weights_that_are_bounded_after_each_step_keep_their_average():
+    """As the norms of an embedding's rows are, and the weights of a Wasserstein critic."""
+    model, optimizer = make(5)
+    for _ in range(20):
+        with torch.no_grad():
+            model[0].weight.mul_(0.99)
+        train(model, optimizer, 1)  # no warning: warnings are errors here
+    trained = model[0].weight.detach().clone()
+    optimizer.eval()
+    assert (model[0].weight - trained).norm() > 0.01 * trained.norm()
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_it_runs_without_values(fake):
+    """On the meta device and under fake tensors, as tools that foretell memory do."""
+    rule = create_rule("orthogonal-momentum")
+    with FakeTensorMode() if fake else torch.device("meta"):
+        model = torch.nn.Linear(4, 3)
+        optimizer = LearnedOptimizer(model.parameters(), rule=rule)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.ones(5, 4)).sum().backward()
+            optimizer.step()
+        optimizer.eval()
+        optimizer.train()
+        optimizer.step()
+    assert optimizer.state[model.weight]["average"].shape == (3, 4)
+
+
 def test_weights_that_were_loaded_in_evaluation_are_trained_on():
     model, optimizer = make(5)
     optimizer.eval()
@@ -151,6 +208,19 @@ def test_weights_that_were_loaded_in_evaluation_are_trained_on():
         optimizer.train()
     assert same(weights(model), weights(other))
     train(model, optimizer, 1)
+
+
+def test_a_model_loaded_after_its_optimizer_is_evaluated_at_its_own_average():
+    model, optimizer = make(5)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    optimizer.eval()
+    averages = weights(model)
+    other, own = make(9)
+    own.load_state_dict(saved[1])
+    own.train()
+    other.load_state_dict(saved[0])
+    own.eval()  # no warning: warnings are errors here
+    assert same(weights(other), averages)
 
 
 @pytest.mark.parametrize("model_first", [True, False])

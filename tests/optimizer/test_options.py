@@ -28,6 +28,7 @@ def parameter(*shape):
         ({"rule": create_rule("sgd")}, "has its own rule, but all groups share one"),
         ({"rule": "nonsense"}, "a parameter group has its own rule"),
         ({"chunk_size": 3}, "a parameter group has its own chunk_size"),
+        ({"betas": (0.9, 0.95), "eps": 1e-8}, "has betas, eps, which rule Adam would not read"),
     ],
 )
 def test_a_group_that_would_not_be_followed_is_refused(options, message):
@@ -53,6 +54,19 @@ def test_groups_may_have_a_plan_each():
     optimizer.step()
     with pytest.raises(ValueError, match="needs total_steps"):
         optimizer.add_param_group({"params": [parameter(2)]})
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_state_of_another_optimizer_is_refused(make, steps):
+    """Before its first step it has options alone, and its learning rate would be taken."""
+    theirs = make([parameter(2)])
+    for _ in range(steps):
+        theirs.step()
+    own = LearnedOptimizer([parameter(2)], rule=create_rule("sgd"), lr=0.5)
+    with pytest.raises(ValueError, match="made by another optimizer: its groups have"):
+        own.load_state_dict(theirs.state_dict())
+    assert own.param_groups[0]["lr"] == 0.5
 
 
 def test_groups_of_another_optimizer_with_the_same_rule_are_taken():

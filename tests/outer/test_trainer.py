@@ -251,6 +251,20 @@ def test_time_limit_stops_the_run(capsys):
     trainer.train(progress=False)
     assert 0 < trainer.outer_step < 100_000
     assert "the time limit of 0.00166667 minutes" in capsys.readouterr().out
+    taken = trainer.outer_step
+    trainer.train(progress=False)
+    assert trainer.outer_step == taken
+    expected = f"nothing to train after outer step {taken}: the time limit of 0.00166667 minutes"
+    assert f"{expected} (max_minutes) is reached" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_that_nothing_is_left_to_train(capsys):
+    trainer = make_trainer(outer_steps=2)
+    trainer.train(progress=False)
+    capsys.readouterr()
+    trainer.train(progress=False)
+    expected = "nothing to train after outer step 2: all outer steps are taken"
+    assert expected in capsys.readouterr().out
 
 
 def test_batch_norm_buffers_are_trained_through():
