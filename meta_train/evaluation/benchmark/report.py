@@ -76,16 +76,21 @@ def _summary_row(entry: Entry, one: Summary) -> list[str]:
 
 
 def pairs_table(plan: Plan, records: Records) -> str:
-    """The first optimizer's final training losses beside those of each other one."""
+    """The first optimizer's final training losses beside those of each other one.
+
+    Mean log ratios have their standard errors over tasks.
+    """
     scores = all_scores(plan, records)
     if not scores:
         return ""
     first, *others = scores
     rows = []
     for other in others:
-        lower, tasks, mean = losses_below(scores[first], scores[other])
-        if tasks:
-            rows.append([other.title, f"{lower} of {tasks}", f"{mean:+.3f}"])
+        found = losses_below(scores[first], scores[other])
+        if found.tasks:
+            error = "" if math.isnan(found.error) else f" ± {found.error:.3f}"
+            lower = f"{found.lower} of {found.tasks}"
+            rows.append([other.title, lower, f"{found.log_ratio:+.3f}{error}"])
     return _table([f"{first.title} beside", "lower loss", "mean log ratio"], rows)
 
 

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from meta_train.evaluation.benchmark.contestants import REFERENCE
 from meta_train.evaluation.benchmark.plan import Entry, Plan
@@ -200,19 +201,33 @@ def summaries(scores: Mapping[Entry, Mapping[str, TaskScore]]) -> dict[Entry, Su
     return found
 
 
-def losses_below(
-    own: Mapping[str, TaskScore], other: Mapping[str, TaskScore]
-) -> tuple[int, int, float]:
-    """Compare two optimizers on the tasks that both have run.
+class LossComparison(NamedTuple):
+    """Final training losses of one optimizer beside another's.
 
-    Returns:
-        The tasks on which `own` has the lower final training loss, all tasks, and the mean log
-        ratio of its loss to the other's, clipped; NaN without tasks.
+    Attributes:
+        lower: tasks on which its loss is lower.
+        tasks: tasks that both have run.
+        log_ratio: mean over tasks of the clipped log ratio of its loss to the other's; NaN without
+            tasks.
+        error: the standard error of that mean over tasks; NaN with fewer than two.
     """
+
+    lower: int
+    tasks: int
+    log_ratio: float
+    error: float
+
+
+def losses_below(own: Mapping[str, TaskScore], other: Mapping[str, TaskScore]) -> LossComparison:
+    """Compare two optimizers on the tasks that both have run."""
     pairs = [(one.final, other[name].final) for name, one in own.items() if name in other]
     ratios = [log_ratio(loss, base) for loss, base in pairs]
-    mean = statistics.fmean(ratios) if ratios else math.nan
-    return sum(loss < base for loss, base in pairs), len(pairs), mean
+    return LossComparison(
+        lower=sum(loss < base for loss, base in pairs),
+        tasks=len(pairs),
+        log_ratio=statistics.fmean(ratios) if ratios else math.nan,
+        error=statistics.stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan,
+    )
 
 
 def _mean_state(scores: Iterable[TaskScore]) -> float:

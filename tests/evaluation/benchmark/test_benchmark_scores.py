@@ -223,11 +223,13 @@ def test_two_optimizers_are_compared_on_the_tasks_that_both_have_run(tmp_path):
     scores = all_scores(plan, records)
     first, other = scores[Entry(OWN, False)], scores[Entry(REFERENCE, True)]
     # Of three times the loss only a factor of e^0.7 counts.
-    assert losses_below(first, other) == (1, 2, pytest.approx((math.log(0.5) + 0.7) / 2))
-    assert losses_below({"logistic": first["logistic"]}, other) == (1, 1, math.log(0.5))
-    lower, tasks, mean = losses_below(first, {})
-    assert (lower, tasks) == (0, 0) and math.isnan(mean)
-    assert "| AdamW, cosine, tuned       |     1 of 2 |         +0.003 |" in pairs_table(
+    mean, error = (math.log(0.5) + 0.7) / 2, (0.7 - math.log(0.5)) / 2
+    assert losses_below(first, other) == (1, 2, pytest.approx(mean), pytest.approx(error))
+    alone = losses_below({"logistic": first["logistic"]}, other)
+    assert alone[:3] == (1, 1, math.log(0.5)) and math.isnan(alone.error)
+    none = losses_below(first, {})
+    assert none[:2] == (0, 0) and math.isnan(none.log_ratio) and math.isnan(none.error)
+    assert "| AdamW, cosine, tuned       |     1 of 2 | +0.003 ± 0.697 |" in pairs_table(
         plan, records
     )
 
