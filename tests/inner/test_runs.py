@@ -61,9 +61,12 @@ def moved(runs, by=1.0):
 
 def test_the_first_ends_are_spread_over_the_runs():
     runs = make_runs(steps=12, truncation_length=2, total=4)
-    assert runs.lengths == [3, 6, 9, 12]
-    assert make_runs(steps=12, truncation_length=2, total=4, indices=[2, 3]).lengths == [9, 12]
-    assert make_runs(steps=12, truncation_length=6, total=4).lengths == [6, 6, 9, 12]
+    assert runs.clocks.lengths == [3, 6, 9, 12]
+    assert make_runs(steps=12, truncation_length=2, total=4, indices=[2, 3]).clocks.lengths == [
+        9,
+        12,
+    ]
+    assert make_runs(steps=12, truncation_length=6, total=4).clocks.lengths == [6, 6, 9, 12]
 
 
 def test_planned_steps_are_exact_for_a_rule_in_half_precision():
@@ -76,12 +79,16 @@ def test_planned_steps_are_exact_for_a_rule_in_half_precision():
 
 def test_a_run_that_reaches_its_length_or_diverges_is_replaced():
     runs = make_runs(steps=6, truncation_length=2, total=3)
-    runs.lengths = [2, 6, 6]
+    runs.clocks.lengths = [2, 6, 6]
     before = runs.inner.parameters["theta"].clone()
     after = moved(runs)
     after.alive[1] = False
     assert runs.end(after) == 1
-    assert (runs.ages, runs.episodes, runs.lengths) == ([0, 0, 2], [1, 1, 0], [6, 6, 6])
+    assert (runs.clocks.ages, runs.clocks.episodes, runs.clocks.lengths) == (
+        [0, 0, 2],
+        [1, 1, 0],
+        [6, 6, 6],
+    )
     starts = torch.stack([problem.parameters["theta"] for problem in runs.problems])
     assert torch.equal(runs.inner.parameters["theta"][:2], starts[:2])
     assert torch.equal(runs.inner.parameters["theta"][2], before[2] + 1)
@@ -101,7 +108,7 @@ def test_the_state_that_was_handed_over_is_not_written_to():
 
 def test_rows_are_apart_even_where_all_runs_shared_one():
     runs = make_runs(steps=6, truncation_length=2)
-    runs.lengths = [2, 6, 6]
+    runs.clocks.lengths = [2, 6, 6]
     after = map_states(lambda t: t[:1].expand_as(t), moved(runs))
     runs.end(after)
     theta = runs.inner.parameters["theta"]
@@ -115,11 +122,11 @@ def test_whole_runs_all_begin_anew_at_one_length():
     for outer_step in range(8):
         length = begin(runs, outer_step).steps
         lengths.add(length)
-        assert runs.lengths == [length] * 3
-        assert runs.ages == [0] * 3
-        assert runs.origins == [(k, outer_step) for k in range(3)]
+        assert runs.clocks.lengths == [length] * 3
+        assert runs.clocks.ages == [0] * 3
+        assert runs.clocks.origins == [(k, outer_step) for k in range(3)]
         assert runs.end(moved(runs)) == 0
-        assert runs.ages == [length] * 3
+        assert runs.clocks.ages == [length] * 3
     assert lengths == {3, 9}
 
 
@@ -135,7 +142,7 @@ def test_runs_are_complete_before_their_first_window():
 
 def test_a_window_holds_what_was_carried_and_its_steps_are_bound_to_the_runs():
     runs = make_runs(steps=6, truncation_length=2)
-    runs.lengths = [6] * 3
+    runs.clocks.lengths = [6] * 3
     runs.end(moved(runs), {"noise": torch.ones(3, 2)})
     window = begin(runs, 1, outer_data="fresh", last_only=True)
     assert torch.equal(window.carried["noise"], torch.ones(3, 2))
@@ -144,7 +151,7 @@ def test_a_window_holds_what_was_carried_and_its_steps_are_bound_to_the_runs():
     assert window.data.last_only
     assert window.data.outer_batches is not None
     assert window.just_started.tolist() == [False] * 3
-    runs.lengths = [4, 6, 6]
+    runs.clocks.lengths = [4, 6, 6]
     runs.end(moved(runs), window.carried)
     assert torch.equal(runs.carried["noise"], torch.tensor([[0.0, 0], [1, 1], [1, 1]]))
     assert torch.equal(window.carried["noise"], torch.ones(3, 2))
@@ -161,9 +168,9 @@ def test_copies_share_problems_and_stand_copy_after_copy():
         after.alive[4] = False  # the second copy of run 1
         kept = after.parameters["theta"].clone()
         if truncation_length is not None:
-            runs.lengths = [4, 4, 4]
+            runs.clocks.lengths = [4, 4, 4]
             assert runs.end(after) == 1
-            assert runs.episodes == [0, 1, 0]
+            assert runs.clocks.episodes == [0, 1, 0]
             start = runs.problems[1].parameters["theta"]
             kept[1] = kept[4] = start
             assert torch.equal(runs.inner.parameters["theta"], kept)
@@ -173,7 +180,7 @@ def test_copies_share_problems_and_stand_copy_after_copy():
 
 def test_planned_steps_are_whole_windows_after_what_came_before():
     runs = make_runs(steps=5, truncation_length=2, total=2, copies=2)
-    runs.lengths, runs.offsets = [5, 6], [0, 10]
+    runs.clocks.lengths, runs.clocks.offsets = [5, 6], [0, 10]
     assert runs._totals().tolist() == [6, 16, 6, 16]
     whole = make_runs(steps=5, total=2)
     begin(whole)
@@ -185,10 +192,10 @@ def test_lengths_follow_the_progress_of_meta_training():
     early, late = (
         make_runs(steps=stages, truncation_length=2, total=1, progress=p) for p in (0.0, 0.9)
     )
-    assert (early.lengths, late.lengths) == ([2], [8])
+    assert (early.clocks.lengths, late.clocks.lengths) == ([2], [8])
     early.progress = 0.9
     early.end(moved(early))
-    assert early.lengths == [8]
+    assert early.clocks.lengths == [8]
 
 
 def test_problems_and_batches_do_not_depend_on_who_holds_a_run():
@@ -210,15 +217,15 @@ def test_validation_data_of_a_task_without_any_is_refused():
 @pytest.mark.parametrize("copies", [1, 2])
 def test_a_restarted_run_goes_on_from_where_one_ended(copies):
     runs = make_runs(steps=4, truncation_length=2, restart=1.0, copies=copies, total=2)
-    runs.lengths = [4, 4]
-    origins = list(runs.origins)
+    runs.clocks.lengths = [4, 4]
+    origins = list(runs.clocks.origins)
     runs.end(moved(runs))
     after = moved(runs)
     named = dict(after.named_tensors())
     problems = [problem.parameters for problem in runs.problems]
     runs.end(after)
-    assert (runs.ages, runs.offsets, runs.episodes) == ([0, 0], [4, 4], [1, 1])
-    assert runs.origins == origins  # the same problem
+    assert (runs.clocks.ages, runs.clocks.offsets, runs.clocks.episodes) == ([0, 0], [4, 4], [1, 1])
+    assert runs.clocks.origins == origins  # the same problem
     assert same([problem.parameters for problem in runs.problems], problems)
     assert same(dict(runs.inner.named_tensors()), named)
     assert runs._totals().tolist() == [8.0] * 2 * copies
@@ -227,7 +234,7 @@ def test_a_restarted_run_goes_on_from_where_one_ended(copies):
         runs.end(moved(runs))
     # There are two ends to go on from now.
     assert [[kept.age for kept in row] for row in runs.buffer.ends] == [[4, 8]] * 2
-    assert set(runs.offsets) <= {4, 8}
+    assert set(runs.clocks.offsets) <= {4, 8}
 
 
 def test_whole_runs_are_restarted_too():
@@ -236,8 +243,8 @@ def test_whole_runs_are_restarted_too():
     ended = map_states(lambda t: torch.cat([t, t]), map_states(lambda t: t[:3], moved(runs)))
     runs.end(ended)
     assert begin(runs, 1).steps == 4
-    assert runs.offsets == [4] * 3
-    assert runs.origins == [(k, 0) for k in range(3)]
+    assert runs.clocks.offsets == [4] * 3
+    assert runs.clocks.origins == [(k, 0) for k in range(3)]
     assert same(dict(runs.inner.named_tensors()), dict(ended.named_tensors()))
     assert runs._totals().tolist() == [8.0] * 6
 
@@ -247,7 +254,7 @@ def test_without_restarts_nothing_is_kept_and_runs_begin_afresh():
     for _ in range(5):
         runs.end(moved(runs))
     assert runs.buffer.ends == [[], [], []]
-    assert (runs.offsets, runs.episodes) == ([0] * 3, [5] * 3)
+    assert (runs.clocks.offsets, runs.clocks.episodes) == ([0] * 3, [5] * 3)
 
 
 def test_runs_are_restarted_with_the_probability_that_was_asked_for():
@@ -255,7 +262,7 @@ def test_runs_are_restarted_with_the_probability_that_was_asked_for():
     runs.end(moved(runs))
     for _ in range(25):
         runs.end(moved(runs))
-        restarted += sum(offset > 0 for offset in runs.offsets)
+        restarted += sum(offset > 0 for offset in runs.clocks.offsets)
     assert abs(restarted - 300) < 4.5 * (1000 * 0.3 * 0.7) ** 0.5
 
 
@@ -274,7 +281,7 @@ def test_restarted_runs_train_on():
     for outer_step in range(6):
         estimate("truncated", runs, outer_step)
     steps = runs.inner.states["theta"]["step"]
-    ages = torch.tensor([a + o for a, o in zip(runs.ages, runs.offsets, strict=True)])
+    ages = torch.tensor([a + o for a, o in zip(runs.clocks.ages, runs.clocks.offsets, strict=True)])
     assert torch.equal(steps, ages.float())
     assert steps.max() >= 8
 
@@ -313,7 +320,7 @@ def test_saved_runs_go_on_bitwise_in_any_number_of_processes(name, settings, ini
         )
         assert same(again.gradients, found.gradients)
         assert few.counted == 2
-    assert any(offset for offset in unbroken.offsets)
+    assert any(offset for offset in unbroken.clocks.offsets)
     assert same(_tensors(resumed.state_dict()), _tensors(unbroken.state_dict()))
     assert _facts(resumed.state_dict()) == _facts(unbroken.state_dict())
     assert _facts(part.state_dict()) == {k: _facts(unbroken.state_dict())[k] for k in (1, 2)}
