@@ -142,7 +142,7 @@ class Runs:
             just_started=self._just_started(),
             carried=dict(self.carried),
             generators=[self.source.generator("noise", outer_step, k) for k in self.indices],
-            runs_at_once=self._at_once,
+            runs_at_once=self._is_vectorized,
         )
 
     def end(self, inner: InnerState, carried: Mapping[str, Tensor] | None = None) -> int:
@@ -179,7 +179,7 @@ class Runs:
             self.problems[0].loss,
             vectorize=True,
             # A rule that keeps an average is for runs of unknown length; compare.py agrees.
-            total_steps=None if self.meta_parameters.rule.averages else self._totals(),
+            total_steps=None if self.meta_parameters.rule.averages else self._planned_steps(),
             **vars(settings),
         )
 
@@ -233,12 +233,15 @@ class Runs:
             self.problems[run] = self._problem(run)
             if self.plan.truncation_length is not None:
                 self._write(run, tensors)
-            for name, value in _below("carried/", tensors).items():
+            for name, value in _strip_prefix("carried/", tensors).items():
                 shape = (self.count, *value.shape)
                 self.carried.setdefault(name, value.new_zeros(shape))[run] = value
-            self.buffer.load_state_dict(run, _below("kept/", tensors), facts["kept"], self.inner)
+            self.buffer.load_state_dict(
+                run, _strip_prefix("kept/", tensors), facts["kept"], self.inner
+            )
 
-    def _at_once(self) -> bool:
+    def _is_vectorized(self) -> bool:
+        """Whether the runs go at once; the first call decides."""
         if self.chosen is None:
             self.chosen = choose_vectorize(
                 self.meta_parameters.rule,
@@ -253,7 +256,7 @@ class Runs:
         started = [self.clocks.taken(run) == 0 for run in range(self.count)]
         return torch.tensor(started * self.plan.copies)
 
-    def _totals(self) -> Tensor:
+    def _planned_steps(self) -> Tensor:
         """Planned number of steps of every run, `[copies * runs]`."""
         return torch.tensor(
             self.clocks.planned(self.plan.truncation_length or 1) * self.plan.copies,
@@ -332,5 +335,6 @@ class Runs:
             target[self._rows_of(run)] = named[name]
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

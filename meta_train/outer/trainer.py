@@ -338,7 +338,7 @@ class MetaTrainer:
         loaded = self._state.load_or_explain(state)
         if isinstance(loaded, str):
             return loaded
-        self._count_from(loaded)
+        self._restore_counters(loaded)
         return None
 
     def state_dict(self) -> TrainingState:
@@ -352,9 +352,10 @@ class MetaTrainer:
 
     def load_state_dict(self, state: TrainingState) -> None:
         """Restore a state that `state_dict` returned in the first of any number of processes."""
-        self._count_from(self._state.load(state))
+        self._restore_counters(self._state.load(state))
 
-    def _count_from(self, counters: Counters) -> None:
+    def _restore_counters(self, counters: Counters) -> None:
+        """Count on from a saved state."""
         self.outer_step = counters.outer_step
         self.seconds = counters.seconds
         self.diverged = counters.diverged

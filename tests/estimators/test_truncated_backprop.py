@@ -43,13 +43,13 @@ def test_windows_that_carry_state_follow_the_full_trajectory(rule):
     estimate("full", meta_parameters, full)
     windows = make_runs(meta_parameters, task, 7, truncation_length=2)
     windows.clocks.lengths = [7] * 3
-    total = windows._totals()
-    windows._totals = lambda: total - 1  # planned steps are rounded up to whole windows
+    total = windows._planned_steps()
+    windows._planned_steps = lambda: total - 1  # planned steps are rounded up to whole windows
     for outer_step in range(3):
         estimate("truncated", meta_parameters, windows, outer_step=outer_step)
     one_more = make_runs(meta_parameters, task, 7, truncation_length=1)
     one_more.clocks.lengths, one_more.inner = [8] * 3, windows.inner
-    one_more._totals = lambda: total - 1
+    one_more._planned_steps = lambda: total - 1
     estimate("truncated", meta_parameters, one_more, outer_step=3)
     assert same(one_more.inner.parameters, full.inner.parameters)
     assert same(one_more.inner.states, full.inner.states)

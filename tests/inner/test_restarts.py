@@ -22,7 +22,7 @@ def test_a_restarted_run_goes_on_from_where_one_ended(copies):
     assert runs.clocks.origins == origins  # the same problem
     assert same([problem.parameters for problem in runs.problems], problems)
     assert same(dict(runs.inner.named_tensors()), named)
-    assert runs._totals().tolist() == [8.0] * 2 * copies
+    assert runs._planned_steps().tolist() == [8.0] * 2 * copies
     assert not begin(runs).just_started.any()
     for _ in range(2):
         runs.end(moved(runs))
@@ -40,7 +40,7 @@ def test_whole_runs_are_restarted_too():
     assert runs.clocks.offsets == [4] * 3
     assert runs.clocks.origins == [(k, 0) for k in range(3)]
     assert same(dict(runs.inner.named_tensors()), dict(ended.named_tensors()))
-    assert runs._totals().tolist() == [8.0] * 6
+    assert runs._planned_steps().tolist() == [8.0] * 6
 
 
 def test_without_restarts_nothing_is_kept_and_runs_begin_afresh():

@@ -128,10 +128,10 @@ def test_copies_share_problems_and_stand_copy_after_copy():
 def test_planned_steps_are_whole_windows_after_what_came_before():
     runs = make_runs(steps=5, truncation_length=2, total=2, copies=2)
     runs.clocks.lengths, runs.clocks.offsets = [5, 6], [0, 10]
-    assert runs._totals().tolist() == [6, 16, 6, 16]
+    assert runs._planned_steps().tolist() == [6, 16, 6, 16]
     whole = make_runs(steps=5, total=2)
     begin(whole)
-    assert whole._totals().tolist() == [5, 5]
+    assert whole._planned_steps().tolist() == [5, 5]
 
 
 def test_lengths_follow_the_progress_of_meta_training():
