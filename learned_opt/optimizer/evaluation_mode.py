@@ -30,9 +30,10 @@ class EvaluationMode:
 
     Weights that somebody else has written since, such as `model.load_state_dict`, are kept: the
     average begins anew at them. Writes through `.data` are not seen, as autograd does not see them.
+    For a rule that keeps no averages, it does nothing.
 
     Args:
-        rule: the update rule, which keeps the averages.
+        rule: the update rule.
     """
 
     def __init__(self, rule: UpdateRule) -> None:
@@ -41,6 +42,8 @@ class EvaluationMode:
 
     def note_step(self, groups: Groups) -> None:
         """Note which values the optimizer has written, to tell them from those of others."""
+        if not self._rule.averages:
+            return
         if torch.compiler.is_compiling():
             self._versions = {}
         else:
@@ -60,6 +63,8 @@ class EvaluationMode:
         A parameter that was frozen while others trained on keeps its value: they were trained with
         that, not with its average.
         """
+        if not self._rule.averages:
+            return
         foreign = False
         groups = list(groups)
         latest = max(
@@ -84,6 +89,8 @@ class EvaluationMode:
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
         """Put the values to train on back; bit for bit as they were."""
+        if not self._rule.averages:
+            return
         evaluated = [
             parameter
             for group in groups
