@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.checks.arguments import shown
+from learned_opt.checks.arguments import check_type, shown
 from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.step_inputs import check_inputs, explain_failure
 
 
 def apply_rule(
@@ -36,18 +37,26 @@ def apply_rule(
 ) -> tuple[list[Tensor], list[State]]:
     """Take one differentiable step; nothing changes in place.
 
+    Values of tensors are not checked: a gradient that is not finite moves its parameter to NaN.
+
     Args:
         rule: the update rule.
-        gradients: real tensors, `[*param]` each.
+        gradients: real floating-point tensors, `[*param]` each.
         parameters: tensors of the same shapes.
         states: one state per tensor (`UpdateRule.init_state`).
         context: see `Context`.
-        lr: multiplies the whole update, 0-dim or float.
-        weight_decay: decoupled weight decay, 0-dim or float.
+        lr: multiplies the whole update; a finite number, or a tensor of one element.
+        weight_decay: decoupled weight decay; a number of at least 0, or a tensor of one element.
         maximize: maximise the objective instead of minimising it.
 
     Returns:
         New parameters in the dtypes of the old ones, and new states.
+
+    Raises:
+        TypeError: an argument, or an entry of a list, is of another type; the message names it.
+        ValueError: lists of different lengths, a gradient of another shape than its parameter, a
+            state of another rule or shape, a tensor that is sparse or holds integers or complex
+            numbers, an `lr` or `weight_decay` out of range, or wrong results of the rule.
 
     Examples:
         >>> rule, parameters = create_rule("sgd"), [torch.ones(2)]
@@ -57,9 +66,17 @@ def apply_rule(
         >>> parameters
         [tensor([0.5000, 1.5000])]
     """
-    deltas, new_states = compute_updates(
-        rule, gradients, parameters, states, context, maximize=maximize
-    )
+    check_inputs(rule, gradients, parameters, states, context)
+    check_type("maximize", maximize, bool, "True or False")
+    lr = one_element(lr) if isinstance(lr, Tensor) else check_lr(lr)
+    weight_decay = _checked_decay(weight_decay)
+    try:
+        deltas, new_states = compute_updates(
+            rule, gradients, parameters, states, context, maximize=maximize
+        )
+    except (RuntimeError, ValueError, IndexError):
+        explain_failure(rule, gradients, parameters, states)
+        raise
     moved = [
         apply_update(parameter, delta, lr, scheduled_decay(rule, weight_decay, state, context))
         for parameter, delta, state in zip(parameters, deltas, new_states, strict=True)
@@ -124,15 +141,17 @@ def half_square_distance(values: Mapping[str, Tensor], anchors: Mapping[str, Ten
     return torch.stack(squares).sum() / 2
 
 
-def one_element(lr: Tensor) -> Tensor:
-    """The learning rate as a 0-dim tensor.
+def one_element(value: Tensor, name: str = "lr") -> Tensor:
+    """A learning rate, or another factor, as a 0-dim tensor.
 
     Raises:
-        ValueError: it does not have exactly one element.
+        ValueError: it does not have exactly one element, or is complex.
     """
-    if lr.numel() != 1:
-        raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
-    return lr.reshape(())
+    if value.numel() != 1:
+        raise ValueError(f"a tensor {name} must have one element, got shape {tuple(value.shape)}")
+    if value.is_complex():
+        raise ValueError(f"a tensor {name} must be real, got {value.dtype}")
+    return value if value.dim() == 0 else value.reshape(())
 
 
 def check_lr(lr: Any) -> float:
@@ -144,6 +163,20 @@ def check_lr(lr: Any) -> float:
     number = _plain(lr)
     if not math.isfinite(number):
         raise ValueError(f"lr must be a finite number, got {shown(lr)}")
+    return number
+
+
+def _checked_decay(value: Any) -> float | Tensor:
+    """A weight decay as a Python float or a 0-dim tensor.
+
+    Raises:
+        ValueError: not a finite number of at least 0, or a tensor of several elements.
+    """
+    if isinstance(value, Tensor):
+        return one_element(value, "weight_decay")
+    number = _plain(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"weight_decay must be finite and at least 0, got {shown(value)}")
     return number
 
 

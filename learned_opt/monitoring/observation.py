@@ -20,6 +20,9 @@ from learned_opt.rules.steering import SteeredRule
 
 Floats: TypeAlias = NDArray[np.float32]
 
+Sample: TypeAlias = tuple[Tensor, Tensor, State]
+"""Gradient, parameter and state of a tensor, of the sampled coordinates."""
+
 MOST_TENSORS = 32
 """Most tensors that are observed, and that a heat map shows unless they are named.
 
@@ -100,32 +103,14 @@ def observe(
         return []
     taken = [samples.take(rule, names[k], gradients[k], parameters[k], states[k]) for k in kept]
     sampled = [(sign * gradient, parameter, state) for gradient, parameter, state in taken]
-    own_gradients = [gradient for gradient, _, _ in sampled]
-    own_parameters = [parameter for _, parameter, _ in sampled]
-    own_states = [state for _, _, state in sampled]
-    gates: list[dict[str, Floats]]
-    steering: list[TensorSteering | None] = [None] * len(kept)
     if isinstance(rule, SteeredRule):
-        step = rule.steered_step(own_gradients, own_parameters, own_states, context)
-        deltas: Sequence[Tensor] = step.deltas
-        gates = [
-            {name: _on_host(rows[k]).reshape(-1, 1) for name, rows in step.gates.items()}
-            for k in range(len(kept))
-        ]
-        coordinate_gates = step.coordinate_gates or [{}] * len(gates)
-        for k, own, found in zip(kept, gates, coordinate_gates, strict=True):
-            places = samples.places(names[k], parameters[k].numel()).to(rule.device)
-            for name, values in found.items():
-                own[name] = _on_host(values.reshape(-1, values.shape[-1])[places])
-        mixes = {name: values.tolist() for name, values in step.mix.items()}
-        numbers = zip(step.schedule.tolist(), step.multiplier.tolist(), strict=True)
-        steering = [
-            TensorSteering(*pair, {name: values[k] for name, values in mixes.items()})
-            for k, pair in enumerate(numbers)
-        ]
+        places = [samples.places(names[k], parameters[k].numel()) for k in kept]
+        deltas, gates, steering = _evaluate_steered(rule, sampled, places, context)
     else:
-        deltas, _ = rule(own_gradients, own_parameters, own_states, context)
+        deltas, _ = rule(*_as_lists(sampled), context)
         gates = _read_gates(rule, sampled, context)
+        steering = [None] * len(kept)
+    own_gradients, own_parameters, _ = _as_lists(sampled)
     sizes = [_rms(values) for values in (deltas, own_parameters, own_gradients)]
     return [
         TensorObservation(
@@ -142,8 +127,47 @@ def observe(
     ]
 
 
+def _evaluate_steered(
+    rule: SteeredRule, sampled: Sequence[Sample], places: Sequence[Tensor], context: Context
+) -> tuple[list[Tensor], list[dict[str, Floats]], list[TensorSteering | None]]:
+    """Evaluate a steered rule.
+
+    Args:
+        rule: the update rule.
+        sampled: samples of all tensors, over which its network may read a mean.
+        places: of the sampled coordinates of each tensor.
+        context: on the rule's device.
+
+    Returns:
+        Deltas, gates and steering of each tensor.
+    """
+    step = rule.steered_step(*_as_lists(sampled), context)
+    gates = [
+        {name: _on_host(rows[k]).reshape(-1, 1) for name, rows in step.gates.items()}
+        for k in range(len(sampled))
+    ]
+    coordinate_gates = step.coordinate_gates or [{}] * len(gates)
+    for own, found, kept in zip(gates, coordinate_gates, places, strict=True):
+        for name, values in found.items():
+            rows = values.reshape(-1, values.shape[-1])
+            own[name] = _on_host(rows[kept.to(rule.device)])
+    mixes = {name: values.tolist() for name, values in step.mix.items()}
+    factors = zip(step.schedule.tolist(), step.multiplier.tolist(), strict=True)
+    steering: list[TensorSteering | None] = [
+        TensorSteering(*pair, {name: values[k] for name, values in mixes.items()})
+        for k, pair in enumerate(factors)
+    ]
+    return list(step.deltas), gates, steering
+
+
+def _as_lists(sampled: Sequence[Sample]) -> tuple[list[Tensor], list[Tensor], list[State]]:
+    """Samples as lists of gradients, parameters and states."""
+    gradients, parameters, states = zip(*sampled, strict=True)
+    return list(gradients), list(parameters), list(states)
+
+
 def _read_gates(
-    rule: UpdateRule, sampled: Sequence[tuple[Tensor, Tensor, State]], context: Context
+    rule: UpdateRule, sampled: Sequence[Sample], context: Context
 ) -> list[dict[str, Floats]]:
     """The gates of each tensor; those of small samples in one call, which is several times faster.
 

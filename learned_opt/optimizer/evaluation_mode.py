@@ -37,9 +37,10 @@ class EvaluationMode:
 
     Weights that somebody else has written since, such as `model.load_state_dict`, are kept: the
     average begins anew at them. Writes through `.data` are not seen, as autograd does not see them.
+    For a rule that keeps no averages, it does nothing.
 
     Args:
-        rule: the update rule, which keeps the averages.
+        rule: the update rule.
     """
 
     def __init__(self, rule: UpdateRule) -> None:
@@ -48,6 +49,8 @@ class EvaluationMode:
 
     def note_step(self, groups: Groups) -> None:
         """Note which values the optimizer has written, to tell them from those of others."""
+        if not self._rule.averages:
+            return
         if torch.compiler.is_compiling():
             self._versions = {}
         else:
@@ -95,6 +98,8 @@ class EvaluationMode:
         A parameter that was frozen while others trained on keeps its value: they were trained with
         that, not with its average.
         """
+        if not self._rule.averages:
+            return
         foreign = False
         groups = list(groups)
         latest = max(
@@ -122,7 +127,7 @@ class EvaluationMode:
 
         Does nothing in training mode, where some frameworks call it before every step.
         """
-        if all(group[MODE] for group in groups):
+        if not self._rule.averages or all(group[MODE] for group in groups):
             return
         evaluated = [
             parameter

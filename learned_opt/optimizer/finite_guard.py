@@ -203,7 +203,7 @@ def _known_finite(tensors: Sequence[Tensor]) -> bool:
     if not _is_readable(tensors[0]):
         return False
     # Squares of large finite numbers may overflow: then the answer is unknown.
-    norms = torch._foreach_norm([_with_norm(tensor) for tensor in tensors], 2)
+    norms = torch._foreach_norm([_zero_if_without_norm(tensor) for tensor in tensors], 2)
     return math.isfinite(float(torch.stack(norms).sum()))
 
 
@@ -228,14 +228,14 @@ def _finite_updates(
 
 def _finite(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     """Whether every element of each tensor is finite: `[rows, tensors]`."""
-    tensors = [_with_norm(tensor) for row in rows for tensor in row]
+    tensors = [_zero_if_without_norm(tensor) for row in rows for tensor in row]
     # The largest magnitude: needs no memory, and on a GPU one kernel for all tensors.
     largest = torch.stack(torch._foreach_norm(tensors, math.inf))
     return largest.isfinite().reshape(len(rows), -1)
 
 
-def _with_norm(tensor: Tensor) -> Tensor:
-    """The tensor if it has a norm, else a zero: empty tensors and integers have none."""
+def _zero_if_without_norm(tensor: Tensor) -> Tensor:
+    """Put a zero in place of a tensor without a norm, which is empty or of integers."""
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
     return torch.zeros((1,), device=tensor.device)

@@ -41,11 +41,7 @@ from learned_opt.optimizer.state_dict import (
     ensure_state,
     unwrap_loaded,
 )
-from learned_opt.optimizer.step_plan import (
-    StepPlan,
-    warn_if_ignored,
-    warn_if_replaced,
-)
+from learned_opt.optimizer.step_plan import StepPlan
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.updates import PendingUpdate
 from learned_opt.weights import bundled_name, find_rule, rule_digest
@@ -137,7 +133,7 @@ class LearnedOptimizer(Optimizer):
         check_options({**defaults, "foreach": foreach, "capturable": capturable})
         self._set_rule(rule, chunk_size, checked_fused(fused))
         super().__init__(params, plain_options(defaults))
-        warn_if_ignored(rule, self.defaults["total_steps"])
+        self._plan.warn_if_ignored(self.defaults["total_steps"])
         bundled = bundled_name(digest) if list(rule.parameters()) else None
         warn_if_small(rule, bundled, [group["lr"] for group in self.param_groups])
         warn_if_elsewhere(bundled, [p for group in self.param_groups for p in group["params"]])
@@ -151,8 +147,7 @@ class LearnedOptimizer(Optimizer):
         self._guard = FiniteGuard()
         self._fused = FusedSteps(rule, fused)
         self._evaluation = EvaluationMode(rule)
-        self._plan = StepPlan()
-        self._has_plan = "total_steps" in rule.read_context()
+        self._plan = StepPlan(rule)
         self._directions: list[str | None] = []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -211,8 +206,7 @@ class LearnedOptimizer(Optimizer):
                 loss = closure()
 
         rule_loss = scalar_loss(loss, self.rule)
-        if self.rule.averages:
-            self._evaluation.before_step(self.param_groups, self.state)
+        self._evaluation.before_step(self.param_groups, self.state)
 
         calls = by_call(pending_updates(self.param_groups, self._state_of, type(self).__name__))
         with without_autocast({call.device.type for call in calls}):
@@ -227,10 +221,8 @@ class LearnedOptimizer(Optimizer):
                     hook(self, updates, context)
                 self._move(self._copies.on(self.rule, call.device), updates, context, call.maximize)
         self._guard.warn()
-        if self.rule.averages:
-            self._evaluation.note_step(self.param_groups)
-        if self._has_plan:
-            self._plan.count(self.param_groups)
+        self._evaluation.note_step(self.param_groups)
+        self._plan.count(self.param_groups)
         return loss
 
     @torch.no_grad()
@@ -269,8 +261,7 @@ class LearnedOptimizer(Optimizer):
         """
         owned = [parameter for group in self.param_groups for parameter in group["params"]]
         check_batches(model, batches, owned)
-        if self.rule.averages:
-            self._evaluation.evaluate(self.param_groups, self.state)
+        self._evaluation.evaluate(self.param_groups, self.state)
         if model is not None and batches is not None:
             trained = [p for p in owned if p.requires_grad or self.state.get(p)]
             recompute_statistics(model, batches, owned, trained)
@@ -278,10 +269,10 @@ class LearnedOptimizer(Optimizer):
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
         """Put the weights to train on back; `train(False)` is `eval()`."""
-        if not mode:
-            self.eval()
-        elif self.rule.averages:
+        if mode:
             self._evaluation.train(self.param_groups, self.state)
+        else:
+            self.eval()
 
     @property
     def skipped_updates(self) -> int:
@@ -348,14 +339,14 @@ class LearnedOptimizer(Optimizer):
             ValueError: another number or size of parameters, or the state of another rule. The
                 optimizer is then unchanged.
         """
-        planned = [{"total_steps": group["total_steps"]} for group in self.param_groups]
+        planned = [group["total_steps"] for group in self.param_groups]
         # The last of the pre-hooks, after any that users registered.
         handle = self.register_load_state_dict_pre_hook(partial(check_and_wrap, self.rule))
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        warn_if_replaced(self.rule, planned, self.param_groups)
+        self._plan.warn_if_replaced(planned, self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the rule too: without it the optimizer cannot step."""

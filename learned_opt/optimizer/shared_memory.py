@@ -38,7 +38,7 @@ class SharedMemory:
             self._lengths = np.fromiter(map(_length, tensors), np.int64, len(tensors))
         starts = np.concatenate([addresses[first], addresses[first + 1]])
         return {
-            position: _reason(position, members, updates)
+            position: _why_shared(position, members, updates)
             for members in _clusters(starts, self._lengths, len(updates))
             for position in members
         }
@@ -78,7 +78,8 @@ def _clusters(starts: Addresses, lengths: Addresses, count: int) -> list[set[int
     return list(members.values())
 
 
-def _reason(position: int, members: set[int], updates: Sequence[PendingUpdate]) -> str:
+def _why_shared(position: int, members: set[int], updates: Sequence[PendingUpdate]) -> str:
+    """With which of the members a tensor, or its gradient, shares memory."""
     others = [updates[other].name for other in sorted(members) if other != position]
     if not others:
         return "it shares memory with its gradient"

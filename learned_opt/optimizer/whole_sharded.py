@@ -59,12 +59,12 @@ class ShardedTensors(WholeTensors):
         for (mesh, dims), keys in spread.items():
             groups = [mesh.get_group(dim) for dim in dims]
             largest = torch.stack([_largest(parts[k]) for k in keys])
-            largest = one_where_zero(_reduced(largest, groups, dist.ReduceOp.MAX))
+            largest = one_where_zero(_all_reduce(largest, groups, dist.ReduceOp.MAX))
             squares = [
                 (parts[k] / most).square().sum()
                 for k, most in zip(keys, largest.unbind(), strict=True)
             ]
-            sums = _reduced(torch.stack(squares), groups, dist.ReduceOp.SUM)
+            sums = _all_reduce(torch.stack(squares), groups, dist.ReduceOp.SUM)
             counts = sums.new_tensor([max(self._sharded(k).numel(), 1) for k in keys])
             values = safe_sqrt(sums / counts) * largest
             found.update(zip(keys, values.unbind(), strict=True))
@@ -76,8 +76,8 @@ class ShardedTensors(WholeTensors):
         for (mesh, dims), keys in self._split(dict(enumerate(of_parts.unbind())))[1].items():
             groups = [mesh.get_group(dim) for dim in dims]
             # Over the largest first, lest squares overflow.
-            largest = one_where_zero(_reduced(of_parts[keys], groups, dist.ReduceOp.MAX))
-            squares = _reduced((of_parts[keys] / largest).square(), groups, dist.ReduceOp.SUM)
+            largest = one_where_zero(_all_reduce(of_parts[keys], groups, dist.ReduceOp.MAX))
+            squares = _all_reduce((of_parts[keys] / largest).square(), groups, dist.ReduceOp.SUM)
             whole[keys] = squares.sqrt() * largest
         return whole
 
@@ -86,7 +86,7 @@ class ShardedTensors(WholeTensors):
         whole = of_parts.clone()
         for (mesh, dims), keys in self._split(dict(enumerate(of_parts.unbind())))[1].items():
             groups = [mesh.get_group(dim) for dim in dims]
-            whole[keys] = _reduced(of_parts[keys], groups, dist.ReduceOp.SUM)
+            whole[keys] = _all_reduce(of_parts[keys], groups, dist.ReduceOp.SUM)
         return whole
 
     def idle_rows(self, parts: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -106,9 +106,9 @@ class ShardedTensors(WholeTensors):
                 across = [group for group, cut in zip(groups, cut_rows, strict=True) if cut]
                 along = [group for group, cut in zip(groups, cut_rows, strict=True) if not cut]
                 flags = [zero_rows(parts[k]).to(parts[k].dtype) for k in together]
-                joined = _reduced(torch.cat(flags), across, dist.ReduceOp.MIN)
+                joined = _all_reduce(torch.cat(flags), across, dist.ReduceOp.MIN)
                 counts = torch.stack([one.sum() for one in joined.split([*map(len, flags)])])
-                counts = _reduced(counts, along, dist.ReduceOp.SUM)
+                counts = _all_reduce(counts, along, dist.ReduceOp.SUM)
                 for k, count in zip(together, counts.unbind(), strict=True):
                     rows = self._sharded(k).shape[0]
                     found[k] = count / max(rows, 1)
@@ -259,9 +259,10 @@ def _largest(part: Tensor) -> Tensor:
     return part.detach().abs().amax() if part.numel() else part.new_zeros(())
 
 
-def _reduced(
+def _all_reduce(
     values: Tensor, groups: Iterable[dist.ProcessGroup], how: dist.ReduceOp.RedOpType
 ) -> Tensor:
+    """Reduce values over the processes of several groups, in place, and return them."""
     for group in groups:
         dist.all_reduce(values, how, group)
     return values

@@ -77,7 +77,7 @@ class GatedLSTM(CoordinateRule):
             forget_bias=forget_bias,
             input_bias=input_bias,
         )
-        _check(hidden_size, p, init_range, forget_bias, input_bias)
+        _check_settings(hidden_size, p, init_range, forget_bias, input_bias)
         self.p = p
         self.use_loss = use_loss
         self.hidden_size = hidden_size
@@ -168,7 +168,7 @@ class MomentumGatedLSTM(CoordinateRule):
             forget_bias=forget_bias,
             input_bias=input_bias,
         )
-        _check(hidden_size, p, init_range, forget_bias, input_bias)
+        _check_settings(hidden_size, p, init_range, forget_bias, input_bias)
         self.p = p
         self.use_loss = use_loss
         self.hidden_size = hidden_size
@@ -225,7 +225,7 @@ class MomentumGatedLSTM(CoordinateRule):
         return delta, {**kept, "recent": recent}
 
 
-def _check(
+def _check_settings(
     hidden_size: int,
     p: float,
     init_range: float,

@@ -213,10 +213,12 @@ class General(SteeredRule):
             kept = torch.where(idle, torch.stack([state[key] for state in states]), value)
             for state, row in zip(new_states, kept.unbind(), strict=True):
                 state[key] = row
-        deltas = self._bend(gradients, parameters, deltas, states, new_states, context, gates)
+        deltas = self._add_coordinate_steps(
+            gradients, parameters, deltas, states, new_states, context, gates
+        )
         return [f * delta for f, delta in zip(factor.unbind(), deltas, strict=True)], new_states
 
-    def _bend(
+    def _add_coordinate_steps(
         self,
         gradients: Sequence[Tensor],
         parameters: Sequence[Tensor],
@@ -226,7 +228,7 @@ class General(SteeredRule):
         context: Context,
         gates: Gates | None,
     ) -> list[Tensor]:
-        """The steps with what the LSTM of the coordinates adds; its new state goes into `after`."""
+        """Add the steps of the LSTM of the coordinates; its new state goes into `after`."""
         if self.coordinates is None:
             return deltas
         given = [{**before, **new} for before, new in zip(states, after, strict=True)]

@@ -50,7 +50,7 @@ class _LearnedRates(UpdateRule):
         if given != self.shapes:
             raise ValueError(
                 f"{type(self).__name__} has learning rates for tensors of shapes "
-                f"{_show(self.shapes)}, in this order; got {_show(given)}"
+                f"{_list_shapes(self.shapes)}, in this order; got {_list_shapes(given)}"
             )
         deltas = [
             -self.rate(index, state["step"]) * gradient
@@ -152,6 +152,7 @@ def any_rule_name(rule: UpdateRule) -> str | None:
     return None
 
 
-def _show(shapes: Sequence[Sequence[int]]) -> str:
+def _list_shapes(shapes: Sequence[Sequence[int]]) -> str:
+    """The first six shapes, and how many there are if there are more."""
     shown = [str(list(shape)) for shape in shapes[:6]]
     return ", ".join(shown) + (f" ... ({len(shapes)} in all)" if len(shapes) > 6 else "")

@@ -71,7 +71,9 @@ def differentiate(
     if checkpoint_steps is not None and checkpoint_steps < steps:
         return _checkpointed(loop, inner, data, steps, meta_objective, leaves, checkpoint_steps)
     rollout = roll_out(loop, inner, data, steps)
-    value = _value(rollout.losses, rollout.imitation, rollout.inner.alive, meta_objective)
+    value = _meta_loss_with_imitation(
+        rollout.losses, rollout.imitation, rollout.inner.alive, meta_objective
+    )
     gradients = _grad([value], leaves, None)
     return Derivative(gradients, value.detach(), rollout.losses.detach(), rollout.inner.detach())
 
@@ -95,9 +97,10 @@ def best_checkpoint_steps(steps: int, state_bytes: int = 1, step_bytes: int = 1)
     return min(nearby, key=lambda k: (-(-steps // k) * state_bytes + k * step_bytes, -k))
 
 
-def _value(
+def _meta_loss_with_imitation(
     losses: Tensor, imitation: Tensor, alive: Tensor, meta_objective: MetaObjective
 ) -> Tensor:
+    """The meta-objective of a window, 0-dim, with its distance from the imitated rule."""
     value = meta_loss(losses, alive, meta_objective.objective)
     if meta_objective.imitation:
         value = value + meta_objective.imitation * mean_over_alive(imitation, alive)
@@ -197,7 +200,7 @@ def _weigh(
     lengths = [len(part) for part in losses], [len(part) for part in imitation]
     whole = [torch.cat(list(parts)).requires_grad_() for parts in (losses, imitation)]
     with torch.enable_grad():
-        value = _value(whole[0], whole[1], alive, meta_objective)
+        value = _meta_loss_with_imitation(whole[0], whole[1], alive, meta_objective)
     by_loss, by_distance = _grad([value], whole, None)
     return value.detach(), list(by_loss.split(lengths[0])), list(by_distance.split(lengths[1]))
 

@@ -85,7 +85,7 @@ class Groups:
 
     def mean_horizon(self) -> float:
         """Return the mean length of the current runs, in inner steps."""
-        lengths = [length for runs in self.runs for length in runs.lengths]
+        lengths = [length for runs in self.runs for length in runs.clocks.lengths]
         return sum(lengths) / len(lengths)
 
     def shapes(self) -> dict[str, list[int]]:

@@ -80,7 +80,7 @@ class RunSource:
                 )
             draws = held_out
         if purpose == "full":
-            draws = [_always(problem.full) for problem in problems]
+            draws = [_ignoring_generator(problem.full) for problem in problems]
         sources = [self.generator(purpose, outer_step, run) for run in runs]
         return BatchStream(draws, sources, self.plan.copies, self.plan.dtype)
 
@@ -109,5 +109,6 @@ class RunSource:
         )
 
 
-def _always(full: Callable[[], Batch]) -> Callable[[torch.Generator], Batch]:
+def _ignoring_generator(full: Callable[[], Batch]) -> Callable[[torch.Generator], Batch]:
+    """All data at every draw."""
     return lambda _: full()

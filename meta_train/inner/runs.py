@@ -20,6 +20,7 @@ from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.inner.restart_buffer import Kept, RestartBuffer
+from meta_train.inner.run_clocks import RunClocks
 from meta_train.inner.run_plan import RunPlan
 from meta_train.inner.run_source import RunSource
 from meta_train.inner.state import InnerState, check_alike, map_states, own_copy
@@ -54,11 +55,7 @@ class Runs:
     Attributes:
         inner: the stacked state, without history, `[copies * runs, ...]`, copy after copy.
         problems: the problem of each run.
-        lengths: planned inner steps of each run.
-        ages: inner steps that each run has taken since it began.
-        offsets: inner steps before that, in the run that it continues.
-        episodes: how often each run has been replaced; whole runs count outer steps.
-        origins: run and episode that each run's problem was drawn for.
+        clocks: how far each run is.
         carried: tensors that an estimator keeps for each run, `[runs, ...]` by name; zeros for a
             new run.
         chosen: whether these runs go at once, once an estimator has asked.
@@ -88,17 +85,15 @@ class Runs:
         self.progress = progress
         self.source = RunSource(meta_parameters, task, plan, seed, device)
         first = outer_step if outer_step is not None and plan.truncation_length is None else 0
-        self.episodes = [first] * self.count
-        self.origins = [(index, first) for index in self.indices]
-        self.ages = [0] * self.count
-        self.offsets = [0] * self.count
-        self.lengths = [self.source.length(progress, *origin) for origin in self.origins]
+        self.clocks = RunClocks(self.indices, first)
+        lengths = [self.source.length(progress, *origin) for origin in self.clocks.origins]
         if plan.truncation_length is not None:
             # Spread the first ends: otherwise all runs would stay of one age.
-            self.lengths = [
+            lengths = [
                 max(plan.truncation_length, length * (index + 1) // total)
-                for length, index in zip(self.lengths, self.indices, strict=True)
+                for length, index in zip(lengths, self.indices, strict=True)
             ]
+        self.clocks.lengths = lengths
         self.buffer = RestartBuffer(self.count)
         self.carried: dict[str, Tensor] = {}
         self.chosen: VectorizeChoice | None = None
@@ -147,7 +142,7 @@ class Runs:
             just_started=self._just_started(),
             carried=dict(self.carried),
             generators=[self.source.generator("noise", outer_step, k) for k in self.indices],
-            runs_at_once=self._at_once,
+            runs_at_once=self._is_vectorized,
         )
 
     def end(self, inner: InnerState, carried: Mapping[str, Tensor] | None = None) -> int:
@@ -168,11 +163,11 @@ class Runs:
         sound = alive.all(0).tolist()
         steps = self.plan.truncation_length
         if steps is None:
-            self.ages = list(self.lengths)
+            self.clocks.finish()
             for run in range(self.count):
                 self._keep_end(run, alive=sound[run])
         else:
-            self.ages = [age + steps for age in self.ages]
+            self.clocks.advance(steps)
             self.carried = {name: value.clone() for name, value in (carried or {}).items()}
             self._replace_finished(sound)
         return int((~alive).sum())
@@ -184,7 +179,7 @@ class Runs:
             self.problems[0].loss,
             vectorize=True,
             # A rule that keeps an average is for runs of unknown length; compare.py agrees.
-            total_steps=None if self.meta_parameters.rule.averages else self._totals(),
+            total_steps=None if self.meta_parameters.rule.averages else self._planned_steps(),
             **vars(settings),
         )
 
@@ -217,15 +212,7 @@ class Runs:
             tensors.update({f"carried/{k}": v[run].clone() for k, v in self.carried.items()})
             ends, kept = self.buffer.state_dict(run)
             tensors.update({f"kept/{key}": value for key, value in ends.items()})
-            facts = {
-                "episode": self.episodes[run],
-                "origin": list(self.origins[run]),
-                "age": self.ages[run],
-                "offset": self.offsets[run],
-                "length": self.lengths[run],
-                "kept": kept,
-            }
-            saved[index] = tensors, facts
+            saved[index] = tensors, {**self.clocks.state_dict(run), "kept": kept}
         return saved
 
     def load_state_dict(self, saved: SavedRuns) -> None:
@@ -242,18 +229,19 @@ class Runs:
         for run, index in enumerate(self.indices):
             tensors, facts = saved[index]
             tensors = {key: value.to(self.device) for key, value in tensors.items()}
-            self.episodes[run], self.ages[run] = facts["episode"], facts["age"]
-            self.offsets[run], self.lengths[run] = facts["offset"], facts["length"]
-            self.origins[run] = (facts["origin"][0], facts["origin"][1])
+            self.clocks.load_state_dict(run, facts)
             self.problems[run] = self._problem(run)
             if self.plan.truncation_length is not None:
                 self._write(run, tensors)
-            for name, value in _below("carried/", tensors).items():
+            for name, value in _strip_prefix("carried/", tensors).items():
                 shape = (self.count, *value.shape)
                 self.carried.setdefault(name, value.new_zeros(shape))[run] = value
-            self.buffer.load_state_dict(run, _below("kept/", tensors), facts["kept"], self.inner)
+            self.buffer.load_state_dict(
+                run, _strip_prefix("kept/", tensors), facts["kept"], self.inner
+            )
 
-    def _at_once(self) -> bool:
+    def _is_vectorized(self) -> bool:
+        """Whether the runs go at once; the first call decides."""
         if self.chosen is None:
             self.chosen = choose_vectorize(
                 self.meta_parameters.rule,
@@ -265,18 +253,13 @@ class Runs:
         return self.chosen.vectorize
 
     def _just_started(self) -> Tensor:
-        taken = [age + offset for age, offset in zip(self.ages, self.offsets, strict=True)]
-        return torch.tensor([steps == 0 for steps in taken] * self.plan.copies)
+        started = [self.clocks.taken(run) == 0 for run in range(self.count)]
+        return torch.tensor(started * self.plan.copies)
 
-    def _totals(self) -> Tensor:
+    def _planned_steps(self) -> Tensor:
         """Planned number of steps of every run, `[copies * runs]`."""
-        truncation_length = self.plan.truncation_length or 1
-        totals = [
-            offset + -(-length // truncation_length) * truncation_length
-            for offset, length in zip(self.offsets, self.lengths, strict=True)
-        ]
         return torch.tensor(
-            totals * self.plan.copies,
+            self.clocks.planned(self.plan.truncation_length or 1) * self.plan.copies,
             dtype=self.meta_parameters.rule.wide_dtype,
             device=self.device,
         )
@@ -284,7 +267,7 @@ class Runs:
     def _replace_all(self, outer_step: int) -> int:
         """Replace all runs by runs of one length; return the length."""
         length = self.source.length(self.progress, outer_step)
-        self.lengths = [length] * self.count
+        self.clocks.lengths = [length] * self.count
         drawn_for, self._drawn_for = self._drawn_for, None
         if drawn_for == outer_step:
             return length
@@ -299,34 +282,25 @@ class Runs:
 
     def _replace_finished(self, alive: Sequence[bool]) -> None:
         """Replace runs that have diverged or reached their length."""
-        over = [
-            run
-            for run in range(self.count)
-            if not alive[run] or self.ages[run] >= self.lengths[run]
-        ]
+        over = [run for run in range(self.count) if not alive[run] or self.clocks.over(run)]
         if over:
             # Rows are written to. The caller still reads its tensors, and vmap may have returned
             # one row for all runs.
             self.inner = map_states(own_copy, self.inner)
         for run in over:
             self._keep_end(run, alive=alive[run])
-            kept = self._begin(run, self.episodes[run] + 1)
+            episode = self.clocks.episodes[run] + 1
+            kept = self._begin(run, episode)
             self._write(run, dict(self._state_of(run, kept).named_tensors()))
-            self.lengths[run] = self.source.length(
-                self.progress, self.indices[run], self.episodes[run]
-            )
+            self.clocks.lengths[run] = self.source.length(self.progress, self.indices[run], episode)
             for value in self.carried.values():
                 value[run] = 0
 
     def _begin(self, run: int, episode: int) -> Kept | None:
         """Draw a run's next problem, or an earlier end to continue; return that end."""
-        index = self.indices[run]
-        self.episodes[run], self.ages[run], self.offsets[run] = episode, 0, 0
-        self.origins[run] = index, episode
-        source = self.source.generator("restart", index, episode)
+        source = self.source.generator("restart", self.indices[run], episode)
         kept = self.buffer.draw(run, self.plan.restart, source)
-        if kept is not None:
-            self.origins[run], self.offsets[run] = kept.origin, kept.age
+        self.clocks.begin(run, episode, kept)
         self.problems[run] = self._problem(run)
         return kept
 
@@ -336,7 +310,7 @@ class Runs:
         Raises:
             ValueError: its tensors are others than those of another problem of the task.
         """
-        problem = self.source.problem(*self.origins[run])
+        problem = self.source.problem(*self.clocks.origins[run])
         if self.problems:
             check_alike(problem, self.problems[0])
         return problem
@@ -349,9 +323,8 @@ class Runs:
 
     def _keep_end(self, run: int, *, alive: bool) -> None:
         if self.plan.restart and alive:
-            age = self.offsets[run] + self.ages[run]
             inner = map_states(lambda t: t[run : run + 1].clone(), self.inner)
-            self.buffer.keep(run, Kept(self.origins[run], age, inner))
+            self.buffer.keep(run, Kept(self.clocks.origins[run], self.clocks.taken(run), inner))
 
     def _rows_of(self, run: int) -> slice:
         """Rows of a run's copies."""
@@ -362,5 +335,6 @@ class Runs:
             target[self._rows_of(run)] = named[name]
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -52,14 +52,14 @@ def losses_of_runs(
     if isinstance(loss, BatchedLoss):
         return loss.many(parameters, buffers, batch)
     if torch.compiler.is_compiling():
-        return _together(loss, parameters, buffers, batch, copies)
+        return _losses_under_vmap(loss, parameters, buffers, batch, copies)
     signature = _signature(parameters, buffers, batch)
     device = next(iter(parameters.values())).device
     if signature not in _refused:
         before = _random_state(device)
         try:
             with _no_recomputation():
-                return _together(loss, parameters, buffers, batch, copies)
+                return _losses_under_vmap(loss, parameters, buffers, batch, copies)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
@@ -81,9 +81,10 @@ def _no_recomputation() -> Iterator[None]:
         yield
 
 
-def _together(
+def _losses_under_vmap(
     loss: Loss, parameters: Tensors, buffers: Tensors, batch: Batch, copies: int
 ) -> tuple[Tensor, Tensors]:
+    """Losses and new buffers of all runs; copies of a run draw the same random numbers."""
     batched = vmap(loss, randomness="different")
     if copies == 1:
         found: tuple[Tensor, Tensors] = batched(parameters, buffers, batch)

@@ -57,15 +57,22 @@ class TrainingState(NamedTuple):
 class Checkpoints:
     """The checkpoints of a meta-training of one process or several, in a folder.
 
+    A folder belongs to the run that has written or loaded its checkpoints.
+
     Args:
         folder: the folder.
         keep: number of checkpoints to keep; older ones are deleted.
         distributed: the processes; the first one reads and writes.
+
+    Attributes:
+        written_at: outer step of the last checkpoint that was written; -1 before the first.
     """
 
     def __init__(self, folder: Path, keep: int, distributed: DistributedContext) -> None:
         self.folder = folder
         self.keep = keep
+        self.written_at = -1
+        self._owned = False
         self._distributed = distributed
 
     def write(
@@ -80,21 +87,26 @@ class Checkpoints:
 
         Raises:
             OSError: the disk is full, for example; earlier checkpoints stay as they are.
+            ValueError: the folder is that of another run; see `check_own`.
         """
+        self.check_own()
 
         def write_first() -> None:
             facts = {**state.facts, "made_with": _comparable(made_with())}
             write_checkpoint(self.folder, step, state.tensors, facts, self.keep)
 
         self._distributed.from_first(write_first)
+        self.written_at, self._owned = step, True
 
-    def check_none(self) -> None:
-        """Check, in every process, that the folder holds no checkpoint.
+    def check_own(self) -> None:
+        """Check, in every process, that the folder holds no checkpoint of another run.
 
         Raises:
-            ValueError: it holds those of another run, which would count as the newest: those of
-                this run would be deleted as older ones, and a resume would go on with the other.
+            ValueError: it does. They would count as the newest: those of this run would be deleted
+                as older ones, and a resume would go on with the other.
         """
+        if self._owned:
+            return
         found = self._distributed.from_first(lambda: list_checkpoints(self.folder))
         if found:
             raise ValueError(
@@ -131,6 +143,7 @@ class Checkpoints:
             damage = self._distributed.from_first(partial(_first_damage, damages))
             if damage is None:
                 self._distributed.from_first(partial(put_aside, damaged, path))
+                self._owned = True
                 return True
             damaged[path] = f"{path} is damaged: {damage}"
 

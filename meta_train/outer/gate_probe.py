@@ -60,7 +60,7 @@ def fresh_run(
     Yields:
         The number of an inner step, from 0, and the arguments of the rule in it.
     """
-    length = min(runs.lengths[0], LONGEST)
+    length = min(runs.clocks.lengths[0], LONGEST)
     loop = replace(runs.bind(settings), differentiable=False)
     if loop.total_steps is not None:
         planned = torch.full((1,), float(length), dtype=runs.meta_parameters.rule.wide_dtype)

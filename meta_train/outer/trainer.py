@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,13 +105,11 @@ class MetaTrainer:
         self.meta_optimizer = MetaOptimizer(parts.meta_parameters, parts.settings)
         self.validate = as_validator(validate)
         self.selection = ModelSelection(self.average, parts.settings.patience)
-        self.folder = None if folder is None else expand(folder, "folder")
+        self.folder = folder
         self.logger: TensorBoardLogger | None = None
         self.outer_step = 0
         self.seconds = 0.0
         self.diverged = 0
-        self._saved_at = -1
-        self._owns_folder = False  # whether its checkpoints are of this run
         self._parts = parts
         self._state = StatefulParts(
             parts.meta_parameters,
@@ -121,13 +120,18 @@ class MetaTrainer:
         )
 
     @property
-    def checkpoints(self) -> Checkpoints | None:
-        """The checkpoints in `folder`, which may be set later; None without a folder."""
-        if self.folder is None:
-            return None
-        return Checkpoints(
-            self.folder / "checkpoints", self.settings.keep_checkpoints, self.distributed
-        )
+    def folder(self) -> Path | None:
+        """The run folder; None writes nothing. It may be set later."""
+        return self._folder
+
+    @folder.setter
+    def folder(self, folder: str | PathLike[str] | None) -> None:
+        self._folder = None if folder is None else expand(folder, "folder")
+        self.checkpoints: Checkpoints | None = None
+        if self._folder is not None:
+            self.checkpoints = Checkpoints(
+                self._folder / "checkpoints", self.settings.keep_checkpoints, self.distributed
+            )
 
     @property
     def average(self) -> MetaParameters:
@@ -163,7 +167,8 @@ class MetaTrainer:
             TrainingStalled: too many skipped outer steps in a row; a checkpoint is written.
             ValueError: the folder holds checkpoints of another run, and `resume` was not called.
         """
-        self._claim_folder()
+        if self.checkpoints is not None:
+            self.checkpoints.check_own()
         reason = self.reason_to_stop()
         if reason is None and self.outer_step > 0 and self.seconds >= self._time_limit:
             reason = self._time_is_over
@@ -188,7 +193,7 @@ class MetaTrainer:
                     reason = self.reason_to_stop()
                     if reason is None and record.estimate.late:
                         reason = self._time_is_over
-            if self._saved_at != self.outer_step:
+            if self.checkpoints is not None and self.checkpoints.written_at != self.outer_step:
                 self.save()
             if reason is not None:
                 self._finish(reason)
@@ -317,15 +322,9 @@ class MetaTrainer:
         """
         if self.checkpoints is None:
             return
-        self._claim_folder()
         if self.logger is not None:
             self.logger.flush()
         self.checkpoints.write(self.outer_step, self.state_dict(), self._made_with)
-        self._saved_at, self._owns_folder = self.outer_step, True
-
-    def _claim_folder(self) -> None:
-        if self.checkpoints is not None and not self._owns_folder:
-            self.checkpoints.check_none()
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the folder, with any number of processes.
@@ -339,15 +338,14 @@ class MetaTrainer:
         """
         if self.checkpoints is None:
             return False
-        self._owns_folder = self.checkpoints.load_newest(self._made_with, self._load_or_explain)
-        return self._owns_folder
+        return self.checkpoints.load_newest(self._made_with, self._load_or_explain)
 
     def _load_or_explain(self, state: TrainingState) -> str | None:
         """Load a state; why it is damaged, if it is."""
         loaded = self._state.load_or_explain(state)
         if isinstance(loaded, str):
             return loaded
-        self._count_from(loaded)
+        self._restore_counters(loaded)
         return None
 
     def state_dict(self) -> TrainingState:
@@ -361,9 +359,10 @@ class MetaTrainer:
 
     def load_state_dict(self, state: TrainingState) -> None:
         """Restore a state that `state_dict` returned in the first of any number of processes."""
-        self._count_from(self._state.load(state))
+        self._restore_counters(self._state.load(state))
 
-    def _count_from(self, counters: Counters) -> None:
+    def _restore_counters(self, counters: Counters) -> None:
+        """Count on from a saved state."""
         self.outer_step = counters.outer_step
         self.seconds = counters.seconds
         self.diverged = counters.diverged

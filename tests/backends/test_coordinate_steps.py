@@ -1,23 +1,26 @@
-"""Coordinate-wise rules in C and in blocks: idle coordinates, layouts, states that others change,
-exactness."""
+"""Coordinate-wise rules in C and in blocks: exactness, idle coordinates, layouts, refusals."""
 
 import copy
 import math
 
 import pytest
 import torch
+from coordinate_cases import (
+    NAMES,
+    code,  # noqa: F401 - a fixture
+    drawn,
+    everything,
+    optimizer_of,
+    random_rule,
+    step,
+)
 from torch import nn
 
-from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.backends.blocks.lstm_cell import tangent_of_half_
+from learned_opt import LearnedOptimizer
 from learned_opt.backends.registry import FUSED_STEPS
-from learned_opt.c_library import call_c, load_library
 from learned_opt.optimizer import fused as driver
 from learned_opt.rules import Context
 
-compiled = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
-
-NAMES = ["lstm", "gated-lstm", "momentum-gated-lstm", "adam-lstm"]
 SETTINGS = [
     ("lstm", {"hidden_sizes": (1,)}),
     ("lstm", {"hidden_sizes": (3, 7, 2), "p": 5.0, "output_scale": 0.01}),
@@ -29,50 +32,6 @@ SETTINGS = [
     ("adam-lstm", {"hidden_size": 20, "betas": (0.99,), "log_range": 0.3, "decay_steps": math.inf}),
     ("adam-lstm", {"hidden_size": 5, "betas": (0.0, 0.9, 0.95, 0.999), "fast_beta": 0.0}),
 ]
-
-
-@pytest.fixture(params=["C", "torch"])
-def code(request, monkeypatch):
-    """What the faster code of optimizers is written in: C, or PyTorch operations on blocks."""
-    if request.param == "C" and load_library() is None:
-        pytest.skip("the C library was not compiled")
-
-    def fused_steps(rule):
-        found = [cls() for cls in FUSED_STEPS[type(rule)] if cls.code == request.param]
-        return [step for step in found if not step.refuses_parameter(torch.zeros(2))]
-
-    monkeypatch.setattr(driver, "fused_steps", fused_steps)
-    return request.param
-
-
-def random_rule(name, **settings):
-    torch.manual_seed(0)
-    rule = create_rule(name, **settings)
-    with torch.no_grad():
-        for weight in rule.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape))
-    return rule
-
-
-def drawn(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def optimizer_of(rule, *parameters, **options):
-    return LearnedOptimizer([nn.Parameter(p.clone()) for p in parameters], rule=rule, **options)
-
-
-def step(optimizer, *gradients, loss=1.5):
-    parameters = optimizer.param_groups[0]["params"]
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    optimizer.step(lambda: torch.tensor(loss))
-
-
-def everything(optimizer):
-    parameters = optimizer.param_groups[0]["params"]
-    return [[p.detach(), *(optimizer.state[p][key] for key in optimizer.state[p])]
-            for p in parameters]  # fmt: skip
 
 
 @pytest.mark.usefixtures("code")
@@ -164,138 +123,6 @@ def test_state_lies_unit_by_unit_through_every_way_of_copying_it(name, tmp_path)
 
 
 @pytest.mark.usefixtures("code")
-@pytest.mark.filterwarnings("ignore:the update of")
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_state_that_somebody_spoilt_is_noticed(name, bad):
-    rule = random_rule(name)
-    sides = [optimizer_of(rule, drawn(1, 70), drawn(2, 3), fused=fused) for fused in (True, False)]
-    for side in sides:
-        for k in range(3):
-            step(side, drawn(k + 3, 70), drawn(k + 9, 3))
-        (spoilt, _) = side.param_groups[0]["params"]
-        key = "h0" if name == "lstm" else "gates" if "gated" in name else "h"
-        side.state[spoilt][key][1] = bad
-        step(side, drawn(20, 70), drawn(21, 3))
-    counts = [side.skipped_updates for side in sides]
-    assert counts[0] == counts[1]
-    assert math.isinf(bad) or counts[0] == int(math.isnan(bad))
-    for one, other in zip(*map(everything, sides), strict=True):
-        for value, expected in zip(one, other, strict=True):
-            torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
-
-
-WRITTEN = {
-    "lstm": "c1",
-    "gated-lstm": "recent",
-    "momentum-gated-lstm": "m",
-    "adam-lstm": "slow",
-}
-HAND_MADE = {"momentum": "m", "rmsprop": "v", "adam": "m"}
-"""A state tensor of each rule; the latter have no faster code but C."""
-
-
-@pytest.fixture
-def key(name, code):
-    """The state tensor that is written."""
-    if name in HAND_MADE and code == "torch":
-        pytest.skip("plain torch has no faster code for it")
-    return {**WRITTEN, **HAND_MADE}[name]
-
-
-@pytest.mark.usefixtures("code")
-@pytest.mark.parametrize("name", ["adam", "adam-lstm", "lstm"])
-def test_a_part_with_large_state_is_stepped_by_the_rule_with_views_of_all_state(name, key):
-    """Of parts of 4096 coordinates or more, one has numbers that are left to the rule."""
-    rule = random_rule(name)
-    sides = [optimizer_of(rule, drawn(1, 13, 1000), fused=fused) for fused in (True, False)]
-    for side in sides:
-        step(side, drawn(2, 13, 1000))
-        (parameter,) = side.param_groups[0]["params"]
-        side.state[parameter][key].data[5, 0] = 1e20 if name == "lstm" else 1e33
-        for k in range(2):
-            step(side, drawn(k + 3, 13, 1000))
-    for one, other in zip(*map(everything, sides), strict=True):
-        for found, expected in zip(one, other, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
-    assert [side.skipped_updates for side in sides] == [0, 0]
-
-
-def numbers(count, *others):
-    """Small positive numbers, with others in the 301st and the 701st place."""
-    values = torch.linspace(0.1, 0.2, count)
-    for place, other in zip((300, 700), others, strict=False):
-        values[place] = other
-    return values
-
-
-@pytest.mark.usefixtures("code")
-@pytest.mark.filterwarnings("ignore:the update of")
-@pytest.mark.parametrize("others", [(), (1e20,), (math.nan,), (math.inf, math.nan)], ids=str)
-@pytest.mark.parametrize("way", ["other memory", "the same memory"])
-@pytest.mark.parametrize("name", [*WRITTEN, *HAND_MADE])
-def test_state_that_is_written_behind_torchs_back_is_read_anew(name, key, way, others):
-    """`.data` counts no change. Parts of 256 coordinates are judged alone, or by the rule."""
-    rule = random_rule(name)
-    sides = [
-        optimizer_of(rule, drawn(1, 1000), fused=fused, chunk_size=256) for fused in (True, False)
-    ]
-    for side in sides:
-        for k in range(2):
-            step(side, drawn(k + 3, 1000))
-        (parameter,) = side.param_groups[0]["params"]
-        value = side.state[parameter][key]
-        version = value._version
-        units = value.movedim(-1, 0) if value.dim() > 1 else value
-        rows = numbers(1000, *others).expand(units.shape).clone()
-        new = rows.movedim(0, -1) if value.dim() > 1 else rows
-        if way == "other memory":
-            value.data = new
-        else:
-            value.data.copy_(new)
-        assert value._version == version
-        for k in range(2):
-            step(side, drawn(k + 20, 1000))
-    for one, other in zip(*map(everything, sides), strict=True):
-        for found, expected in zip(one, other, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
-    counts = [side.skipped_updates for side in sides]
-    assert counts[0] == counts[1]
-    assert (counts[0] > 0) == (math.nan in others)
-
-
-@pytest.mark.usefixtures("code")
-@pytest.mark.parametrize("name", ["rmsprop", "adam", "adam-lstm"])
-def test_a_negative_square_spoils_no_parameter(name, key):
-    optimizer = optimizer_of(random_rule(name), drawn(1, 1000), fused=True, chunk_size=256)
-    step(optimizer, drawn(2, 1000))
-    (parameter,) = optimizer.param_groups[0]["params"]
-    state, before = optimizer.state[parameter], parameter.detach().clone()
-    state["v" if name == "adam" else key].data[300] = -1.0
-    with pytest.warns(RuntimeWarning, match="the update of 0.0 was not finite and was skipped"):
-        step(optimizer, drawn(3, 1000))
-    assert optimizer.skipped_updates == 1
-    moved = parameter.detach() != before
-    assert moved[:256].all()
-    assert not moved[256:512].any()
-    assert moved[512:].all()
-    assert float(state["step"]) == 2
-
-
-@pytest.mark.usefixtures("code")
-@pytest.mark.parametrize("name", NAMES)
-def test_weights_that_are_trained_in_place_are_read_anew(name):
-    rule = random_rule(name)
-    sides = [optimizer_of(rule, drawn(1, 50), fused=fused) for fused in (True, False)]
-    for k in range(4):
-        for side in sides:
-            step(side, drawn(k + 2, 50))
-        for weight in rule.parameters():
-            weight.data.mul_(0.9)  # no counter sees it
-    torch.testing.assert_close(*(everything(side)[0][0] for side in sides), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", NAMES)
 def test_what_faster_code_cannot_read_is_stepped_by_the_rule(name):
     rule = random_rule(name)
@@ -354,49 +181,3 @@ def test_a_loss_that_is_not_finite_is_left_to_the_rule(loss):
     one, other = (everything(side)[0] for side in sides)
     assert all(torch.equal(value, expected) for value, expected in zip(one, other, strict=True))
     assert sides[0].skipped_updates == int(math.isnan(loss))
-
-
-def of_every_exponent(lowest, highest, count=200):
-    """Floats with random digits, `count` for each power of two."""
-    digits = 1 + torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    powers = 2.0 ** torch.arange(lowest, highest, dtype=torch.float64)
-    return (digits * powers.unsqueeze(-1)).reshape(-1).float()
-
-
-@compiled
-@pytest.mark.parametrize(
-    ("which", "exact", "values"),
-    [
-        (0, torch.exp, (-126, 6)),
-        (1, torch.sigmoid, (-126, 6)),
-        (2, torch.tanh, (-126, 6)),
-        (3, torch.log, (-126, 127)),
-    ],
-    ids=["exponential", "sigmoid", "hyperbolic tangent", "logarithm"],
-)
-def test_elementary_functions_are_within_three_units_in_the_last_place(which, exact, values):
-    x = of_every_exponent(*values)
-    if which != 3:
-        x = torch.cat([x, -x, torch.zeros(1)])
-        x = x[x.abs() <= 87]
-    y = torch.empty_like(x)
-    call_c("elementary", which, len(x), x.numpy(), y.numpy())
-    expected = exact(x.double())
-    unit = 2.0 ** (expected.abs().clamp(min=2.0**-126).log2().floor() - 23)
-    assert ((y.double() - expected).abs() / unit).max() <= 3
-    ends = torch.tensor([math.nan, 1e30, -1e30])
-    call_c("elementary", which, 3, ends.numpy(), (at := torch.empty(3)).numpy())
-    assert which == 3 or math.isnan(at[0])
-    assert which == 3 or at[1:].isfinite().all()
-
-
-@torch.inference_mode()
-def test_the_tangent_in_blocks_is_within_three_units_in_the_last_place():
-    x = of_every_exponent(-126, 6)
-    x = torch.cat([x, -x, torch.tensor([0.0, 1e30, math.inf, -math.inf, -1e30])])
-    tangent_of_half_(y := 2 * x, torch.empty_like(x))
-    expected = x.double().tanh()
-    unit = 2.0 ** (expected.abs().clamp(min=2.0**-126).log2().floor() - 23)
-    assert ((y.double() - expected).abs() / unit).max() <= 3
-    tangent_of_half_(nothing := torch.full((1,), math.nan), torch.empty(1))
-    assert math.isnan(nothing)

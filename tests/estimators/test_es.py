@@ -112,10 +112,10 @@ def test_the_initialisation_of_runs_that_go_on_is_not_perturbed():
     meta_parameters = make_meta_parameters("lstm", INITIALIZATION)
     runs = pairs_of(meta_parameters, NoisyRegression(), restart=1.0)
     estimate("es", meta_parameters, runs)
-    assert runs.offsets == [0, 0, 0]
+    assert runs.clocks.offsets == [0, 0, 0]
     ended = runs.inner.parameters["theta"].clone()
     found = estimate("es", meta_parameters, runs, outer_step=1)
-    assert runs.offsets == [4, 4, 4]
+    assert runs.clocks.offsets == [4, 4, 4]
     assert torch.equal(found.gradients[-1], torch.zeros(3, dtype=F64))
     assert found.gradients[0].abs().max() > 0
     assert not torch.equal(runs.inner.parameters["theta"], ended)

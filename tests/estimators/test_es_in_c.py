@@ -123,7 +123,7 @@ def test_nothing_is_written_that_a_task_owns(estimator):
     trainer = make_trainer(estimator=estimator, family=Quadratic(dimensions=5))
     runs = trainer.groups.runs[0]
     trainer.take_outer_step()
-    for problem, origin in zip(runs.problems, runs.origins, strict=True):
+    for problem, origin in zip(runs.problems, runs.clocks.origins, strict=True):
         assert same(problem.parameters, runs.source.problem(*origin).parameters)
 
 

@@ -173,11 +173,11 @@ def test_windows_carry_on_from_where_the_last_one_ended(name):
     estimator = create_estimator(name)
     (meta_parameters, *_) = accepted_meta_parameters(estimator)
     runs = runs_for(estimator, meta_parameters, Quadratics(dimensions=3), steps=6)
-    assert runs.lengths == [2, 4, 6]
+    assert runs.clocks.lengths == [2, 4, 6]
     ages = []
     for outer_step in range(4):
         estimate(estimator, meta_parameters, runs, outer_step=outer_step)
-        ages.append(list(runs.ages))
+        ages.append(list(runs.clocks.ages))
     assert ages == [[0, 2, 2], [2, 0, 4], [4, 2, 0], [0, 4, 2]]
 
 
@@ -288,13 +288,13 @@ def test_a_run_that_diverges_when_it_is_evaluated_is_over(name):
     how = meta_objective("sum" if estimator.continues else "last", "validation")
     for meta_parameters in accepted_meta_parameters(estimator):
         runs = make_runs(meta_parameters, DivergesWhenEvaluated(), 40, runs=8, **plan)
-        runs.lengths = [40] * 8
+        runs.clocks.lengths = [40] * 8
         found = estimate(estimator, meta_parameters, runs, how=how, lr=0.001)
         assert 0 < found.counted < 8
         assert found.diverged == estimator.copies * (8 - found.counted)
         assert found.meta_loss < 1e3
         if estimator.continues:  # it is replaced, so that the next window counts all runs
-            assert runs.ages.count(0) == 8 - found.counted
+            assert runs.clocks.ages.count(0) == 8 - found.counted
             assert runs.inner.alive.all()
         else:  # no later run continues from its end
             assert sum(map(bool, runs.buffer.ends)) == found.counted

@@ -161,7 +161,7 @@ def test_a_run_that_goes_on_is_pulled_towards_the_present_initialisation():
     for outer_step in range(2):
         estimate(estimator, meta_parameters, runs, outer_step=outer_step, lr=0.1)
         meta_parameters.values[0].data += 1.0
-    assert runs.offsets == [100] * 3
+    assert runs.clocks.offsets == [100] * 3
     for problem, theta in zip(runs.problems, runs.inner.parameters["theta"], strict=True):
         hessian, linear = pieces(problem)
         matrix = hessian + 3 * torch.eye(3, dtype=F64)

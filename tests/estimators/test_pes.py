@@ -33,7 +33,7 @@ def run_pairs(accumulate, pairs, seed=0):
         copies=2,
         seed=seed,
     )
-    runs.lengths = [WINDOWS * WINDOW] * pairs
+    runs.clocks.lengths = [WINDOWS * WINDOW] * pairs
     estimator = create_estimator("pes", sigma=SIGMA)
     found = []
     for k in range(WINDOWS):
@@ -85,7 +85,7 @@ def test_the_exact_means_are_those_of_full_and_truncated_backpropagation():
     (full,) = estimate("full", meta_parameters, runs, lr=1.0).gradients
     close(WINDOWS * full, jacobian.sum())
     runs = make_runs(meta_parameters, TASK, WINDOWS * WINDOW, truncation_length=WINDOW)
-    runs.lengths = [WINDOWS * WINDOW] * 3
+    runs.clocks.lengths = [WINDOWS * WINDOW] * 3
     parts = [
         estimate("truncated", meta_parameters, runs, outer_step=k, lr=1.0) for k in range(WINDOWS)
     ]
@@ -123,6 +123,6 @@ def test_a_run_of_a_pair_that_diverges_ends_both():
     found = estimate(estimator, meta_parameters, runs, lr=1.0)
     assert (found.counted, found.diverged) == (0, 6)
     assert torch.equal(found.gradients[0], torch.zeros((), dtype=F64))
-    assert runs.episodes == [1, 1, 1]
+    assert runs.clocks.episodes == [1, 1, 1]
     assert torch.equal(runs.inner.parameters["theta"], START.expand(6, 2))
     assert torch.equal(runs.carried["noise"], torch.zeros(3, 1, dtype=F64))

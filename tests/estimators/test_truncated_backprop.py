@@ -29,7 +29,7 @@ def test_a_window_of_the_whole_run_is_full_backprop(rule, initialization):
         "full", meta_parameters, make_runs(meta_parameters, task, 6), how=meta_objective("log")
     )
     whole = make_runs(meta_parameters, task, 6, truncation_length=6)
-    whole.lengths = [6] * 3  # they are spread, so that runs do not end all at once
+    whole.clocks.lengths = [6] * 3  # they are spread, so that runs do not end all at once
     truncated = estimate("truncated", meta_parameters, whole, how=meta_objective("log"))
     close(truncated.gradients, full.gradients)
     close(truncated.meta_loss, full.meta_loss)
@@ -42,14 +42,14 @@ def test_windows_that_carry_state_follow_the_full_trajectory(rule):
     full = make_runs(meta_parameters, task, 7)
     estimate("full", meta_parameters, full)
     windows = make_runs(meta_parameters, task, 7, truncation_length=2)
-    windows.lengths = [7] * 3
-    total = windows._totals()
-    windows._totals = lambda: total - 1  # planned steps are rounded up to whole windows
+    windows.clocks.lengths = [7] * 3
+    total = windows._planned_steps()
+    windows._planned_steps = lambda: total - 1  # planned steps are rounded up to whole windows
     for outer_step in range(3):
         estimate("truncated", meta_parameters, windows, outer_step=outer_step)
     one_more = make_runs(meta_parameters, task, 7, truncation_length=1)
-    one_more.lengths, one_more.inner = [8] * 3, windows.inner
-    one_more._totals = lambda: total - 1
+    one_more.clocks.lengths, one_more.inner = [8] * 3, windows.inner
+    one_more._planned_steps = lambda: total - 1
     estimate("truncated", meta_parameters, one_more, outer_step=3)
     assert same(one_more.inner.parameters, full.inner.parameters)
     assert same(one_more.inner.states, full.inner.states)
@@ -75,7 +75,7 @@ def test_its_bias_is_what_earlier_windows_would_have_contributed():
     ).gradients
     assert float(full) == pytest.approx(true, rel=1e-12)
     runs = make_runs(meta_parameters, task, length, truncation_length=truncation_length)
-    runs.lengths = [length] * 3
+    runs.clocks.lengths = [length] * 3
     parts = [
         estimate("truncated", meta_parameters, runs, outer_step=k, lr=1.0).gradients[0]
         for k in range(3)
@@ -87,7 +87,7 @@ def test_its_bias_is_what_earlier_windows_would_have_contributed():
 def test_a_learned_initialisation_gets_a_gradient_from_runs_that_begin_now():
     meta_parameters = make_meta_parameters("sgd", vector(1.0, -1.0, 0.3))
     runs = make_runs(meta_parameters, Quadratics(dimensions=3), 8, truncation_length=2, runs=4)
-    assert runs.lengths == [2, 4, 6, 8]
+    assert runs.clocks.lengths == [2, 4, 6, 8]
     first = estimate("truncated", meta_parameters, runs)
     assert first.gradients[0].abs().min() > 0
     # Only the first run ends here, so that it alone begins in the next window.
@@ -112,6 +112,6 @@ def test_restarted_runs_are_not_linked_to_the_initialisation():
     meta_parameters = make_meta_parameters("sgd", vector(1.0, -1.0, 0.3))
     runs = make_runs(meta_parameters, Quadratics(dimensions=3), 2, truncation_length=2, restart=1.0)
     estimate("truncated", meta_parameters, runs)
-    assert runs.offsets == [2, 2, 2]
+    assert runs.clocks.offsets == [2, 2, 2]
     again = estimate("truncated", meta_parameters, runs, outer_step=1)
     assert torch.equal(again.gradients[0], torch.zeros(3, dtype=F64))

@@ -115,7 +115,7 @@ def test_with_restarts_whole_runs_keep_their_task_long_enough_to_go_on():
     groups, offsets = make_groups(AnySize(), truncation_length=None, groups=1, restart=1.0), []
     for outer_step in range(8):
         take(groups, outer_step)
-        offsets.append(max(groups.runs[0].offsets))
+        offsets.append(max(groups.runs[0].clocks.offsets))
     assert groups.generations == [1]
     assert offsets[0] == offsets[4] == 0
     assert min(offsets[1:4]) >= 4
@@ -126,7 +126,7 @@ def test_a_new_task_begins_at_the_lengths_of_its_time():
     life = 4 * 8 // 2
     groups.prepare(life, 0.9)
     assert groups.generations == [1]
-    assert max(groups.runs[0].lengths) == 8
+    assert max(groups.runs[0].clocks.lengths) == 8
     assert groups.mean_horizon() > 2
 
 

@@ -123,12 +123,12 @@ def test_the_teachers_state_is_kept_from_window_to_window():
     teacher = Teacher(make_rule("adam", F64), 0.02)
     meta_parameters = MetaParameters(rule, {"theta": vector(1, 2, 3)})
     runs = make_runs(meta_parameters, teacher, truncation_length=2)
-    runs.lengths = [6] * 3
+    runs.clocks.lengths = [6] * 3
     how = MetaObjective(OBJECTIVES["sum"], imitation=1.0)
     plain = MetaObjective(OBJECTIVES["sum"])
     for k in range(2):
         other = make_runs(meta_parameters, teacher, truncation_length=2)
-        other.inner, other.ages = runs.inner, [1] * 3
+        other.inner, other.clocks.ages = runs.inner, [1] * 3
         loop = settings_with(teacher)
         estimator = create_estimator("truncated")
         without = estimator.estimate(meta_parameters, loop, other, plain, k, DistributedContext())

@@ -65,7 +65,7 @@ def test_without_one_they_start_where_their_problems_say():
 def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
     meta_parameters = MetaParameters(make_rule("sgd"), {"theta": INITIALIZATION})
     runs = make_runs(meta_parameters, truncation_length=2)
-    runs.ages = [2, 0]
+    runs.clocks.ages = [2, 0]
     runs.inner.parameters["theta"].add_(10)
     linked = begin(runs).state_with_grad()
     assert torch.equal(
@@ -75,7 +75,10 @@ def test_the_gradient_reaches_it_from_runs_that_begin_now_alone():
         (linked.parameters["theta"] * INITIALIZATION).sum(), meta_parameters.values[0]
     )
     assert torch.equal(gradient, INITIALIZATION)
-    runs.ages, runs.offsets = [2, 0], [0, 6]  # begun elsewhere: gone on from a kept state
+    runs.clocks.ages, runs.clocks.offsets = (
+        [2, 0],
+        [0, 6],
+    )  # begun elsewhere: gone on from a kept state
     assert begin(runs).just_started.tolist() == [False, False]
 
 
@@ -116,6 +119,6 @@ def test_the_order_of_its_tensors_does_not_matter():
     assert list(runs.inner.parameters) == list(problem.parameters)
     for _ in range(2):
         runs.end(runs.inner)
-    assert runs.episodes == [1, 1]  # both were replaced
+    assert runs.clocks.episodes == [1, 1]  # both were replaced
     for name, value in problem.parameters.items():
         assert torch.equal(runs.inner.parameters[name], torch.stack([value, value]))

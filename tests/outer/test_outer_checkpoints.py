@@ -153,6 +153,20 @@ def test_a_run_does_not_begin_in_the_folder_of_another(tmp_path):
     trainer.train(progress=False)  # its own folder still
 
 
+def test_a_run_that_moves_to_the_folder_of_another_is_refused(tmp_path):
+    make_trainer(tmp_path / "other").train(progress=False)
+    before = sorted(p.read_bytes() for p in list_checkpoints(tmp_path / "other/checkpoints"))
+    trainer = make_trainer(tmp_path / "own")
+    trainer.save()
+    trainer.folder = tmp_path / "other"
+    with pytest.raises(ValueError, match="is of another run"):
+        trainer.save()
+    assert before == sorted(
+        p.read_bytes() for p in list_checkpoints(tmp_path / "other/checkpoints")
+    )
+    assert trainer.checkpoints.written_at == -1
+
+
 def test_a_run_whose_newest_checkpoint_is_damaged_ends_the_same(tmp_path):
     unbroken = make_trainer(None)
     unbroken.train(progress=False)

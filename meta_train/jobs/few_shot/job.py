@@ -99,13 +99,7 @@ def _run(
         write_configuration(folder, f"{PROGRAM} few-shot")
 
     runner = MethodRunner(config, device, folder, write_settings)
-    for name in config.methods:  # Before hours of training, not after.
-        try:
-            runner.check(name, method_folder(config, folder, name))
-        except ValueError as error:
-            raise ValueError(f"method {name}: {error}" if several else str(error)) from error
-    for line in ignored_settings(config):
-        print(line, file=sys.stderr)
+    _check_methods(runner, config, folder)
     failed: dict[str, TrainingStalled] = {}
     for name in config.methods:
         own_folder = method_folder(config, folder, name)
@@ -131,18 +125,41 @@ def _run(
         if several:
             one = {} if verification is None else {name: verification}
             say(_tables({name: done[name]}, one, config, name))
-    if done and config.data == "sine":
-        draw_sine(folder / "sine.png", done, config)
-    elif done:
-        trained_methods = {name: trained for name, (trained, _) in done.items()}
-        draw_embeddings(folder / "embeddings.png", trained_methods, config)
     if done:
+        _draw(folder, done, config)
         print(_tables(done, verified, config))
     if failed:
         names = f"{', '.join(failed)}: " if several else ""
         raise TrainingStalled(f"{names}{list(failed.values())[-1]}")
     print(f"\n{(time.monotonic() - began) / 60:.1f} minutes; results in {folder}/")
     return folder
+
+
+def _check_methods(runner: MethodRunner, config: FewShotConfig, folder: Path) -> None:
+    """Check all methods before hours of training, not after, and name settings without effect.
+
+    Raises:
+        ValueError: a method does not fit the settings; the message names it.
+    """
+    for name in config.methods:
+        try:
+            runner.check(name, method_folder(config, folder, name))
+        except ValueError as error:
+            several = len(config.methods) > 1
+            raise ValueError(f"method {name}: {error}" if several else str(error)) from error
+    for line in ignored_settings(config):
+        print(line, file=sys.stderr)
+
+
+def _draw(
+    folder: Path, done: Mapping[str, tuple[TrainedMethod, Evaluation]], config: FewShotConfig
+) -> None:
+    """Draw the sine curves, or the embeddings, of the methods that were trained."""
+    if config.data == "sine":
+        draw_sine(folder / "sine.png", done, config)
+        return
+    trained = {name: method for name, (method, _) in done.items()}
+    draw_embeddings(folder / "embeddings.png", trained, config)
 
 
 def _save_initialization(

@@ -94,12 +94,12 @@ def read_images(
     source = look_up("data", name, IMAGE_FILES)
     where = data_folder(folder, name)
     try:
-        train, test = _both(name, source, where)
+        train, test = _read_train_and_test(name, source, where)
     except FileNotFoundError:
         if not download:
             raise
         fetch(source.torchvision, where, [{"train": True}, {"train": False}])
-        train, test = _both(name, source, where)
+        train, test = _read_train_and_test(name, source, where)
     images, labels = (torch.from_numpy(array) for array in train)
     first = len(labels) - math.ceil(len(labels) * VALIDATION_SHARE)
     return {
@@ -109,7 +109,8 @@ def read_images(
     }
 
 
-def _both(name: str, source: ImageFiles, folder: Path) -> tuple[Arrays, Arrays]:
+def _read_train_and_test(name: str, source: ImageFiles, folder: Path) -> tuple[Arrays, Arrays]:
+    """Read images and labels to train on, and to test on."""
     train, test = (source.read(name, folder, source.places, part) for part in (True, False))
     return train, test
 
