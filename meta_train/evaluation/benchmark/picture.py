@@ -92,8 +92,10 @@ def _picture(plan: Plan, records: Records) -> Figure:
             marker="o" if mine else MARKS[k % len(MARKS)],
             s=80 if mine else 26,
             color=color,
-            alpha=1.0 if mine else 0.75,
-            zorder=3 if mine else 2,
+            edgecolors="white",
+            linewidths=0.5,
+            # Small marks lie on the large ones, so that none is hidden.
+            zorder=2 if mine else 3,
             label=label,
         )
     axis.axvline(1, color="black", linewidth=1)
