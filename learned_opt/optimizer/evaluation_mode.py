@@ -157,7 +157,7 @@ class EvaluationMode:
         if _has_no_values(parameter):
             return False
         average = state["average"]
-        distance = (sharding.local_part(parameter.detach()) - average).norm()
+        distance = (parameter.detach() - average).norm()
         return bool(distance > FAR * average.norm())
 
     def _holds_average(self, parameter: Tensor, state: State) -> bool:

@@ -23,7 +23,7 @@ class StepPlan:
     """
 
     def __init__(self, rule: UpdateRule) -> None:
-        self._rule = type(rule).__name__
+        self._rule_name = type(rule).__name__
         self._is_read = "total_steps" in rule.read_context()
         self._taken: list[int] = []
         self._warned = False
@@ -64,7 +64,7 @@ class StepPlan:
         """Warn that the rule does not read the planned number of steps."""
         if total_steps is not None and not self._is_read:
             warnings.warn(
-                f"rule {self._rule} ignores total_steps={total_steps}: it makes no plan",
+                f"rule {self._rule_name} ignores total_steps={total_steps}: it makes no plan",
                 UserWarning,
                 stacklevel=3,  # the line that built the optimizer
             )

@@ -69,9 +69,9 @@ class OrthogonalMomentum(UpdateRule):
 
     c is the cosine of g and the m before this step. a, the pace of a tensor, begins at 0. It rises
     while gradients keep their direction, falls where they turn back at every step, and stays where
-    they are noise; see `pace.py`. It lengthens no step of a matrix that runs far from its average,
-    as those of two networks that chase each other do. A vector's is at most 0. Momentum 0 leaves a
-    matrix's at 0.
+    they are noise; see `pace.py`. It lengthens no step of a matrix that runs far from its average:
+    the matrices of two networks that chase each other do. A vector's is at most 0. Momentum 0
+    leaves a matrix's at 0.
 
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.

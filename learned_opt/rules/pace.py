@@ -7,8 +7,8 @@ length has the same room to adapt. A cosine of -1 at every step multiplies the s
 without noise, steps that cross the valley fall about as 1/t in place of 1/sqrt(t).
 
 Gradients keep their direction, too, where two networks chase each other, and longer steps make the
-chase wilder. There the tensors run far from their averages, so a matrix that does has no longer
-steps.
+chase wilder. There the matrices run far from their averages, so the pace lengthens no step of a
+matrix that does.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def test_what_is_said_of_the_default_is_what_was_measured(page):
         pytest.approx(0.96, abs=0.005),
     )
     text = " ".join(read(page).split())
-    assert "by 4% to 19%, and on digits more than ten-thousandfold" in text
+    assert "by 4% to 19%, and on digits by a factor of over 10,000" in text
     assert not any(own["diverged_runs"] for own, _ in found.values())
 
 
