@@ -13,14 +13,16 @@ from torch import Tensor
 
 from learned_opt.rules.orthogonal_momentum import (
     FADE,
-    RMS_FLOOR,
-    RMS_USUAL,
-    SIZE_BETA,
     TINY,
     OrthogonalMomentum,
 )
-from learned_opt.rules.orthogonalize import Products
-from learned_opt.rules.pace import cosine_from_lengths, next_pace
+from learned_opt.rules.parts.momentum_constants import (
+    RMS_FLOOR,
+    RMS_USUAL,
+    SIZE_BETA,
+)
+from learned_opt.rules.parts.orthogonalize import Products
+from learned_opt.rules.parts.pace import cosine_from_lengths, next_pace
 from learned_opt.updates import PendingUpdate
 
 Numbers = NDArray[np.float64]

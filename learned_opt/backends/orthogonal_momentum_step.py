@@ -29,7 +29,7 @@ from learned_opt.rules.orthogonal_momentum import (
     OrthogonalMomentum,
     is_stepped_as_matrix,
 )
-from learned_opt.rules.orthogonalize import (
+from learned_opt.rules.parts.orthogonalize import (
     IN_TORCH,
     Products,
     direction_scale,

@@ -7,11 +7,11 @@ from torch import Tensor
 from learned_opt.backends.coordinate_rules import CoordinateStepInC
 from learned_opt.backends.fused_step import expect
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.features import RECENT_DECAY, smallest_known
-from learned_opt.rules.gate_pair import GatePair
-from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
-from learned_opt.rules.lstm_cell import LSTMCell
+from learned_opt.rules.gated_lstm import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.lstm import CoordinateLSTM
+from learned_opt.rules.parts.features import RECENT_DECAY, smallest_known
+from learned_opt.rules.parts.gate_pair import GatePair
+from learned_opt.rules.parts.lstm_cell import LSTMCell
 
 LARGEST_P = 80.0
 """Beyond it, e^-p is no normal number in float32."""

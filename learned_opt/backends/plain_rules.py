@@ -8,7 +8,7 @@ from torch import Tensor
 
 from learned_opt.backends.coordinate_rules import CoordinateStepInC
 from learned_opt.backends.fused_step import expect
-from learned_opt.rules.adaptive import Adam, RMSprop
+from learned_opt.rules.adam import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.sgd import SGD, Momentum
 

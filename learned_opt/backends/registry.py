@@ -20,11 +20,11 @@ from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
 from learned_opt.backends.triton.adam_lstm import AdamLSTMInTriton
 from learned_opt.backends.triton.orthogonal import OrthogonalMomentumInTriton
 from learned_opt.backends.triton.step_size import StepSizeInTriton
+from learned_opt.rules.adam import Adam, RMSprop
 from learned_opt.rules.adam_lstm import AdamLSTM
-from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.gated_lstm import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.lstm import CoordinateLSTM
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM

@@ -13,10 +13,10 @@ from learned_opt.backends.step_in_c import rates, sizes
 from learned_opt.backends.step_size_lstm import AVERAGES, StepSizeLSTMOnCPU
 from learned_opt.c_library import addresses, call_c, missing_library, thread_count
 from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.rules.step_size_coefficients import LAST, WARM_UP
-from learned_opt.rules.step_size_features import BETA_LOG, RMS_FLOOR
+from learned_opt.rules.parts.step_size_coefficients import LAST, WARM_UP
+from learned_opt.rules.parts.step_size_features import BETA_LOG, RMS_FLOOR
+from learned_opt.rules.parts.tensor_directions import BETA_FAST, BETA_SLOW, TINY
 from learned_opt.rules.step_size_lstm import DIRECTION_FLOOR, LOG_RANGE, StepSizeLSTM
-from learned_opt.rules.tensor_directions import BETA_FAST, BETA_SLOW, TINY
 from learned_opt.updates import PendingUpdate
 
 STATE = ("step", *AVERAGES, "h", "c", "scalars")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule, unit_major
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

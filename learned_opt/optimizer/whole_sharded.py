@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learned_opt.rules.features import safe_sqrt
-from learned_opt.rules.whole_tensors import (
+from learned_opt.rules.parts.features import safe_sqrt
+from learned_opt.rules.parts.whole_tensors import (
     LOCAL,
     Transform,
     WholeTensors,

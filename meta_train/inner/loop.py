@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from learned_opt.checks.arguments import check_function
+from learned_opt.checks.rule_results import WrongResult
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.results import WrongResult
 from learned_opt.rules.rule_argument import check_rule
 from meta_train.inner.divergence import is_finite_and_bounded
 from meta_train.inner.loop_settings import LoopSettings

@@ -20,10 +20,10 @@ from learned_opt.backends.blocks.rows import Rows
 from learned_opt.backends.fused_step import expect
 from learned_opt.backends.paper_lstms import gated_rule, refuses_p
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.gate_pair import GatePair
-from learned_opt.rules.gated import MomentumGatedLSTM
-from learned_opt.rules.lstm_cell import LSTMCell
+from learned_opt.rules.gated_lstm import MomentumGatedLSTM
+from learned_opt.rules.lstm import CoordinateLSTM
+from learned_opt.rules.parts.gate_pair import GatePair
+from learned_opt.rules.parts.lstm_cell import LSTMCell
 
 
 class CoordinateLSTMInBlocks(CoordinateStepInBlocks):

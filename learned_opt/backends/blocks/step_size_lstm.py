@@ -27,8 +27,7 @@ from learned_opt.backends.plain_memory import refuses_cast
 from learned_opt.backends.step_in_c import LARGEST, are_float32, rates
 from learned_opt.backends.step_size_lstm import StepSizeLSTMOnCPU
 from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
-from learned_opt.rules.tensor_directions import (
+from learned_opt.rules.parts.tensor_directions import (
     BETA_FAST,
     BETA_SLOW,
     BETA_SQUARE,
@@ -37,6 +36,7 @@ from learned_opt.rules.tensor_directions import (
     SUMS,
     make_statistics,
 )
+from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
 from learned_opt.updates import PendingUpdate
 
 TIMES = np.where(FIRST == SECOND, 1.0, 2.0)

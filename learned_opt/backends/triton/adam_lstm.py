@@ -18,7 +18,7 @@ from learned_opt.backends.triton.step_in_triton import (
 )
 from learned_opt.rules.adam_lstm import AGE_SCALES, AdamLSTM
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.features import bias_correction
+from learned_opt.rules.parts.features import bias_correction
 from learned_opt.updates import PendingUpdate
 
 MOST_UNITS = 64

@@ -9,8 +9,8 @@ from torch.func import functional_call, vmap
 
 from learned_opt.c_library import load_library
 from learned_opt.rules import Context
-from learned_opt.rules.lstm_cell import LSTMCell
-from learned_opt.rules.lstm_cell_in_c import LSTMCellInC, fits_lstm_cell
+from learned_opt.rules.parts.lstm_cell import LSTMCell
+from learned_opt.rules.parts.lstm_cell_in_c import LSTMCellInC, fits_lstm_cell
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learned_opt.rules.momentum_constants import Number, PaceConstants
+from learned_opt.rules.parts.momentum_constants import Number, PaceConstants
 
 DELAY = 10.0
 """Added to the step number, lest a few first steps decide."""

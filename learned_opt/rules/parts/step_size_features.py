@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rules.tensor_directions import (
+from learned_opt.rules.parts.tensor_directions import (
     BETA_FAST,
     BETA_SLOW,
     TINY,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, Gates, State
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.features import known_share, log_sign, recent_size
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.features import known_share, log_sign, recent_size
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
 
 
 class CoordinateLSTM(CoordinateRule):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learned_opt.rules.features import safe_sqrt
-from learned_opt.rules.whole_tensors import one_where_zero
+from learned_opt.rules.parts.features import safe_sqrt
+from learned_opt.rules.parts.whole_tensors import one_where_zero
 
 POLYNOMIALS = (
     (8.3007, -24.0375, 17.4661),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learned_opt.rules.lstm_cell_in_c import (
+from learned_opt.rules.parts.lstm_cell_in_c import (
     NO_DOUBLE_BACKWARD,
     LSTMCellInC,
     fits_lstm_cell,

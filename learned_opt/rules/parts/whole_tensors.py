@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from learned_opt.rules.features import safe_sqrt
+from learned_opt.rules.parts.features import safe_sqrt
 
 Transform = Callable[[list[Tensor]], list[Tensor]]
 """Maps whole tensors to whole tensors of the same shapes, each alone."""

@@ -1,4 +1,4 @@
-"""The constants of orthogonalised momentum that meta-training can move, in one place."""
+"""The constants of orthogonalised momentum. Meta-training can move those in the tuples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from torch import Tensor
 
 Number: TypeAlias = float | Tensor
 """A number, or a 0-dim tensor where it is a meta-parameter."""
+
+
+RMS_FLOOR = 0.01
+"""The smallest RMS of a tensor that steps are relative to, for tensors that begin at zero."""
+
+RMS_USUAL = 0.1
+"""The RMS at which the step has the size that the learning rate says."""
+
+SIZE_BETA = 0.99
+"""Decay of the running mean of the gradient's RMS."""
 
 
 class PaceConstants(NamedTuple):

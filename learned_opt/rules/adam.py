@@ -6,7 +6,12 @@ from torch import Tensor
 
 from learned_opt.rules.base import Context, Gates, State
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
+from learned_opt.rules.parts.features import (
+    bias_correction,
+    moving_average,
+    moving_square,
+    safe_sqrt,
+)
 
 
 class Adam(CoordinateRule):

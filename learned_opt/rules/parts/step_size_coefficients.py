@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rules.features import euclidean_norm
-from learned_opt.rules.step_size_features import progress
-from learned_opt.rules.tensor_directions import TINY, Mix, TensorDirections
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.features import euclidean_norm
+from learned_opt.rules.parts.step_size_features import progress
+from learned_opt.rules.parts.tensor_directions import TINY, Mix, TensorDirections
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
 
 WARM_UP = 0.03
 """The step grows linearly to its full size over this share of the planned steps."""

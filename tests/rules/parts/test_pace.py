@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.rules.pace import cosine_from_lengths, next_pace
+from learned_opt.rules.parts.pace import cosine_from_lengths, next_pace
 
 
 def number(value, dtype=torch.float64):

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rules.base import State
-from learned_opt.rules.features import bias_correction, safe_sqrt
-from learned_opt.rules.orthogonal_momentum import RMS_FLOOR, RMS_USUAL, SIZE_BETA
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
+from learned_opt.rules.parts.features import bias_correction, safe_sqrt
+from learned_opt.rules.parts.momentum_constants import RMS_FLOOR, RMS_USUAL, SIZE_BETA
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 COSINE_BETA = 0.9
 """Decay of the running means of the cosines, which are noisy."""
@@ -72,8 +71,8 @@ def measure(
     gradients: Sequence[Tensor],
     parameters: Sequence[Tensor],
     deltas: Sequence[Tensor],
-    before: Sequence[State],
-    after: Sequence[State],
+    before: Sequence[Mapping[str, Tensor]],
+    after: Sequence[Mapping[str, Tensor]],
     tensors: WholeTensors | None = None,
 ) -> Measurements:
     """Measure n tensors in one step.
@@ -97,7 +96,11 @@ def measure(
 
 
 def _gram(
-    gradient: Tensor, parameter: Tensor, delta: Tensor, before: State, after: State
+    gradient: Tensor,
+    parameter: Tensor,
+    delta: Tensor,
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Largest magnitudes, `[6]`, and Gram matrix, `[6, 6]`, of one tensor or part."""
     if gradient.numel() == 0:
@@ -125,7 +128,7 @@ def initial_steering(
 def read_features(
     found: Measurements,
     memory: Memory,
-    states: Sequence[State],
+    states: Sequence[Mapping[str, Tensor]],
     shapes: Sequence[Sequence[int]],
     scaling: Tensor,
     lr: float,

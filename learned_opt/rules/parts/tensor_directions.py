@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rules.features import bias_correction, euclidean_norm, safe_sqrt
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.features import bias_correction, euclidean_norm, safe_sqrt
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
 
 BETA_FAST, BETA_SLOW = 0.9, 0.99
 BETA_SQUARE = BETA_SLOW

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from learned_opt.rules.base import Context, Gates, State
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.features import known_share, log_sign, recent_size
-from learned_opt.rules.gate_pair import GatePair
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.features import known_share, log_sign, recent_size
+from learned_opt.rules.parts.gate_pair import GatePair
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
 
 
 class GatedLSTM(CoordinateRule):

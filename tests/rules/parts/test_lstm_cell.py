@@ -6,7 +6,7 @@ from conftest import rounding
 from torch import nn
 from torch.func import functional_call, vmap
 
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
 
 
 def make_cell(inputs=3, hidden=4, dtype=torch.float64, seed=0):
@@ -181,7 +181,7 @@ def test_no_derivative_is_computed_for_what_needs_none():
 @pytest.mark.parametrize("grad", [True, False])
 def test_blocks_of_rows_change_nothing_but_rounding(monkeypatch, grad):
     """In values and in derivatives; alone and under vmap."""
-    from learned_opt.rules import lstm_cell
+    from learned_opt.rules.parts import lstm_cell
 
     cell = make_cell()
     inputs = rows(11, 3, 4, 4)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.func import vmap
 
-import learned_opt.rules.features
-from learned_opt.rules.features import (
+import learned_opt.rules.parts.features
+from learned_opt.rules.parts.features import (
     bias_correction,
     euclidean_norm,
     log_sign,
     moving_average,
     safe_sqrt,
 )
-from learned_opt.rules.whole_tensors import rms
+from learned_opt.rules.parts.whole_tensors import rms
 
 
 @pytest.mark.parametrize("p", [5.0, 10.0])
@@ -79,7 +79,7 @@ def test_bias_correction_keeps_its_digits_in_float32(beta, step):
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 5), (10,), (25,), (5, 21), (2, 3, 4, 5)])
 def test_a_norm_by_blocks_is_the_norm(shape, monkeypatch):
-    monkeypatch.setattr(learned_opt.rules.features, "NORM_BLOCK", 10)
+    monkeypatch.setattr(learned_opt.rules.parts.features, "NORM_BLOCK", 10)
     value = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     value.requires_grad_(True)
     norm = euclidean_norm(value)
