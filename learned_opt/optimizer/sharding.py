@@ -44,7 +44,7 @@ def whole_tensors(sharded: Sequence[DTensor | None]) -> WholeTensors | None:
     """
     if all(one is None for one in sharded):
         return None
-    from learned_opt.optimizer.whole_sharded import ShardedTensors
+    from learned_opt.optimizer.sharded_tensors import ShardedTensors
 
     return ShardedTensors(sharded)
 

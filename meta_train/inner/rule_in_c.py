@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.backends.c_steps.step_in_c import sizes
+from learned_opt.backends.c_steps.step_size_lstm import STATE, constants, switches
 from learned_opt.backends.plain_memory import is_plain
-from learned_opt.backends.step_in_c import sizes
-from learned_opt.backends.step_size_in_c import STATE, constants, switches
 from learned_opt.c_library import addresses, call_c, missing_library, thread_count
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.step_size_lstm import StepSizeLSTM

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.backends import orthogonal_momentum_step as step
-from learned_opt.backends.products_in_c import ProductsInC
+from learned_opt.backends.c_steps.matrix_products import ProductsInC
+from learned_opt.backends.orthogonal_momentum import step
 from learned_opt.c_library import load_library
 from learned_opt.rules.parts.orthogonalize import ProductsInTorch, orthogonalize_unit
 

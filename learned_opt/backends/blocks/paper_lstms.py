@@ -17,8 +17,8 @@ from learned_opt.backends.blocks.log_sign import (
 )
 from learned_opt.backends.blocks.lstm_cell import PackedCell, pack_weights, step_cell
 from learned_opt.backends.blocks.rows import Rows
+from learned_opt.backends.c_steps.paper_lstms import gated_rule, refuses_p
 from learned_opt.backends.fused_step import expect
-from learned_opt.backends.paper_lstms import gated_rule, refuses_p
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.gated_lstm import MomentumGatedLSTM
 from learned_opt.rules.lstm import CoordinateLSTM

@@ -21,11 +21,11 @@ from learned_opt.backends.blocks.step_size_sums import (
     fill_sums_of_several,
 )
 from learned_opt.backends.blocks.tensor_blocks import TensorBlock, cut_and_join
+from learned_opt.backends.c_steps.step_in_c import LARGEST, are_float32, rates
 from learned_opt.backends.fused_step import expect
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_cast
-from learned_opt.backends.step_in_c import LARGEST, are_float32, rates
-from learned_opt.backends.step_size_lstm import StepSizeLSTMOnCPU
+from learned_opt.backends.step_size_on_cpu import StepSizeLSTMOnCPU
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.parts.tensor_directions import (
     BETA_FAST,

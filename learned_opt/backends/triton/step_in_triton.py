@@ -1,4 +1,4 @@
-"""What all steps in Triton share: which tensors they take, and tables of them by dtype."""
+"""The base class of steps in Triton: picks the tensors that it takes, in tables by dtype."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.backends.c_steps.coordinate_step import CoordinateStepInC
 from learned_opt.backends.fused_step import expect
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.gated_lstm import GatedLSTM, MomentumGatedLSTM

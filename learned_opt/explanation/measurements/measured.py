@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from learned_opt.explanation.dynamics import Modes, StatePath, measure_modes, measure_path
-from learned_opt.explanation.gradient_scale import ScaleResponse, measure_scale_response
-from learned_opt.explanation.memory import Echo, measure_echo
-from learned_opt.explanation.schedule import Schedule, measure_schedule
-from learned_opt.explanation.symmetry import Symmetry, measure_symmetry
-from learned_opt.explanation.tensor_steps import TensorSteps, measure_tensor_steps
-from learned_opt.explanation.trainings import TRAININGS, train
-from learned_opt.explanation.update_curve import (
+from learned_opt.explanation.measurements.dynamics import (
+    Modes,
+    StatePath,
+    measure_modes,
+    measure_path,
+)
+from learned_opt.explanation.measurements.gradient_scale import (
+    ScaleResponse,
+    measure_scale_response,
+)
+from learned_opt.explanation.measurements.memory import Echo, measure_echo
+from learned_opt.explanation.measurements.schedule import Schedule, measure_schedule
+from learned_opt.explanation.measurements.symmetry import Symmetry, measure_symmetry
+from learned_opt.explanation.measurements.tensor_steps import TensorSteps, measure_tensor_steps
+from learned_opt.explanation.measurements.trainings import TRAININGS, train
+from learned_opt.explanation.measurements.update_curve import (
     GradientDensity,
     UpdateCurve,
     measure_update_curve,

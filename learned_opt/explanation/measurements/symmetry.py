@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.probe import SPREAD, make_context
+from learned_opt.explanation.measurements.probe import SPREAD, make_context
 from learned_opt.rules.base import UpdateRule
 
 SHAPE = (6, 10)

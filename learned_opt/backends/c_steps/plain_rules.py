@@ -6,7 +6,7 @@ from abc import ABC
 
 from torch import Tensor
 
-from learned_opt.backends.coordinate_rules import CoordinateStepInC
+from learned_opt.backends.c_steps.coordinate_step import CoordinateStepInC
 from learned_opt.backends.fused_step import expect
 from learned_opt.rules.adam import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule

@@ -1,4 +1,4 @@
-"""What the steps of step-size-lstm on the CPU share."""
+"""The base class of the steps of step-size-lstm on the CPU: in C and in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all steps in C share: when they fit, and how C gets lists of tensors."""
+"""The base class of steps in C: checks whether one fits, and hands lists of tensors to C."""
 
 from __future__ import annotations
 

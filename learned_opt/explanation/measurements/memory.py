@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.probe import Probe, rms, smoothed
+from learned_opt.explanation.measurements.probe import Probe, rms, smoothed
 from learned_opt.rules.base import UpdateRule
 
 BURN_IN = 100

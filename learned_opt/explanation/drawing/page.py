@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from learned_opt.explanation.panels import PANELS, Panel
-from learned_opt.explanation.style import GREYS, INK, OWN
+from learned_opt.explanation.drawing.panels import PANELS, Panel
+from learned_opt.explanation.drawing.style import GREYS, INK, OWN
 from learned_opt.registry import look_up
 
 if TYPE_CHECKING:
-    from learned_opt.explanation.measured import Findings
+    from learned_opt.explanation.measurements.measured import Findings
 
 WIDTH = 9.6
 ROWS = (("update", "memory"), ("schedule", "scale"), ("dynamics", "symmetry"), ("tensors",))

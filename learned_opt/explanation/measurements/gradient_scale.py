@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from learned_opt.explanation.probe import Probe, rms
+from learned_opt.explanation.measurements.probe import Probe, rms
 from learned_opt.rules.base import UpdateRule
 
 DECADES = (-6, 4)

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learned_opt.backends.c_steps.matrix_products import ProductsInC
 from learned_opt.backends.fused_step import FusedStep, expect
-from learned_opt.backends.orthogonal_momentum_batch import (
+from learned_opt.backends.orthogonal_momentum.batch import (
     Batch,
     Call,
     advance,
     norms,
     on_host,
 )
-from learned_opt.backends.orthogonal_momentum_moments import Moments
+from learned_opt.backends.orthogonal_momentum.moments import Moments
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_shapes
-from learned_opt.backends.products_in_c import ProductsInC
 from learned_opt.c_library import is_generic, missing_library
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.orthogonal_momentum import (

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.backends.c_steps.step_in_c import rates, sizes
 from learned_opt.backends.fused_step import expect
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import is_plain, refuses_cast, refuses_memory
-from learned_opt.backends.step_in_c import rates, sizes
-from learned_opt.backends.step_size_lstm import AVERAGES, StepSizeLSTMOnCPU
+from learned_opt.backends.step_size_on_cpu import AVERAGES, StepSizeLSTMOnCPU
 from learned_opt.c_library import addresses, call_c, missing_library, thread_count
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.parts.step_size_coefficients import LAST, WARM_UP

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.probe import SPREAD, Probe, make_context
-from learned_opt.explanation.trainings import TrainingStep
+from learned_opt.explanation.measurements.probe import SPREAD, Probe, make_context
+from learned_opt.explanation.measurements.trainings import TrainingStep
 from learned_opt.rules.base import State, UpdateRule
 
 STEP = 200.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.probe import Probe
-from learned_opt.explanation.trainings import TrainingStep
+from learned_opt.explanation.measurements.probe import Probe
+from learned_opt.explanation.measurements.trainings import TrainingStep
 from learned_opt.rules.base import UpdateRule
 
 DECADES = (-16.0, 4.0)

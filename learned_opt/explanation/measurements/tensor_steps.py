@@ -10,8 +10,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.probe import rms
-from learned_opt.explanation.trainings import TRAININGS, TrainingStep, train
+from learned_opt.explanation.measurements.probe import rms
+from learned_opt.explanation.measurements.trainings import TRAININGS, TrainingStep, train
 from learned_opt.explanation.words import percent
 from learned_opt.rules.adam_lstm import AdamLSTM
 from learned_opt.rules.base import State, UpdateRule

@@ -12,14 +12,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from learned_opt.explanation.probe import smoothed
-from learned_opt.explanation.schedule import PLANS, STOP
-from learned_opt.explanation.style import FAINT, GREYS, INK, OWN, SHADES
-from learned_opt.explanation.symmetry import CHANGES, EXACT
-from learned_opt.explanation.tensor_panel import draw_tensors
+from learned_opt.explanation.drawing.style import FAINT, GREYS, INK, OWN, SHADES
+from learned_opt.explanation.drawing.tensor_panel import draw_tensors
+from learned_opt.explanation.measurements.probe import smoothed
+from learned_opt.explanation.measurements.schedule import PLANS, STOP
+from learned_opt.explanation.measurements.symmetry import CHANGES, EXACT
 
 if TYPE_CHECKING:
-    from learned_opt.explanation.measured import Findings, Responses
+    from learned_opt.explanation.measurements.measured import Findings, Responses
 
 
 @dataclass(frozen=True)

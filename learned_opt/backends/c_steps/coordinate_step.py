@@ -1,4 +1,4 @@
-"""What the steps in C of coordinate-wise rules share."""
+"""The base class of steps in C of coordinate-wise rules."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learned_opt.backends.c_steps.step_in_c import StepInC, rates, sizes
 from learned_opt.backends.coordinate_parts import coordinate_rule, left_to_rule
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import is_plain, refuses_memory
-from learned_opt.backends.step_in_c import StepInC, rates, sizes
 from learned_opt.c_library import addresses, call_c
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate

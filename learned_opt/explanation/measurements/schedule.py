@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.probe import Probe, rms, smoothed
+from learned_opt.explanation.measurements.probe import Probe, rms, smoothed
 from learned_opt.explanation.words import percent
 from learned_opt.rules.base import UpdateRule
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learned_opt.explanation.probe import make_context
+from learned_opt.explanation.measurements.probe import make_context
 from learned_opt.functional import apply_update, compute_updates
 from learned_opt.rules.base import Context, State, UpdateRule
 

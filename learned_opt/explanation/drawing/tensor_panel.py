@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FixedLocator, NullFormatter
 
-from learned_opt.explanation.style import DIVERGING, GREYS, INK, OWN, SHADES
-from learned_opt.explanation.tensor_steps import LAYERS
+from learned_opt.explanation.drawing.style import DIVERGING, GREYS, INK, OWN, SHADES
+from learned_opt.explanation.measurements.tensor_steps import LAYERS
 from learned_opt.explanation.words import percent
 
 if TYPE_CHECKING:
-    from learned_opt.explanation.measured import Findings
+    from learned_opt.explanation.measurements.measured import Findings
 
 
 def draw_tensors(findings: Findings, axes: Sequence[Axes]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.backends.orthogonal_momentum_batch import Batch, Numbers, norms
+from learned_opt.backends.orthogonal_momentum.batch import Batch, Numbers, norms
 
 BLOCK = 1 << 16
 """Elements of vectors that are read, changed and written at once."""
