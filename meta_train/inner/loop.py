@@ -27,14 +27,14 @@ from learned_opt.checks.rule_results import WrongResult
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
 from learned_opt.rules.rule_argument import check_rule
-from meta_train.inner.divergence import is_finite_and_bounded
 from meta_train.inner.loop_settings import LoopSettings
-from meta_train.inner.loss_gradients import gradients_by_hand, loss_and_gradients
-from meta_train.inner.masking import LossWithGradient, where_alive
-from meta_train.inner.rule_in_c import RuleInC
-from meta_train.inner.rule_step import Moved, StepInput, rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
-from meta_train.inner.vmap_fallback import losses_of_runs
+from meta_train.inner.step.divergence import is_finite_and_bounded
+from meta_train.inner.step.loss_gradients import gradients_by_hand, loss_and_gradients
+from meta_train.inner.step.masking import LossWithGradient, where_alive
+from meta_train.inner.step.rule_in_c import RuleInC
+from meta_train.inner.step.rule_step import Moved, StepInput, rule_step, rule_steps
+from meta_train.inner.step.vmap_fallback import losses_of_runs
 from meta_train.tasks.base import Batch, Loss, Tensors
 
 

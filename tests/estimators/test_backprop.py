@@ -13,11 +13,11 @@ from learned_opt import list_rules
 from meta_train.estimators import MetaObjective
 from meta_train.estimators.backprop import best_checkpoint_steps, differentiate
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.tasks import ModuleTask, Quadratic
 
 TRAINABLE = [name for name in list_rules() if list(make_rule(name).parameters())]

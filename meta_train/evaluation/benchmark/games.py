@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from meta_train.evaluation.benchmark.contestant import Built, Contestant, HasModes, Setting
+from meta_train.evaluation.benchmark.contestants.contestant import (
+    Built,
+    Contestant,
+    HasModes,
+    Setting,
+)
 from meta_train.evaluation.benchmark.tasks.models import mlp
 from meta_train.evaluation.benchmark.workload import Batch, Workload
 from meta_train.runtime.seeding import seeded

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from meta_train.evaluation.benchmark.contestant import Contestant, Setting
-from meta_train.evaluation.benchmark.contestants import REFERENCE
+from meta_train.evaluation.benchmark.contestants.contestant import Contestant, Setting
+from meta_train.evaluation.benchmark.contestants.registry import REFERENCE
 from meta_train.evaluation.benchmark.games import Game
 from meta_train.evaluation.benchmark.records import (
     TUNING_SEED,

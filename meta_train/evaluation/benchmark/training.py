@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import update_bn
 
-from meta_train.evaluation.benchmark.contestant import (
+from meta_train.evaluation.benchmark.contestants.contestant import (
     Contestant,
     HasModes,
     Setting,

@@ -13,10 +13,10 @@ import torch
 
 from learned_opt.adaptation.initialization import Initialization
 from learned_opt.adaptation.initialization_file import save_initialization
-from meta_train.evaluation import report
+from meta_train.evaluation.comparison import report
 from meta_train.few_shot.data_sets import IMAGES
 from meta_train.few_shot.embedding_plot import draw_embeddings
-from meta_train.few_shot.ignored import ignored_settings
+from meta_train.few_shot.ignored_settings import ignored_settings
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.scores import Evaluation
