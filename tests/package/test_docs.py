@@ -237,6 +237,9 @@ def test_the_python_in_contributing_trains(monkeypatch):
     LearnedOptimizer([parameter], rule=names["SignSGD"](), lr=0.5).step()
     assert parameter.tolist() == [-0.5, 0.5]
 
+    row = names["TWO_STEPS"]["anil-two-steps"].on_omniglot(ways=5, shots=1)
+    assert (row.adapted, row.train_steps, row.inner_lr) == ("head", 2, 0.4)
+
     monkeypatch.setattr(estimators, "ESTIMATORS", {**ESTIMATORS, "half": names["HalfStep"]})
     monkeypatch.setattr(settings, "ESTIMATORS", estimators.ESTIMATORS)
     norms = []
