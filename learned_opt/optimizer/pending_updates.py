@@ -1,4 +1,4 @@
-"""Collects what a step will move: all tensors with a gradient, by the call of the rule."""
+"""Collects the updates of a step: tensors with a gradient, grouped into calls of the rule."""
 
 from __future__ import annotations
 

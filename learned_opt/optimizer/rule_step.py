@@ -1,4 +1,4 @@
-"""The step by the rule's own code: in pieces of bounded memory, written where it is finite."""
+"""Steps by the rule's own code, in pieces of bounded memory; skips updates that are not finite."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Spread: TypeAlias = "tuple[DeviceMesh, tuple[int, ...]]"
 
 
 class ShardedTensors(WholeTensors):
-    """Several processes hold the parts of some tensors.
+    """Numbers and transforms of tensors whose parts lie in several processes.
 
     All processes must call with the same tensors in the same order.
 
@@ -234,7 +234,7 @@ class _Plan:
 
 
 def share_out(costs: Mapping[int, int], ranks: int) -> dict[int, int]:
-    """Give every tensor to a process, the dearest first, always to the one with the least to do."""
+    """Give every tensor to a process, the most expensive first, each to the least busy process."""
     load = [0] * ranks
     taker: dict[int, int] = {}
     for k in sorted(costs, key=lambda k: (-costs[k], k)):

@@ -128,7 +128,7 @@ def init_state(rule: UpdateRule, parameter: Tensor, direction: str | None) -> St
 def is_placed(key: str, value: Tensor, parameter: Tensor, rule: UpdateRule) -> bool:
     """Whether a state tensor, or a part of it, is sharded like its parameter.
 
-    The step, the numbers of a whole tensor, and what a tensor does without are not.
+    `step`, numbers of the whole tensor, and state with fewer axes than the parameter are not.
     """
     own = key == "step" or key in rule.tensor_state
     return not own and value.dim() >= parameter.dim()

@@ -260,7 +260,7 @@ class UpdateRule(nn.Module, ABC):
         return 1.0
 
     averages: ClassVar[bool] = False
-    """Whether the model is to be evaluated elsewhere than at the parameters it trains on."""
+    """Whether the model is evaluated at other values than those that it trains on: averages."""
 
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """Give the value of a parameter to evaluate the model at; by default the parameter itself.

@@ -19,7 +19,7 @@ from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
 from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 SIGNALS = 6
-"""What the LSTM reads of a coordinate; see `CoordinateResidual`."""
+"""Inputs of the LSTM for one coordinate; see `CoordinateResidual`."""
 
 STATE = ("coordinate_h", "coordinate_c")
 """Names of its state, `[*param, H]` each."""

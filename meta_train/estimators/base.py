@@ -21,7 +21,7 @@ from meta_train.runtime.distributed import DistributedContext
 
 @dataclass(frozen=True)
 class MetaObjective:
-    """How inner training is evaluated.
+    """The objective of meta-training, and the data that it is evaluated on.
 
     Attributes:
         objective: one of `meta_train.estimators.objectives.OBJECTIVES`.

@@ -269,7 +269,7 @@ class InnerLoop(LoopSettings):
         return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
 
     def _step_input(self, inner: InnerState, gradients: Tensors, losses: Tensor) -> StepInput:
-        """Gather what the rule reads."""
+        """Gather the inputs of the rule."""
         total = self.total_steps
         if isinstance(total, int):
             # float32 whatever the default: bfloat16 would round it.

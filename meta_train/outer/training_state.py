@@ -18,7 +18,7 @@ from meta_train.runtime.distributed import DistributedContext
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a meta-training is.
+    """The progress of a meta-training.
 
     Attributes:
         outer_step: outer steps taken.

@@ -81,7 +81,7 @@ class CoordinateStepInBlocks(PlainMemoryStep, ABC):
         return refuses_cast(rule)
 
     def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
-        """Of the rule's state for each coordinate, and `step`."""
+        """Shapes of the rule's state for each coordinate, and of `step`."""
         trailing = coordinate_rule(rule).coordinate_state()
         return {"step": (), **{key: (*shape, *trailing[key]) for key in trailing}}
 

@@ -14,7 +14,7 @@ from learned_opt.rules.parts.features import RECENT_DECAY, smallest_known
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What the rules do with a gradient, for one p; numbers are tensors, `[]`."""
+    """The preprocessing of gradients for one p; numbers are tensors, `[]`."""
 
     least: float
     per_p: Tensor

@@ -84,14 +84,14 @@ class _StackStep:
 
 
 class GatedLSTMInBlocks(CoordinateStepInBlocks):
-    """Both gated rules, whatever their gates read of themselves."""
+    """Both gated rules. A gate reads its last value or its last logit."""
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse rules that were cast, or whose p is too large for float32."""
         return super().refuses_rule(rule) or refuses_p(gated_rule(rule).p)
 
     def layout(self, rule: UpdateRule) -> Mapping[str, int]:
-        """What a pair of gates reads follows each other: h or the inputs, its cell, its last."""
+        """Inputs of a pair of gates lie side by side: h or features, the cell, the last gates."""
         own = gated_rule(rule)
         memories = ["m_", ""] if isinstance(own, MomentumGatedLSTM) else [""]
         layout: dict[str, int] = {}

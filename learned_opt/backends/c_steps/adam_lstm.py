@@ -16,7 +16,7 @@ class AdamLSTMInC(CoordinateStepInC):
     function = "adam_lstm"
 
     def states(self, rule: UpdateRule) -> list[str]:
-        """Those of the rule."""
+        """The state tensors of the rule."""
         return ["h", "c", "m", "fast", "slow"]
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:

@@ -19,10 +19,10 @@ from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
 ELEMENTS_PER_THREAD = 1 << 13
-"""A coordinate takes some 25 ns, and a thread 20 us to make."""
+"""Fewest coordinates that are worth a thread: each takes 25 ns, and a thread 20 us to start."""
 
 MOST_UNITS = 1024
-"""In all layers together: more would not fit the stack of a thread."""
+"""Most units of all layers together: more do not fit on the stack of a thread."""
 
 
 class CoordinateStepInC(StepInC, ABC):
@@ -39,8 +39,7 @@ class CoordinateStepInC(StepInC, ABC):
     """The name of the C function, without `learned_opt_`."""
 
     piece: ClassVar[int] = 1 << 12
-    """C looks at the parameters and state of so many coordinates, and steps them while they are in
-    the cache."""
+    """Coordinates that C checks at once, and then steps while they are in the cache."""
 
     @abstractmethod
     def states(self, rule: UpdateRule) -> list[str]:
@@ -67,7 +66,7 @@ class CoordinateStepInC(StepInC, ABC):
         return None
 
     def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
-        """Of the rule's state for each coordinate, and `step`."""
+        """Shapes of the rule's state for each coordinate, and of `step`."""
         trailing = coordinate_rule(rule).coordinate_state()
         return {"step": (), **{key: (*shape, *trailing[key]) for key in self.states(rule)}}
 

@@ -10,14 +10,14 @@ from learned_opt.c_library import addresses, call_c
 from learned_opt.rules.parts.orthogonalize import IN_TORCH, Products
 
 FLOP_PER_THREAD = 1 << 23
-"""A thread is worth making only for so many operations or more: some 50 us."""
+"""Fewest operations that are worth a thread: about 50 us of work."""
 
 
 class ProductsInC(Products):
-    """Products of float32 matrices in the CPU's memory, of symmetric ones by half.
+    """Products of float32 matrices in the CPU's memory; of a symmetric product, C computes half.
 
-    torch's library multiplies whole matrices always, and on some processors with vectors of half
-    the size that they have.
+    torch's library always computes whole products, and on some processors uses vectors of half
+    the possible size.
 
     Args:
         least_side: results with fewer rows or columns are left to torch: a call takes it 6 us less.
@@ -65,7 +65,7 @@ def _multiply(
     *,
     symmetric: bool,
 ) -> Tensor:
-    """Of `[n, rows, depth]` and `[n, depth, columns]`, any strides."""
+    """Multiply `[n, rows, depth]` by `[n, depth, columns]`, with any strides."""
     batch, rows, depth = left.shape
     columns = right.shape[-1]
     if right.shape != (batch, depth, columns) or (symmetric and rows != columns):

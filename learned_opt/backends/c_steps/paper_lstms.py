@@ -58,7 +58,7 @@ class GatedLSTMInC(CoordinateStepInC):
         return super().refuses_rule(rule) or refuses_p(own.p)
 
     def states(self, rule: UpdateRule) -> list[str]:
-        """As in the rule."""
+        """The state tensors of the rule."""
         own = gated_rule(rule)
         if isinstance(own, GatedLSTM):
             return [*(["h", "c"] if own.hidden_size else []), "gates", "recent"]
@@ -66,7 +66,7 @@ class GatedLSTMInC(CoordinateStepInC):
         return ["m", *lstms, "m_gates", "gates", "recent"]
 
     def weights(self, rule: UpdateRule) -> list[Tensor]:
-        """An LSTM and its gates, those of the memory first."""
+        """Each LSTM with its gates; the LSTM of the memory comes first."""
         own = gated_rule(rule)
         if isinstance(own, GatedLSTM):
             return _weights(own.reader, own.gate_pair)

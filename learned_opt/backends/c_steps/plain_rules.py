@@ -13,7 +13,7 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.sgd import SGD, Momentum
 
 LEAST_EPS = 1e-20
-"""Below it, the bound on an update is no number in float32."""
+"""Smallest eps: below it, the bound on an update is not a finite number in float32."""
 
 
 class PlainRuleInC(CoordinateStepInC, ABC):

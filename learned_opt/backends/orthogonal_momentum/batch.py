@@ -30,7 +30,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Call:
-    """What the tensors of a call share.
+    """The settings that all tensors of a call share.
 
     Attributes:
         rule: whose step it is.
@@ -89,11 +89,11 @@ class Batch:
         return np.array([update.parameter.numel() for update in self.updates], dtype=np.float64)
 
     def option(self, name: str) -> Numbers:
-        """A number in the parameter group of each."""
+        """An option of each tensor's parameter group."""
         return np.array([float(update.group[name]) for update in self.updates])
 
     def take(self, chosen: Sequence[int]) -> Batch:
-        """Those at some positions."""
+        """The batch of the tensors at some positions."""
         index = np.array(chosen, dtype=np.int64)
         return Batch(
             [self.updates[k] for k in chosen],

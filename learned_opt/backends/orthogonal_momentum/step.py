@@ -62,7 +62,7 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
         return None
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
-        """Refuse what is not float32 memory of the CPU, and parts of sharded tensors."""
+        """Refuse a parameter that is not float32 memory of the CPU, and a part of a sharded one."""
         why = _refuses(parameter.detach())
         return None if why is None else f"it {why}"
 

@@ -69,7 +69,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
     """Momentum, look-ahead, average and step in two passes; Newton-Schulz in torch, in bfloat16."""
 
     def refuses_state(self, state: State) -> str | None:
-        """Refuse what is not contiguous float32."""
+        """Refuse state that is not contiguous float32."""
         return refuses_state(state)
 
     def step(

@@ -50,7 +50,7 @@ class StepInTriton(DeviceStep, ABC):
         return missing_triton()
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
-        """Refuse what is not contiguous float32 or bfloat16 memory of a GPU."""
+        """Refuse a parameter that is not contiguous float32 or bfloat16 memory of a GPU."""
         why = _refuses(parameter.detach(), DTYPES)
         return None if why is None else f"it {why}"
 

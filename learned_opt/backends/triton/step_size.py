@@ -32,7 +32,7 @@ class StepSizeInTriton(StepInTriton):
     shares_signals = True
 
     def refuses_state(self, state: State) -> str | None:
-        """Refuse what is not contiguous float32."""
+        """Refuse state that is not contiguous float32."""
         return refuses_state(state)
 
     def step(

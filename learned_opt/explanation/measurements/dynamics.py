@@ -28,7 +28,7 @@ SHAPE = (4, 4)
 """The tensor of a rule of whole tensors that is linearised."""
 
 UNSEEN = 1e-6
-"""Modes that move the update by less than this share of what others do are left out."""
+"""Modes that move the update by less than this share of the largest are left out."""
 
 DRIFT = 1e-3
 """A step that changes the state by more than this share is said to leave no fixed point."""

@@ -20,7 +20,7 @@ ALONE, WHOLE = 4096, 96
 
 @dataclass(frozen=True)
 class Echo:
-    """Responses of a coordinate to what its gradient was.
+    """Responses of a coordinate to its earlier gradients.
 
     Attributes:
         impulse: change of the updates after one gradient more, `STEPS` long, over the RMS of an

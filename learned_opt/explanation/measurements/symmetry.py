@@ -1,4 +1,4 @@
-"""Panel 6: how far the updates are from following changes of sign, scale and coordinates."""
+"""Panel 6: whether updates follow changes of sign, scale and coordinates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXACT = 1e-3
 
 @dataclass(frozen=True)
 class Change:
-    """A change of a problem, and what it does to the updates of a rule that is symmetric.
+    """A change of a problem, and the change of the updates with which a symmetric rule answers.
 
     Attributes:
         gradient: of the gradients.

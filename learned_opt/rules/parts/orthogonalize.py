@@ -202,7 +202,7 @@ def direction_scale(shape: Sequence[int]) -> float:
 
 
 def orthogonal_directions(tensors: Sequence[Tensor], iterations: int) -> list[Tensor]:
-    """Orthogonalise tensors as matrices and scale them; those of one shape together.
+    """Orthogonalise tensors as matrices and scale them; equal shapes go together.
 
     Args:
         tensors: `[out, ...]` each, read as `[out, the rest]`.

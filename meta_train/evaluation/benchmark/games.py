@@ -1,6 +1,6 @@
 """Two games, in which the loss says little: a small GAN, and an actor-critic on a cart-pole.
 
-What is asked of an optimizer here is that it works. Each game has a figure of its own.
+An optimizer passes if it works. Each game has its own figure.
 """
 
 from __future__ import annotations

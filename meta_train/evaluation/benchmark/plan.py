@@ -1,4 +1,4 @@
-"""Which runs a benchmark consists of, in the order in which they are wanted."""
+"""The runs of a benchmark, in the order in which they are made."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ TUNING_SEED = 1000
 
 @dataclass(frozen=True)
 class RunKey:
-    """What a run is.
+    """The key of a run: task, optimizer, setting and seed.
 
     Attributes:
         task: name of a task or a game.

@@ -1,4 +1,4 @@
-"""Runs what a plan wants, on all cores, and keeps every result as soon as it is there."""
+"""Makes the runs of a plan on all cores, and records each result at once."""
 
 from __future__ import annotations
 

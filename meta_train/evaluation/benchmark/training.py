@@ -35,7 +35,7 @@ STATISTICS = 128
 
 @dataclass(frozen=True)
 class Trained:
-    """What was measured in a run.
+    """The measurements of a run.
 
     Attributes:
         losses: training loss on the fixed set, before the first step and at every check; ends

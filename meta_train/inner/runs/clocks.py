@@ -1,4 +1,4 @@
-"""How far several inner runs are: their problems, the steps they have taken, and their lengths."""
+"""The progress of several inner runs: their problems, the steps taken, and their lengths."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ITERATIONS = 5
 
 
 class NesterovAdamW(Optimizer):
-    """AdamW, with Nesterov's momentum if so wanted.
+    """AdamW, with Nesterov's momentum or without.
 
     With m and v the moving averages of the gradient g and of its square::
 

@@ -28,7 +28,7 @@ from meta_train.evaluation.benchmark.workload import BenchmarkTask
 from meta_train.evaluation.tables import markdown_table
 
 NOTHING = "-"
-"""A cell of what was not run."""
+"""The cell of a run that was not made."""
 
 
 def render(plan: Plan, records: Records) -> str:
