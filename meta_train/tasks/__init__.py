@@ -1,4 +1,9 @@
-"""Tasks: the problems that optimizers are meta-trained and evaluated on."""
+"""Tasks: the problems that optimizers are meta-trained and evaluated on.
+
+`base.py` is the contract, `module_task.py` makes a task of any module and data, and `registry.py`
+lists the built-in families. `families/` holds them, `episodes/` the few-shot tasks, and `data/`
+reads data sets.
+"""
 
 from meta_train.tasks.base import (
     Batch,
