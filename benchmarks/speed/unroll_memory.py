@@ -35,7 +35,7 @@ from torch import nn
 
 from learned_opt import create_rule
 from meta_train.estimators import MetaObjective, create_estimator
-from meta_train.estimators.backprop import best_checkpoint_steps
+from meta_train.estimators.differentiate import best_checkpoint_steps
 from meta_train.estimators.footprint import measure
 from meta_train.estimators.memory_budget import MODES
 from meta_train.estimators.objectives import OBJECTIVES

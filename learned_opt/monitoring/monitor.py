@@ -22,7 +22,7 @@ from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
 from learned_opt.monitoring.observation import observe, one_loss
 from learned_opt.monitoring.observation_interval import ObservationInterval
-from learned_opt.monitoring.opening import open_board
+from learned_opt.monitoring.open_board import open_board
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.options import whole_number

@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from meta_train.estimators.backprop import best_checkpoint_steps
+from meta_train.estimators.differentiate import best_checkpoint_steps
 from meta_train.estimators.footprint import Footprint, measure
 from meta_train.estimators.objectives import Objective
 from meta_train.inner.loop_settings import LoopSettings

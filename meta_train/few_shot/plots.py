@@ -142,7 +142,7 @@ def _draw_errors(
     kinds: Mapping[str, Sequence[str]],
 ) -> None:
     """Draw errors by inner step: a panel for each kind, where the others are pale grey lines."""
-    from meta_train.evaluation.axes import show_losses
+    from meta_train.evaluation.loss_axis import show_losses
 
     columns = min(2, len(kinds))
     rows = math.ceil(len(kinds) / columns)

@@ -17,8 +17,8 @@ from learned_opt.rules import UpdateRule, create_rule, rule_name
 from learned_opt.weights import load_rule, save_rule
 from meta_train.evaluation.baselines import BASELINES
 from meta_train.evaluation.comparison import report
-from meta_train.evaluation.comparison.board import write_comparison
 from meta_train.evaluation.comparison.compare import ComparedOptimizer, compare, total_steps
+from meta_train.evaluation.comparison.tensorboard import write_comparison
 from meta_train.evaluation.comparison.trainings import ComparisonTask
 from meta_train.evaluation.validation.ratio_validator import RatioValidator
 from meta_train.evaluation.validation.task_validator import TaskValidator

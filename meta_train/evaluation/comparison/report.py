@@ -193,7 +193,7 @@ def curves_figure(
     import_matplotlib()
     from matplotlib.figure import Figure
 
-    from meta_train.evaluation.axes import show_losses
+    from meta_train.evaluation.loss_axis import show_losses
 
     names = {"learned": "learned"} if names is None else names
     width = min(across, len(tasks))

@@ -112,7 +112,7 @@ class TaskValidator(Validator):
         import_matplotlib()
         from matplotlib.figure import Figure
 
-        from meta_train.evaluation.axes import show_losses
+        from meta_train.evaluation.loss_axis import show_losses
 
         if self._adam is None:
             self._adam = self._tuned_adam()

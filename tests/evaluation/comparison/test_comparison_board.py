@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from meta_train.evaluation.comparison.board import write_comparison
 from meta_train.evaluation.comparison.compare import ComparedOptimizer
+from meta_train.evaluation.comparison.tensorboard import write_comparison
 from meta_train.evaluation.comparison.trainings import ComparisonTask
 from meta_train.tasks import create_task
 

@@ -16,9 +16,9 @@ from urllib.parse import quote
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
+from learned_opt.monitoring.custom_scalars import Lines, write_layout
 from learned_opt.monitoring.event_writer import Disk, EventWriter, replace_run
 from learned_opt.monitoring.figures import log_figure
-from learned_opt.monitoring.layout import Lines, write_layout
 from learned_opt.monitoring.summaries import Summaries
 from meta_train.evaluation.comparison.compare import ComparedOptimizer, best_baseline
 from meta_train.evaluation.comparison.report import FLOOR, curves_figure, smooth_curve

@@ -11,7 +11,7 @@ from torch import nn
 
 from learned_opt import list_rules
 from meta_train.estimators import MetaObjective
-from meta_train.estimators.backprop import best_checkpoint_steps, differentiate
+from meta_train.estimators.differentiate import best_checkpoint_steps, differentiate
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop_settings import LoopSettings

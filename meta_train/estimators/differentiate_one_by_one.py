@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_train.estimators.backprop import Derivative, differentiate
 from meta_train.estimators.base import MetaObjective
+from meta_train.estimators.differentiate import Derivative, differentiate
 from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, map_states, stack_states

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from learned_opt.monitoring.charts import RuleCharts
+from learned_opt.monitoring.custom_scalars import Lines, Page, write_layout
 from learned_opt.monitoring.event_writer import Disk, EventWriter
 from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.heat_maps import HeatMaps
-from learned_opt.monitoring.layout import Lines, Page, write_layout
 from learned_opt.monitoring.observation import TensorObservation
 from learned_opt.monitoring.summaries import Summaries
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from learned_opt.monitoring.custom_scalars import Lines, write_layout
 from learned_opt.monitoring.event_writer import Disk, replace_run
 from learned_opt.monitoring.figures import log_figure
-from learned_opt.monitoring.layout import Lines, write_layout
-from meta_train.evaluation.comparison.board import write_figures
+from meta_train.evaluation.comparison.tensorboard import write_figures
 from meta_train.evaluation.tables import markdown_table
 from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.gate_curves import draw_gate_bands, gate_bands

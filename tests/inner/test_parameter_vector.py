@@ -7,13 +7,13 @@ import torch
 from conftest import make_rule
 from torch import nn
 
-from meta_train.estimators import backprop
+from meta_train.estimators import differentiate as module
 from meta_train.estimators.base import MetaObjective
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.batches import BatchStream, InnerData
 from meta_train.inner.imitation import create_teacher
-from meta_train.inner.joined import JOINED, can_join, join, split
 from meta_train.inner.loop import InnerLoop
+from meta_train.inner.parameter_vector import JOINED, can_join, join, split
 from meta_train.inner.state import start
 from meta_train.tasks import Problem
 
@@ -70,7 +70,7 @@ def derivative(name, second_order, checkpoint_steps):
     for leaf in leaves:
         leaf.requires_grad_()
     loop = InnerLoop(rule, problem.loss, False, weight_decay=0.1, second_order=second_order)
-    return backprop.differentiate(loop, inner, data, 5, OBJECTIVE, leaves, checkpoint_steps)
+    return module.differentiate(loop, inner, data, 5, OBJECTIVE, leaves, checkpoint_steps)
 
 
 @pytest.mark.parametrize("checkpoint_steps", [None, 2])
@@ -78,10 +78,10 @@ def derivative(name, second_order, checkpoint_steps):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_one_vector_changes_no_number(name, second_order, checkpoint_steps, monkeypatch):
     joined = []
-    monkeypatch.setattr(backprop, "join", lambda *given: joined.append(1) or join(*given))
+    monkeypatch.setattr(module, "join", lambda *given: joined.append(1) or join(*given))
     found = derivative(name, second_order, checkpoint_steps)
     assert joined == [1]
-    monkeypatch.setattr(backprop, "can_join", lambda loop, inner: False)
+    monkeypatch.setattr(module, "can_join", lambda loop, inner: False)
     expected = derivative(name, second_order, checkpoint_steps)
     assert joined == [1]
     assert found.inner.parameters.keys() == expected.inner.parameters.keys()

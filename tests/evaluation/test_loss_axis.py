@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from meta_train.evaluation.axes import show_losses
+from meta_train.evaluation.loss_axis import show_losses
 
 
 def labels_in_sight(figure, axis):

@@ -4,8 +4,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 
+from learned_opt.monitoring.custom_scalars import Bands, Lines, stored_order, write_layout
 from learned_opt.monitoring.event_writer import EventWriter
-from learned_opt.monitoring.layout import Bands, Lines, stored_order, write_layout
 
 
 def band(name):

@@ -13,7 +13,7 @@ from learned_opt.monitoring.heat_maps import HeatMaps
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from learned_opt.monitoring.board import RuleBoard
+    from learned_opt.monitoring.rule_board import RuleBoard
 
 
 def open_board(
@@ -36,8 +36,8 @@ def open_board(
         ValueError: neither a folder nor a writer.
     """
     try:
-        from learned_opt.monitoring.board import RuleBoard, TensorWriters
         from learned_opt.monitoring.event_writer import Disk, EventWriter
+        from learned_opt.monitoring.rule_board import RuleBoard, TensorWriters
     except ImportError as error:
         raise ImportError(
             "GateMonitor needs tensorboard, which is not installed: "
