@@ -15,7 +15,7 @@ from documents import find_tables, mean_and_spread, replace_between, smallest_in
 
 from learned_opt import load_card
 from meta_train.evaluation.benchmark.records import Records
-from meta_train.evaluation.benchmark.report import (
+from meta_train.evaluation.benchmark.reports.full_report import (
     error_table,
     games_table,
     loss_table,
@@ -24,7 +24,7 @@ from meta_train.evaluation.benchmark.report import (
     sensitivity_table,
     summary_table,
 )
-from meta_train.evaluation.report import FLOOR
+from meta_train.evaluation.comparison.report import FLOOR
 from meta_train.evaluation.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ LEVELS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 """Libraries by what torch calls the CPU's capability, best first; `generic` fits any CPU."""
 
 ELEMENTS_PER_THREAD = 1 << 18
-"""A thread is worth making only for work on this many elements or more."""
+"""Fewest elements that are worth a thread."""
 
 
 @lru_cache(maxsize=1)

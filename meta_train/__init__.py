@@ -23,11 +23,11 @@ from meta_train.estimators import (
     list_estimators,
 )
 from meta_train.evaluation.baselines import BASELINES, Baseline
-from meta_train.evaluation.compare import ComparedOptimizer, compare
-from meta_train.evaluation.comparison_jobs import ComparisonTask
-from meta_train.evaluation.report import draw_curves, render_table
-from meta_train.evaluation.task_validator import TaskValidator
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.comparison.compare import ComparedOptimizer, compare
+from meta_train.evaluation.comparison.report import draw_curves, render_table
+from meta_train.evaluation.comparison.trainings import ComparisonTask
+from meta_train.evaluation.validation.task_validator import TaskValidator
+from meta_train.evaluation.validation.validator import Validator
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.settings import TrainSettings

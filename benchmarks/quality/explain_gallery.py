@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from learned_opt import explain
+from learned_opt.explanation.drawing.page import ROWS, draw_page
 from learned_opt.explanation.explanation import DPI
-from learned_opt.explanation.page import ROWS, draw_page
 
 COLOURS = 128
 """Of a palette, which makes a picture a third as large."""

@@ -27,9 +27,9 @@ from tqdm import tqdm
 from learned_opt.files import write_atomically
 from learned_opt.weights import find_rule
 from meta_train.evaluation.baselines import Baseline, learning_rate_grid
-from meta_train.evaluation.compare import compare, total_steps
-from meta_train.evaluation.comparison_jobs import ComparisonTask
-from meta_train.evaluation.report import as_json, draw_curves
+from meta_train.evaluation.comparison.compare import compare, total_steps
+from meta_train.evaluation.comparison.report import as_json, draw_curves
+from meta_train.evaluation.comparison.trainings import ComparisonTask
 from meta_train.evaluation.tables import markdown_table
 from meta_train.tasks import Autoencoder, CharRNN, CharTransformer, Conv, RandomMLP
 

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from learned_opt.files import write_atomically
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.momentum_constants import (
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
+from learned_opt.rules.parts.momentum_constants import (
     USUAL,
     MomentumConstants,
     Number,
     PaceConstants,
 )
-from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
 from meta_train import MetaTrainer, TrainSettings, create_task
 from meta_train.runtime.signals import Interrupted
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from learned_opt.files import write_atomically
 from learned_opt.rules import create_rule
-from learned_opt.rules.momentum_constants import USUAL, PaceConstants
+from learned_opt.rules.parts.momentum_constants import USUAL, PaceConstants
 from learned_opt.weights import find_rule
 from meta_train.evaluation.curves import train_curves
 from meta_train.evaluation.tables import markdown_table

@@ -20,7 +20,7 @@ from step_cost import codes, make_learned, thread_seconds
 from torch.nn import functional as F
 
 from learned_opt import create_rule
-from meta_train.evaluation.benchmark.peers import Muon
+from meta_train.evaluation.benchmark.contestants.peers import Muon
 from meta_train.evaluation.benchmark.tasks.models import GPT
 from meta_train.evaluation.tables import markdown_table
 

@@ -35,8 +35,8 @@ from torch.nn import functional as F
 
 import learned_opt.differentiable  # noqa: F401
 from learned_opt import LearnedOptimizer, create_rule
-from meta_train.estimators.backprop import differentiate
 from meta_train.estimators.base import MetaObjective
+from meta_train.estimators.differentiate import differentiate
 from meta_train.estimators.objectives import OBJECTIVES, meta_loss
 from meta_train.evaluation.tables import markdown_table
 from meta_train.inner.batches import BatchStream, InnerData

@@ -4,7 +4,7 @@ import higher
 import torch
 from torch import nn
 
-from learned_opt.rules.features import log_sign
+from learned_opt.rules.parts.features import log_sign
 
 
 class PlainLSTM(nn.Module):

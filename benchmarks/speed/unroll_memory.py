@@ -35,15 +35,15 @@ from torch import nn
 
 from learned_opt import create_rule
 from meta_train.estimators import MetaObjective, create_estimator
-from meta_train.estimators.backprop import best_checkpoint_steps
+from meta_train.estimators.differentiate import best_checkpoint_steps
 from meta_train.estimators.footprint import measure
 from meta_train.estimators.memory_budget import MODES
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.evaluation.tables import markdown_table
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import ModuleTask
 

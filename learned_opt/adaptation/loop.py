@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from learned_opt.adaptation.module_copy import call_with_tensors, detach_graph_tensors
 from learned_opt.adaptation.second_derivatives import twice_differentiable
 from learned_opt.adaptation.support_set import module_arguments
+from learned_opt.checks.rule_results import WrongResult
 from learned_opt.functional import apply_rule, half_square_distance
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.results import WrongResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class Places:
         self.first = np.cumsum(counts) - counts
 
     def read_form(self) -> Form | None:
-        """What can be compared besides the addresses; None if a tensor is not plain.
+        """The form of all tensors, to compare with the last step's; None if a tensor is not plain.
 
         Plain are torch's own dense tensors that have memory of their own, which holds their values.
         """

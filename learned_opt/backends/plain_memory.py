@@ -26,7 +26,7 @@ class PlainMemoryStep(FusedStep, ABC):
         """The shapes of all state tensors of a parameter of `shape` that it reads."""
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
-        """Refuse what is not plain contiguous float32 memory of the CPU."""
+        """Refuse a parameter that is not plain contiguous float32 memory of the CPU."""
         why = refuses_memory(parameter.detach())
         return None if why is None else f"it {why}"
 

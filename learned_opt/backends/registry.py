@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from learned_opt.backends.adam_lstm import AdamLSTMInC
 from learned_opt.backends.blocks.adam_lstm import AdamLSTMInBlocks
 from learned_opt.backends.blocks.paper_lstms import CoordinateLSTMInBlocks, GatedLSTMInBlocks
 from learned_opt.backends.blocks.step_size_lstm import StepSizeLSTMInBlocks
+from learned_opt.backends.c_steps.adam_lstm import AdamLSTMInC
+from learned_opt.backends.c_steps.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
+from learned_opt.backends.c_steps.plain_rules import AdamInC, MomentumInC, RMSpropInC, SGDInC
+from learned_opt.backends.c_steps.step_size_lstm import StepSizeLSTMInC
 from learned_opt.backends.fused_step import FusedStep
-from learned_opt.backends.orthogonal_momentum_step import (
+from learned_opt.backends.orthogonal_momentum.step import (
     OrthogonalMomentumInC,
     OrthogonalMomentumInPlace,
 )
-from learned_opt.backends.paper_lstms import CoordinateLSTMInC, GatedLSTMInC
-from learned_opt.backends.plain_rules import AdamInC, MomentumInC, RMSpropInC, SGDInC
-from learned_opt.backends.step_size_in_c import StepSizeLSTMInC
 from learned_opt.backends.triton.adam_lstm import AdamLSTMInTriton
 from learned_opt.backends.triton.orthogonal import OrthogonalMomentumInTriton
 from learned_opt.backends.triton.step_size import StepSizeInTriton
+from learned_opt.rules.adam import Adam, RMSprop
 from learned_opt.rules.adam_lstm import AdamLSTM
-from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.gated_lstm import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.lstm import CoordinateLSTM
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM

@@ -1,1 +1,1 @@
-"""Checks of arguments and settings, with errors of one line."""
+"""Checks of arguments, settings and results of rules, with errors of one line."""

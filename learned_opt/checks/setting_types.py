@@ -80,7 +80,7 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
 
 
 def _fitted_to_one(name: str, value: Any, hints: Sequence[Any]) -> Any:
-    """The value as the first type that it fits has it; the error is that of the first type."""
+    """The value, converted to the first type that it fits; else the error of the first type."""
     if value is None and type(None) in hints:
         return None
     first: ValueError | None = None

@@ -13,7 +13,11 @@ import torch
 from learned_opt.checks.arguments import check_type, shown
 from learned_opt.checks.setting_types import fitted
 from learned_opt.explanation.explanation import Explanation
-from learned_opt.explanation.measured import Findings, measure_responses, measure_trainings
+from learned_opt.explanation.measurements.measured import (
+    Findings,
+    measure_responses,
+    measure_trainings,
+)
 from learned_opt.files import one_line
 from learned_opt.registry import unknown
 from learned_opt.rules.base import UpdateRule

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from learned_opt.explanation.measured import Findings
+from learned_opt.explanation.measurements.measured import Findings
 from learned_opt.files import expand, write_atomically
 from learned_opt.monitoring.figures import import_matplotlib, log_figure
 
@@ -65,7 +65,7 @@ class Explanation:
             ValueError: an unknown panel.
         """
         need_matplotlib()
-        from learned_opt.explanation.page import draw_page, draw_panel
+        from learned_opt.explanation.drawing.page import draw_page, draw_panel
 
         return draw_page(self.findings) if panel is None else draw_panel(self.findings, panel)
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from learned_opt.monitoring.layout import Bands, Lines, Page
+from learned_opt.monitoring.custom_scalars import Bands, Lines, Page
+from learned_opt.monitoring.gate_scale import on_used_scale
 from learned_opt.monitoring.observation import Floats, TensorObservation
 from learned_opt.monitoring.summaries import Summaries
-from learned_opt.monitoring.used_scale import on_used_scale
 
 
 class RuleCharts:

@@ -103,7 +103,7 @@ class EventWriter(SummaryWriter):
 
 
 def replace_run(folder: Path, disk: Disk) -> EventWriter | None:
-    """Begin a run of TensorBoard anew, in place of one that is in the folder, with what is below.
+    """Delete what a folder holds, and begin a run of TensorBoard in it.
 
     For runs that are written at once: a second copy would double their points, and TensorBoard
     would show the first copy's settings.

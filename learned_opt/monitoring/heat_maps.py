@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learned_opt.monitoring.figures import import_matplotlib
+from learned_opt.monitoring.gate_scale import on_used_scale
 from learned_opt.monitoring.observation import MOST_TENSORS, Floats, TensorObservation
 from learned_opt.monitoring.samples import CoordinateSamples
-from learned_opt.monitoring.used_scale import on_used_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

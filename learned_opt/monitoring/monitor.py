@@ -22,7 +22,7 @@ from learned_opt.monitoring.handle import MonitorHandle
 from learned_opt.monitoring.heat_maps import HeatMaps
 from learned_opt.monitoring.observation import observe, one_loss
 from learned_opt.monitoring.observation_interval import ObservationInterval
-from learned_opt.monitoring.opening import open_board
+from learned_opt.monitoring.open_board import open_board
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.optimizer.options import whole_number
@@ -127,7 +127,7 @@ class GateMonitor:
     def attach(
         self, optimizer: Optimizer, first_step: int = 0, *, model: nn.Module | None = None
     ) -> MonitorHandle:
-        """Observe the optimizer's next step, and then those that `every` says.
+        """Observe the optimizer's next step, and later ones as `every` says.
 
         Args:
             optimizer: a `LearnedOptimizer`, or what accelerate's `prepare` made of one. Give each
@@ -206,7 +206,7 @@ class GateMonitor:
         self._loss = None
 
     def _hide_from(self, step: int) -> None:
-        """Hide what a killed run wrote of the steps that are taken again."""
+        """Hide the entries that a killed run wrote of steps that are now taken again."""
         from learned_opt.monitoring.event_writer import EventWriter
 
         self._board.tensors.first_step = step

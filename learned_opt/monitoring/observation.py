@@ -16,7 +16,7 @@ from learned_opt.checks.arguments import shown
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules.base import Context, State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.steering import SteeredRule
+from learned_opt.rules.steered_rule import SteeredRule
 
 Floats: TypeAlias = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""Evaluate at a running average of the weights: swap it in for evaluation, and out for training.
+"""Evaluation mode: swaps the running average of the weights in, and out again for training.
 
 As in Schedule-Free (Defazio et al. 2024, arXiv 2405.15682): call `optimizer.eval()` before you
 evaluate or save the model, and `optimizer.train()` before training goes on.
@@ -18,10 +18,10 @@ from learned_opt.optimizer import sharding
 from learned_opt.rules.base import State, UpdateRule
 
 MODE = "train_mode"
-"""The option of every parameter group that says whether its parameters are those of training."""
+"""The option of a group: True while its parameters hold the weights to train on."""
 
 TRAINING_VALUE = "training_value"
-"""Where the state of a parameter keeps the value to train on while it is evaluated."""
+"""The key of a parameter's state for the value to train on, while the average is in its place."""
 
 Groups = Iterable[dict[str, Any]]
 
@@ -48,7 +48,7 @@ class EvaluationMode:
         self._versions: dict[Tensor, int] = {}
 
     def note_step(self, groups: Groups) -> None:
-        """Note which values the optimizer has written, to tell them from those of others."""
+        """Note which values the optimizer has written, to notice values that others write."""
         if not self._rule.averages:
             return
         if torch.compiler.is_compiling():
@@ -206,7 +206,7 @@ def _has_no_values(tensor: Tensor) -> bool:
 
 
 def _is_behind(steps: int, latest: int) -> bool:
-    """Whether a tensor stood still for longer than its average reaches back, about a tenth.
+    """Whether a tensor stood still for longer than its average reaches back: a tenth of its steps.
 
     A model that is frozen only while it is evaluated is not behind.
     """

@@ -1,4 +1,4 @@
-"""Warns where a rule is used otherwise than it is meant: at Adam's learning rate, or elsewhere."""
+"""Warns of a rule at Adam's learning rate, or on models that its weights were not made for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SPECIALISTS: Mapping[str, Purpose] = MappingProxyType(
 
 
 def warn_if_elsewhere(name: str | None, parameters: Sequence[Tensor]) -> None:
-    """Say what a specialist is for, where it is built on something else.
+    """Warn of a specialist that is built on another kind of model, and say what it is for.
 
     Args:
         name: of bundled weights, or None.

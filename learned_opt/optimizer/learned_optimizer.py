@@ -33,7 +33,7 @@ from learned_opt.optimizer.options import (
     scalar_loss,
     whole_number,
 )
-from learned_opt.optimizer.pending import by_call, pending_updates
+from learned_opt.optimizer.pending_updates import by_call, pending_updates
 from learned_opt.optimizer.rule_step import RuleCopies, make_context, step_by_rule
 from learned_opt.optimizer.state_dict import (
     check_and_wrap,

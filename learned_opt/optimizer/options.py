@@ -58,13 +58,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_keyword(value: Any) -> str:
-    """How to give a rule that was given as the learning rate."""
+    """The advice for a rule that was passed as the learning rate; else empty."""
     named = isinstance(value, str) and value[:1].isalpha()
     return ": give a rule as rule=..." if named or isinstance(value, UpdateRule) else ""
 
 
 def checked_fused(fused: Any) -> bool | None:
-    """The choice of faster code as Python's.
+    """The option `fused` as True, False or None.
 
     Raises:
         ValueError: not True, False or None.

@@ -1,4 +1,4 @@
-"""The step by the rule's own code: in pieces of bounded memory, written where it is finite."""
+"""Steps by the rule's own code, in pieces of bounded memory; skips updates that are not finite."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.plain_memory import refuses_shapes
+from learned_opt.checks.rule_results import WrongResult
 from learned_opt.functional import apply_update, compute_updates, scheduled_decay
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.state_dict import copy_rule, fresh_on_meta
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.results import WrongResult
 from learned_opt.updates import PendingUpdate, batch_by_size
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule, unit_major
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -44,7 +44,7 @@ def whole_tensors(sharded: Sequence[DTensor | None]) -> WholeTensors | None:
     """
     if all(one is None for one in sharded):
         return None
-    from learned_opt.optimizer.whole_sharded import ShardedTensors
+    from learned_opt.optimizer.sharded_tensors import ShardedTensors
 
     return ShardedTensors(sharded)
 
@@ -128,7 +128,7 @@ def init_state(rule: UpdateRule, parameter: Tensor, direction: str | None) -> St
 def is_placed(key: str, value: Tensor, parameter: Tensor, rule: UpdateRule) -> bool:
     """Whether a state tensor, or a part of it, is sharded like its parameter.
 
-    The step, the numbers of a whole tensor, and what a tensor does without are not.
+    `step`, numbers of the whole tensor, and state with fewer axes than the parameter are not.
     """
     own = key == "step" or key in rule.tensor_state
     return not own and value.dim() >= parameter.dim()

@@ -1,4 +1,4 @@
-"""Finds parameters whose step would change what another step still has to read."""
+"""Finds parameters that share memory with another parameter or with a gradient."""
 
 from __future__ import annotations
 

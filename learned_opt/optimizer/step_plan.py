@@ -1,4 +1,4 @@
-"""Warns where `total_steps` is not what happens: it is ignored, exceeded, or replaced by a load."""
+"""Warns of a `total_steps` that is ignored, exceeded, or replaced by a loaded one."""
 
 from __future__ import annotations
 

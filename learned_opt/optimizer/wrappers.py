@@ -8,7 +8,7 @@ from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 
 def unwrapped(optimizer: Optimizer) -> LearnedOptimizer:
-    """The `LearnedOptimizer` itself, out of the wrapper that accelerate makes.
+    """The `LearnedOptimizer` inside the wrapper that accelerate makes, or the optimizer itself.
 
     Raises:
         TypeError: there is none inside.

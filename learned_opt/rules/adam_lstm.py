@@ -17,8 +17,13 @@ from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, Gates, State
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.features import (
+    bias_correction,
+    moving_average,
+    moving_square,
+    safe_sqrt,
+)
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
 
 SMALLEST = 1e-9
 """Gradients far below this do not move a coordinate: the LSTM cannot tell their size."""

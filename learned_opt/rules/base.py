@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from learned_opt.checks.rule_results import check_results
 from learned_opt.checks.setting_types import plain
-from learned_opt.rules.results import check_results
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
 
 State: TypeAlias = dict[str, Tensor]
 """The state of one parameter tensor: `step` (0-dim) and tensors of shape `[*param, *trailing]`."""
@@ -260,7 +260,7 @@ class UpdateRule(nn.Module, ABC):
         return 1.0
 
     averages: ClassVar[bool] = False
-    """Whether the model is to be evaluated elsewhere than at the parameters it trains on."""
+    """Whether the model is evaluated at other values than those that it trains on: averages."""
 
     def evaluation_point(self, parameter: Tensor, state: State) -> tuple[Tensor, State]:
         """Give the value of a parameter to evaluate the model at; by default the parameter itself.

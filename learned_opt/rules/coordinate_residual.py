@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from learned_opt.rules.base import Gates, State
 from learned_opt.rules.coordinate_rule import unit_major
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 SIGNALS = 6
-"""What the LSTM reads of a coordinate; see `CoordinateResidual`."""
+"""Inputs of the LSTM for one coordinate; see `CoordinateResidual`."""
 
 STATE = ("coordinate_h", "coordinate_c")
 """Names of its state, `[*param, H]` each."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from learned_opt.rules.base import Context, Gates, State, UpdateRule, cast_state
 
 LARGE = 4096
-"""Coordinates of a tensor that is worth a call of its own."""
+"""Fewest coordinates of a tensor that gets a call of its own."""
 
 
 class CoordinateRule(UpdateRule):

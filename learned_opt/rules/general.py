@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, Gates, State, cast_state
 from learned_opt.rules.coordinate_residual import CoordinateResidual
-from learned_opt.rules.features import euclidean_norm
-from learned_opt.rules.general_features import (
+from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_stepped_as_matrix
+from learned_opt.rules.parts.features import euclidean_norm
+from learned_opt.rules.parts.general_features import (
     FEATURES,
     Memory,
     initial_steering,
     measure,
     read_features,
 )
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
-from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum, is_stepped_as_matrix
-from learned_opt.rules.steering import SteeredRule, SteeredStep
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.steered_rule import SteeredRule, SteeredStep
 
 DRIFT_DELAY = 10.0
 """Added to the step number in the weight 1 / (t + 10) of the drift, which integrates over log t."""

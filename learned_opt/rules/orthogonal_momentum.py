@@ -15,24 +15,27 @@ import torch
 from torch import Tensor
 
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.features import bias_correction, moving_average, moving_square, safe_sqrt
-from learned_opt.rules.momentum_constants import USUAL, MomentumConstants, Number
-from learned_opt.rules.orthogonalize import is_matrix_shape, orthogonal_directions
-from learned_opt.rules.pace import cosine_from_lengths, next_pace
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors, one_where_zero
+from learned_opt.rules.parts.features import (
+    bias_correction,
+    moving_average,
+    moving_square,
+    safe_sqrt,
+)
+from learned_opt.rules.parts.momentum_constants import (
+    RMS_FLOOR,
+    RMS_USUAL,
+    SIZE_BETA,
+    USUAL,
+    MomentumConstants,
+    Number,
+)
+from learned_opt.rules.parts.orthogonalize import is_matrix_shape, orthogonal_directions
+from learned_opt.rules.parts.pace import cosine_from_lengths, next_pace
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors, one_where_zero
 
 VECTOR_FLOOR = 0.03
 """Adam's direction is divided by its RMS, or by this where that is smaller: a vector in which one
 coordinate of a thousand has gradients must not move that one by thirty times the step."""
-
-RMS_FLOOR = 0.01
-"""The smallest RMS of a tensor that steps are relative to, for tensors that begin at zero."""
-
-RMS_USUAL = 0.1
-"""The RMS at which the step has the size that the learning rate says."""
-
-SIZE_BETA = 0.99
-"""Decay of the running mean of the gradient's RMS."""
 
 FADE = 0.1
 """Momentum that is shorter than this share of the usual gradient shortens the step."""
@@ -69,9 +72,9 @@ class OrthogonalMomentum(UpdateRule):
 
     c is the cosine of g and the m before this step. a, the pace of a tensor, begins at 0. It rises
     while gradients keep their direction, falls where they turn back at every step, and stays where
-    they are noise; see `pace.py`. It lengthens no step of a matrix that runs far from its average:
-    the matrices of two networks that chase each other do. A vector's is at most 0. Momentum 0
-    leaves a matrix's at 0.
+    they are noise; see `parts/pace.py`. It lengthens no step of a matrix that runs far from its
+    average: the matrices of two networks that chase each other do. A vector's is at most 0.
+    Momentum 0 leaves a matrix's at 0.
 
     `fade` is 1 in ordinary training. Where a tensor gets no gradient any more it goes to 0 with the
     momentum; the orthogonal matrix alone would not, since it has no length.

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Any, Literal, overload
 
 from learned_opt.registry import create, matching_names
+from learned_opt.rules.adam import Adam, RMSprop
 from learned_opt.rules.adam_lstm import AdamLSTM
-from learned_opt.rules.adaptive import Adam, RMSprop
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.gated import GatedLSTM, MomentumGatedLSTM
+from learned_opt.rules.gated_lstm import GatedLSTM, MomentumGatedLSTM
 from learned_opt.rules.general import General
+from learned_opt.rules.lstm import CoordinateLSTM
 from learned_opt.rules.orthogonal_momentum import OrthogonalMomentum
 from learned_opt.rules.sgd import SGD, Momentum
 from learned_opt.rules.step_size_lstm import StepSizeLSTM

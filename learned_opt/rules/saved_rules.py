@@ -61,7 +61,7 @@ def build_saved_rule(
 
 
 def _check_settings(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Refuse what is too large before `create` checks names and types."""
+    """Refuse settings that are too large, before `create` checks names and types."""
     if not isinstance(settings, dict):
         raise ValueError("the settings of the rule are no mapping")
     # A list names layers or tensors, which have weights, or rows of them.

@@ -22,17 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.rules.base import Context, Gates, State, cast_state
-from learned_opt.rules.features import euclidean_norm
-from learned_opt.rules.lstm_cell import LSTMCell, record_gates
-from learned_opt.rules.steering import SteeredRule, SteeredStep
-from learned_opt.rules.step_size_coefficients import Coefficients, combine, warm_up_and_cosine
-from learned_opt.rules.step_size_features import (
+from learned_opt.rules.parts.features import euclidean_norm
+from learned_opt.rules.parts.lstm_cell import LSTMCell, record_gates
+from learned_opt.rules.parts.step_size_coefficients import Coefficients, combine, warm_up_and_cosine
+from learned_opt.rules.parts.step_size_features import (
     FEATURES,
     RMS_FLOOR,
     Scalars,
     read_features,
 )
-from learned_opt.rules.tensor_directions import (
+from learned_opt.rules.parts.tensor_directions import (
     Mix,
     ScaledDirections,
     Statistics,
@@ -40,7 +39,8 @@ from learned_opt.rules.tensor_directions import (
     bias_factors,
     measure,
 )
-from learned_opt.rules.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.parts.whole_tensors import LOCAL, WholeTensors
+from learned_opt.rules.steered_rule import SteeredRule, SteeredStep
 
 DIRECTION_FLOOR = 0.03
 """Least divisor of a direction over sqrt(v), which is otherwise divided by its RMS. Without it a

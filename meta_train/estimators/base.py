@@ -13,7 +13,7 @@ from torch import Tensor
 from meta_train.estimators.objectives import Objective
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import Runs
+from meta_train.inner.runs.runs import Runs
 from meta_train.inner.state import InnerState
 from meta_train.inner.window import Window
 from meta_train.runtime.distributed import DistributedContext
@@ -21,7 +21,7 @@ from meta_train.runtime.distributed import DistributedContext
 
 @dataclass(frozen=True)
 class MetaObjective:
-    """How inner training is evaluated.
+    """The objective of meta-training, and the data that it is evaluated on.
 
     Attributes:
         objective: one of `meta_train.estimators.objectives.OBJECTIVES`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from meta_train.estimators.es_common import AntitheticES
+from meta_train.estimators.antithetic_es import AntitheticES
 
 
 @final

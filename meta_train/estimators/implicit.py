@@ -16,10 +16,10 @@ from meta_train.estimators.initialization_only import InitializationOnly
 from meta_train.estimators.objectives import mean_over_alive, meta_loss
 from meta_train.inner.batches import InnerData
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.masking import lead
 from meta_train.inner.state import InnerState
+from meta_train.inner.step.masking import lead
+from meta_train.inner.step.vmap_fallback import losses_of_runs
 from meta_train.inner.unroll import roll_out
-from meta_train.inner.vmap_fallback import losses_of_runs
 from meta_train.inner.window import Window
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.runtime.seeding import derive_seed, own_randomness

@@ -19,11 +19,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from meta_train.estimators.backprop import best_checkpoint_steps
+from meta_train.estimators.differentiate import best_checkpoint_steps
 from meta_train.estimators.footprint import Footprint, measure
 from meta_train.estimators.objectives import Objective
 from meta_train.inner.loop_settings import LoopSettings
-from meta_train.inner.runs import Runs
+from meta_train.inner.runs.runs import Runs
 from meta_train.runtime.distributed import DistributedContext
 
 MODES = ("plain", "checkpointing", "truncated", "pes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from meta_train.estimators.backprop_common import Backprop
+from meta_train.estimators.backprop import Backprop
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +14,7 @@ from torch import Tensor
 from learned_opt.monitoring.figures import import_matplotlib, save_figure
 from meta_train.few_shot.episodes import evaluation_task
 from meta_train.few_shot.evaluation import adapt_once
+from meta_train.few_shot.methods.registry import KINDS
 from meta_train.few_shot.scores import Evaluation
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.table import RecordedEvaluation
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 CURVE_STEPS = (0, 1, 10)
 STYLES = {0: (":", "#999999"), 1: ("--", "#66a182"), 10: ("-", "#d1495b")}
 COLUMNS = 4
+COLORS = ("#d1495b", "#2e4057", "#66a182", "#edae49", "#8d6cab", "#3ea6c9", "#8c5a2b")
+"""Colours of error curves in one panel, easy to tell apart; dashed from the eighth curve on."""
+FEW = 10
+"""Most methods whose errors are drawn in one panel."""
 Scores: TypeAlias = Evaluation | RecordedEvaluation
 MIN_AMPLITUDE = 3.0
 """Amplitude of the curve to show, where the task has such curves: a flat one shows nothing."""
@@ -63,7 +68,9 @@ def _sine_figure(
 
     columns = min(COLUMNS, len(methods))
     lines = math.ceil(len(methods) / columns)
-    heights = [1.8 * lines + 0.4, 4.2]
+    kinds = _by_kind(methods)
+    rows = math.ceil(len(kinds) / 2)
+    heights = [1.8 * lines + 0.4, 4.2 if rows == 1 else 2.9 * rows]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=heights)
     above, below = parts
@@ -78,8 +85,17 @@ def _sine_figure(
     panels[0].set_ylim(-6.5, 6.5)
     handles, labels = panels[0].get_legend_handles_labels()
     above.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    _draw_errors(below.subplots(), methods)
+    _draw_errors(below, methods, kinds)
     return figure
+
+
+def _by_kind(methods: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of methods by kind; few methods stay together, without a title."""
+    kinds = {title: [name for name in methods if name in kind] for title, kind in KINDS.items()}
+    found = {title: names for title, names in kinds.items() if names}
+    if len(methods) <= FEW:
+        return {"": list(methods)}
+    return found
 
 
 def _fit(trained: TrainedMethod, config: FewShotConfig) -> _Fit:
@@ -120,33 +136,47 @@ def _draw_curves(axis: Any, name: str, fit: _Fit) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_errors(axis: Any, methods: Mapping[str, tuple[TrainedMethod, Scores]]) -> None:
-    from matplotlib import colormaps
+def _draw_errors(
+    figure: Any,
+    methods: Mapping[str, tuple[TrainedMethod, Scores]],
+    kinds: Mapping[str, Sequence[str]],
+) -> None:
+    """Draw errors by inner step: a panel for each kind, where the others are pale grey lines."""
+    from meta_train.evaluation.loss_axis import show_losses
 
-    from meta_train.evaluation.axes import show_losses
-
-    strong, pale = range(0, 20, 2), range(1, 20, 2)
-    colors = [colormaps["tab20"](k) for k in (*strong, *pale)]
-    for k, (name, (_, evaluation)) in enumerate(methods.items()):
-        steps = [step for step in evaluation.steps if step <= CURVE_STEPS[-1]]
-        mean = torch.tensor([evaluation.mean(step) for step in steps], dtype=torch.float64)
-        half = torch.tensor([evaluation.interval(step) for step in steps], dtype=torch.float64)
-        style = ("-", "--", ":")[k // len(colors)]
-        axis.plot(steps, mean, style, color=colors[k % len(colors)], lw=1.4, marker=".", label=name)
-        low = torch.maximum(mean - half, mean / 10)  # Zero has no logarithm.
-        axis.fill_between(steps, low, mean + half, color=colors[k % len(colors)], alpha=0.2, lw=0)
+    columns = min(2, len(kinds))
+    rows = math.ceil(len(kinds) / columns)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     episodes = next(iter(methods.values()))[1].episodes
-    starts = [evaluation.mean(evaluation.steps[0]) for _, evaluation in methods.values()]
+    for axis in axes.flat[len(kinds) :]:
+        axis.set_visible(False)
+    for axis, (title, names) in zip(axes.flat, kinds.items(), strict=False):
+        for name, (_, scores) in methods.items():
+            if name not in names:
+                axis.plot(*_errors(scores)[:2], color="#d9d9d9", lw=0.8, zorder=1)
+        for k, name in enumerate(names):
+            steps, mean, half = _errors(methods[name][1])
+            color, style = COLORS[k % len(COLORS)], ("-", "--")[k // len(COLORS) % 2]
+            axis.plot(steps, mean, style, color=color, lw=1.4, marker=".", label=name)
+            low = torch.maximum(mean - half, mean / 10)  # Zero has no logarithm.
+            axis.fill_between(steps, low, mean + half, color=color, alpha=0.2, lw=0)
+        axis.set_title(title, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axis in axes[-1]:
+        axis.set_xlabel("inner steps")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"mean squared error, {episodes} tasks", fontsize=9 if rows > 1 else None)
+    starts = [scores.mean(scores.steps[0]) for _, scores in methods.values()]
     if finite := [start for start in starts if math.isfinite(start)]:
-        means = [
-            scores.mean(step)
-            for _, scores in methods.values()
-            for step in scores.steps
-            if step <= CURVE_STEPS[-1]
-        ]
+        means = [float(one) for _, scores in methods.values() for one in _errors(scores)[1]]
         lowest = min((mean for mean in means if mean > 0), default=max(finite))
-        show_losses(axis, lowest / 2, 3 * max(finite))  # Curves above this limit diverge.
-    axis.set_xlabel("inner steps")
-    axis.set_ylabel(f"mean squared error, {episodes} tasks")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        show_losses(axes[0, 0], lowest / 2, 3 * max(finite))  # Curves above this limit diverge.
+
+
+def _errors(scores: Scores) -> tuple[list[int], Tensor, Tensor]:
+    """Inner steps, mean errors after them, and half their intervals."""
+    steps = [step for step in scores.steps if step <= CURVE_STEPS[-1]]
+    mean = torch.tensor([scores.mean(step) for step in steps], dtype=torch.float64)
+    half = torch.tensor([scores.interval(step) for step in steps], dtype=torch.float64)
+    return steps, mean, half

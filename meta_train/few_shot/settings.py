@@ -8,10 +8,10 @@ from typing import Any
 
 from learned_opt.files import expand
 from learned_opt.registry import look_up
-from meta_train.few_shot.changes import read_changes
 from meta_train.few_shot.data_sets import DATA, PER_CLASS
 from meta_train.few_shot.methods.registry import get_method, list_methods
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.setting_changes import read_changes
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import make_plain
 from meta_train.runtime.setting_names import suggest_names

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.validation.validator import Validator
 from meta_train.few_shot.episodes import evaluation_task, method_settings, training_task
 from meta_train.few_shot.methods.build import initial_parameters, make_rule
 from meta_train.few_shot.methods.settings import MethodSettings

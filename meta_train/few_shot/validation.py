@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.validation.validator import Validator
 from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.methods.build import trained_parts

@@ -116,7 +116,7 @@ def _rows_of_one_dataset(
 
 
 def _same_length(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """Vectors stacked, `[k, n]`; None if they have not one length, or one is None."""
+    """Vectors stacked, `[k, n]`; None if their lengths differ, or one is None."""
     given = [tensor for tensor in tensors if tensor is not None]
     if len({len(tensor) for tensor in given}) != 1 or len(given) < len(tensors):
         return None

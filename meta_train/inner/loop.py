@@ -23,18 +23,18 @@ from torch import Tensor
 from torch.func import vmap
 
 from learned_opt.checks.arguments import check_function
+from learned_opt.checks.rule_results import WrongResult
 from learned_opt.rules.base import State, UpdateRule
 from learned_opt.rules.coordinate_rule import CoordinateRule
-from learned_opt.rules.results import WrongResult
 from learned_opt.rules.rule_argument import check_rule
-from meta_train.inner.divergence import is_finite_and_bounded
 from meta_train.inner.loop_settings import LoopSettings
-from meta_train.inner.loss_gradients import gradients_by_hand, loss_and_gradients
-from meta_train.inner.masking import LossWithGradient, where_alive
-from meta_train.inner.rule_in_c import RuleInC
-from meta_train.inner.rule_step import Moved, StepInput, rule_step, rule_steps
 from meta_train.inner.state import InnerState, map_states
-from meta_train.inner.vmap_fallback import losses_of_runs
+from meta_train.inner.step.divergence import is_finite_and_bounded
+from meta_train.inner.step.loss_gradients import gradients_by_hand, loss_and_gradients
+from meta_train.inner.step.masking import LossWithGradient, where_alive
+from meta_train.inner.step.rule_in_c import RuleInC
+from meta_train.inner.step.rule_step import Moved, StepInput, rule_step, rule_steps
+from meta_train.inner.step.vmap_fallback import losses_of_runs
 from meta_train.tasks.base import Batch, Loss, Tensors
 
 
@@ -269,7 +269,7 @@ class InnerLoop(LoopSettings):
         return dict(zip(names, parameters, strict=True)), dict(zip(names, states, strict=True))
 
     def _step_input(self, inner: InnerState, gradients: Tensors, losses: Tensor) -> StepInput:
-        """Gather what the rule reads."""
+        """Gather the inputs of the rule."""
         total = self.total_steps
         if isinstance(total, int):
             # float32 whatever the default: bfloat16 would round it.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from meta_train.inner.compiled_rule import CompiledRule
 from meta_train.inner.imitation import Teacher
-from meta_train.inner.rule_in_c import RuleInC
+from meta_train.inner.step.compiled_rule import CompiledRule
+from meta_train.inner.step.rule_in_c import RuleInC
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
-from meta_train.inner.horizons import Horizons
+from meta_train.inner.runs.horizons import Horizons
 from meta_train.runtime.checks import (
     LARGEST,
     check_at_least,

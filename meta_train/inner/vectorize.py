@@ -1,4 +1,4 @@
-"""Chooses from the size of one step whether inner runs go at once or one by one.
+"""Chooses by the size of a step whether inner runs train together or one by one.
 
 `vmap` pays the cost of starting an operation once for all runs, but each operation then moves the
 data of all runs. So it is faster where operations are small. The choice depends on shapes only, not

@@ -15,14 +15,14 @@ import torch
 
 from learned_opt.rules import UpdateRule, create_rule, rule_name
 from learned_opt.weights import load_rule, save_rule
-from meta_train.evaluation import report
 from meta_train.evaluation.baselines import BASELINES
-from meta_train.evaluation.compare import ComparedOptimizer, compare, total_steps
-from meta_train.evaluation.comparison_board import write_comparison
-from meta_train.evaluation.comparison_jobs import ComparisonTask
-from meta_train.evaluation.ratio_validator import RatioValidator
-from meta_train.evaluation.task_validator import TaskValidator
-from meta_train.evaluation.validator import Validator
+from meta_train.evaluation.comparison import report
+from meta_train.evaluation.comparison.compare import ComparedOptimizer, compare, total_steps
+from meta_train.evaluation.comparison.tensorboard import write_comparison
+from meta_train.evaluation.comparison.trainings import ComparisonTask
+from meta_train.evaluation.validation.ratio_validator import RatioValidator
+from meta_train.evaluation.validation.task_validator import TaskValidator
+from meta_train.evaluation.validation.validator import Validator
 from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder, locked

@@ -13,13 +13,13 @@ from learned_opt.rules.base import UpdateRule
 from meta_train.estimators import Estimator, create_estimator
 from meta_train.estimators.memory_budget import MemoryPlan, apply_memory_budget
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.compiled_rule import CompiledRule, why_not_compiled
-from meta_train.inner.groups import Groups
 from meta_train.inner.imitation import create_teacher
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.rule_in_c import RuleInC, why_not_in_c
-from meta_train.inner.runs import RunPlan
+from meta_train.inner.runs.groups import Groups
+from meta_train.inner.runs.runs import RunPlan
+from meta_train.inner.step.compiled_rule import CompiledRule, why_not_compiled
+from meta_train.inner.step.rule_in_c import RuleInC, why_not_in_c
 from meta_train.outer.arguments import check_arguments
 from meta_train.outer.settings import DTYPES, TrainSettings
 from meta_train.runtime.distributed import DistributedContext

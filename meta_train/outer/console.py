@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meta_train.inner.groups import Groups
+from meta_train.inner.runs.groups import Groups
 from meta_train.outer.record import OuterStepRecord
 from meta_train.runtime.progress import progress_bar, say
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from learned_opt.rules.base import Context, State
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings
-from meta_train.inner.runs import Runs
+from meta_train.inner.runs.runs import Runs
 from meta_train.inner.state import InnerState
 from meta_train.runtime.seeding import own_randomness
 from meta_train.tasks.base import Batch

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from learned_opt.monitoring.board import TensorWriters
 from learned_opt.monitoring.charts import RuleCharts
+from learned_opt.monitoring.custom_scalars import Page
 from learned_opt.monitoring.event_writer import EventWriter
 from learned_opt.monitoring.figures import log_figure
 from learned_opt.monitoring.heat_maps import HeatMaps
-from learned_opt.monitoring.layout import Page
 from learned_opt.monitoring.observation import TensorObservation, TensorSteering, observe
+from learned_opt.monitoring.rule_board import TensorWriters
 from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.monitoring.steering_figure import SteeringCurves
 from learned_opt.rules.base import UpdateRule

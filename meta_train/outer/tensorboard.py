@@ -18,8 +18,8 @@ from meta_train.runtime.checks import check_not_negative
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from learned_opt.monitoring.custom_scalars import Page
     from learned_opt.monitoring.event_writer import EventWriter
-    from learned_opt.monitoring.layout import Page
     from meta_train.outer.rule_log import RuleLog
 
 RUN = "meta-training"
@@ -190,7 +190,7 @@ class TensorBoardLogger:
 
     def _write_page(self, step: int) -> None:
         """Write the layout of custom scalars, where it has changed."""
-        from learned_opt.monitoring.layout import Lines, write_layout
+        from learned_opt.monitoring.custom_scalars import Lines, write_layout
 
         # Side by side, not in one chart: they are different functions of the losses, and lines of
         # one run have one colour.

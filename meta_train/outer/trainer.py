@@ -15,7 +15,7 @@ from torch import Tensor
 from learned_opt.files import expand
 from learned_opt.rules import rule_name
 from learned_opt.rules.base import UpdateRule
-from meta_train.evaluation.validator import Validator, as_validator
+from meta_train.evaluation.validation.validator import Validator, as_validator
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.build import build_parts
 from meta_train.outer.checkpoint import Checkpoints, TrainingState

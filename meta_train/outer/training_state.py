@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from learned_opt.files import one_line
-from meta_train.inner.groups import Groups
 from meta_train.inner.meta_parameters import MetaParameters
+from meta_train.inner.runs.groups import Groups
 from meta_train.outer.checkpoint import TrainingState, join_parts, split_parts
 from meta_train.outer.meta_optimizer import MetaOptimizer
 from meta_train.outer.model_selection import ModelSelection
@@ -18,7 +18,7 @@ from meta_train.runtime.distributed import DistributedContext
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a meta-training is.
+    """The progress of a meta-training.
 
     Attributes:
         outer_step: outer steps taken.

@@ -1,6 +1,10 @@
-"""Tasks: the problems that optimizers are meta-trained and evaluated on."""
+"""Tasks: the problems that optimizers are meta-trained and evaluated on.
 
-from meta_train.tasks.autoencoder import Autoencoder
+`base.py` is the contract, `module_task.py` makes a task of any module and data, and `registry.py`
+lists the built-in families. `families/` holds them, `episodes/` the few-shot tasks, and `data/`
+reads data sets.
+"""
+
 from meta_train.tasks.base import (
     Batch,
     BatchedLoss,
@@ -11,18 +15,19 @@ from meta_train.tasks.base import (
     TaskFamily,
     Tensors,
 )
-from meta_train.tasks.char_rnn import CharRNN
-from meta_train.tasks.char_transformer import CharTransformer
-from meta_train.tasks.classic_functions import TestFunction, TestFunctions
-from meta_train.tasks.conv import Conv
-from meta_train.tasks.digits import DigitsMLP
 from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.episodes.sine import Sine
-from meta_train.tasks.logistic_regression import LogisticRegression
-from meta_train.tasks.mixture import Mixture
+from meta_train.tasks.families.autoencoder import Autoencoder
+from meta_train.tasks.families.char_rnn import CharRNN
+from meta_train.tasks.families.char_transformer import CharTransformer
+from meta_train.tasks.families.classic_functions import TestFunction, TestFunctions
+from meta_train.tasks.families.conv import Conv
+from meta_train.tasks.families.digits import DigitsMLP
+from meta_train.tasks.families.logistic_regression import LogisticRegression
+from meta_train.tasks.families.mixture import Mixture
+from meta_train.tasks.families.quadratic import Quadratic
+from meta_train.tasks.families.random_mlp import RandomMLP
 from meta_train.tasks.module_task import ModuleTask
-from meta_train.tasks.quadratic import Quadratic
-from meta_train.tasks.random_mlp import RandomMLP
 from meta_train.tasks.registry import TASKS, create_mixture, create_task, list_tasks
 from meta_train.tasks.reparametrized import Reparametrized
 

@@ -16,8 +16,8 @@ from learned_opt.checks.arguments import shown
 from learned_opt.optimizer.options import whole_number
 from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, BatchedLoss, Loss, Problem, Task, Tensors
+from meta_train.tasks.batched_perceptron import loss_of_perceptrons
 from meta_train.tasks.data.in_memory import Data, InMemoryDataset, RandomRows, as_dataset
-from meta_train.tasks.perceptron import loss_of_perceptrons
 
 
 class ModuleTask(Task):
@@ -39,7 +39,7 @@ class ModuleTask(Task):
     require gradients stay frozen. The module keeps the mode, training or evaluation, that
     `make_module` leaves it in. Dropout draws from torch's global generator. Operations that
     `torch.vmap` cannot batch, such as `nn.GRU`, run once per inner run
-    (`meta_train.inner.vmap_fallback`); so does a module with activation checkpointing.
+    (`meta_train.inner.step.vmap_fallback`); so does a module with activation checkpointing.
 
     Every batch runs on a copy of the module. Whatever a forward pass writes elsewhere than into
     buffers (inputs, parameters, attributes, generators of its own) lasts for that pass only.

@@ -1,4 +1,4 @@
-"""The registry of task families. A new family is one file in this folder and one row here."""
+"""The registry of task families. A new family is one file in `families/` and a row here."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from types import MappingProxyType
 from typing import Any, Literal, overload
 
 from learned_opt.registry import create, matching_names
-from meta_train.tasks.autoencoder import Autoencoder
 from meta_train.tasks.base import TaskFamily
-from meta_train.tasks.char_recurrent import CharRecurrent
-from meta_train.tasks.char_rnn import CharRNN
-from meta_train.tasks.char_transformer import CharTransformer
-from meta_train.tasks.classic_functions import TestFunctions
-from meta_train.tasks.conv import Conv
-from meta_train.tasks.digits import DigitsMLP
 from meta_train.tasks.episodes.omniglot import OmniglotClasses, OmniglotEpisodes
 from meta_train.tasks.episodes.sine import Sine
-from meta_train.tasks.logistic_regression import LogisticRegression
-from meta_train.tasks.mixture import Mixture
-from meta_train.tasks.quadratic import Quadratic
-from meta_train.tasks.random_mlp import RandomMLP
-from meta_train.tasks.regression import Regression
-from meta_train.tasks.varied import Varied
-from meta_train.tasks.word_pairs import WordPairs
+from meta_train.tasks.families.autoencoder import Autoencoder
+from meta_train.tasks.families.char_recurrent import CharRecurrent
+from meta_train.tasks.families.char_rnn import CharRNN
+from meta_train.tasks.families.char_transformer import CharTransformer
+from meta_train.tasks.families.classic_functions import TestFunctions
+from meta_train.tasks.families.conv import Conv
+from meta_train.tasks.families.digits import DigitsMLP
+from meta_train.tasks.families.logistic_regression import LogisticRegression
+from meta_train.tasks.families.mixture import Mixture
+from meta_train.tasks.families.quadratic import Quadratic
+from meta_train.tasks.families.random_mlp import RandomMLP
+from meta_train.tasks.families.regression import Regression
+from meta_train.tasks.families.varied import Varied
+from meta_train.tasks.families.word_pairs import WordPairs
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.backends.paper_lstms import CoordinateLSTMInC
+from learned_opt.backends.c_steps.paper_lstms import CoordinateLSTMInC
 from learned_opt.c_library import load_library
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.lstm_cell_in_c import fits_lstm_cell
+from learned_opt.rules.lstm import CoordinateLSTM
+from learned_opt.rules.parts.lstm_cell_in_c import fits_lstm_cell
 
 NAMES = [
     "sgd",

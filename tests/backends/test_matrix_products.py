@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.backends import orthogonal_momentum_step as step
-from learned_opt.backends.products_in_c import ProductsInC
+from learned_opt.backends.c_steps.matrix_products import ProductsInC
+from learned_opt.backends.orthogonal_momentum import step
 from learned_opt.c_library import load_library
-from learned_opt.rules.orthogonalize import ProductsInTorch, orthogonalize_unit
+from learned_opt.rules.parts.orthogonalize import ProductsInTorch, orthogonalize_unit
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
-from learned_opt.rules.momentum_constants import MomentumConstants, PaceConstants
+from learned_opt.rules.parts.momentum_constants import MomentumConstants, PaceConstants
 
 SHAPES = [
     (30, 7),

@@ -14,7 +14,7 @@ from learned_opt.backends.registry import FUSED_STEPS
 from learned_opt.backends.triton.rates import Rates
 from learned_opt.backends.triton.step_in_triton import StepInTriton, interprets
 from learned_opt.backends.triton.table import TensorTable, Upload
-from learned_opt.optimizer.pending import pending_updates
+from learned_opt.optimizer.pending_updates import pending_updates
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

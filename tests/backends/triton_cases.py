@@ -12,7 +12,7 @@ from triton_pair import *  # noqa: F403
 from triton_pair import DEVICE, Pair, gradients, random_rule
 
 from learned_opt import LearnedOptimizer, create_rule, from_pretrained
-from learned_opt.rules.momentum_constants import MomentumConstants, PaceConstants
+from learned_opt.rules.parts.momentum_constants import MomentumConstants, PaceConstants
 
 
 @pytest.mark.parametrize(

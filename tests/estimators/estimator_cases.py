@@ -9,10 +9,10 @@ from learned_opt import list_rules
 from learned_opt.rules import CoordinateRule
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import Quadratic
 from meta_train.tasks.base import Problem, Task

@@ -23,7 +23,7 @@ from estimator_cases import (
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from meta_train.estimators import create_estimator
-from meta_train.estimators.es_common import roll_out_pairs
+from meta_train.estimators.antithetic_es import roll_out_pairs
 from meta_train.inner.unroll import Rollout
 from meta_train.runtime.seeding import generator
 

@@ -112,7 +112,7 @@ def test_settings_say_what_is_done(changes, fused):
 
 def test_without_the_library_the_rule_goes_on_under_vmap(monkeypatch):
     reason = "there is no library"
-    monkeypatch.setattr("meta_train.inner.rule_in_c.missing_library", lambda: reason)
+    monkeypatch.setattr("meta_train.inner.step.rule_in_c.missing_library", lambda: reason)
     trainer = make_trainer()
     assert trainer.settings.fused_rule is False
     trainer.take_outer_step()

@@ -17,7 +17,7 @@ from estimator_cases import (
 
 from learned_opt.rules.per_tensor_rates import LayerStepRates
 from meta_train.estimators import create_estimator
-from meta_train.estimators.backprop import differentiate
+from meta_train.estimators.differentiate import differentiate
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.settings import TrainSettings

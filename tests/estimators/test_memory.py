@@ -8,7 +8,7 @@ import torch
 from conftest import COORDINATE_RULES, make_optimizer, make_rule, step_with
 
 from learned_opt import create_rule, list_rules
-from learned_opt.rules import lstm_cell
+from learned_opt.rules.parts import lstm_cell
 
 # torch 2.11 warns whenever a profiler starts.
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")

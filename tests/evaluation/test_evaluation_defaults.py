@@ -5,8 +5,8 @@ import torch
 
 from learned_opt import create_rule
 from meta_train.evaluation.baselines import BASELINES, SCHEDULES, Baseline
-from meta_train.evaluation.compare import compare
-from meta_train.evaluation.comparison_jobs import ComparisonTask
+from meta_train.evaluation.comparison.compare import compare
+from meta_train.evaluation.comparison.trainings import ComparisonTask
 from meta_train.evaluation.curves import Curves, train_curves
 from meta_train.tasks import Quadratic
 

@@ -12,8 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learned_opt import UpdateRule, create_rule, explain, save_rule
-from learned_opt.explanation import measured
 from learned_opt.explanation.explain import find
+from learned_opt.explanation.measurements import measured
 from learned_opt.monitoring.event_writer import EventWriter
 
 PANELS = ["update", "memory", "schedule", "scale", "dynamics", "symmetry", "tensors"]
@@ -188,7 +188,8 @@ def test_the_measurements_need_no_matplotlib():
     code = """
 import sys
 sys.modules.update(dict.fromkeys(["matplotlib", "tensorboard"]))
-from learned_opt.explanation import explain, measured
+from learned_opt.explanation import explain
+from learned_opt.explanation.measurements import measured
 measured.COMPARED_TRAININGS = ("narrow",)
 page = explain("sgd", compare=[])
 print(page.sentences["scale"])

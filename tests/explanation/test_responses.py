@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from learned_opt import UpdateRule, create_rule
-from learned_opt.explanation.dynamics import measure_modes
-from learned_opt.explanation.gradient_scale import measure_scale_response
-from learned_opt.explanation.memory import fit_momentum, measure_echo
-from learned_opt.explanation.schedule import measure_schedule
-from learned_opt.explanation.symmetry import measure_symmetry
-from learned_opt.explanation.update_curve import GradientDensity, measure_update_curve
+from learned_opt.explanation.measurements.dynamics import measure_modes
+from learned_opt.explanation.measurements.gradient_scale import measure_scale_response
+from learned_opt.explanation.measurements.memory import fit_momentum, measure_echo
+from learned_opt.explanation.measurements.schedule import measure_schedule
+from learned_opt.explanation.measurements.symmetry import measure_symmetry
+from learned_opt.explanation.measurements.update_curve import GradientDensity, measure_update_curve
 from learned_opt.explanation.words import percent
 from learned_opt.rules import CoordinateRule
 

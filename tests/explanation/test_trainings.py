@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from learned_opt import create_rule
-from learned_opt.explanation.dynamics import measure_path
-from learned_opt.explanation.tensor_steps import TensorSteps, measure_tensor_steps
-from learned_opt.explanation.trainings import TRAININGS, train
+from learned_opt.explanation.measurements.dynamics import measure_path
+from learned_opt.explanation.measurements.tensor_steps import TensorSteps, measure_tensor_steps
+from learned_opt.explanation.measurements.trainings import TRAININGS, train
 from learned_opt.rules import CoordinateRule
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from few_shot_cases import SMALL_SINE, TINY, take_made_up
 
-from meta_train.few_shot.ignored import ignored_settings
+from meta_train.few_shot.ignored_settings import ignored_settings
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.jobs.cli import main
 

@@ -6,10 +6,10 @@ from conftest import make_rule, same
 
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.inner.unroll import roll_out
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks import ModuleTask

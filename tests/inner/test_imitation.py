@@ -8,12 +8,12 @@ from conftest import make_rule, same
 
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES, Objective
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.inner.state import InnerState, map_states, stack, start
 from meta_train.inner.unroll import roll_out
 from meta_train.runtime.distributed import DistributedContext

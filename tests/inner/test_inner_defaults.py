@@ -4,7 +4,7 @@ import torch
 from conftest import make_rule
 
 from meta_train.inner.loop import InnerLoop
-from meta_train.inner.restart_buffer import Kept, RestartBuffer
+from meta_train.inner.runs.restart_buffer import Kept, RestartBuffer
 from meta_train.inner.state import start
 from meta_train.tasks.base import Problem
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import make_rule
 
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.tasks import Quadratic, RandomMLP
 
 CPU = torch.device("cpu")

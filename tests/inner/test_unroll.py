@@ -5,11 +5,11 @@ import torch
 from conftest import make_rule, same
 from torch import nn
 
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.imitation import Teacher
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.inner.unroll import roll_out
 from meta_train.tasks import ModuleTask, Quadratic
 

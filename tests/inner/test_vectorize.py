@@ -9,9 +9,9 @@ from few_shot_cases import MadeUp
 from torch import nn
 
 from learned_opt.c_library import load_library
-from meta_train.estimators.backprop import differentiate
-from meta_train.estimators.backprop_sequential import differentiate_one_by_one
 from meta_train.estimators.base import MetaObjective
+from meta_train.estimators.differentiate import differentiate
+from meta_train.estimators.differentiate_one_by_one import differentiate_one_by_one
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.inner import vectorize

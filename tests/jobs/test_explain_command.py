@@ -8,7 +8,8 @@ import torch
 from full_disk import full_disk
 
 from learned_opt import create_rule, save_rule
-from learned_opt.explanation import Explanation, measured
+from learned_opt.explanation import Explanation
+from learned_opt.explanation.measurements import measured
 from meta_train.jobs import cli, explain
 
 

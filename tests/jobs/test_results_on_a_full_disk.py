@@ -6,7 +6,7 @@ from few_shot_cases import SMALL_SINE, TINY, results_of
 from full_disk import full_disk
 
 from learned_opt import load_card, load_initialization, load_rule
-from meta_train.evaluation import report
+from meta_train.evaluation.comparison import report
 from meta_train.jobs.cli import main
 from meta_train.jobs.few_shot import job
 

@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_trainer import SometimesExplodes, make_trainer
 
 from learned_opt import create_rule
-from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.evaluation.validation.task_validator import TaskValidator
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.tasks import Mixture, create_task

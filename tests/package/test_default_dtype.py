@@ -10,12 +10,12 @@ from torch import nn
 from learned_opt import adapt
 from learned_opt.rules import CoordinateRule
 from meta_train.evaluation.curves import train_curves
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
+from meta_train.inner.runs.horizons import Horizons
 from meta_train.inner.state import start
 from meta_train.tasks import Task
 from meta_train.tasks.base import Problem
-from meta_train.tasks.sampling import sample_bool
+from meta_train.tasks.families.sampling import sample_bool
 
 
 @pytest.fixture(autouse=True)

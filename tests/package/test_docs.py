@@ -234,8 +234,12 @@ def test_the_python_in_contributing_trains(monkeypatch):
         exec(block, names)
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([3.0, -0.1])
-    LearnedOptimizer([parameter], rule=names["SignSGD"](), lr=0.5).step()
-    assert parameter.tolist() == [-0.5, 0.5]
+    rule = names["QuasiHyperbolicMomentum"](beta=0.5, nu=0.5)
+    LearnedOptimizer([parameter], rule=rule, lr=0.5).step()
+    assert parameter.tolist() == pytest.approx([-0.5 * 0.75 * 3.0, 0.5 * 0.75 * 0.1])
+
+    row = names["TWO_STEPS"]["anil-two-steps"].on_omniglot(ways=5, shots=1)
+    assert (row.adapted, row.train_steps, row.inner_lr) == ("head", 2, 0.4)
 
     monkeypatch.setattr(estimators, "ESTIMATORS", {**ESTIMATORS, "half": names["HalfStep"]})
     monkeypatch.setattr(settings, "ESTIMATORS", estimators.ESTIMATORS)

@@ -8,7 +8,7 @@ from conftest import make_model, make_rule, model_loss, same, train
 
 from learned_opt import LearnedOptimizer, from_pretrained, list_rules
 from learned_opt.rules import Context
-from learned_opt.rules.features import known_share
+from learned_opt.rules.parts.features import known_share
 
 RULES = [*list_rules(), "digits-lstm"]
 COORDINATE_LSTMS = ["lstm", "gated-lstm", "momentum-gated-lstm", "adam-lstm", "digits-lstm"]

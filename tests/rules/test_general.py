@@ -10,7 +10,7 @@ from torch.func import functional_call, vmap
 from learned_opt import create_rule
 from learned_opt.functional import apply_rule
 from learned_opt.rules import Context
-from learned_opt.rules.general_features import FEATURES
+from learned_opt.rules.parts.general_features import FEATURES
 
 NAMES = list(FEATURES)
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.rules import Context
-from learned_opt.rules.orthogonalize import direction_scale, is_matrix_shape, orthogonalize
-from learned_opt.rules.whole_tensors import rms
+from learned_opt.rules.parts.orthogonalize import direction_scale, is_matrix_shape, orthogonalize
+from learned_opt.rules.parts.whole_tensors import rms
 
 F64 = torch.float64
 

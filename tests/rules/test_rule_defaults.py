@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt import create_rule, list_rules
-from learned_opt.rules.lstm_cell import LSTMCell
+from learned_opt.rules.parts.lstm_cell import LSTMCell
 
 GATES = {
     "hidden_size": 20,

@@ -7,7 +7,7 @@ import torch
 
 from learned_opt import create_rule
 from learned_opt.rules import Context
-from learned_opt.rules.steering import SteeredRule
+from learned_opt.rules.steered_rule import SteeredRule
 
 NAMES = ["step-size-lstm", "general"]
 CONTEXT = Context(loss=torch.tensor(2.0), total_steps=torch.tensor(100.0))

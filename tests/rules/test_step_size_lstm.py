@@ -10,8 +10,9 @@ from torch.func import functional_call, vmap
 
 from learned_opt import LearnedOptimizer
 from learned_opt.monitoring.monitor import GateMonitor
-from learned_opt.rules import Context, tensor_directions
-from learned_opt.rules.step_size_features import FEATURES
+from learned_opt.rules import Context
+from learned_opt.rules.parts import tensor_directions
+from learned_opt.rules.parts.step_size_features import FEATURES
 from learned_opt.rules.step_size_lstm import StepSizeLSTM
 
 SHAPES = [(4, 3), (5,), (), (0, 2)]

@@ -16,7 +16,7 @@ from ranked_training import CASES, JOB, make_trainer, train_all
 
 from learned_opt import create_rule
 from learned_opt.files import read_tensors
-from meta_train.evaluation.task_validator import TaskValidator
+from meta_train.evaluation.validation.task_validator import TaskValidator
 from meta_train.jobs.cli import main
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer

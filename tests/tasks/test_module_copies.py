@@ -11,11 +11,11 @@ from learned_opt import create_rule
 from meta_train.estimators import MetaObjective, create_estimator
 from meta_train.estimators.objectives import OBJECTIVES
 from meta_train.evaluation.curves import train_curves
-from meta_train.inner.horizons import Horizons
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.loop_settings import LoopSettings
 from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.inner.runs import RunPlan, Runs
+from meta_train.inner.runs.horizons import Horizons
+from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.inner.state import stack, start
 from meta_train.outer.settings import TrainSettings
 from meta_train.outer.trainer import MetaTrainer

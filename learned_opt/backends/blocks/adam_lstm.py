@@ -23,7 +23,7 @@ from learned_opt.rules.base import UpdateRule
 
 
 class AdamLSTMInBlocks(CoordinateStepInBlocks):
-    """A quarter of the time of the rule itself, where that has no C, either."""
+    """The step of adam-lstm in blocks: a quarter of the time of the rule's own code without C."""
 
     def layout(self, rule: UpdateRule) -> Mapping[str, int]:
         """The inputs of the LSTM right before its `h`."""
@@ -36,7 +36,7 @@ class AdamLSTMInBlocks(CoordinateStepInBlocks):
         return {"inputs": betas + 6, **state, **given, "gates": 5 * units, **work, **others}
 
     def prepare(self, rule: UpdateRule, step: float, loss: float | None) -> Compute:
-        """Fold what is equal in all coordinates into the weights."""
+        """Fold inputs that are equal in all coordinates into the weights."""
         own = expect(rule, AdamLSTM)
         of_momenta = [[1 / _correction(beta, step)] for beta in own.betas]
         of_squares = [[1 / _correction(beta, step)] for beta in (own.fast_beta, own.slow_beta)]
@@ -160,7 +160,7 @@ class _Step:
     def _write_inputs(
         self, rows: Rows, corrected: Tensor, size: Tensor, seen: Tensor | None
     ) -> None:
-        """Write what the LSTM reads; `seen` is 1 or 0, or None if all coordinates are."""
+        """Write the inputs of the LSTM; `seen` is 1 or 0, or None if it is 1 in all coordinates."""
         betas = len(self.rule.betas)
         per_fast, per_slow = rows.part("inverse", 0), rows.part("inverse", 1)
         torch.mul(corrected, per_fast, out=rows.part("inputs", 0, betas))

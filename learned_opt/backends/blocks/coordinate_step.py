@@ -1,4 +1,4 @@
-"""What the steps in blocks of coordinate-wise rules share."""
+"""The base class of steps in blocks of coordinate-wise rules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.backends.blocks.rows import Rows
+from learned_opt.backends.c_steps.step_in_c import are_float32, rates
 from learned_opt.backends.coordinate_parts import coordinate_rule, left_to_rule
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import PlainMemoryStep, refuses_cast
-from learned_opt.backends.step_in_c import are_float32, rates
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -81,7 +81,7 @@ class CoordinateStepInBlocks(PlainMemoryStep, ABC):
         return refuses_cast(rule)
 
     def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
-        """Of the rule's state for each coordinate, and `step`."""
+        """Shapes of the rule's state for each coordinate, and of `step`."""
         trailing = coordinate_rule(rule).coordinate_state()
         return {"step": (), **{key: (*shape, *trailing[key]) for key in trailing}}
 

@@ -1,4 +1,4 @@
-"""The inputs of the LSTM rules of papers, in place; see `learned_opt.rules.features`."""
+"""The inputs of the LSTM rules of papers, in place; see `learned_opt.rules.parts.features`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.blocks.rows import Rows
-from learned_opt.rules.features import RECENT_DECAY, smallest_known
+from learned_opt.rules.parts.features import RECENT_DECAY, smallest_known
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What the rules do with a gradient, for one p; numbers are tensors, `[]`."""
+    """The preprocessing of gradients for one p; numbers are tensors, `[]`."""
 
     least: float
     per_p: Tensor

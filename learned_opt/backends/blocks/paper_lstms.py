@@ -17,13 +17,13 @@ from learned_opt.backends.blocks.log_sign import (
 )
 from learned_opt.backends.blocks.lstm_cell import PackedCell, pack_weights, step_cell
 from learned_opt.backends.blocks.rows import Rows
+from learned_opt.backends.c_steps.paper_lstms import gated_rule, refuses_p
 from learned_opt.backends.fused_step import expect
-from learned_opt.backends.paper_lstms import gated_rule, refuses_p
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.coordinate_lstm import CoordinateLSTM
-from learned_opt.rules.gate_pair import GatePair
-from learned_opt.rules.gated import MomentumGatedLSTM
-from learned_opt.rules.lstm_cell import LSTMCell
+from learned_opt.rules.gated_lstm import MomentumGatedLSTM
+from learned_opt.rules.lstm import CoordinateLSTM
+from learned_opt.rules.parts.gate_pair import GatePair
+from learned_opt.rules.parts.lstm_cell import LSTMCell
 
 
 class CoordinateLSTMInBlocks(CoordinateStepInBlocks):
@@ -84,14 +84,14 @@ class _StackStep:
 
 
 class GatedLSTMInBlocks(CoordinateStepInBlocks):
-    """Both gated rules, whatever their gates read of themselves."""
+    """Both gated rules. A gate reads its last value or its last logit."""
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse rules that were cast, or whose p is too large for float32."""
         return super().refuses_rule(rule) or refuses_p(gated_rule(rule).p)
 
     def layout(self, rule: UpdateRule) -> Mapping[str, int]:
-        """What a pair of gates reads follows each other: h or the inputs, its cell, its last."""
+        """Inputs of a pair of gates lie side by side: h or features, the cell, the last gates."""
         own = gated_rule(rule)
         memories = ["m_", ""] if isinstance(own, MomentumGatedLSTM) else [""]
         layout: dict[str, int] = {}

@@ -32,16 +32,16 @@ class Rows:
         return self._view(self._start[name], self._end[name])
 
     def part(self, name: str, first: int, count: int = 1) -> Tensor:
-        """So many rows of a name, from the given one on."""
+        """`count` rows of a name, from row `first` of it on."""
         start = self._start[name] + first
         return self._view(start, start + count)
 
     def between(self, first: str, last: str) -> Tensor:
-        """The rows from those of one name to those of another, both included."""
+        """The rows from the first name to the last, both included."""
         return self._view(self._start[first], self._end[last])
 
     def around(self, names: Iterable[str]) -> Tensor:
-        """The least stretch of rows that holds those of all the names."""
+        """The shortest stretch of rows that holds all the names."""
         names = list(names)
         first = min(self._start[name] for name in names)
         return self._view(first, max(self._end[name] for name in names))

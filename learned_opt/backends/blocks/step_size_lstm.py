@@ -21,14 +21,13 @@ from learned_opt.backends.blocks.step_size_sums import (
     fill_sums_of_several,
 )
 from learned_opt.backends.blocks.tensor_blocks import TensorBlock, cut_and_join
+from learned_opt.backends.c_steps.step_in_c import LARGEST, are_float32, rates
 from learned_opt.backends.fused_step import expect
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_cast
-from learned_opt.backends.step_in_c import LARGEST, are_float32, rates
-from learned_opt.backends.step_size_lstm import StepSizeLSTMOnCPU
+from learned_opt.backends.step_size_on_cpu import StepSizeLSTMOnCPU
 from learned_opt.rules.base import Context, UpdateRule
-from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
-from learned_opt.rules.tensor_directions import (
+from learned_opt.rules.parts.tensor_directions import (
     BETA_FAST,
     BETA_SLOW,
     BETA_SQUARE,
@@ -37,10 +36,11 @@ from learned_opt.rules.tensor_directions import (
     SUMS,
     make_statistics,
 )
+from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
 from learned_opt.updates import PendingUpdate
 
 TIMES = np.where(FIRST == SECOND, 1.0, 2.0)
-"""How often a pair of directions counts in a square."""
+"""How often each pair of directions appears in the square of a mix."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class StepSizeLSTMInBlocks(StepSizeLSTMOnCPU):
     def _sums(
         self, blocks: Sequence[TensorBlock], tensors: int, sign: float
     ) -> tuple[NDArray[np.float64], list[_Measured]]:
-        """The sums of `SUMS` over each of so many tensors, and that of v after the step, `[n, 24]`.
+        """The sums of `SUMS` over each tensor, and the sum of v after the step, `[n, 24]`.
 
-        In float over a block, and in double over the blocks. That of v is only to see whether it is
-        finite: a block's goes to its first tensor.
+        In float over a block, and in double over the blocks. The sum of v only tells whether v is
+        finite: that of a whole block goes to the block's first tensor.
         """
         numbers = [number for block in blocks for number in block.numbers]
         found = torch.zeros(len(numbers), SUMS + 1, dtype=torch.float32, device="cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.backends.blocks.tensor_blocks import TensorBlock
-from learned_opt.rules.tensor_directions import PAIRS, SUMS
+from learned_opt.rules.parts.tensor_directions import PAIRS, SUMS
 
 FIRST, SECOND = (np.array(indices) for indices in zip(*PAIRS, strict=True))
 

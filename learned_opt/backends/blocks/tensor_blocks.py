@@ -21,7 +21,7 @@ PER_THREAD = 1 << 15
 
 @dataclass(slots=True, eq=False)
 class TensorBlock:
-    """Pieces of tensors, of so many elements in all: one piece, or several whole tensors.
+    """A block: one piece of a large tensor, or several whole tensors.
 
     Attributes:
         numbers: of the tensors in the step.
@@ -53,7 +53,7 @@ class TensorBlock:
                 torch._foreach_copy_(row, joined.split(self.counts))
 
     def runs(self, joined: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """For pieces of equal size in succession, which they are, and a view of them.
+        """Find runs of pieces of equal size: which pieces they are, and a view of them.
 
         Args:
             joined: `[k, sum of counts]`; a view is `[k, pieces, count]`.
@@ -67,7 +67,7 @@ class TensorBlock:
             piece, place = piece + times, end
 
     def repeat(self, columns: Tensor, out: Tensor) -> Tensor:
-        """A column for each piece, `[k, pieces]`, to one for each element: `out`, `[k, count]`."""
+        """Repeat the column of each piece, `[k, pieces]`, for its elements: `out`, `[k, count]`."""
         for pieces, view in self.runs(out):
             view.copy_(columns[:, pieces, None])
         return out

@@ -18,7 +18,7 @@ from learned_opt.backends.triton.step_in_triton import (
 )
 from learned_opt.rules.adam_lstm import AGE_SCALES, AdamLSTM
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.features import bias_correction
+from learned_opt.rules.parts.features import bias_correction
 from learned_opt.updates import PendingUpdate
 
 MOST_UNITS = 64
@@ -42,7 +42,7 @@ class AdamLSTMInTriton(StepInTriton):
         return super().refuses_rule(rule)
 
     def refuses_state(self, state: State) -> str | None:
-        """Refuse what is not float32, and contiguous coordinate by coordinate or unit by unit."""
+        """Refuse state that is not float32, or contiguous neither by coordinate nor by unit."""
         if _is_unit_major(state):
             state = {**state, **{key: state[key].movedim(-1, 0) for key in BY_UNIT}}
         return refuses_state(state)

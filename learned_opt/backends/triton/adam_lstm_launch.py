@@ -14,7 +14,7 @@ WARPS = 4
 
 
 def block_size(hidden_size: int) -> int:
-    """Coordinates of a block: as many to a thread as its registers hold the LSTM's inputs of."""
+    """Coordinates of a block; each thread gets as many as its registers have room for."""
     to_a_thread = 4 if hidden_size <= 12 else 2 if hidden_size <= 32 else 1
     return 32 * WARPS * to_a_thread
 

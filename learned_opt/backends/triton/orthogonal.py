@@ -19,20 +19,22 @@ from learned_opt.backends.triton.step_in_triton import (
 )
 from learned_opt.backends.triton.table import Dtypes, TensorTable
 from learned_opt.rules.base import Context, State, UpdateRule
-from learned_opt.rules.features import bias_correction, moving_average
 from learned_opt.rules.orthogonal_momentum import (
     FADE,
-    RMS_FLOOR,
-    RMS_USUAL,
-    SIZE_BETA,
     TINY,
     VECTOR_FLOOR,
     OrthogonalMomentum,
     is_stepped_as_matrix,
 )
-from learned_opt.rules.orthogonalize import direction_scale, matrix_shape, orthogonalize_unit
-from learned_opt.rules.pace import cosine_from_lengths, next_pace
-from learned_opt.rules.whole_tensors import one_where_zero
+from learned_opt.rules.parts.features import bias_correction, moving_average
+from learned_opt.rules.parts.momentum_constants import (
+    RMS_FLOOR,
+    RMS_USUAL,
+    SIZE_BETA,
+)
+from learned_opt.rules.parts.orthogonalize import direction_scale, matrix_shape, orthogonalize_unit
+from learned_opt.rules.parts.pace import cosine_from_lengths, next_pace
+from learned_opt.rules.parts.whole_tensors import one_where_zero
 from learned_opt.updates import PendingUpdate
 
 LARGEST_NORM = 1e37
@@ -67,7 +69,7 @@ class OrthogonalMomentumInTriton(StepInTriton):
     """Momentum, look-ahead, average and step in two passes; Newton-Schulz in torch, in bfloat16."""
 
     def refuses_state(self, state: State) -> str | None:
-        """Refuse what is not contiguous float32."""
+        """Refuse state that is not contiguous float32."""
         return refuses_state(state)
 
     def step(

@@ -1,4 +1,4 @@
-"""What all steps in Triton share: which tensors they take, and tables of them by dtype."""
+"""The base class of steps in Triton: picks the tensors that it takes, in tables by dtype."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StepInTriton(DeviceStep, ABC):
         return missing_triton()
 
     def refuses_parameter(self, parameter: Tensor) -> str | None:
-        """Refuse what is not contiguous float32 or bfloat16 memory of a GPU."""
+        """Refuse a parameter that is not contiguous float32 or bfloat16 memory of a GPU."""
         why = _refuses(parameter.detach(), DTYPES)
         return None if why is None else f"it {why}"
 

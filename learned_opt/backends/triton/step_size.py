@@ -17,8 +17,8 @@ from learned_opt.backends.triton.step_in_triton import (
     refuses_state,
 )
 from learned_opt.rules.base import Context, State, UpdateRule
+from learned_opt.rules.parts.tensor_directions import SUMS, Statistics, measure_sums, mix_rms
 from learned_opt.rules.step_size_lstm import Memory, StepSizeLSTM
-from learned_opt.rules.tensor_directions import SUMS, Statistics, measure_sums, mix_rms
 from learned_opt.updates import PendingUpdate
 
 AVERAGES = ("m9", "m99", "v")
@@ -32,7 +32,7 @@ class StepSizeInTriton(StepInTriton):
     shares_signals = True
 
     def refuses_state(self, state: State) -> str | None:
-        """Refuse what is not contiguous float32."""
+        """Refuse state that is not contiguous float32."""
         return refuses_state(state)
 
     def step(

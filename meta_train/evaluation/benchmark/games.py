@@ -1,6 +1,6 @@
 """Two games, in which the loss says little: a small GAN, and an actor-critic on a cart-pole.
 
-What is asked of an optimizer here is that it works. Each game has a figure of its own.
+An optimizer passes if it works. Each game has its own figure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from meta_train.evaluation.benchmark.contestant import Built, Contestant, HasModes, Setting
+from meta_train.evaluation.benchmark.contestants.contestant import (
+    Built,
+    Contestant,
+    HasModes,
+    Setting,
+)
 from meta_train.evaluation.benchmark.tasks.models import mlp
 from meta_train.evaluation.benchmark.workload import Batch, Workload
 from meta_train.runtime.seeding import seeded

@@ -1,4 +1,4 @@
-"""Which runs a benchmark consists of, in the order in which they are wanted."""
+"""The runs of a benchmark, in the order in which they are made."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from meta_train.evaluation.benchmark.contestant import Contestant, Setting
-from meta_train.evaluation.benchmark.contestants import REFERENCE
+from meta_train.evaluation.benchmark.contestants.contestant import Contestant, Setting
+from meta_train.evaluation.benchmark.contestants.registry import REFERENCE
 from meta_train.evaluation.benchmark.games import Game
 from meta_train.evaluation.benchmark.records import (
     TUNING_SEED,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.files import write_atomically
-from meta_train.evaluation.benchmark.contestant import Setting
+from meta_train.evaluation.benchmark.contestants.contestant import Setting
 from meta_train.evaluation.benchmark.games import Played
 from meta_train.evaluation.benchmark.training import Trained
 
@@ -21,7 +21,7 @@ TUNING_SEED = 1000
 
 @dataclass(frozen=True)
 class RunKey:
-    """What a run is.
+    """The key of a run: task, optimizer, setting and seed.
 
     Attributes:
         task: name of a task or a game.

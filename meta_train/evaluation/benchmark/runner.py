@@ -1,4 +1,4 @@
-"""Runs what a plan wants, on all cores, and keeps every result as soon as it is there."""
+"""Makes the runs of a plan on all cores, and records each result at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 import torch
 
 from learned_opt.files import one_line
-from meta_train.evaluation.benchmark.contestants import find_contestant
+from meta_train.evaluation.benchmark.contestants.registry import find_contestant
 from meta_train.evaluation.benchmark.games import GAMES, play_once
 from meta_train.evaluation.benchmark.plan import Plan
 from meta_train.evaluation.benchmark.records import Failed, Records, Result, RunKey

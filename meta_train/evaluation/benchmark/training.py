@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import update_bn
 
-from meta_train.evaluation.benchmark.contestant import (
+from meta_train.evaluation.benchmark.contestants.contestant import (
     Contestant,
     HasModes,
     Setting,
@@ -35,7 +35,7 @@ STATISTICS = 128
 
 @dataclass(frozen=True)
 class Trained:
-    """What was measured in a run.
+    """The measurements of a run.
 
     Attributes:
         losses: training loss on the fixed set, before the first step and at every check; ends

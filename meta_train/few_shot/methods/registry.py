@@ -24,17 +24,22 @@ from meta_train.few_shot.methods.learned_rules import LEARNED_RULES
 from meta_train.few_shot.methods.readers import READERS
 from meta_train.few_shot.methods.spec import FewShotMethod
 
-METHODS: Mapping[str, FewShotMethod] = MappingProxyType(
+KINDS: Mapping[str, Mapping[str, FewShotMethod]] = MappingProxyType(
     {
-        **MAML_FAMILY,
-        **REPTILE_FAMILY,
-        **OTHER_ESTIMATORS_AND_RATES,
-        **LEARNED_RULES,
-        **HEADS,
-        **MARGINS,
-        **READERS,
-        **BASELINES,
+        "MAML and variants": MAML_FAMILY,
+        "Reptile": REPTILE_FAMILY,
+        "other estimators and learning rates": OTHER_ESTIMATORS_AND_RATES,
+        "learned update rules": LEARNED_RULES,
+        "heads on an embedding": HEADS,
+        "losses with a margin": MARGINS,
+        "networks that read the training set": READERS,
+        "baselines": BASELINES,
     }
+)
+"""The methods by kind; pictures group them so."""
+
+METHODS: Mapping[str, FewShotMethod] = MappingProxyType(
+    {name: method for kind in KINDS.values() for name, method in kind.items()}
 )
 
 

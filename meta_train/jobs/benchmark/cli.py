@@ -7,7 +7,7 @@ from pathlib import Path
 
 from learned_opt.optimizer.learned_optimizer import DEFAULT_RULE
 from learned_opt.weights import list_pretrained
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS
 from meta_train.evaluation.benchmark.games import GAMES
 from meta_train.evaluation.benchmark.tasks import TASKS
 from meta_train.jobs.benchmark.job import run, say

@@ -11,15 +11,15 @@ from typing import Any
 from learned_opt.files import write_atomically
 from learned_opt.rules import list_rules
 from learned_opt.weights import find_rule, list_pretrained, rule_digest
-from meta_train.evaluation.benchmark.contestant import Contestant
-from meta_train.evaluation.benchmark.contestants import missing_package
+from meta_train.evaluation.benchmark.contestants.contestant import Contestant
+from meta_train.evaluation.benchmark.contestants.registry import missing_package
 from meta_train.evaluation.benchmark.games import GAMES, Game, Played
-from meta_train.evaluation.benchmark.picture import draw
 from meta_train.evaluation.benchmark.plan import Plan
 from meta_train.evaluation.benchmark.records import Failed, Records, Result, RunKey
-from meta_train.evaluation.benchmark.report import render
+from meta_train.evaluation.benchmark.reports.full_report import render
+from meta_train.evaluation.benchmark.reports.picture import draw
+from meta_train.evaluation.benchmark.reports.short_report import render_short
 from meta_train.evaluation.benchmark.runner import run_all
-from meta_train.evaluation.benchmark.short_report import render_short
 from meta_train.evaluation.benchmark.tasks import TASKS, VERSION
 from meta_train.evaluation.benchmark.workload import BenchmarkTask
 from meta_train.jobs.benchmark.settings import BenchmarkConfig

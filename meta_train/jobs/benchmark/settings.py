@@ -10,12 +10,12 @@ from typing import Any
 
 from learned_opt.optimizer.learned_optimizer import DEFAULT_RULE
 from learned_opt.registry import look_up
-from meta_train.evaluation.benchmark.contestant import Contestant
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS, find_contestant
+from meta_train.evaluation.benchmark.contestants.contestant import Contestant
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS, find_contestant
+from meta_train.evaluation.benchmark.contestants.user_function import from_function
 from meta_train.evaluation.benchmark.games import GAMES
 from meta_train.evaluation.benchmark.records import TUNING_SEED
 from meta_train.evaluation.benchmark.tasks import TASKS
-from meta_train.evaluation.benchmark.user_function import from_function
 
 QUICK_TASKS = ("mnist1d-conv", "batch-norm", "char-gru", "autoencoder", "friedman", "pinn")
 QUICK_OPTIMIZERS = ("adamw-cosine", "muon", "schedule-free")

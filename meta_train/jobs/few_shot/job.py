@@ -13,10 +13,10 @@ import torch
 
 from learned_opt.adaptation.initialization import Initialization
 from learned_opt.adaptation.initialization_file import save_initialization
-from meta_train.evaluation import report
+from meta_train.evaluation.comparison import report
 from meta_train.few_shot.data_sets import IMAGES
 from meta_train.few_shot.embedding_plot import draw_embeddings
-from meta_train.few_shot.ignored import ignored_settings
+from meta_train.few_shot.ignored_settings import ignored_settings
 from meta_train.few_shot.instance_table import render_by_instance
 from meta_train.few_shot.plots import draw_sine
 from meta_train.few_shot.scores import Evaluation
@@ -25,7 +25,6 @@ from meta_train.few_shot.table import as_json, render
 from meta_train.few_shot.trained import TrainedMethod, evaluate_trained, trained_method
 from meta_train.few_shot.verification import Verification, verify_trained
 from meta_train.jobs.command import CONFIG, PROGRAM
-from meta_train.jobs.few_shot.board import write_results
 from meta_train.jobs.few_shot.folders import (
     TABLE,
     job_folder,
@@ -33,6 +32,7 @@ from meta_train.jobs.few_shot.folders import (
     resume_arguments,
 )
 from meta_train.jobs.few_shot.runner import MethodRunner, read_json
+from meta_train.jobs.few_shot.tensorboard import write_results
 from meta_train.jobs.run_folders import locked, remove_if_empty
 from meta_train.jobs.run_texts import write_configuration
 from meta_train.runtime.checkpoint_files import list_checkpoints

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from meta_train.evaluation.benchmark.contestant import HasModes, state_bytes
-from meta_train.evaluation.benchmark.contestants import (
+from meta_train.evaluation.benchmark.contestants.contestant import HasModes, state_bytes
+from meta_train.evaluation.benchmark.contestants.opt_list import OPT_LIST
+from meta_train.evaluation.benchmark.contestants.peers import Muon, NesterovAdamW
+from meta_train.evaluation.benchmark.contestants.registry import (
     CONTESTANTS,
     find_contestant,
     learned,
     missing_package,
 )
+from meta_train.evaluation.benchmark.contestants.schedules import warm_cosine
+from meta_train.evaluation.benchmark.contestants.user_function import from_function
 from meta_train.evaluation.benchmark.games import GAMES, play_once
-from meta_train.evaluation.benchmark.opt_list import OPT_LIST
-from meta_train.evaluation.benchmark.peers import Muon, NesterovAdamW
-from meta_train.evaluation.benchmark.schedules import warm_cosine
 from meta_train.evaluation.benchmark.tasks import TASKS
-from meta_train.evaluation.benchmark.user_function import from_function
 from meta_train.evaluation.benchmark.workload import Workload, cross_entropy
 
 
@@ -159,7 +159,8 @@ def test_a_missing_package_is_named():
     code = (
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name: None if name == 'schedulefree' else find(name)\n"
-        "from meta_train.evaluation.benchmark.contestants import CONTESTANTS, missing_package\n"
+        "from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS\n"
+        "from meta_train.evaluation.benchmark.contestants.registry import missing_package\n"
         "print(missing_package(CONTESTANTS['schedule-free']), missing_package(CONTESTANTS['sgd']))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS, learned
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS, learned
 from meta_train.evaluation.benchmark.games import GAMES, Played
-from meta_train.evaluation.benchmark.picture import draw
 from meta_train.evaluation.benchmark.plan import Entry, Plan
 from meta_train.evaluation.benchmark.records import Failed, Records, run_key
-from meta_train.evaluation.benchmark.report import (
+from meta_train.evaluation.benchmark.reports.full_report import (
     pairs_table,
     plan_of,
     render,
     summary_table,
 )
-from meta_train.evaluation.benchmark.scores import (
+from meta_train.evaluation.benchmark.reports.picture import draw
+from meta_train.evaluation.benchmark.reports.scores import (
     all_scores,
     geometric_mean,
     interquartile_mean,

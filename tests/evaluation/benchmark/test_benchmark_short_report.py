@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS, learned
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS, learned
 from meta_train.evaluation.benchmark.games import GAMES, Played
-from meta_train.evaluation.benchmark.notes import notes
 from meta_train.evaluation.benchmark.plan import Entry, Plan
 from meta_train.evaluation.benchmark.records import Failed, Records, run_key
-from meta_train.evaluation.benchmark.report import render
-from meta_train.evaluation.benchmark.short_report import render_short
+from meta_train.evaluation.benchmark.reports.full_report import render
+from meta_train.evaluation.benchmark.reports.notes import notes
+from meta_train.evaluation.benchmark.reports.short_report import render_short
 from meta_train.evaluation.benchmark.tasks import TASKS
 from meta_train.evaluation.benchmark.training import Trained
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS
 from meta_train.evaluation.benchmark.tasks import TASKS, functions, mnist1d, models, textures
 from meta_train.evaluation.benchmark.training import train_once
 from meta_train.evaluation.benchmark.workload import parameter_count

@@ -9,8 +9,8 @@ from torch.optim.swa_utils import update_bn
 
 from learned_opt import LearnedOptimizer
 from meta_train.evaluation.benchmark import games
-from meta_train.evaluation.benchmark.contestant import Contestant
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS, learned
+from meta_train.evaluation.benchmark.contestants.contestant import Contestant
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS, learned
 from meta_train.evaluation.benchmark.games import GAMES, CartPoles, play_once
 from meta_train.evaluation.benchmark.training import train_once
 from meta_train.evaluation.benchmark.workload import BenchmarkTask, Workload, squared_error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_train.evaluation.benchmark.contestants import CONTESTANTS
+from meta_train.evaluation.benchmark.contestants.registry import CONTESTANTS
 from meta_train.evaluation.benchmark.games import GAMES
 from meta_train.evaluation.benchmark.records import Records
 from meta_train.evaluation.benchmark.tasks import TASKS

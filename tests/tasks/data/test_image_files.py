@@ -12,9 +12,10 @@ import torch
 from python_2_pickles import python_2_pickle
 
 from meta_train.runtime.seeding import generator
-from meta_train.tasks import autoencoder, create_task, data
+from meta_train.tasks import create_task, data
 from meta_train.tasks.data import image_files, load_data
 from meta_train.tasks.data.image_files import CHECKSUMS, IMAGE_FILES, read_images
+from meta_train.tasks.families import autoencoder
 
 IDX = {"train-images-idx3-ubyte": 12, "train-labels-idx1-ubyte": 12,
        "t10k-images-idx3-ubyte": 4, "t10k-labels-idx1-ubyte": 4}  # fmt: skip

@@ -1,7 +1,7 @@
 """The two passes of the step-size LSTM over all tensors: sums of products, then the step.
 
 The first reads five arrays (20 bytes a parameter), the second reads them again and writes four.
-The formulas are those of `learned_opt.rules.tensor_directions`, and tests hold them to it.
+The formulas are those of `learned_opt.rules.parts.tensor_directions`, and tests hold them to it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from learned_opt.backends.triton.kernels.blocks import find_block, load_block, store_block
-from learned_opt.rules import tensor_directions as directions
-from learned_opt.rules.tensor_directions import BETA_FAST, BETA_SLOW, BETA_SQUARE
+from learned_opt.rules.parts import tensor_directions as directions
+from learned_opt.rules.parts.tensor_directions import BETA_FAST, BETA_SLOW, BETA_SQUARE
 
 GRADIENT: tl.constexpr = tl.constexpr(0)
 PARAMETER: tl.constexpr = tl.constexpr(1)
@@ -62,7 +62,7 @@ def measure_blocks(
     v = load_block(row, V, tl.float32, start, left, full, offsets)
     out = partial + tl.program_id(0).to(tl.int64) * COLUMNS
 
-    # In the order of `learned_opt.rules.tensor_directions.SUMS`.
+    # In the order of `learned_opt.rules.parts.tensor_directions.SUMS`.
     adam = m9 * tl.rsqrt(v + EPS)
     tl.store(out + 0, tl.sum(g * g))
     tl.store(out + 1, tl.sum(g * m9))

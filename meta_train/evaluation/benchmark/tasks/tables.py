@@ -75,7 +75,7 @@ def _teacher() -> tuple[Tensor, Tensor]:
 
 
 def teacher() -> Workload:
-    """Classification of what a random network says, with wrong labels: 20-64-64-6."""
+    """Classification by a random network's answers, a tenth of them random: 20-64-64-6."""
     train, test = split(_teacher(), 1000)
     return classification(
         models.mlp((20, 64, 64, 6), nn.GELU), (train[0], train[1]), (test[0], test[1])

@@ -1,0 +1,1 @@
+"""Draws the measurements of an explanation on one page. Needs matplotlib."""

@@ -1,0 +1,1 @@
+"""Reports of a benchmark: scores from the records of runs, then tables, notes and a picture."""

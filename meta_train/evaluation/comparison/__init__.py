@@ -1,0 +1,1 @@
+"""Comparison of a rule with tuned baselines on held-out tasks: trainings, tables and pictures."""

@@ -1,0 +1,1 @@
+"""Validation during meta-training: one number, which selects the weights to keep."""

@@ -1,0 +1,1 @@
+"""Inner runs between outer steps: their problems, lengths, data and states."""

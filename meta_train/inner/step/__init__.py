@@ -1,0 +1,1 @@
+"""Parts of one inner step: the losses with their gradients, and the step of the rule."""
