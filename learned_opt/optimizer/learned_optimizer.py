@@ -219,7 +219,8 @@ class LearnedOptimizer(Optimizer):
                 )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
-                self._move(self._copies.on(self.rule, call.device), updates, context, call.maximize)
+                rule = self._copies.beside(updates[0].parameter, self.rule)
+                self._move(rule, updates, context, call.maximize)
         self._guard.warn()
         self._evaluation.note_step(self.param_groups)
         self._plan.count(self.param_groups)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -95,4 +96,4 @@ class StepPlan:
 
 def _steps_of(state: State | None) -> int:
     step = None if state is None else state.get("step")
-    return 0 if step is None or step.is_meta else int(step)
+    return 0 if step is None or has_no_values(step) else int(step)
