@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.not_compiled import not_compiled
 from learned_opt.optimizer import sharding
 from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State
@@ -158,7 +159,7 @@ class FiniteGuard:
         totals = self._skipped_by_device.values()
         return sum(int(total) for total in totals if not has_no_values(total))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def warn(self) -> None:
         """Warn once, with names, that updates were skipped.
 

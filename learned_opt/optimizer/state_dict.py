@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from learned_opt.not_compiled import not_compiled
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
 from learned_opt.optimizer.options import check_direction, check_made_here
@@ -106,7 +107,7 @@ def fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = N
     return rule.init_state(sharding.local_part(like), direction=direction)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@not_compiled
 def check_directions(
     rule: UpdateRule, groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, State]
 ) -> None:

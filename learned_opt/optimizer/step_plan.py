@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from learned_opt.not_compiled import not_compiled
 from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
 
@@ -34,7 +34,7 @@ class StepPlan:
         if self._is_read:  # asked here: the call below interrupts a compiled step
             self._count(groups)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _count(self, groups: Sequence[Mapping[str, Any]]) -> None:
         self._taken += [0] * (len(groups) - len(self._taken))
         for index, group in enumerate(groups):
