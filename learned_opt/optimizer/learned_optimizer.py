@@ -345,8 +345,8 @@ class LearnedOptimizer(Optimizer):
         another.
 
         Raises:
-            ValueError: another number or size of parameters, or the state of another rule. The
-                optimizer is then unchanged.
+            ValueError: another number, size or order of parameters (the order is known where they
+                are named), or the state of another rule. The optimizer is then unchanged.
         """
         planned = [group["total_steps"] for group in self.param_groups]
         # The last of the pre-hooks, after any that users registered.
