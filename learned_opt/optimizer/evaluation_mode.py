@@ -100,8 +100,15 @@ class EvaluationMode:
         """
         if not self._rule.averages:
             return
-        foreign = False
         groups = list(groups)
+        # All before any is written: views of one buffer share its count of changes.
+        foreign = {
+            parameter
+            for group in groups
+            for parameter in group["params"]
+            if self._versions.get(parameter, version := _version(parameter)) != version
+        }
+        told = False
         latest = max(
             (_steps(states.get(p)) for group in groups for p in group["params"]), default=0
         )
@@ -111,15 +118,14 @@ class EvaluationMode:
                     state = states.get(parameter)
                     if not state:
                         continue
-                    version = _version(parameter)
-                    if self._versions.get(parameter, version) != version:
-                        foreign = True
+                    if parameter in foreign:
+                        told = True
                         self._restart(parameter, state)
                     elif not parameter.requires_grad and _is_behind(_steps(state), latest):
                         self._restart(parameter, state)
                     self._use_average(parameter, state)
             group[MODE] = False
-        if foreign:
+        if told:
             _warn("since the last step", "evaluated")
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
