@@ -292,7 +292,7 @@ def rule_digest(rule: UpdateRule) -> str:
     with real_tensors():
         for key, value in rule.state_dict().items():
             digest.update(key.encode())
-            digest.update(value.detach().double().cpu().numpy().tobytes())
+            digest.update(value.detach().cpu().double().numpy().tobytes())
     return f"{rule_name(rule)}:{digest.hexdigest()[:16]}"
 
 

@@ -1,5 +1,6 @@
 """Entry point of `python -m meta_train`."""
 
+import io
 import os
 import signal
 import sys
@@ -23,6 +24,9 @@ def say_once(text: str) -> None:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a log in another encoding than UTF-8 gets a "?"
+            stream.reconfigure(errors="replace")
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, end_at_once)

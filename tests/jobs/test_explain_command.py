@@ -1,6 +1,8 @@
 """`python -m meta_train explain`: pages, numbers and sentences; bad input is one line."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -123,3 +125,22 @@ def test_torch_has_one_thread_while_it_measures_and_its_own_afterwards(monkeypat
     finally:
         torch.set_num_threads(before)
     assert seen == [1]
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_hold_a_character_gets_another_one(tmp_path):
+    """As on Windows, where a file gets the console's encoding; all files were missing then."""
+    done = subprocess.run(
+        [sys.executable, "-m", "meta_train", "explain", "andrychowicz-lstm", "--out", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONIOENCODING": "ascii",
+        },
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(|?| = 0." in done.stdout and done.stdout.endswith("written to out\n")
+    assert (tmp_path / "out" / "andrychowicz-lstm.png").exists()
