@@ -127,12 +127,14 @@ def test_torch_has_one_thread_while_it_measures_and_its_own_afterwards(monkeypat
     assert seen == [1]
 
 
-@pytest.mark.slow
-def test_a_log_that_cannot_hold_a_character_gets_another_one(tmp_path):
-    """As on Windows, where a file gets the console's encoding; all files were missing then."""
+def test_a_log_that_cannot_hold_a_character_gets_another_one():
+    """As on Windows, where a file gets the console's encoding."""
+    code = (
+        "import runpy; import meta_train.jobs.cli as cli; cli.main = lambda: print('|\u03bb|'); "
+        "runpy.run_module('meta_train', run_name='__main__', alter_sys=True)"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "meta_train", "explain", "andrychowicz-lstm", "--out", "out"],
-        cwd=tmp_path,
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         env={
@@ -141,6 +143,4 @@ def test_a_log_that_cannot_hold_a_character_gets_another_one(tmp_path):
             "PYTHONIOENCODING": "ascii",
         },
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "(|?| = 0." in done.stdout and done.stdout.endswith("written to out\n")
-    assert (tmp_path / "out" / "andrychowicz-lstm.png").exists()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "|?|\n", "")
