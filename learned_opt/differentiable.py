@@ -27,7 +27,9 @@ import torch
 from torch import Tensor
 
 from learned_opt.functional import apply_update, compute_updates, scheduled_decay
+from learned_opt.optimizer.evaluation_mode import check_training
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
+from learned_opt.optimizer.state_dict import check_directions
 from learned_opt.rules.base import Context, State
 
 try:
@@ -62,12 +64,16 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         **kwargs: see `higher.optim.DifferentiableOptimizer`.
 
     Raises:
-        ValueError: complex parameters; in `step`, a rule that is not on the parameters' device.
+        ValueError: complex parameters, or a group's `direction` was changed after its first step;
+            in `step`, a rule that is not on the parameters' device.
+        RuntimeError: the optimizer is in evaluation mode.
     """
 
     def __init__(
         self, other: LearnedOptimizer, *args: Any, second_order: bool = False, **kwargs: Any
     ) -> None:
+        check_training(other.param_groups)
+        check_directions(other.rule, other.param_groups, other.state)
         super().__init__(other, *args, **kwargs)
         if any(p.is_complex() for group in other.param_groups for p in group["params"]):
             raise ValueError("learned_opt.differentiable does not support complex parameters")
@@ -94,7 +100,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
                     continue
                 parameter = group["params"][k]
                 gradient = gradient if self.second_order else gradient.detach()
-                state = self._state_of(index, k, parameter)
+                state = self._state_of(index, k, parameter, group["direction"])
                 call = (parameter.device, group["maximize"], group["total_steps"])
                 calls.setdefault(call, []).append((index, k, parameter, gradient, state))
         for call, pending in calls.items():
@@ -129,9 +135,13 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
                 state = {key: value.detach() for key, value in state.items()}
             self.state[index][k] = state
 
-    def _state_of(self, group: int, position: int, parameter: Tensor) -> State:
+    def _state_of(
+        self, group: int, position: int, parameter: Tensor, direction: str | None
+    ) -> State:
         state: State = self.state[group][position]
-        return state if "step" in state else self.rule.init_state(parameter)
+        if "step" in state:
+            return state
+        return self.rule.init_state(parameter, direction=direction)
 
 
 def _unroll_prepared(prepared: Any, *args: Any, **kwargs: Any) -> DifferentiableOptimizer:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.checks.arguments import check_path
+from learned_opt.real_tensors import real_tensors
 
 NO_DIGEST = "0" * 64
 """Stands for the digest while the digest is computed."""
@@ -78,8 +79,7 @@ def read_tensors(
         raise FileNotFoundError(f"file {path} does not exist")
     try:
         content = path.read_bytes()
-        # Ordinary tensors on the CPU, also inside a torch.device context or inference_mode.
-        with torch.inference_mode(False), torch.device("cpu"):
+        with real_tensors(), torch.device("cpu"):
             tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})

@@ -20,6 +20,7 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from learned_opt.checks.arguments import check_path, check_type
 from learned_opt.files import (
@@ -30,6 +31,7 @@ from learned_opt.files import (
     read_tensors,
     write_tensors,
 )
+from learned_opt.real_tensors import real_tensors
 from learned_opt.registry import matching_names, unknown
 from learned_opt.rules import RULES, create_rule, list_rules, rule_name
 from learned_opt.rules.base import UpdateRule
@@ -201,7 +203,7 @@ def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
         check_rule(name_or_path, "an UpdateRule, a name or a path")
     name = os.fspath(name_or_path)
     if name in list_rules() and not names_weights(name):
-        with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        with real_tensors(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
             rule = create_rule(name)
         if not list(rule.parameters()):
             return rule
@@ -272,18 +274,25 @@ def rule_digest(rule: UpdateRule) -> str:
     """Name and hash of a rule: equal for equal class, settings and weights.
 
     Raises:
-        ValueError: the rule is on the meta device, where weights have no values.
+        ValueError: the rule is on the meta device, or was made under FakeTensorMode, so that its
+            weights have no values.
     """
     if rule.device.type == "meta":
         raise ValueError(
             f"rule {rule_name(rule)} is on the meta device and has no weights: "
             'build it under torch.device("cpu")'
         )
+    if any(isinstance(value, FakeTensor) for value in rule.parameters()):
+        raise ValueError(
+            f"rule {rule_name(rule)} was made under FakeTensorMode and has no weights: make it "
+            "outside, or give the name or the path of weights"
+        )
     settings = json.dumps(_comparable(rule.settings), sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode())
-    for key, value in rule.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().double().cpu().numpy().tobytes())
+    with real_tensors():
+        for key, value in rule.state_dict().items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().double().numpy().tobytes())
     return f"{rule_name(rule)}:{digest.hexdigest()[:16]}"
 
 

@@ -15,62 +15,31 @@ Make an optimizer for your own model and data in ten lines:
 The command line does the same with `python -m meta_train`.
 """
 
-from meta_train.estimators import (
-    Estimate,
-    Estimator,
-    MetaObjective,
-    create_estimator,
-    list_estimators,
-)
-from meta_train.evaluation.baselines import BASELINES, Baseline
-from meta_train.evaluation.comparison.compare import ComparedOptimizer, compare
-from meta_train.evaluation.comparison.report import draw_curves, render_table
-from meta_train.evaluation.comparison.trainings import ComparisonTask
-from meta_train.evaluation.validation.task_validator import TaskValidator
-from meta_train.evaluation.validation.validator import Validator
-from meta_train.inner.loop import InnerLoop
-from meta_train.inner.meta_parameters import MetaParameters
-from meta_train.outer.settings import TrainSettings
-from meta_train.outer.trainer import MetaTrainer
-from meta_train.runtime.signals import Interrupted, TrainingStalled
-from meta_train.tasks import (
-    Mixture,
-    ModuleTask,
-    Problem,
-    SampledTask,
-    Task,
-    TaskFamily,
-    create_task,
-    list_tasks,
-)
+from __future__ import annotations
 
-__all__ = [
-    "BASELINES",
-    "Baseline",
-    "ComparedOptimizer",
-    "ComparisonTask",
-    "Estimate",
-    "Estimator",
-    "InnerLoop",
-    "Interrupted",
-    "MetaObjective",
-    "MetaParameters",
-    "MetaTrainer",
-    "Mixture",
-    "ModuleTask",
-    "Problem",
-    "SampledTask",
-    "Task",
-    "TaskFamily",
-    "TaskValidator",
-    "TrainSettings",
-    "TrainingStalled",
-    "Validator",
-    "compare",
-    "create_estimator",
-    "create_task",
-    "draw_curves",
-    "list_estimators",
-    "list_tasks",
-    "render_table",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meta_train.index import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names, and folders, when one of them is first used.
+
+    `python -m meta_train` runs this file first. If it took seconds to import torch, nothing could
+    be said meanwhile, and Ctrl-C would end in a traceback.
+    """
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    index = import_module("meta_train.index")
+    if name in globals():  # a folder, which the import has set
+        return globals()[name]
+    if name != "__all__" and name not in index.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(index, name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted({*globals(), *import_module("meta_train.index").__all__})

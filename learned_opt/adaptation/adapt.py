@@ -18,6 +18,7 @@ from learned_opt.adaptation.initialization import Initialization
 from learned_opt.adaptation.initialization_file import load_initialization
 from learned_opt.adaptation.loop import Adaptation
 from learned_opt.adaptation.module_copy import find_graph_tensors, shallow_copy_module
+from learned_opt.adaptation.prefixes import names_with_prefix, names_with_prefixes
 from learned_opt.adaptation.support_set import cycle_batches
 from learned_opt.checks.arguments import check_function, check_module, check_type, shown
 from learned_opt.functional import check_lr, check_proximal, check_steps, one_element
@@ -107,7 +108,8 @@ def adapt(
         initialization: initial values, or the path of their file; by default the module's values.
         keep: see `Initialization.apply_to`.
         only: names, or prefixes of names, of the parameters to adapt; by default those that the
-            initialisation was meta-trained to adapt, or all.
+            initialisation was meta-trained to adapt, or all. The name of a module means that
+            module: "fc1" is not "fc10", too.
         proximal: iMAML's lambda; the loss gets lambda / 2 times the squared distance from the
             start added. By default the initialisation's, or 0.
         functional: return tensors, not a module.
@@ -283,9 +285,10 @@ def _parameters_to_adapt(module: nn.Module, only: Iterable[str] | None) -> dict[
     chosen: dict[str, Tensor] = dict(named)
     if only is not None:
         prefixes = tuple(only)
-        chosen = {key: value for key, value in named.items() if key.startswith(prefixes)}
+        wanted = names_with_prefixes(prefixes, named)
+        chosen = {key: value for key, value in named.items() if key in wanted}
         for prefix in prefixes:
-            if not any(key.startswith(prefix) for key in named):
+            if not names_with_prefix(prefix, named):
                 raise ValueError(f"no parameter to adapt begins with {prefix!r}: {list(named)}")
     for name, value in chosen.items():
         if value.is_complex():

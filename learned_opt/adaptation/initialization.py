@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from learned_opt.adaptation.prefixes import names_with_prefix, names_with_prefixes
 from learned_opt.checks.arguments import check_module, check_type
 from learned_opt.functional import check_lr, check_proximal, check_steps
 from learned_opt.rules.base import UpdateRule
@@ -104,7 +105,8 @@ class Initialization:
         Args:
             module: the module; changed in place.
             keep: names, or prefixes of names, of parameters and buffers that are left alone, such
-                as "head." for a head with other classes. The module need not have them.
+                as "head." for a head with other classes. The module need not have them. The name of
+                a module means that module: "fc1" is not "fc10", too.
 
         Returns:
             The module itself.
@@ -129,18 +131,19 @@ class Initialization:
                 target.copy_(value)
         return module
 
-    def _pairs(self, module: nn.Module, kept: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
+    def _pairs(self, module: nn.Module, keep: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
         named = dict(module.named_parameters())
-        problems = _differences("parameter", named, self.parameters, kept)
         buffers = dict(module.named_buffers())
+        names = {*named, *buffers, *self.parameters, *self.buffers}
+        kept = names_with_prefixes(keep, names)
+        problems = _differences("parameter", named, self.parameters, kept)
         # The module may have other buffers, such as counters.
         present = {key: value for key, value in buffers.items() if key in self.buffers}
         problems += _differences("buffer", present, self.buffers, kept)
-        names = {*named, *buffers, *self.parameters, *self.buffers}
         problems += [
             f"no name begins with {prefix!r}, given in keep"
-            for prefix in kept
-            if not any(name.startswith(prefix) for name in names)
+            for prefix in keep
+            if not names_with_prefix(prefix, names)
         ]
         if problems:
             raise ValueError(
@@ -149,14 +152,14 @@ class Initialization:
             )
         targets = {**named, **buffers}
         values = {**self.parameters, **self.buffers}
-        return [(targets[k], v) for k, v in values.items() if not k.startswith(kept)]
+        return [(targets[k], v) for k, v in values.items() if k not in kept]
 
 
 def _differences(
-    kind: str, module: Mapping[str, Tensor], own: Mapping[str, Tensor], kept: tuple[str, ...]
+    kind: str, module: Mapping[str, Tensor], own: Mapping[str, Tensor], kept: set[str]
 ) -> list[str]:
-    wanted = {key: value for key, value in module.items() if not key.startswith(kept)}
-    given = {key: value for key, value in own.items() if not key.startswith(kept)}
+    wanted = {key: value for key, value in module.items() if key not in kept}
+    given = {key: value for key, value in own.items() if key not in kept}
     problems = []
     if missing := sorted(wanted.keys() - given.keys()):
         problems.append(f"only the module has {kind} {_list(missing)}")

@@ -23,7 +23,7 @@ DPI = 160
 """Dots per inch of a PNG file: a page is 1536 dots wide."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # its own would show every number
 class Explanation:
     """Measurements of a rule, as numbers, sentences and pictures.
 
@@ -38,6 +38,11 @@ class Explanation:
     """
 
     findings: Findings
+
+    def __repr__(self) -> str:
+        """Show the sentences, a line each."""
+        lines = [f"  {panel}: {text}" for panel, text in self.sentences.items()]
+        return "\n".join([f"Explanation of {self.name} ({self.findings.subtitle})", *lines])
 
     @property
     def name(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from learned_opt.checks.arguments import check_module, shown
 from learned_opt.monitoring.observation_interval import ObservationInterval
+from learned_opt.not_compiled import not_compiled
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 from learned_opt.rules.base import Context
 from learned_opt.updates import PendingUpdate, distinct_names
@@ -52,11 +52,11 @@ class Attachment:
             optimizer.register_step_post_hook(self._after_step),
         ]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _before_step(self, *_: object) -> None:
         self._due, self._seconds = self._interval.due(self._taken), 0.0
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _on_updates(
         self, optimizer: LearnedOptimizer, updates: list[PendingUpdate], context: Context
     ) -> None:
@@ -68,7 +68,7 @@ class Attachment:
         self._observe(optimizer, names, updates, context, self._taken)
         self._seconds += time.perf_counter() - began
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _after_step(self, *_: object) -> None:
         if self._due:
             self._interval.observed(self._taken, self._seconds)

@@ -1,6 +1,7 @@
-"""Recomputes the running statistics of batch normalisation at the weights that are evaluated.
+"""Recomputes the running statistics of normalisation at the weights that are evaluated.
 
-As `torch.optim.swa_utils.update_bn`, but layers that are not trained keep their statistics.
+As `torch.optim.swa_utils.update_bn`, but layers that are not trained keep their statistics, and
+instance normalisation with running statistics is recomputed, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from learned_opt.checks.arguments import check_type, shown
 
@@ -45,7 +47,7 @@ def check_batches(
         )
     if batches is None:
         for name, module in model.named_modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            if isinstance(module, _NormBase) and module.running_mean is not None:
                 raise ValueError(
                     f"{name or 'the model'} has running statistics of other weights: give batches "
                     "of training data, eval(model, batches), to recompute them"
@@ -66,14 +68,16 @@ def recompute_statistics(
             alone, too: a frozen backbone may be trained with, and keeps, statistics of other data.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch. After this or any error of the model or the batches, the
+            statistics are what they were.
     """
-    every = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    every = [module for module in model.modules() if isinstance(module, _NormBase)]
     layers = _layers_to_recompute(model, set(owned), set(trained))
     if not layers:
         return
     modes = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers}
+    statistics = [(value, value.clone()) for layer in layers for value in layer.buffers()]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     count = 0
     try:
@@ -82,30 +86,35 @@ def recompute_statistics(
             layer.eval()
         for layer in layers:
             layer.train()
-            layer.momentum = None  # the average over all batches
         for batch in batches:
             if count == 0:
                 for layer in layers:
                     layer.reset_running_stats()
             count += 1
+            for layer in layers:  # the average over all batches; instance norm does not count them
+                layer.momentum = 1 / count if isinstance(layer, _InstanceNorm) else None
             _call(model, batch, device)
+        if count == 0:
+            raise ValueError("there is no batch to recompute running statistics from")
+    except BaseException:  # Ctrl-C, too
+        for value, before in statistics:
+            value.copy_(before)
+        raise
     finally:
         for module, mode in modes.items():
             module.training = mode
         for layer, momentum in momenta.items():
             layer.momentum = momentum
-    if count == 0:
-        raise ValueError("there is no batch to recompute running statistics from")
 
 
 def _layers_to_recompute(
     model: nn.Module, owned: set[Tensor], trained: set[Tensor]
-) -> list[_BatchNorm]:
-    layers: list[_BatchNorm] = []
+) -> list[_NormBase]:
+    layers: list[_NormBase] = []
     moved = False
     for module in model.modules():
         moved = moved or any(parameter in trained for parameter in module.parameters(recurse=False))
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and moved:
+        if isinstance(module, _NormBase) and module.running_mean is not None and moved:
             if module.weight is None or module.weight in owned:
                 layers.append(module)
     return layers

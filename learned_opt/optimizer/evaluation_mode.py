@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
 from learned_opt.optimizer import sharding
+from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
 
 MODE = "train_mode"
@@ -100,8 +100,15 @@ class EvaluationMode:
         """
         if not self._rule.averages:
             return
-        foreign = False
         groups = list(groups)
+        # All before any is written: views of one buffer share its count of changes.
+        foreign = {
+            parameter
+            for group in groups
+            for parameter in group["params"]
+            if self._versions.get(parameter, version := _version(parameter)) != version
+        }
+        told = False
         latest = max(
             (_steps(states.get(p)) for group in groups for p in group["params"]), default=0
         )
@@ -111,15 +118,14 @@ class EvaluationMode:
                     state = states.get(parameter)
                     if not state:
                         continue
-                    version = _version(parameter)
-                    if self._versions.get(parameter, version) != version:
-                        foreign = True
+                    if parameter in foreign:
+                        told = True
                         self._restart(parameter, state)
                     elif not parameter.requires_grad and _is_behind(_steps(state), latest):
                         self._restart(parameter, state)
                     self._use_average(parameter, state)
             group[MODE] = False
-        if foreign:
+        if told:
             _warn("since the last step", "evaluated")
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
@@ -154,7 +160,7 @@ class EvaluationMode:
         self.note_step(groups)
 
     def _is_far(self, parameter: Tensor, state: State) -> bool:
-        if _has_no_values(parameter):
+        if has_no_values(parameter):
             return False
         average = state["average"]
         distance = (parameter.detach() - average).norm()
@@ -162,7 +168,7 @@ class EvaluationMode:
 
     def _holds_average(self, parameter: Tensor, state: State) -> bool:
         value = sharding.local_part(parameter.detach())
-        if _has_no_values(value):
+        if has_no_values(value):
             return True
         average = sharding.local_part(state["average"])
         return torch.equal(value, average.to(value.dtype))
@@ -197,12 +203,7 @@ def _version(parameter: Tensor) -> int:
 
 def _steps(state: State | None) -> int:
     step = state.get("step") if state else None
-    return 0 if step is None or _has_no_values(step) else int(step)
-
-
-def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape alone, as on the meta device."""
-    return tensor.is_meta or isinstance(tensor, FakeTensor)
+    return 0 if step is None or has_no_values(step) else int(step)
 
 
 def _is_behind(steps: int, latest: int) -> bool:

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.not_compiled import not_compiled
 from learned_opt.optimizer import sharding
+from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State
 from learned_opt.updates import PendingUpdate
 
@@ -154,9 +156,10 @@ class FiniteGuard:
     @property
     def skipped(self) -> int:
         """Number of skipped updates over all tensors and steps; waits for the devices."""
-        return sum(int(total) for total in self._skipped_by_device.values() if not total.is_meta)
+        totals = self._skipped_by_device.values()
+        return sum(int(total) for total in totals if not has_no_values(total))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def warn(self) -> None:
         """Warn once, with names, that updates were skipped.
 
@@ -171,7 +174,7 @@ class FiniteGuard:
             return
         self._warned = True
         counts = self._skipped_by_name
-        names = [name for name, count in counts.items() if not count.is_meta and int(count)]
+        names = [name for name, n in counts.items() if not has_no_values(n) and int(n)]
         warnings.warn(
             f"the update of {', '.join(names)} was not finite and was skipped; parameter and state "
             "are unchanged. This warning comes once; see optimizer.skipped_updates for the count",

@@ -15,6 +15,7 @@ from learned_opt.backends.registry import fused_steps
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.lost_memory import LostMemory
 from learned_opt.optimizer.shared_memory import SharedMemory
+from learned_opt.real_tensors import real_tensors
 from learned_opt.rules.base import Context, UpdateRule
 from learned_opt.updates import PendingUpdate
 
@@ -57,7 +58,8 @@ class FusedSteps:
         self._lost_memory = LostMemory()
         self._shared_memory = SharedMemory()
         self._plan: _Plan | None = None
-        why_none = self._why_none(rule)
+        with real_tensors():  # the rule has values under FakeTensorMode, too
+            why_none = self._why_none(rule)
         if fused and why_none:
             raise ValueError(f"fused=True does not fit {why_none}")
 

@@ -219,7 +219,8 @@ class LearnedOptimizer(Optimizer):
                 )
                 for hook in list(self._update_hooks.values()):
                     hook(self, updates, context)
-                self._move(self._copies.on(self.rule, call.device), updates, context, call.maximize)
+                rule = self._copies.beside(updates[0].parameter, self.rule)
+                self._move(rule, updates, context, call.maximize)
         self._guard.warn()
         self._evaluation.note_step(self.param_groups)
         self._plan.count(self.param_groups)
@@ -238,7 +239,8 @@ class LearnedOptimizer(Optimizer):
 
         An optimizer does not see modules. **A model with batch normalisation is evaluated wrongly
         unless you give it, and batches of training data**: its running statistics belong to the
-        weights of training, and are recomputed. That takes a forward pass for each batch.
+        weights of training, and are recomputed. That takes a forward pass for each batch. The same
+        holds for instance normalisation with `track_running_stats`.
 
         Args:
             model: the model. Layers of batch normalisation whose scale this optimizer does not
@@ -250,6 +252,7 @@ class LearnedOptimizer(Optimizer):
             ValueError: the model has running statistics, and there are no batches; or the optimizer
                 has no parameter of the model.
             TypeError: the model is no module, or the batches are a single one.
+            Exception: of the model or the loader. Weights, statistics and mode are then as before.
 
         Examples:
             >>> optimizer = LearnedOptimizer(model.parameters())
@@ -261,10 +264,16 @@ class LearnedOptimizer(Optimizer):
         """
         owned = [parameter for group in self.param_groups for parameter in group["params"]]
         check_batches(model, batches, owned)
+        was_training = all(group[MODE] for group in self.param_groups)
         self._evaluation.evaluate(self.param_groups, self.state)
         if model is not None and batches is not None:
             trained = [p for p in owned if p.requires_grad or self.state.get(p)]
-            recompute_statistics(model, batches, owned, trained)
+            try:
+                recompute_statistics(model, batches, owned, trained)
+            except BaseException:
+                if was_training:
+                    self.train()
+                raise
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
@@ -336,8 +345,8 @@ class LearnedOptimizer(Optimizer):
         another.
 
         Raises:
-            ValueError: another number or size of parameters, or the state of another rule. The
-                optimizer is then unchanged.
+            ValueError: another number, size or order of parameters (the order is known where they
+                are named), or the state of another rule. The optimizer is then unchanged.
         """
         planned = [group["total_steps"] for group in self.param_groups]
         # The last of the pre-hooks, after any that users registered.

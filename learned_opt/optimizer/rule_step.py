@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from learned_opt.backends.plain_memory import refuses_shapes
 from learned_opt.checks.rule_results import WrongResult
@@ -20,10 +22,16 @@ from learned_opt.updates import PendingUpdate, batch_by_size
 
 
 class RuleCopies:
-    """Copies of a rule on other devices than its own."""
+    """Copies of a rule on other devices than its own, and for tensors without values."""
 
     def __init__(self) -> None:
         self._copies: dict[torch.device, tuple[UpdateRule, list[int], UpdateRule]] = {}
+
+    def beside(self, parameter: Tensor, rule: UpdateRule) -> UpdateRule:
+        """The rule for a parameter: on its device, and fake if it is."""
+        if isinstance(parameter, FakeTensor):
+            return _without_values(rule, parameter)
+        return self.on(rule, parameter.device)
 
     def on(self, rule: UpdateRule, device: torch.device) -> UpdateRule:
         """The rule on `device`: itself, or a copy that is renewed when it or its weights change."""
@@ -35,6 +43,16 @@ class RuleCopies:
             kept = (rule, versions, copy_rule(rule, device))
             self._copies[device] = kept
         return kept[2]
+
+
+def _without_values(rule: UpdateRule, parameter: FakeTensor) -> UpdateRule:
+    """A copy of a rule for `FakeTensorMode`, which refuses to compute with real weights."""
+    made = {}
+    for value in (*rule.parameters(), *rule.buffers()):
+        fake = parameter.fake_mode.from_tensor(value).detach().to(parameter.device)
+        is_weight = isinstance(value, nn.Parameter)
+        made[id(value)] = nn.Parameter(fake, requires_grad=False) if is_weight else fake
+    return copy.deepcopy(rule, made)
 
 
 def step_by_rule(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from learned_opt.not_compiled import not_compiled
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
 from learned_opt.optimizer.options import check_direction, check_made_here
@@ -48,8 +49,9 @@ def check_and_wrap(
         A state dict whose state `unwrap_loaded` takes out again.
 
     Raises:
-        ValueError: another rule or optimizer made it, a tensor is missing or of the wrong shape, or
-            it was saved in evaluation mode without the weights to train on.
+        ValueError: another rule or optimizer made it, a tensor is missing or of the wrong shape, it
+            was saved in evaluation mode without the weights to train on, or its named parameters
+            are in another order.
     """
     saved_groups = state_dict["param_groups"]
     check_made_here(saved_groups)
@@ -59,6 +61,7 @@ def check_and_wrap(
                 f"the loaded state was made by rule {saved['rule']}, "
                 f"this optimizer runs rule {group['rule']}: build it with the rule of the saved one"
             )
+    _check_order(saved_groups, optimizer.param_groups)
     check_loaded(saved_groups, state_dict["state"], rule)
     ids = chain.from_iterable(group["params"] for group in saved_groups)
     parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
@@ -73,6 +76,25 @@ def check_and_wrap(
         for key, state in state_dict["state"].items()
     }
     return {**state_dict, "state": wrapped}
+
+
+def _check_order(saved: Iterable[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse a state of the same named parameters in another order.
+
+    States go to parameters by position, as in torch.optim: those of equal shape would get each
+    other's without a word.
+    """
+    theirs, ours = _names(saved), _names(own)
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        at = next(k for k, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+        raise ValueError(
+            f"the loaded state has its parameters in another order: number {at} is {theirs[at]!r} "
+            f"there and {ours[at]!r} here. Give the optimizer its parameters in the saved order"
+        )
+
+
+def _names(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [name for group in groups for name in group.get("param_names") or ()]
 
 
 def _check_shapes(
@@ -106,7 +128,7 @@ def fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = N
     return rule.init_state(sharding.local_part(like), direction=direction)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@not_compiled
 def check_directions(
     rule: UpdateRule, groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, State]
 ) -> None:

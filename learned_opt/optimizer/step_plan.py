@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from learned_opt.not_compiled import not_compiled
+from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -33,7 +34,7 @@ class StepPlan:
         if self._is_read:  # asked here: the call below interrupts a compiled step
             self._count(groups)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _count(self, groups: Sequence[Mapping[str, Any]]) -> None:
         self._taken += [0] * (len(groups) - len(self._taken))
         for index, group in enumerate(groups):
@@ -95,4 +96,4 @@ class StepPlan:
 
 def _steps_of(state: State | None) -> int:
     step = None if state is None else state.get("step")
-    return 0 if step is None or step.is_meta else int(step)
+    return 0 if step is None or has_no_values(step) else int(step)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learned_opt.real_tensors import real_tensors
 from learned_opt.registry import look_up
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import RuleEntry
@@ -49,8 +50,7 @@ def build_saved_rule(
     look_up("dtype", dtype, DTYPES)
     look_up("rule", name, entries)
     _check_settings(settings, weights)
-    # Ordinary tensors even under inference_mode: other callers may share the rule.
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with real_tensors(), torch.random.fork_rng(devices=[]):
         with torch.device("meta"):  # shapes without memory
             _check_weights(create(name, **settings).state_dict(), weights)
         with torch.device("cpu"):

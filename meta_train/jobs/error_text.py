@@ -22,6 +22,8 @@ def explain_error(text: str, defaults: Namespace, renamed: Mapping[str, str]) ->
         key = re.match(r'Parser key "(.+?)"', text)
         refused = f"{key[1]} cannot be {found[1]}" if key else f"class_path {found[1]}"
         return f"{refused}: a configuration does not import classes"
+    if found := re.match(r'Parser key "(.+?)": .*NestedArg\(key=\'(.+?)\'', text):
+        return _unknown_setting(f"{found[1]}.{found[2]}", list(defaults.keys()), renamed)
     if found := re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', text):
         return _wrong_type(found[1], found[2], found[3], defaults)
     if found := re.fullmatch(
@@ -32,6 +34,11 @@ def explain_error(text: str, defaults: Namespace, renamed: Mapping[str, str]) ->
         return _unknown_argument(found[1], list(defaults.keys()), renamed) or text
     if found := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", text):
         return _unknown_setting(f"{found[1]}.{found[2]}", list(defaults.keys()), renamed)
+    if found := re.fullmatch(r"Option '(.+)' is not accepted", text):
+        return _unknown_setting(found[1], list(defaults.keys()), renamed)
+    if found := re.fullmatch(r"Unexpected config: ?(.*)", text):
+        held = f"holds {found[1][:80]!r}" if found[1] else "is empty"
+        return f"the configuration {held}: give settings, such as task: quadratic"
     return text
 
 

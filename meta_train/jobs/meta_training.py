@@ -60,35 +60,44 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
     """
     began = time.monotonic()
     torch.set_num_threads(config.threads)
+    trainer: MetaTrainer | None = None
     with ExitStack() as lock:  # Of the run folder, in the first process.
-        with joined(config.device) as (distributed, device):
-            task = create_task(config.task, **config.task_settings)
-            trainer, folder = _meta_train(config, task, distributed, device, write_config, lock)
-        # The other processes have ended and need not wait for the comparison.
-        if distributed.first:
-            _compare(config, task, trainer, folder)
-            print(f"\nFinished after {(time.monotonic() - began) / 60:.1f} minutes. Results are in")
-            print(
-                f"{folder}/: weights.safetensors, table.json, curves.png, config.yaml, tensorboard/"
-            )
+        try:
+            with joined(config.device) as (distributed, device):
+                task = create_task(config.task, **config.task_settings)
+                trainer = _build_trainer(config, task, distributed, device)
+                folder = _meta_train(config, trainer, distributed, write_config, lock)
+            # The other processes have ended and need not wait for the comparison.
+            if distributed.first:
+                _compare(config, task, trainer, folder)
+                minutes = (time.monotonic() - began) / 60
+                print(f"\nFinished after {minutes:.1f} minutes. Results are in")
+                print(
+                    f"{folder}/: weights.safetensors, table.json, curves.png, config.yaml, "
+                    "tensorboard/"
+                )
+        except KeyboardInterrupt:
+            reached = None if trainer is None else trainer.folder
+            if reached is None or not list_checkpoints(reached / "checkpoints"):
+                raise
+            raise Interrupted(f"stopped at once; {how_to_continue(reached)}") from None
     return folder
 
 
-def _meta_train(
-    config: MainConfig,
-    task: TaskFamily,
-    distributed: DistributedContext,
-    device: torch.device,
-    write_config: Callable[[Path], object],
-    lock: ExitStack,
-) -> tuple[MetaTrainer, Path]:
+def how_to_continue(folder: Path) -> str:
+    """Says how to go on with the run in a folder."""
+    return f"continue with --out {shlex.quote(str(folder))} --resume true"
+
+
+def _build_trainer(
+    config: MainConfig, task: TaskFamily, distributed: DistributedContext, device: torch.device
+) -> MetaTrainer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
     if config.start is not None:
         _start_at(rule, config.start)
-    # Before the folder is made: bad settings should not leave an empty one.
-    trainer = MetaTrainer(
+    return MetaTrainer(
         rule,
         task,
         config.train,
@@ -96,10 +105,20 @@ def _meta_train(
         validate=_validator(config, task, device),
         distributed=distributed,
     )
+
+
+def _meta_train(
+    config: MainConfig,
+    trainer: MetaTrainer,
+    distributed: DistributedContext,
+    write_config: Callable[[Path], object],
+    lock: ExitStack,
+) -> Path:
+    # Made after the trainer: bad settings should not leave an empty folder.
     folder = trainer.folder = distributed.from_first(lambda: _run_folder(config, lock))
     if config.resume:
         trainer.resume()
-    hint = f"continue with --out {shlex.quote(str(folder))} --resume true"
+    hint = how_to_continue(folder)
     distributed.from_first(lambda: write_config(folder / CONFIG))
     if distributed.first:
         write_configuration(folder)
@@ -120,7 +139,7 @@ def _meta_train(
         )
         # An interrupted comparison must not lose the weights; it writes them again with the table.
         save_rule(trained, folder / WEIGHTS, card=_card(config, trainer))
-    return trainer, folder
+    return folder
 
 
 def _start_at(rule: UpdateRule, path: Path) -> None:

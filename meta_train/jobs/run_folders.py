@@ -34,8 +34,10 @@ def locked(folder: Path) -> Iterator[None]:
     that cannot lock.
 
     Raises:
-        FileExistsError: another job uses the folder.
+        FileExistsError: another job uses the folder, or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: give a folder as --out")
     created = not folder.exists()
     lock = _open_lock(folder / LOCK)
     try:

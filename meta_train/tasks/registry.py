@@ -141,7 +141,7 @@ def list_tasks(
 
     Examples:
         >>> list_tasks("char-*")
-        ['char-rnn', 'char-transformer']
+        ['char-recurrent', 'char-rnn', 'char-transformer']
 
     Args:
         filter: a pattern with shell wildcards, such as "char-*".

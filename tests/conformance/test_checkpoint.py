@@ -75,6 +75,23 @@ def test_40_another_number_of_parameters_or_groups_is_refused(rule):
             other.load_state_dict(optimizer.state_dict())
 
 
+def test_40_named_parameters_in_another_order_are_refused(rule):
+    """Those of equal shape would get each other's state."""
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    named = list(model.named_parameters())
+    saved = LearnedOptimizer(named, rule=rule, total_steps=100)
+    for number, (_, parameter) in enumerate(named):
+        parameter.grad = torch.full_like(parameter, 1.0 + number)
+    saved.step(lambda: 1.0)
+    other = LearnedOptimizer([*named[2:], *named[:2]], rule=rule, total_steps=100)
+    message = "number 0 is 'a.weight' there and 'b.weight' here"
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(saved.state_dict())
+    assert other.param_groups[0]["param_names"][0] == "b.weight" and not other.state
+    wrapped = [(f"module.{name}", parameter) for name, parameter in named]
+    LearnedOptimizer(wrapped, rule=rule, total_steps=100).load_state_dict(saved.state_dict())
+
+
 @pytest.mark.parametrize("rule_name", NEEDS_STATE)
 def test_40_state_for_parameters_of_another_shape_is_refused(rule):
     optimizer, _ = make_optimizer(rule, torch.ones(2))

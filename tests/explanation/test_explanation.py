@@ -51,6 +51,12 @@ def test_each_panel_has_a_sentence_and_a_picture(page):
         page.figure("scael")
 
 
+def test_a_notebook_shows_the_sentences(page):
+    first, *lines = repr(page).splitlines()
+    assert first == f"Explanation of mine ({page.findings.subtitle})"
+    assert lines == [f"  {panel}: {text}" for panel, text in page.sentences.items()]
+
+
 def test_no_text_of_the_page_lies_outside_of_it(page):
     figure = page.figure()
     figure.draw_without_rendering()

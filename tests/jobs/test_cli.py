@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -282,4 +283,27 @@ def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
     error = started.communicate(timeout=60)[1].strip()
     assert time.monotonic() - began < 10
     assert started.returncode == 130
-    assert error == "stopped at once; continue the run with --out FOLDER --resume true"
+    assert error == f"stopped at once; continue with --out {tmp_path / 'run'} --resume true"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_ctrl_c_while_modules_are_imported_ends_at_once_and_in_one_line(delay, tmp_path):
+    """Some modules swallow the exception while they are imported, and stay half made."""
+    out = ["--out", str(tmp_path / "run")]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "meta_train", *TINY, *out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    while "libtorch" not in Path(f"/proc/{started.pid}/maps").read_text():
+        time.sleep(0.01)
+    time.sleep(delay)
+    started.send_signal(signal.SIGINT)
+    output, error = started.communicate(timeout=60)
+    assert (started.returncode, output) == (130, "")
+    assert error.strip() == "stopped before anything began"
+    assert not (tmp_path / "run").exists()

@@ -64,6 +64,10 @@ def test_an_unknown_setting_is_not_taken_for_a_former_one(capsys, tmp_path):
         ("few-shot --steps 5", "steps must be a list such as [5], got 5"),
         ("few-shot --steps=5", "steps must be a list such as [5], got 5"),
         ("few-shot --outer-steps 5", "--outer-steps; did you mean --outer_steps?"),
+        (
+            "--train.estimator.name pes",
+            "unknown setting --train.estimator.name; did you mean --train.estimator?",
+        ),
         ("few-shot --rows maml", "unknown setting --rows; did you mean --row?"),
         ("few-shot --shots five", "shots must be of type int or null, got five"),
     ],
@@ -92,3 +96,28 @@ def test_help_names_defaults_and_no_types(parser):
     text = parser().format_help()
     assert "(default: a new one)" in text
     assert "null" not in text and "type:" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the configuration is empty: give settings, such as task: quadratic"),
+        ("- 1", "the configuration holds '- 1': give settings, such as task: quadratic"),
+        ("outer_steps: 3", "unknown setting --outer_steps; did you mean --train.outer_steps?"),
+    ],
+)
+def test_a_configuration_without_settings_or_with_unknown_ones_is_explained(
+    text, said, tmp_path, capsys
+):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["--config", str(path)])
+    assert capsys.readouterr().err == f"python -m meta_train: error: {said}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["few-shot"], ["benchmark", "--quick"]])
+def test_a_file_is_no_run_folder(command, tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    assert main([*command, "--out", str(tmp_path / "run")]) == 2
+    assert "run is a file: give a folder as --out" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """`python -m meta_train explain`: pages, numbers and sentences; bad input is one line."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -124,3 +126,22 @@ def test_torch_has_one_thread_while_it_measures_and_its_own_afterwards(monkeypat
     finally:
         torch.set_num_threads(before)
     assert seen == [1]
+
+
+def test_a_log_that_cannot_hold_a_character_gets_another_one():
+    """As on Windows, where a file gets the console's encoding."""
+    code = (
+        "import runpy; import meta_train.jobs.cli as cli; cli.main = lambda: print('|\u03bb|'); "
+        "runpy.run_module('meta_train', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONIOENCODING": "ascii",
+        },
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "|?|\n", "")

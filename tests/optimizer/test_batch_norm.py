@@ -145,6 +145,66 @@ def test_wrong_arguments_are_named():
     optimizer.step()  # none of them began to evaluate
 
 
+def broken_loader(batches, error):
+    yield batches[0]
+    raise error
+
+
+@pytest.mark.parametrize("error", [OSError("unreadable"), KeyboardInterrupt()])
+def test_after_an_error_of_the_loader_all_is_as_before(error):
+    model, optimizer, batches = make()
+    model[1].eval()
+    weights, statistics = [p.detach().clone() for p in model.parameters()], buffers(model)
+    with pytest.raises(type(error)):
+        optimizer.eval(model, broken_loader(batches, error))
+    assert same(buffers(model), statistics)
+    assert same([p.detach() for p in model.parameters()], weights)
+    assert model.training and not model[1].training and model[1].momentum == 0.1
+    optimizer.step()  # refused in evaluation mode
+
+
+def test_after_an_error_of_the_model_all_is_as_before():
+    model, optimizer, batches = make()
+    statistics = buffers(model)
+    single = [batches[0], batches[1][0][:1]]  # batch normalisation refuses one example
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        optimizer.eval(model, single)
+    assert same(buffers(model), statistics)
+    optimizer.step()
+
+
+def test_an_error_in_evaluation_mode_leaves_the_average_in_place():
+    model, optimizer, batches = make()
+    optimizer.eval(model, batches)
+    weights, statistics = [p.detach().clone() for p in model.parameters()], buffers(model)
+    with pytest.raises(ValueError, match="no batch"):
+        optimizer.eval(model, [])
+    assert same([p.detach() for p in model.parameters()], weights)
+    assert same(buffers(model), statistics)
+    with pytest.raises(RuntimeError, match="in evaluation mode"):
+        optimizer.step()
+
+
+def test_running_statistics_of_instance_norm_are_recomputed():
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm1d(2, affine=True, track_running_stats=True)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Unflatten(1, (2, 3)), norm)
+    optimizer = LearnedOptimizer(model.parameters())
+    inputs = 2 * torch.randn(16, 5) + 1
+    for _ in range(20):
+        optimizer.zero_grad()
+        (model(inputs) - 1).square().mean().backward()
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"^2 has running statistics of other weights"):
+        optimizer.eval(model)
+    optimizer.eval(model, inputs.split(8))
+    assert norm.momentum == 0.1
+    with torch.no_grad():
+        hidden = model[:2](inputs)
+    torch.testing.assert_close(norm.running_mean, hidden.mean((0, 2)))
+    torch.testing.assert_close(norm.running_var, hidden.var(2).mean(0))
+
+
 def test_models_without_batch_norm_need_no_batches():
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False))
     optimizer = LearnedOptimizer(model.parameters())

@@ -199,6 +199,24 @@ def test_it_runs_without_values(fake):
     assert optimizer.state[model.weight]["average"].shape == (3, 4)
 
 
+def test_parameters_that_are_views_of_one_buffer_keep_their_averages():
+    evaluated = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        flat = torch.randn(20)
+        parts = [flat[:10].view(2, 5), flat[10:].view(5, 2)]
+        parameters = [torch.nn.Parameter(p if shared else p.clone()) for p in parts]
+        optimizer = LearnedOptimizer(parameters)
+        for _ in range(20):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        optimizer.eval()
+        evaluated.append([p.detach().clone() for p in parameters])
+        optimizer.train()
+    torch.testing.assert_close(*evaluated)
+
+
 def test_weights_that_were_loaded_in_evaluation_are_trained_on():
     model, optimizer = make(5)
     optimizer.eval()

@@ -87,6 +87,45 @@ def test_options_of_the_groups_are_honoured(rule, options):
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
+def test_the_direction_of_a_group_is_honoured():
+    finals = []
+    for differentiable in (False, True):
+        model = make_model(torch.float64)
+        groups = [
+            {"params": model[0].parameters(), "direction": "adam"},
+            {"params": model[2].parameters()},
+        ]
+        optimizer = LearnedOptimizer(groups, rule=make_rule("orthogonal-momentum").double())
+        if differentiable:
+            with higher.innerloop_ctx(model, optimizer) as (fast, diffopt):
+                for _ in range(3):
+                    diffopt.step(model_loss(fast, torch.float64))
+                finals.append([p.detach() for p in fast.parameters()])
+        else:
+            train(model, optimizer, 3)
+            finals.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(*finals, rtol=1e-10, atol=1e-10)
+
+
+def test_the_average_is_not_trained_on():
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters())
+    train(model, optimizer, 3)
+    optimizer.eval()
+    with (
+        pytest.raises(RuntimeError, match="the optimizer is in evaluation mode"),
+        higher.innerloop_ctx(model, optimizer),
+    ):
+        pass
+    optimizer.train()
+    optimizer.param_groups[0]["direction"] = "adam"
+    with (
+        pytest.raises(ValueError, match="was another when the state of its tensors was made"),
+        higher.innerloop_ctx(model, optimizer),
+    ):
+        pass
+
+
 def test_groups_share_what_the_rule_shares_among_tensors():
     rule = make_rule("step-size-lstm", spread=0.3).double()
     results = in_both_drivers(rule, 0.1, 0.1, steps=4)

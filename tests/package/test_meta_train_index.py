@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import meta_train
 
 
@@ -22,6 +24,27 @@ def test_the_example_of_the_index_runs():
 
 def test_optional_libraries_are_imported_where_they_are_used():
     optional = ["matplotlib", "tensorboard", "sklearn", "higher", "torchvision", "jsonargparse"]
-    code = f"import sys, meta_train; print([n for n in {optional} if n in sys.modules])"
+    code = "import sys, meta_train; meta_train.MetaTrainer; "
+    code += f"print([n for n in {optional} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("package", "slow"), [("meta_train", "torch"), ("learned_opt", "torch._dynamo")]
+)
+def test_what_takes_seconds_is_imported_when_it_is_needed(package, slow):
+    code = f"import sys, {package}; print({slow!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_folders_are_attributes_and_other_names_are_errors():
+    code = "import meta_train; assert callable(meta_train.tasks.create_task); meta_train.nosuch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last == "AttributeError: module 'meta_train' has no attribute 'nosuch'"
+    assert {"MetaTrainer", "compare", "__doc__"} <= set(dir(meta_train))
+    names = {}
+    exec("from meta_train import *", names)
+    assert set(meta_train.__all__) <= names.keys()

@@ -13,6 +13,7 @@ from meta_train.evaluation.benchmark.tasks import TASKS
 from meta_train.jobs.benchmark.job import run, say
 from meta_train.jobs.benchmark.settings import QUICK_OPTIMIZERS, BenchmarkConfig, read_arguments
 from meta_train.jobs.command import OneLineParser, exit_status
+from meta_train.runtime.signals import Interrupted
 
 PROGRAM = "python -m meta_train benchmark"
 DESCRIPTION = """Train many small tasks with this package's optimizer and with others, each at its
@@ -110,10 +111,7 @@ def main(arguments: list[str]) -> int:
     config = parse(arguments)
     try:
         run(config)
-    except KeyboardInterrupt:
-        say("\nstopped; the same command with --out FOLDER continues")
-        return 130
-    except (ValueError, OSError) as error:
+    except (Interrupted, KeyboardInterrupt, ValueError, OSError) as error:
         status, text = exit_status(error, PROGRAM)
         say(text)
         return status

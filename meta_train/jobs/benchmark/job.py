@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -24,6 +25,7 @@ from meta_train.evaluation.benchmark.tasks import TASKS, VERSION
 from meta_train.evaluation.benchmark.workload import BenchmarkTask
 from meta_train.jobs.benchmark.settings import BenchmarkConfig
 from meta_train.jobs.run_folders import claim_folder, locked
+from meta_train.runtime.signals import Interrupted
 
 RECORD, TABLE, PICTURE = "benchmark.json", "benchmark.md", "benchmark.png"
 
@@ -79,6 +81,7 @@ def run(config: BenchmarkConfig) -> Path:
         ValueError: the folder holds results of other settings, or an optimizer of the user's own
             cannot be built for the first task.
         OSError: a file cannot be written, or another job uses the folder.
+        Interrupted: Ctrl-C; what was measured is recorded.
     """
     plan = make_plan(config)
     _check_own(plan)
@@ -89,6 +92,11 @@ def run(config: BenchmarkConfig) -> Path:
         say(f"at most {plan.count()} runs, {config.workers} at a time; results in {folder}")
         try:
             run_all(plan, records, workers=config.workers, on_run=_Progress(plan, records))
+        except KeyboardInterrupt:
+            again_from = shlex.quote(str(folder))
+            raise Interrupted(
+                f"stopped; the same command with --out {again_from} continues"
+            ) from None
         finally:  # Also after Ctrl-C: tables and picture of what there is.
             write_atomically(folder / TABLE, render(plan, records).encode())
             draw(folder / PICTURE, plan, records)

@@ -1,5 +1,6 @@
 """`python -m meta_train benchmark`: bad input is one line, and a second call continues."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from meta_train.evaluation.benchmark.games import GAMES
 from meta_train.evaluation.benchmark.records import Records
 from meta_train.evaluation.benchmark.tasks import TASKS
 from meta_train.jobs import cli
+from meta_train.jobs.benchmark import job
 from meta_train.jobs.benchmark.cli import parse
 from meta_train.jobs.benchmark.job import make_plan
 
@@ -51,6 +53,17 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("python -m meta_train benchmark: error: ")
     assert message in line
+
+
+def test_ctrl_c_names_the_folder_to_continue_with(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run_all", interrupted)
+    assert cli.main([*SMALL, "--out", str(tmp_path / "some results")]) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    folder = shlex.quote(str(tmp_path / "some results"))
+    assert last == f"stopped; the same command with --out {folder} continues"
 
 
 def test_an_own_optimizer_that_cannot_be_built_ends_the_benchmark_at_once(tmp_path, capsys):

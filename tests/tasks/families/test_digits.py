@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from meta_train.runtime.seeding import generator
 from meta_train.tasks import DigitsMLP
+from meta_train.tasks.data import digits
 
 CPU = torch.device("cpu")
 
@@ -31,6 +33,19 @@ def test_digits_batches_come_from_their_split():
     )
     images, labels = problem.draw(generator("batch"))
     assert [known[tuple(row)] for row in images.tolist()] == labels.tolist()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_images_and_labels_are_those_of_scikit_learn(moved, monkeypatch):
+    if moved:
+        monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    pixels, labels = load_digits(return_X_y=True)
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    read = digits.read_digits.__wrapped__()
+    images = torch.cat([read[split][0] for split in ("train", "validation", "test")])
+    assert torch.equal(images.flatten(1), (torch.tensor(pixels)[order] / 16).float())
+    found = torch.cat([read[split][1] for split in ("train", "validation", "test")])
+    assert torch.equal(found, torch.tensor(labels)[order])
 
 
 def test_defaults():

@@ -1,0 +1,49 @@
+"""Names to adapt or to keep: the name of a module means that module."""
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from learned_opt import Initialization, adapt
+
+
+def layers():
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Linear(3, 3) for _ in range(12)))
+
+
+def changed(module, other):
+    named = dict(other.named_parameters())
+    return {k for k, value in module.named_parameters() if not torch.equal(value, named[k])}
+
+
+def test_a_module_is_adapted_without_those_whose_names_begin_alike():
+    model, support = layers(), (torch.randn(8, 3), torch.randint(3, (8,)))
+    alone = adapt(model, support, lr=0.1, steps=1, only=["1"])
+    assert changed(alone, model) == {"1.weight", "1.bias"}
+    tensor = adapt(model, support, lr=0.1, steps=1, only=["1.weight"])
+    assert changed(tensor, model) == {"1.weight"}
+    several = adapt(model, support, lr=0.1, steps=1, only=["1.w", "11"])
+    assert changed(several, model) == {"1.weight", "11.weight", "11.bias"}
+
+
+def test_a_module_is_kept_without_those_whose_names_begin_alike():
+    model, other = layers(), layers()
+    with torch.no_grad():
+        for value in other.parameters():
+            value.add_(1)
+    initialization = Initialization.of(other)
+    kept = {name for name, _ in model.named_parameters()} - changed(
+        initialization.apply_to(layers(), keep=["1"]), model
+    )
+    assert kept == {"1.weight", "1.bias"}
+
+
+def test_a_part_of_a_name_means_all_that_begin_with_it():
+    parts = {name: nn.Linear(3, 3) for name in ("conv1", "conv10", "head")}
+    model, support = nn.Sequential(OrderedDict(parts)), (torch.randn(8, 3), torch.arange(8) % 3)
+    adapted = adapt(model, support, lr=0.1, steps=1, only=["conv"])
+    assert changed(adapted, model) == {
+        "conv1.weight", "conv1.bias", "conv10.weight", "conv10.bias",
+    }  # fmt: skip
