@@ -24,7 +24,7 @@ from learned_opt.optimizer.evaluation_mode import (
 )
 from learned_opt.optimizer.finite_guard import FiniteGuard
 from learned_opt.optimizer.fused import FusedSteps
-from learned_opt.optimizer.intended_use import warn_if_elsewhere, warn_if_small
+from learned_opt.optimizer.intended_use import SchedulePeak, warn_if_elsewhere, warn_if_small
 from learned_opt.optimizer.options import (
     check_group,
     check_options,
@@ -148,6 +148,7 @@ class LearnedOptimizer(Optimizer):
         self._fused = FusedSteps(rule, fused)
         self._evaluation = EvaluationMode(rule)
         self._plan = StepPlan(rule)
+        self._peak = SchedulePeak()
         self._directions: list[str | None] = []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -196,6 +197,7 @@ class LearnedOptimizer(Optimizer):
                 first step.
         """
         check_training(self.param_groups)
+        self._peak.look(self.rule, self.param_groups)
         directions = [group["direction"] for group in self.param_groups]
         if directions != self._directions:
             check_directions(self.rule, self.param_groups, self.state)

@@ -1,5 +1,7 @@
 """`LearnedOptimizer` beyond the contract of torch.optim, which tests/conformance covers."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import make_model, make_optimizer, make_rule, same, step_with, train
@@ -138,6 +140,22 @@ def test_adams_learning_rate_is_not_taken_in_silence():
         LearnedOptimizer([{"params": [parameter], "lr": 1e-3}])
     other = torch.nn.Parameter(torch.ones(2))
     LearnedOptimizer([{"params": [parameter], "lr": 1e-3}, {"params": [other]}])
+
+
+@pytest.mark.parametrize(("peak", "warned"), [(1e-3, True), (0.0068, False)])
+def test_nor_as_the_peak_of_one_cycle(peak, warned):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([parameter])
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=9, cycle_momentum=False)
+    parameter.grad = torch.ones(2)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        optimizer.step()
+        optimizer.step()
+    assert len(seen) == warned
+    if warned:
+        assert str(seen[0].message).startswith("lr=0.001 makes every step 6.8 times smaller")
+        assert seen[0].filename == __file__
 
 
 @pytest.mark.parametrize("rule", ["digits-lstm", from_pretrained("digits-lstm")])
