@@ -61,6 +61,24 @@ def test_faster_code_is_as_exact_as_the_rule(name, settings):
 
 
 @pytest.mark.usefixtures("code")
+@pytest.mark.parametrize("size", [1, 16, 70, 200])
+def test_where_squares_of_gradients_vanish_adam_lstm_knows_no_age(size):
+    """1e-25 squared is 0 in float32, but 1e-25 is a gradient: h and c change."""
+    rule = random_rule("adam-lstm")
+    sides = [optimizer_of(rule, drawn(1, size), fused=fused) for fused in (True, False)]
+    for k in range(3):
+        gradient = drawn(k + 2, size)
+        gradient[::3] *= 1e-25
+        for side in sides:
+            step(side, gradient)
+    for found, expected in zip(*[everything(side)[0] for side in sides], strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-6)
+    (parameter,) = sides[0].param_groups[0]["params"]
+    assert (sides[0].state[parameter]["slow"][::3] == 0).all()
+    assert (sides[0].state[parameter]["h"][::3] != 0).any()
+
+
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", NAMES)
 def test_idle_coordinates_keep_every_bit_while_their_neighbours_move(name):
     optimizer = optimizer_of(random_rule(name), start := drawn(1, 130), fused=True)

@@ -20,37 +20,57 @@ typedef struct {
     const double *setting;
     long betas, main, shortest;
     const double *beta;
-    const float *corrections; /* of each tensor: [n, 2 + betas], fast and slow first; inverses */
+    /* Of each tensor: [n, 3 + betas]: inverses of the corrections of fast, of slow and of the betas,
+     * and by how much the age shortens the step. */
+    const float *of_age;
+    float fast_keep, fast_take, slow_keep, slow_take, range, gain, bend_gain, per_fade, smallest;
 } adam_lstm;
 
-static float *make_corrections(const tensor_list *list, const adam_lstm *own) {
-    float *made = malloc(list->n * (2 + own->betas) * sizeof(float) + 1), *to = made;
+static void read_settings(adam_lstm *own) {
+    const double *setting = own->setting;
+    own->fast_keep = (float)setting[FAST_BETA];
+    own->fast_take = (float)(1 - setting[FAST_BETA]);
+    own->slow_keep = (float)setting[SLOW_BETA];
+    own->slow_take = (float)(1 - setting[SLOW_BETA]);
+    own->range = (float)setting[LOG_RANGE];
+    own->gain = (float)(setting[LOG_GAIN] / setting[LOG_RANGE]);
+    own->bend_gain = (float)setting[DIRECTION_GAIN];
+    own->per_fade = (float)(1 / setting[FADE]);
+    own->smallest = (float)setting[SMALLEST];
+}
+
+static float *make_of_age(const tensor_list *list, const adam_lstm *own) {
+    float *made = malloc(list->n * (3 + own->betas) * sizeof(float) + 1), *to = made;
     for (long k = 0; made && k < list->n; k++) {
         float step = *place(list, STEP, k) + 1;
         *to++ = 1.0f / correction(own->setting[FAST_BETA], step);
         *to++ = 1.0f / correction(own->setting[SLOW_BETA], step);
         for (long b = 0; b < own->betas; b++) *to++ = 1.0f / correction(own->beta[b], step);
+        *to++ = 1.0f / (1.0f + step / (float)own->setting[DECAY_STEPS]);
     }
     return made;
 }
 
 /* The cell at a number of steps. Its inputs with the age are equal in all coordinates that had a
- * gradient: one input, 1 or 0, takes their place, with weights that add them up. */
+ * gradient: their products are part of the bias. One input, the first, takes their place: -1 where
+ * there was no gradient, else 0, with weights that add them up. */
 static int make_cell_of_age(const adam_lstm *own, double step, const float *weight,
                             const float *bias, lstm_cell *cell) {
     long width = 4 * own->units, before = own->inputs - 1;
-    float *folded = malloc((own->inputs + own->units) * width * sizeof(float));
+    float *folded = malloc((1 + own->inputs + own->units) * width * sizeof(float));
     if (!folded) return -1;
-    memcpy(folded, weight, before * width * sizeof(float));
+    float *new_bias = folded + (own->inputs + own->units) * width;
     for (long j = 0; j < width; j++) {
         double total = 0;
         for (int a = 0; a < AGES; a++)
             total += step / (step + own->setting[AGE + a]) * weight[(before + a) * width + j];
-        folded[before * width + j] = (float)total;
+        folded[j] = (float)total;
+        new_bias[j] = (float)(bias[j] + total);
     }
+    memcpy(folded + width, weight, before * width * sizeof(float));
     memcpy(folded + own->inputs * width, weight + (before + AGES) * width,
            own->units * width * sizeof(float));
-    int failed = make_lstm_cell(cell, own->inputs, own->units, folded, bias);
+    int failed = make_lstm_cell(cell, own->inputs, own->units, folded, new_bias);
     free(folded);
     return failed;
 }
@@ -74,22 +94,13 @@ static long make_cells(const tensor_list *list, const adam_lstm *own, const floa
     return count;
 }
 
-static void average(float *to, const float *last, const float *value, double beta) {
-    float keep = (float)beta, take = (float)(1 - beta);
-#pragma omp simd
-    for (int k = 0; k < BLOCK; k++) to[k] = keep * last[k] + take * value[k];
-}
-
-/* 1 / sqrt(v) and the logarithm of v, with v the corrected mean square; as `_inverse_root`. */
-static void inverse_root(const float *mean, float correction, float *inverse, float *logs) {
-    float lowest = logf(1e-24f);
-#pragma omp simd
-    for (int k = 0; k < BLOCK; k++) {
-        float v = mean[k] * correction, root = __builtin_sqrtf(v);
-        inverse[k] = root > 0 ? 1.0f / (root + 1e-12f) : 0.0f;
-        float known = logarithm(v + 1e-24f);
-        logs[k] = root > 0 ? known : lowest;
-    }
+/* The root of a mean square v, the inverse of that, and the logarithm of v; as `_inverse_root`. */
+static inline float inverse_root(float v, float *root, float *logs) {
+    const float lowest = -55.262042f; /* log 1e-24 */
+    float known = logarithm(v + 1e-24f);
+    *root = __builtin_sqrtf(v);
+    *logs = *root > 0 ? known : lowest;
+    return *root > 0 ? 1.0f / (*root + 1e-12f) : 0.0f;
 }
 
 /* Both outputs of the head. */
@@ -111,92 +122,75 @@ static void read_head(const adam_lstm *own, const row *h, float *scale, float *b
 
 static void step_block(const void *rule, const tensor_list *list, const block *at, void *scratch) {
     const adam_lstm *own = rule;
-    const double *setting = own->setting;
-    long units = own->units, betas = own->betas;
-    row *seen = scratch, *momentum = seen + own->inputs + units, *h = momentum + betas;
-    row *c = h + units, last, g, square, fast, slow, per_fast, per_slow, log_fast, log_slow;
-    unsigned active[BLOCK] __attribute__((aligned(64)));
+    long betas = own->betas;
+    row *seen = scratch, *momentum = seen + own->inputs + own->units, *h = momentum + betas;
+    row g, fast, slow, root, per_fast, per_slow, direction, update;
+    unsigned active[BLOCK] __attribute__((aligned(64))), is_unknown = 0;
+    const float *of_age = own->of_age + at->tensor * (3 + betas);
+    float sign = (float)list->sign, correct_fast = of_age[0], correct_slow = of_age[1];
 
-    read_row(g, place(list, GRADIENT, at->tensor) + at->start, at->count);
+    ask_row(place(list, PARAMETER, at->tensor) + at->start, at->ahead);
+    read_row(g, place(list, GRADIENT, at->tensor) + at->start, at->count, at->ahead);
     float *fast_place = place(list, FAST, at->tensor) + at->start;
     float *slow_place = place(list, SLOW, at->tensor) + at->start;
-    float sign = (float)list->sign;
-    read_row(last, slow_place, at->count);
-#pragma omp simd
+    read_row(fast, fast_place, at->count, at->ahead);
+    read_row(slow, slow_place, at->count, at->ahead);
+    row *unknown = seen, *of_momentum = seen + 1, *feature = of_momentum + betas;
+#pragma omp simd reduction(| : is_unknown)
     for (int k = 0; k < BLOCK; k++) {
         g[k] *= sign;
-        active[k] = (g[k] != 0) | (last[k] != 0) ? ~0u : 0u;
+        active[k] = (g[k] != 0) | (slow[k] != 0) ? ~0u : 0u;
+        fast[k] = own->fast_keep * fast[k] + own->fast_take * g[k] * g[k];
+        slow[k] = own->slow_keep * slow[k] + own->slow_take * g[k] * g[k];
+        float fast_root, log_fast, log_slow;
+        per_fast[k] = inverse_root(fast[k] * correct_fast, &fast_root, &log_fast);
+        per_slow[k] = inverse_root(slow[k] * correct_slow, &root[k], &log_slow);
+        float known = slow[k] > 0 ? 1.0f : 0.0f;
+        is_unknown |= active[k] & (slow[k] > 0 ? 0u : ~0u);
+        unknown[0][k] = known - 1.0f;
+        feature[0][k] = within(g[k] * per_slow[k], 3.0f);
+        feature[2][k] = 0.25f * (log_fast - log_slow);
+        feature[3][k] = known * (1.0f + 0.2f * logarithm(magnitude(g[k]) + 1e-9f));
+        feature[4][k] = known * (1.0f + 0.1f * log_slow);
     }
-
-    float fast_keep = (float)setting[FAST_BETA], fast_take = (float)(1 - setting[FAST_BETA]);
-    float slow_keep = (float)setting[SLOW_BETA], slow_take = (float)(1 - setting[SLOW_BETA]);
-    read_row(square, fast_place, at->count);
-#pragma omp simd
-    for (int k = 0; k < BLOCK; k++) {
-        fast[k] = fast_keep * square[k] + fast_take * g[k] * g[k];
-        slow[k] = slow_keep * last[k] + slow_take * g[k] * g[k];
-    }
-    const float *correct = own->corrections + at->tensor * (2 + betas);
-    inverse_root(fast, correct[0], per_fast, log_fast);
-    inverse_root(slow, correct[1], per_slow, log_slow);
 
     float *m_place = place(list, M, at->tensor) + at->start;
     for (long b = 0; b < betas; b++) {
-        read_row(last, m_place + b * at->size, at->count);
-        average(momentum[b], last, g, own->beta[b]);
-        write_row(m_place + b * at->size, momentum[b], active, at->count);
-        float *feature = seen[b], *m = momentum[b];
+        float *m = momentum[b], *seen_m = of_momentum[b], correct = of_age[2 + b];
+        float keep = (float)own->beta[b], take = (float)(1 - own->beta[b]);
+        read_row(m, m_place + b * at->size, at->count, at->ahead);
+#pragma omp simd
+        for (int k = 0; k < BLOCK; k++) m[k] = keep * m[k] + take * g[k];
+        write_row(m_place + b * at->size, m, active, at->count);
 #pragma omp simd
         for (int k = 0; k < BLOCK; k++) {
-            m[k] = m[k] * correct[2 + b];
-            feature[k] = m[k] * per_fast[k];
+            m[k] *= correct;
+            seen_m[k] = m[k] * per_fast[k];
         }
     }
-
-    row *feature = seen + betas;
-    const float *main = momentum[own->main];
+    const float *main = momentum[own->main], *shortest = momentum[own->shortest];
 #pragma omp simd
-    for (int k = 0; k < BLOCK; k++) {
-        feature[0][k] = within(g[k] * per_slow[k], 3.0f);
-        feature[1][k] = main[k] * per_slow[k];
-        feature[2][k] = 0.25f * (log_fast[k] - log_slow[k]);
-        float known = slow[k] > 0 ? 1.0f : 0.0f;
-        feature[3][k] = known * (1.0f + 0.2f * logarithm(magnitude(g[k]) + 1e-9f));
-        feature[4][k] = known * (1.0f + 0.1f * log_slow[k]);
-        feature[5][k] = known;
-    }
+    for (int k = 0; k < BLOCK; k++) feature[1][k] = direction[k] = main[k] * per_slow[k];
 
     float *h_place = place(list, H, at->tensor) + at->start;
     float *c_place = place(list, C, at->tensor) + at->start;
-    for (long u = 0; u < units; u++) {
-        read_row(seen[own->inputs + u], h_place + u * at->size, at->count);
-        read_row(c[u], c_place + u * at->size, at->count);
-    }
-    step_lstm_cell(&own->cell[at->tensor], (const row *)seen, h, c);
+    const lstm_memory memory = {h_place, c_place, h_place, c_place, at->size, at->count, at->ahead,
+                                active};
+    step_lstm_cell(&own->cell[at->tensor], is_unknown ? 0 : 1, seen, &memory, h);
 
-    row scale, bend, update;
+    row scale, bend;
     read_head(own, (const row *)h, scale, bend);
-    for (long u = 0; u < units; u++) {
-        write_row(h_place + u * at->size, h[u], active, at->count);
-        write_row(c_place + u * at->size, c[u], active, at->count);
-    }
     write_row(fast_place, fast, active, at->count);
     write_row(slow_place, slow, active, at->count);
 
-    const float *shortest = momentum[own->shortest];
-    float range = (float)setting[LOG_RANGE];
-    float gain = (float)(setting[LOG_GAIN] / setting[LOG_RANGE]);
-    float bend_gain = (float)setting[DIRECTION_GAIN], per_fade = (float)(1 / setting[FADE]);
-    float smallest = (float)setting[SMALLEST];
-    float decay = 1.0f / (1.0f + at->step / (float)setting[DECAY_STEPS]);
+    float decay = of_age[2 + betas];
 #pragma omp simd
     for (int k = 0; k < BLOCK; k++) {
-        float factor = exponential(range * hyperbolic_tangent(gain * scale[k]));
-        float root = __builtin_sqrtf(slow[k] * correct[1]);
-        float size = factor * decay * (root / (root + smallest));
+        float factor = exponential(own->range * hyperbolic_tangent(own->gain * scale[k]));
+        float size = factor * decay * (root[k] / (root[k] + own->smallest));
         float longest = larger(magnitude(g[k]), magnitude(shortest[k]));
-        float whole = smaller(longest * per_slow[k] * per_fade, 1.0f);
-        float moved = -size * (feature[1][k] + bend_gain * whole * bend[k]);
+        float whole = smaller(longest * per_slow[k] * own->per_fade, 1.0f);
+        float moved = -size * (direction[k] + own->bend_gain * whole * bend[k]);
         update[k] = from_bits(to_bits(moved) & active[k]);
     }
     move_parameters(list, at, update);
@@ -215,12 +209,15 @@ int learned_opt_adam_lstm(int64_t n, const int64_t *sizes, float *const *places,
     long units = whole[0], betas = whole[1], inputs = betas + 6;
     tensor_list list = {n, sizes, places, rates, sign};
     lstm_cell *cell = malloc(2 * n * sizeof(lstm_cell)), *made = cell + n;
-    adam_lstm own = {inputs, units, cell, weights[HEAD_WEIGHT], weights[HEAD_BIAS], settings, betas,
-                     whole[2], whole[3], settings + AGE + AGES, 0};
-    float *corrections = make_corrections(&list, &own);
-    own.corrections = corrections;
+    adam_lstm own = {.inputs = inputs, .units = units, .cell = cell,
+                     .head_weight = weights[HEAD_WEIGHT], .head_bias = weights[HEAD_BIAS],
+                     .setting = settings, .betas = betas, .main = whole[2], .shortest = whole[3],
+                     .beta = settings + AGE + AGES};
+    read_settings(&own);
+    float *of_age = make_of_age(&list, &own);
+    own.of_age = of_age;
     long cells = -1;
-    if (cell && corrections)
+    if (cell && of_age)
         cells = make_cells(&list, &own, weights[LSTM_WEIGHT], weights[LSTM_BIAS], cell, made);
     int failed = cells < 0;
     if (!failed) {
@@ -235,12 +232,12 @@ int learned_opt_adam_lstm(int64_t n, const int64_t *sizes, float *const *places,
         const state_bounds memory = {units, SAFE, 0};
         const state_bounds bounds[] = {memory, memory, average, square, square};
         const leftovers left = {length, untouched, doubtful};
-        size_t scratch = (inputs + units + betas + 2 * units) * sizeof(row);
+        size_t scratch = (inputs + units + betas + units) * sizeof(row);
         failed = step_coordinates(&list, step_block, &own, scratch, 5, bounds, longest, &left,
                                   threads);
     }
     while (cells > 0) free_lstm_cell(&made[--cells]);
     free(cell);
-    free(corrections);
+    free(of_age);
     return failed ? -1 : 0;
 }

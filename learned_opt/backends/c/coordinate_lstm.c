@@ -1,4 +1,4 @@
-/* A step of `learned_opt.rules.coordinate_lstm.CoordinateLSTM`. */
+/* A step of `learned_opt.rules.lstm.CoordinateLSTM`. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -17,11 +17,11 @@ typedef struct {
 
 static void step_block(const void *rule, const tensor_list *list, const block *at, void *scratch) {
     const coordinate_lstm *own = rule;
-    row g, recent, known, update, *seen = scratch, *h = seen;
+    row g, last, recent, known, update, *seen = scratch, *h = seen;
     unsigned active[BLOCK] __attribute__((aligned(64)));
     float sign = (float)list->sign;
 
-    read_row(g, place(list, GRADIENT, at->tensor) + at->start, at->count);
+    read_row(g, place(list, GRADIENT, at->tensor) + at->start, at->count, at->ahead);
 #pragma omp simd
     for (int k = 0; k < BLOCK; k++) {
         g[k] *= sign;
@@ -31,25 +31,22 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
     for (long layer = 0; layer < own->layers; layer++) {
         const lstm_cell *cell = &own->cell[layer];
         /* The new h of a layer goes where the next one reads its inputs. */
-        row *c = seen + cell->inputs + cell->units;
-        h = c + cell->units;
+        h = seen + cell->inputs + cell->units;
         float *h_place = place(list, STATE + 2 * layer, at->tensor) + at->start;
         float *c_place = place(list, STATE + 2 * layer + 1, at->tensor) + at->start;
-        for (long u = 0; u < cell->units; u++) {
-            read_row(seen[cell->inputs + u], h_place + u * at->size, at->count);
-            read_row(c[u], c_place + u * at->size, at->count);
-            if (layer == 0) mark_nonzero(active, c[u]);
-        }
-        step_lstm_cell(cell, (const row *)seen, h, c);
-        for (long u = 0; u < cell->units; u++) {
-            write_row(h_place + u * at->size, h[u], active, at->count);
-            write_row(c_place + u * at->size, c[u], active, at->count);
-        }
+        if (layer == 0)
+            for (long u = 0; u < cell->units; u++) {
+                copy_row(last, c_place + u * at->size, at->count);
+                mark_nonzero(active, last);
+            }
+        const lstm_memory memory = {h_place, c_place, h_place, c_place, at->size, at->count, at->ahead,
+                                active};
+        step_lstm_cell(cell, 0, seen, &memory, h);
         seen = h;
     }
 
     float *recent_place = place(list, STATE + 2 * own->layers, at->tensor) + at->start;
-    read_row(recent, recent_place, at->count);
+    read_row(recent, recent_place, at->count, at->ahead);
     recent_size(g, recent, known, (float)own->setting[RECENT_DECAY],
                 (float)own->setting[SMALLEST]);
     write_row(recent_place, recent, active, at->count);
@@ -88,7 +85,7 @@ int learned_opt_coordinate_lstm(int64_t n, const int64_t *sizes, float *const *p
                                 weights[2 * made + 1]);
         if (failed) break;
         bounds[2 * made] = bounds[2 * made + 1] = (state_bounds){units, SAFE, 0};
-        rows += inputs + 2 * units;
+        rows += inputs + units;
         inputs = units;
     }
     if (!failed) {

@@ -18,18 +18,6 @@ float largest_magnitude(const float *x, long count) {
     return most > 0x7f800000u ? INFINITY : from_bits(most);
 }
 
-/* The same; infinity if one is negative, too. */
-static float largest_square(const float *x, long count) {
-    uint32_t most = 0;
-    /* As whole numbers, negative floats are above all others. */
-#pragma omp simd reduction(max : most)
-    for (long k = 0; k < count; k++) {
-        uint32_t bits = to_bits(x[k]);
-        most = bits > most ? bits : most;
-    }
-    return most > 0x7f800000u ? INFINITY : from_bits(most);
-}
-
 /* Coordinates of a task: enough that taking it costs nothing. */
 #define TASK (1L << 12)
 
@@ -51,6 +39,7 @@ typedef struct {
     long states;
     const state_bounds *bounds;
     long length; /* of a piece */
+    long ahead;  /* from a task to the next one of the same thread, if all are equally fast */
     uint8_t *untouched;
     task *task; /* of the group */
 } job;
@@ -62,20 +51,42 @@ static void look(void *shared, long number) {
     at->is_safe = largest_magnitude(gradient, at->count) < SAFE;
 }
 
+/* Set bits of `beyond` if one of [rows, size] numbers is out of bounds in the first `count` columns.
+ * Without their sign, the bits of floats are in the order of magnitudes, NaN above all; with it, all
+ * negative ones are above the others. */
+static inline void look_beyond(const state_bounds *bounds, const float *from, long size, long count,
+                               vector_bits *beyond) {
+    uint32_t kept = bounds->is_square ? ~0u : 0x7fffffffu;
+    vector_bits most[VECTORS] = {{0}};
+    for (long row_start = 0; row_start < bounds->rows * size; row_start += size)
+        for (long start = 0; start < count; start += BLOCK) {
+            const float *at = from + row_start + start;
+            row last;
+            if (count - start < BLOCK) {
+                copy_row(last, at, count - start);
+                at = last;
+            }
+            EACH(v, VECTORS) {
+                vector_bits bits;
+                memcpy(&bits, at + v * LANES, sizeof bits);
+                most[v] = greater_bits(most[v], bits & kept);
+            }
+        }
+    EACH(v, VECTORS) *beyond |= (vector_bits)(most[v] >= to_bits(bounds->most));
+}
+
 /* Whether parameters and state are in bounds. They are in the cache then, for the step. */
 static int are_in_bounds(const job *all, long tensor, long start, long count) {
     const tensor_list *list = all->list;
-    if (!(largest_magnitude(place(list, PARAMETER, tensor) + start, count) < SAFE)) return 0;
-    for (long k = 0; k < all->states; k++) {
-        const state_bounds *bounds = &all->bounds[k];
-        const float *from = place(list, STATE + k, tensor) + start;
-        for (long row = 0; row < bounds->rows; row++, from += list->sizes[tensor]) {
-            float found = bounds->is_square ? largest_square(from, count)
-                                            : largest_magnitude(from, count);
-            if (!(found < bounds->most)) return 0;
-        }
-    }
-    return 1;
+    const state_bounds parameter = {1, SAFE, 0};
+    long size = list->sizes[tensor];
+    vector_bits beyond = {0};
+    look_beyond(&parameter, place(list, PARAMETER, tensor) + start, size, count, &beyond);
+    for (long k = 0; k < all->states; k++)
+        look_beyond(&all->bounds[k], place(list, STATE + k, tensor) + start, size, count, &beyond);
+    uint32_t any = 0;
+    EACH(k, LANES) any |= beyond[k];
+    return !any;
 }
 
 static void step(void *shared, long number) {
@@ -83,7 +94,8 @@ static void step(void *shared, long number) {
     const task *at = &all->task[number];
     long size = all->list->sizes[at->tensor], length = all->length;
     long most = all->scratch_bytes && length > BLOCK ? BLOCK : length;
-    block here = {at->tensor, 0, 0, size, *place(all->list, STEP, at->tensor) + 1};
+    long ahead = at->start + all->ahead < size ? all->ahead : 0;
+    block here = {at->tensor, 0, 0, size, ahead, *place(all->list, STEP, at->tensor) + 1};
     char space[all->scratch_bytes + 64];
     void *scratch = (void *)(((uintptr_t)space + 63) / 64 * 64);
     for (long done = 0; done < at->count; done += length) {
@@ -134,7 +146,7 @@ int step_coordinates(const tensor_list *list, block_function function, const voi
     task *every = malloc((tasks + 1) * sizeof(task));
     if (!every) return -1;
     job all = {list,   function,     rule,            scratch_bytes, states,
-               bounds, left->length, left->untouched, every};
+               bounds, left->length, TASK * (threads < 1 ? 1 : threads), left->untouched, every};
     uint8_t *doubtful = left->doubtful;
     for (long first = 0, end; first < list->n; first = end) {
         long held = 0;

@@ -34,6 +34,7 @@ static inline float *place(const tensor_list *list, long role, long tensor) {
 /* Consecutive coordinates of one tensor. */
 typedef struct {
     long tensor, start, count, size;
+    long ahead; /* to what this thread may step after it */
     float step; /* counts from 1 */
 } block;
 

@@ -1,4 +1,4 @@
-/* Steps of `GatedLSTM` and `MomentumGatedLSTM` of `learned_opt.rules.gated`. */
+/* Steps of `GatedLSTM` and `MomentumGatedLSTM` of `learned_opt.rules.gated_lstm`. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -37,18 +37,12 @@ static void read_gates(const gated *rule, const gate_reader *reader, const tenso
         for (int k = 0; k < BLOCK; k++) seen[extra][k] = rule->loss[extra - 2];
     row *features = seen;
     if (units) {
-        row *c = seen + rule->inputs + units, *h = c + units;
+        row *h = seen + rule->inputs + units;
         float *h_place = place(list, h_role, at->tensor) + at->start;
         float *c_place = place(list, h_role + 1, at->tensor) + at->start;
-        for (long u = 0; u < units; u++) {
-            read_row(seen[rule->inputs + u], h_place + u * at->size, at->count);
-            read_row(c[u], c_place + u * at->size, at->count);
-        }
-        step_lstm_cell(&reader->lstm, (const row *)seen, h, c);
-        for (long u = 0; u < units; u++) {
-            write_row(h_place + u * at->size, h[u], active, at->count);
-            write_row(c_place + u * at->size, c[u], active, at->count);
-        }
+        const lstm_memory memory = {h_place, c_place, h_place, c_place, at->size, at->count, at->ahead,
+                                active};
+        step_lstm_cell(&reader->lstm, 0, seen, &memory, h);
         features = h;
     }
     row logit[2], last;
@@ -63,7 +57,7 @@ static void read_gates(const gated *rule, const gate_reader *reader, const tenso
             for (int k = 0; k < BLOCK; k++) to[k] += factor * features[f][k];
         }
         float of_value = weight[0], of_last = weight[2];
-        read_row(last, gates_place + gate * at->size, at->count);
+        read_row(last, gates_place + gate * at->size, at->count, at->ahead);
 #pragma omp simd
         for (int k = 0; k < BLOCK; k++) to[k] += of_value * acted_on[k] + of_last * last[k];
     }
@@ -83,8 +77,8 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
     unsigned active[BLOCK] __attribute__((aligned(64)));
     float sign = (float)list->sign;
 
-    read_row(g, place(list, GRADIENT, at->tensor) + at->start, at->count);
-    read_row(theta, place(list, PARAMETER, at->tensor) + at->start, at->count);
+    read_row(g, place(list, GRADIENT, at->tensor) + at->start, at->count, at->ahead);
+    read_row(theta, place(list, PARAMETER, at->tensor) + at->start, at->count, at->ahead);
 #pragma omp simd
     for (int k = 0; k < BLOCK; k++) {
         g[k] *= sign;
@@ -92,18 +86,18 @@ static void step_block(const void *rule, const tensor_list *list, const block *a
     }
     for (int gate = 0; gate < 2; gate++) {
         const float *gates = place(list, own->gates, at->tensor) + gate * at->size + at->start;
-        read_row(last, gates, at->count);
+        read_row(last, gates, at->count, at->ahead);
         mark_nonzero(active, last);
     }
     float *recent_place = place(list, own->recent, at->tensor) + at->start;
-    read_row(recent, recent_place, at->count);
+    read_row(recent, recent_place, at->count, at->ahead);
     recent_size(g, recent, known, (float)own->setting[RECENT_DECAY],
                 (float)own->setting[SMALLEST]);
     write_row(recent_place, recent, active, at->count);
 
     if (own->has_memory) {
         float *m_place = place(list, own->m, at->tensor) + at->start;
-        read_row(m, m_place, at->count);
+        read_row(m, m_place, at->count, at->ahead);
         read_gates(own, &own->memory, list, at, g, m, own->memory_h, own->memory_gates, active,
                    scratch, forget, logit, input);
 #pragma omp simd
@@ -181,7 +175,7 @@ int learned_opt_gated(int64_t n, const int64_t *sizes, float *const *places, con
         failed = make_gate_reader(&own.own, inputs, units,
                                   weights + (has_memory ? weights_of_one : 0));
     if (!failed)
-        failed = step_coordinates(&list, step_block, &own, (inputs + 3 * units) * sizeof(row),
+        failed = step_coordinates(&list, step_block, &own, (inputs + 2 * units) * sizeof(row),
                                   states, bounds, longest, &left, threads);
     free_lstm_cell(&own.memory.lstm);
     free_lstm_cell(&own.own.lstm);

@@ -1,4 +1,4 @@
-/* The inputs of the LSTM rules of papers; see `learned_opt/rules/features.py`. */
+/* The inputs of the LSTM rules of papers; see `learned_opt/rules/parts/features.py`. */
 #ifndef LEARNED_OPT_LOG_SIGN_H
 #define LEARNED_OPT_LOG_SIGN_H
 

@@ -13,40 +13,49 @@ static float scaled(float weight, double factor) {
                                                      : (float)value;
 }
 
+static float *unit_weights(const lstm_cell *cell, long unit) {
+    long rows = 1 + cell->inputs + cell->units;
+    return cell->packed + (unit / TOGETHER * rows * 4 * TOGETHER + unit % TOGETHER);
+}
+
 int make_lstm_cell(lstm_cell *cell, long inputs, long units, const float *weight,
                    const float *bias) {
     const double factor[4] = {-PER_LOG_2, -PER_LOG_2, -PER_LOG_2, 2 * PER_LOG_2};
     long seen = inputs + units;
     cell->inputs = inputs;
     cell->units = units;
-    cell->packed = malloc(units * (1 + seen) * 4 * sizeof(float));
+    long groups = (units + TOGETHER - 1) / TOGETHER;
+    cell->packed = calloc(groups * (1 + seen) * 4 * TOGETHER, sizeof(float));
     if (!cell->packed) return -1;
-    float *to = cell->packed;
     for (long unit = 0; unit < units; unit++)
         for (long k = -1; k < seen; k++) {
             const float *from = k < 0 ? bias : weight + k * 4 * units;
+            float *to = unit_weights(cell, unit) + (1 + k) * 4 * TOGETHER;
             for (long gate = 0; gate < 4; gate++)
-                *to++ = scaled(from[gate * units + unit], factor[gate]);
+                to[gate * TOGETHER] = scaled(from[gate * units + unit], factor[gate]);
         }
     return 0;
 }
 
 void free_lstm_cell(lstm_cell *cell) { free(cell->packed); }
 
-/* The four sums of one unit. They stay in registers: 16 of them. */
-static inline void gate_sums(const float *weight, const row *seen, long count, row *sums) {
+/* The four sums of one unit. They stay in registers: 16 of them. The weights of its gates lie `apart`
+ * floats from each other. */
+static inline void gate_sums(const float *weight, const long apart, long skip, const row *seen,
+                             long count, row *sums) {
     vector total[4][VECTORS];
-    EACH(gate, 4) EACH(v, VECTORS) total[gate][v] = every(weight[gate]);
-    for (long k = 0; k < count; k++) {
-        weight += 4;
+    EACH(gate, 4) EACH(v, VECTORS) total[gate][v] = every(weight[gate * apart]);
+    weight += 4 * apart * skip;
+    for (long k = skip; k < count; k++) {
+        weight += 4 * apart;
         const vector *x = (const vector *)seen[k];
-        EACH(gate, 4) EACH(v, VECTORS) total[gate][v] += weight[gate] * x[v];
+        EACH(gate, 4) EACH(v, VECTORS) total[gate][v] += weight[gate * apart] * x[v];
     }
     EACH(gate, 4) EACH(v, VECTORS)((vector *)sums[gate])[v] = total[gate][v];
 }
 
 void lstm_four_sums(const float *weight, const row *rows, long count, row *sums) {
-    gate_sums(weight, rows, count, sums);
+    gate_sums(weight, 1, 0, rows, count, sums);
 }
 
 /* Vectors that are computed side by side. A power of two is a long chain of operations: with one
@@ -86,7 +95,7 @@ static inline void split_gates(const int kinds, vector *x, vector *below) {
 
 void lstm_gates(const lstm_cell *cell, long unit, const row *seen, row *gates) {
     long count = cell->inputs + cell->units;
-    gate_sums(cell->packed + unit * (1 + count) * 4, seen, count, gates);
+    gate_sums(unit_weights(cell, unit), TOGETHER, 0, seen, count, gates);
     vector x[4 * PAIR], below[PAIR], *at = (vector *)gates;
     for (int v = 0; v < VECTORS; v += PAIR) {
         EACH(gate, 4) EACH(k, PAIR) x[PAIR * gate + k] = at[VECTORS * gate + v + k];
@@ -96,6 +105,7 @@ void lstm_gates(const lstm_cell *cell, long unit, const row *seen, row *gates) {
     }
 }
 
+#if TOGETHER == 1
 /* c <- f c + i z, and the gates are given as sums. A gate times a tangent is one division. */
 static inline void remember(const row *sums, float *c) {
     vector x[3 * PAIR], below[PAIR], *old = (vector *)c;
@@ -127,18 +137,33 @@ static inline void show(const float *sum, const float *c, float *h) {
     }
 }
 
-/* Units that are stepped together: with one after the other, a processor would wait for the sums
- * of each. */
-#define TOGETHER 12
+/* Units whose sums are made first: with one after the other, a processor would wait for the sums of
+ * each. */
+#define UNITS 12
 
-void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c) {
+void step_lstm_cell(const lstm_cell *cell, long skip, row *seen, const lstm_memory *memory,
+                    row *h) {
     long count = cell->inputs + cell->units;
-    row sums[TOGETHER][4];
-    for (long first = 0; first < cell->units; first += TOGETHER) {
-        long units = cell->units - first < TOGETHER ? cell->units - first : TOGETHER;
-        for (long u = 0; u < units; u++)
-            gate_sums(cell->packed + (first + u) * (1 + count) * 4, seen, count, sums[u]);
-        for (long u = 0; u < units; u++) remember((const row *)sums[u], c[first + u]);
-        for (long u = 0; u < units; u++) show(sums[u][2], c[first + u], h[first + u]);
+    row sums[UNITS][4], c[UNITS];
+    for (long u = 0; u < cell->units; u++)
+        copy_row(seen[cell->inputs + u], memory->last_h + u * memory->stride, memory->count);
+    for (long first = 0; first < cell->units; first += UNITS) {
+        long units = cell->units - first < UNITS ? cell->units - first : UNITS;
+        for (long u = 0; u < units; u++) {
+            long place = (first + u) * memory->stride;
+            gate_sums(unit_weights(cell, first + u), 1, skip, (const row *)seen, count, sums[u]);
+            ask_row(memory->last_h + place, memory->ahead);
+            ask_row(memory->last_c + place, memory->ahead);
+            copy_row(c[u], memory->last_c + place, memory->count);
+        }
+        for (long u = 0; u < units; u++) remember((const row *)sums[u], c[u]);
+        for (long u = 0; u < units; u++) {
+            long place = (first + u) * memory->stride;
+            show(sums[u][2], c[u], h[first + u]);
+            write_row(memory->h + place, h[first + u], memory->active, memory->count);
+            write_row(memory->c + place, c[u], memory->active, memory->count);
+        }
     }
 }
+
+#endif

@@ -18,13 +18,28 @@
 
 typedef float row[BLOCK] __attribute__((aligned(4 * LANES)));
 
+/* Units whose weights lie side by side, so that they are stepped together. */
+#if defined(__AVX512F__)
+#define TOGETHER 2
+#else
+#define TOGETHER 1
+#endif
+
 typedef struct {
     long inputs, units;
-    /* [units, 1 + inputs + units, 4]: for each unit the bias and the weights of its gates i, f, o
-     * and of its candidate z side by side, so scaled that 2^sum is the e^-x of a sigmoid and the
-     * e^2x of a tangent. */
+    /* [units / TOGETHER, 1 + inputs + units, 4, TOGETHER]: for each group of units the bias and the
+     * weights of its gates i, f, o and of its candidate z side by side, so scaled that 2^sum is the
+     * e^-x of a sigmoid and the e^2x of a tangent. What a last group lacks is 0. */
     float *packed;
 } lstm_cell;
+
+/* Where h and c of a block lie: [units, stride], of which the first `count` are of the block. */
+typedef struct {
+    const float *last_h, *last_c;
+    float *h, *c; /* get the new ones; may be the last ones */
+    long stride, count, ahead; /* the latter as in `read_row` */
+    const unsigned *active; /* [BLOCK], aligned: new h and c are 0 where it is 0; else all bits */
+} lstm_memory;
 
 /* Take weights [inputs + units, 4 units] and bias [4 units], columns in the order i, f, o, z, as
  * the Python class has them. Returns 0, or -1 if there is no memory. */
@@ -35,9 +50,10 @@ void free_lstm_cell(lstm_cell *cell);
 
 /* Step a block.
  *
- * seen: [inputs + units] rows, the inputs and the last h.
- * h, c: [units] rows, where the new h goes, and the last c, which becomes the new one. */
-void step_lstm_cell(const lstm_cell *cell, const row *seen, row *h, row *c);
+ * skip: inputs, the first ones, that are 0 in the whole block.
+ * seen: [inputs + units] rows: the inputs, and room for the last h.
+ * h: [units] rows that get the new h, of idle coordinates, too. */
+void step_lstm_cell(const lstm_cell *cell, long skip, row *seen, const lstm_memory *memory, row *h);
 
 /* The gates i, f, o of one unit and its candidate z: 4 rows. */
 void lstm_gates(const lstm_cell *cell, long unit, const row *seen, row *gates);
@@ -45,16 +61,32 @@ void lstm_gates(const lstm_cell *cell, long unit, const row *seen, row *gates);
 /* Four sums at once over count rows; weight [1 + count, 4], the first four are added. */
 void lstm_four_sums(const float *weight, const row *rows, long count, row *sums);
 
-/* Read count values to a row, and fill it up with zeros. */
-static inline void read_row(float *to, const float *from, long count) {
-    /* The next block of each row: they are more streams than a processor follows by itself. */
-    for (long line = 0; line < BLOCK; line += 16) __builtin_prefetch(from + BLOCK + line, 1);
+/* Ask for a line of the next block, and of what lies farther ahead. Rows are more streams than a
+ * processor follows by itself. */
+static inline void ask(const float *from, long ahead) {
+    __builtin_prefetch(from + BLOCK, 1);
+    __builtin_prefetch(from + ahead, 0, 2); /* for the second cache: it is needed later */
+}
+
+static inline void ask_row(const float *from, long ahead) {
+    for (long line = 0; line < BLOCK; line += 16) ask(from + line, ahead);
+}
+
+/* Copy count values to a row, and fill it up with zeros. */
+static inline void copy_row(float *to, const float *from, long count) {
     if (count == BLOCK) {
         memcpy(to, from, BLOCK * sizeof(float));
         return;
     }
     memcpy(to, from, count * sizeof(float));
     memset(to + count, 0, (BLOCK - count) * sizeof(float));
+}
+
+/* The same, and ask for the next ones. A burst of such requests waits for itself, so rows of h and c
+ * are asked for between sums. */
+static inline void read_row(float *to, const float *from, long count, long ahead) {
+    ask_row(from, ahead);
+    copy_row(to, from, count);
 }
 
 /* Mark, with all bits, the coordinates whose value is not zero. */

@@ -1,4 +1,4 @@
-/* An LSTM cell with its derivative, for `learned_opt.rules.lstm_cell.LSTMCell`.
+/* An LSTM cell with its derivative, for `learned_opt.rules.parts.lstm_cell.LSTMCell`.
  *
  * All arrays lie unit by unit, [units, count]. Where a column is idle, the cell gives zeros and no
  * derivative. The derivative computes the gates anew from what
@@ -48,28 +48,26 @@ static void write_wanted(float *array, long place, const float *from, long count
 
 static void read_block(const job *own, long start, long count, row *seen, row *c) {
     for (long k = 0; k < own->cell.inputs; k++)
-        read_row(seen[k], own->x + k * own->count + start, count);
+        read_row(seen[k], own->x + k * own->count + start, count, 0);
     for (long u = 0; u < own->cell.units; u++) {
-        read_row(seen[own->cell.inputs + u], own->h + u * own->count + start, count);
-        read_row(c[u], own->c + u * own->count + start, count);
+        read_row(seen[own->cell.inputs + u], own->h + u * own->count + start, count, 0);
+        read_row(c[u], own->c + u * own->count + start, count, 0);
     }
 }
 
 static void forward_task(void *shared, long task) {
     const job *own = shared;
-    long units = own->cell.units, begin = task * TASK_BLOCKS * BLOCK;
-    row space[own->cell.inputs + 3 * units], *h = space + own->cell.inputs + units, *c = h + units;
+    long inputs = own->cell.inputs, units = own->cell.units, begin = task * TASK_BLOCKS * BLOCK;
+    row space[inputs + 2 * units], *h = space + inputs + units;
     unsigned active[BLOCK] __attribute__((aligned(64)));
     for (long start = begin; start < begin + TASK_BLOCKS * BLOCK && start < own->count;
          start += BLOCK) {
         long count = own->count - start < BLOCK ? own->count - start : BLOCK;
-        read_block(own, start, count, space, c);
+        for (long k = 0; k < inputs; k++) read_row(space[k], own->x + k * own->count + start, count, 0);
         mark_active(own, start, count, active);
-        step_lstm_cell(&own->cell, (const row *)space, h, c);
-        for (long u = 0; u < units; u++) {
-            write_row(own->new_h + u * own->count + start, h[u], active, count);
-            write_row(own->new_c + u * own->count + start, c[u], active, count);
-        }
+        const lstm_memory memory = {own->h + start, own->c + start, own->new_h + start,
+                                    own->new_c + start, own->count, count, 0, active};
+        step_lstm_cell(&own->cell, 0, space, &memory, h);
     }
 }
 
@@ -82,8 +80,8 @@ static void logits_block(const job *own, long start, long count, const row *seen
     for (long u = 0; u < own->cell.units; u++) {
         row *gates = logits + 4 * u;
         lstm_gates(&own->cell, u, seen, gates);
-        read_row(by_h, own->grad_h + u * own->count + start, count);
-        read_row(by_c, own->grad_c + u * own->count + start, count);
+        read_row(by_h, own->grad_h + u * own->count + start, count, 0);
+        read_row(by_c, own->grad_c + u * own->count + start, count, 0);
         keep_active(by_h, active);
         keep_active(by_c, active);
 #pragma omp simd

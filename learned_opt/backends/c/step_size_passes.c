@@ -1,6 +1,6 @@
 /* The two passes of the rule step-size-lstm over its tensors: the sums, then the step.
  *
- * learned_opt/rules/tensor_directions.py has the equations and says what the sums are. Both passes
+ * learned_opt/rules/parts/tensor_directions.py has the equations and says what the sums are. Both passes
  * compute the new averages, so that the first one writes nothing. */
 #include "step_size.h"
 

@@ -52,6 +52,18 @@ static inline vector greater(vector x, vector y) {
 #endif
 }
 
+/* The larger of each two whole numbers. */
+static inline vector_bits greater_bits(vector_bits x, vector_bits y) {
+#if defined(__AVX512F__)
+    return (vector_bits)_mm512_max_epu32((__m512i)x, (__m512i)y);
+#elif defined(__AVX2__)
+    return (vector_bits)_mm256_max_epu32((__m256i)x, (__m256i)y);
+#else
+    vector_bits is_more = (vector_bits)(x > y);
+    return (is_more & x) | (~is_more & y);
+#endif
+}
+
 /* Clamped to +-bound; what is no number stays none. */
 static inline vector clamped(vector x, float bound) {
     return greater(every(-bound), lesser(every(bound), x));
