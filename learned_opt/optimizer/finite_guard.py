@@ -179,7 +179,7 @@ class FiniteGuard:
             f"the update of {', '.join(names)} was not finite and was skipped; parameter and state "
             "are unchanged. This warning comes once; see optimizer.skipped_updates for the count",
             RuntimeWarning,
-            stacklevel=6,  # the line that called step
+            stacklevel=7,  # the line that called step
         )
 
     def _last_known_count(self, device: torch.device) -> int:

@@ -49,7 +49,7 @@ class StepPlan:
                     "of optimizer steps: updates are now about a hundredth of their usual size. "
                     "Give the number of steps of the whole training",
                     RuntimeWarning,
-                    stacklevel=7,  # the line that called step
+                    stacklevel=8,  # the line that called step
                 )
 
     def resume(self, groups: Sequence[Mapping[str, Any]], states: Mapping[Tensor, State]) -> None:
