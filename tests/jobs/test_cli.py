@@ -263,6 +263,11 @@ def test_the_advice_after_sigterm_works(command, tmp_path):
     )
 
 
+def hear_ctrl_c():
+    """Tests that a shell started in the background ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.2, 1.0, 5.0])
 def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
@@ -273,10 +278,11 @@ def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C reaches the workers, too.
+        preexec_fn=hear_ctrl_c,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    while "were skipped" not in started.stdout.readline():
-        pass
+    while "were skipped" not in (line := started.stdout.readline()):
+        assert line, started.stderr.read()
     time.sleep(delay)
     began = time.monotonic()
     os.killpg(started.pid, signal.SIGINT)
@@ -297,6 +303,7 @@ def test_ctrl_c_while_modules_are_imported_ends_at_once_and_in_one_line(delay, t
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     while "libtorch" not in Path(f"/proc/{started.pid}/maps").read_text():
