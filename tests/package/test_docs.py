@@ -105,7 +105,8 @@ def test_every_command_of_meta_training_is_one_that_it_takes(monkeypatch, tmp_pa
     for module in (benchmark, cli, explain, few_shot_cli):
         monkeypatch.setattr(module, "run", lambda config, *write: started.append(config))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for folder in ("benchmarks", "examples"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "config.yaml").write_text("rule: lstm\n")
     expected = 0
