@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from learned_opt.rules.lstm_cell_in_c import LSTMCellInC
 
 from learned_opt.backends.blocks.lstm_cell import tangent_of_half_
 from learned_opt.c_library import call_c, load_library
+from learned_opt.rules.parts.lstm_cell_in_c import LSTMCellInC
 
 compiled = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 
