@@ -91,11 +91,10 @@ def _sine_figure(
 
 def _by_kind(methods: Mapping[str, Any]) -> dict[str, list[str]]:
     """Names of methods by kind; few methods stay together, without a title."""
-    kinds = {title: [name for name in methods if name in kind] for title, kind in KINDS.items()}
-    found = {title: names for title, names in kinds.items() if names}
     if len(methods) <= FEW:
         return {"": list(methods)}
-    return found
+    kinds = {title: [name for name in methods if name in kind] for title, kind in KINDS.items()}
+    return {title: names for title, names in kinds.items() if names}
 
 
 def _fit(trained: TrainedMethod, config: FewShotConfig) -> _Fit:

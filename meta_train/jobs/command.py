@@ -115,7 +115,7 @@ def read_config(
 def exit_status(error: BaseException | None, program: str = PROGRAM) -> tuple[int, str]:
     """The exit status of an error, and a line for stderr."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, "\nstopped before anything began"
+        return 130, "\nstopped before there was anything to continue"
     if isinstance(error, Interrupted):
         return 130, f"\n{error}"
     status = 2 if isinstance(error, (ValueError, OSError)) else 1

@@ -2,9 +2,10 @@
 
 import pytest
 
-from meta_train.jobs import explain
+from meta_train.jobs import cli, explain
 from meta_train.jobs.benchmark import cli as benchmark
 from meta_train.jobs.cli import main
+from meta_train.jobs.few_shot import cli as few_shot
 
 RENAMED = {
     "window": "truncation_length",
@@ -121,3 +122,15 @@ def test_a_file_is_no_run_folder(command, tmp_path, capsys):
     (tmp_path / "run").write_text("")
     assert main([*command, "--out", str(tmp_path / "run")]) == 2
     assert "run is a file: give a folder as --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"), [(cli, []), (few_shot, ["few-shot"]), (benchmark, ["benchmark"])]
+)
+def test_ctrl_c_before_a_checkpoint_says_that_there_is_nothing_to_continue(job, arguments, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run", interrupted)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == "\nstopped before there was anything to continue\n"

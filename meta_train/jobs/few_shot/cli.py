@@ -81,8 +81,6 @@ def main(arguments: list[str]) -> int:
         run(config, write_config)
     except (Interrupted, KeyboardInterrupt, TrainingStalled, ValueError, OSError) as error:
         status, text = exit_status(error, PROGRAM)
-        if isinstance(error, KeyboardInterrupt):  # After the first checkpoint it is Interrupted.
-            text = "\nstopped before the first checkpoint: there is nothing to resume"
         print(text, file=sys.stderr)
         return status
     return 0
