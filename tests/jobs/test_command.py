@@ -127,7 +127,9 @@ def test_a_file_is_no_run_folder(command, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("job", "arguments"), [(cli, []), (few_shot, ["few-shot"]), (benchmark, ["benchmark"])]
 )
-def test_ctrl_c_before_a_checkpoint_says_that_there_is_nothing_to_continue(job, arguments, monkeypatch, capsys):
+def test_ctrl_c_before_a_checkpoint_says_that_there_is_nothing_to_continue(
+    job, arguments, monkeypatch, capsys
+):
     def interrupted(*_):
         raise KeyboardInterrupt
 
