@@ -159,7 +159,7 @@ def test_an_interruption_of_testing_says_how_to_resume(tmp_path, capsys, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("meta_train.jobs.few_shot.runner.make_trainer", interrupted)
         assert main([*TINY, *SMALL_SINE, "--out", str(tmp_path / "b")]) == 130
-    assert "stopped before the first checkpoint" in capsys.readouterr().err
+    assert "stopped before there was anything to continue" in capsys.readouterr().err
 
 
 def test_a_run_remembers_what_it_began_with(tmp_path, capsys):
