@@ -163,6 +163,10 @@ class Plan:
                         for varied, _ in self.varied(entry, task, records).values():
                             yield varied
 
+    def done(self, records: Records) -> int:
+        """Number of wanted runs that are recorded; a record may hold runs of other plans."""
+        return len({key for key in self.wanted(records) if records.get(key) is not None})
+
     def count(self) -> int:
         """Number of runs, those included whose setting is not known yet.
 

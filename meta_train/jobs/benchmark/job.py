@@ -123,6 +123,7 @@ class _Progress:
     """Reports on stderr the runs that have ended, and their durations."""
 
     def __init__(self, plan: Plan, records: Records) -> None:
+        self._plan = plan
         self._wanted = plan.count()
         self._records = records
         self._begun: dict[RunKey, float] = {}
@@ -133,7 +134,7 @@ class _Progress:
             return
         took = time.monotonic() - self._begun.pop(key)
         setting = ", ".join(f"{name} {value:.3g}" for name, value in key.setting)
-        done = len(self._records.items())
+        done = self._plan.done(self._records)
         say(
             f"[{done}/{self._wanted}] {key.task}, {key.optimizer} ({setting}), "
             f"seed {key.seed}: {_outcome(result)}, {took:.0f} s"

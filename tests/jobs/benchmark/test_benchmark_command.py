@@ -127,6 +127,11 @@ def test_a_second_call_runs_only_what_is_missing(tmp_path, capsys):
     assert cli.main([*SMALL, *out, "--again", "sgd"]) == 0
     lines = capsys.readouterr().err.splitlines()[1:]
     assert lines and all(", sgd (" in line for line in lines)
+    fewer = [*SMALL[: SMALL.index("--optimizers")], "--optimizers", "nadamw", *out]
+    assert cli.main(fewer) == 0
+    lines = capsys.readouterr().err.splitlines()
+    counts = [line[1 : line.index("]")].split("/") for line in lines if line.startswith("[")]
+    assert counts and all(int(done) <= int(wanted) for done, wanted in counts)
     assert cli.main([word for word in [*SMALL, *out] if word != "--quick"]) == 2
     assert "was measured with another steps 'logistic'" in capsys.readouterr().err
 
