@@ -7,7 +7,8 @@ from learned_opt import LearnedOptimizer, create_rule
 from learned_opt.backends.c_steps.matrix_products import ProductsInC
 from learned_opt.backends.orthogonal_momentum import step
 from learned_opt.c_library import load_library
-from learned_opt.rules.parts.orthogonalize import ProductsInTorch, orthogonalize_unit
+from learned_opt.rules.parts.matrix_products import ProductsInTorch
+from learned_opt.rules.parts.orthogonalize import orthogonalize_unit
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the C library was not compiled")
 

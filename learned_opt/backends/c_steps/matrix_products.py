@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.c_library import addresses, call_c
-from learned_opt.rules.parts.orthogonalize import IN_TORCH, Products
+from learned_opt.rules.parts.matrix_products import IN_TORCH, Products
 
 FLOP_PER_THREAD = 1 << 23
 """Fewest operations that are worth a thread: about 50 us of work."""

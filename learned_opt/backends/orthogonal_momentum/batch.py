@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,22 @@ from learned_opt.rules.orthogonal_momentum import (
     TINY,
     OrthogonalMomentum,
 )
+from learned_opt.rules.parts.matrix_products import Products
 from learned_opt.rules.parts.momentum_constants import (
     RMS_FLOOR,
     RMS_USUAL,
     SIZE_BETA,
 )
-from learned_opt.rules.parts.orthogonalize import Products
 from learned_opt.rules.parts.pace import cosine_from_lengths, next_pace
 from learned_opt.updates import PendingUpdate
 
 Numbers = NDArray[np.float64]
+
+TOGETHER = 1 << 18
+"""Elements of small tensors that are stepped together: their copies stay in the cache."""
+
+BLOCK = 1 << 16
+"""Elements of a large tensor that are read, changed and written at once."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,14 @@ class Batch:
         )
 
 
+def in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Equal parts of tensors of one shape, at least `[1]`: of few rows if one is not contiguous."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        tensors = tuple(tensor.view(-1) for tensor in tensors)
+    rows = max(1, BLOCK * len(tensors[0]) // tensors[0].numel())
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
 def norms(tensors: Sequence[Tensor]) -> Numbers:
     """Frobenius norms, `[n]`; NaN or infinite if a tensor holds such numbers."""
     found = torch.stack(torch._foreach_norm(list(tensors), 2)).numpy()
@@ -140,8 +154,12 @@ def advance(batch: Batch, call: Call, mixed: Numbers, *, matrices: bool) -> Numb
 
 
 def _distances(batch: Batch) -> Numbers:
-    """Norms of parameter - average, `[n]`."""
-    return norms(torch._foreach_sub(batch.parameters, batch.tensors("average")))
+    """Norms of parameter - average, `[n]`; of large tensors by blocks, for the memory."""
+    parameters, averages = batch.parameters, batch.tensors("average")
+    if len(parameters) > 1:
+        return norms(torch._foreach_sub(parameters, averages))
+    found = [norms([p - average]) for p, average in in_blocks(parameters[0], averages[0])]
+    return np.asarray(np.sqrt(np.square(found).sum(0)))
 
 
 def _pace(batch: Batch, call: Call, mixed: Numbers, distance: Numbers | None) -> Numbers:

@@ -13,13 +13,15 @@ from torch import Tensor
 from learned_opt.backends.c_steps.matrix_products import ProductsInC
 from learned_opt.backends.fused_step import FusedStep, expect
 from learned_opt.backends.orthogonal_momentum.batch import (
+    TOGETHER,
     Batch,
     Call,
     advance,
     norms,
     on_host,
 )
-from learned_opt.backends.orthogonal_momentum.moments import Moments
+from learned_opt.backends.orthogonal_momentum.moments import vector_steps
+from learned_opt.backends.orthogonal_momentum.products_in_place import ProductsInPlace
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_shapes
 from learned_opt.c_library import is_generic, missing_library
@@ -29,9 +31,8 @@ from learned_opt.rules.orthogonal_momentum import (
     OrthogonalMomentum,
     is_stepped_as_matrix,
 )
+from learned_opt.rules.parts.matrix_products import IN_TORCH, Products
 from learned_opt.rules.parts.orthogonalize import (
-    IN_TORCH,
-    Products,
     direction_scale,
     matrix_shape,
     orthogonalize_unit,
@@ -40,9 +41,6 @@ from learned_opt.updates import PendingUpdate, batch_by_size
 
 SAFE = 1e-15, 1e15
 """Norms between these can be squared in float32; tensors with others are left to the rule."""
-
-TOGETHER = 1 << 18
-"""Elements of matrices of one shape that are orthogonalised at once: their copies stay in cache."""
 
 
 class OrthogonalMomentumOnCPU(FusedStep, ABC):
@@ -104,7 +102,7 @@ class OrthogonalMomentumInC(OrthogonalMomentumOnCPU):
     """Matrices are multiplied in C; a symmetric product takes half of the work there."""
 
     code = "torch and C"
-    products = ProductsInC()
+    products = ProductsInPlace(ProductsInC())
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse where there is no library, or one that multiplies more slowly than torch."""
@@ -118,7 +116,7 @@ class OrthogonalMomentumInC(OrthogonalMomentumOnCPU):
 class OrthogonalMomentumInPlace(OrthogonalMomentumOnCPU):
     """Plain torch, for machines without the C library."""
 
-    products = IN_TORCH
+    products = ProductsInPlace(IN_TORCH)
 
 
 def _refuses(tensor: Tensor) -> str | None:
@@ -211,22 +209,13 @@ def _step_matrices(batch: Batch, call: Call) -> list[PendingUpdate]:
 
 def _step_vectors(batch: Batch, call: Call) -> list[PendingUpdate]:
     """Step vectors with one number of steps; return those that were left untouched."""
-    moments = Moments(batch, call.sign, call.rule.vector_betas)
-    flat = moments.direction(float(batch.step[0]))
-    sizes = [parameter.numel() for parameter in batch.parameters]
-    parts = [
-        part.reshape(parameter.shape)
-        for part, parameter in zip(flat.split(sizes), batch.parameters, strict=True)
-    ]
-    norm, m_norm = norms(parts), moments.norms(sizes)
+    vectors = vector_steps(batch, call.sign, call.rule.vector_betas)
+    norm, m_norm = vectors.norms()
     finite = np.isfinite(norm + m_norm)
     if not finite.all():
         kept = np.flatnonzero(finite).tolist()
         rest = [u for u, ok in zip(batch.updates, finite, strict=True) if not ok]
         return rest + (_step_vectors(batch.take(kept), call) if kept else [])
-    moments.write()
     factor = advance(batch, call, m_norm, matrices=False)
-    factor = factor / np.maximum(norm / np.sqrt(batch.counts), VECTOR_FLOOR)
-    torch._foreach_mul_(parts, factor.tolist())
-    torch._foreach_add_(batch.parameters, parts)
+    vectors.take(factor / np.maximum(norm / np.sqrt(batch.counts), VECTOR_FLOOR))
     return []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from learned_opt.rules.parts.features import safe_sqrt
+from learned_opt.rules.parts.matrix_products import IN_TORCH, Products
 from learned_opt.rules.parts.whole_tensors import one_where_zero
 
 POLYNOMIALS = (
@@ -43,67 +43,6 @@ WIDE_POWER = 1 / 3
 """The power of the width. Both were chosen on tasks of widths 32 to 1,024."""
 
 
-class Products(ABC):
-    """Abstract: how Newton-Schulz iterations multiply matrices, `[..., rows, columns]`.
-
-    Both compute `base_scale * base + scale * left @ right`, without a base `scale * left @ right`.
-    """
-
-    @abstractmethod
-    def general(
-        self,
-        left: Tensor,
-        right: Tensor,
-        base: Tensor | None = None,
-        base_scale: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
-        """The product of two matrices, and a sum."""
-
-    @abstractmethod
-    def symmetric(
-        self,
-        left: Tensor,
-        right: Tensor,
-        base: Tensor | None = None,
-        base_scale: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
-        """The same, where product and base are known to be symmetric up to rounding."""
-
-
-class ProductsInTorch(Products):
-    """`torch.matmul` for both; differentiable."""
-
-    def general(
-        self,
-        left: Tensor,
-        right: Tensor,
-        base: Tensor | None = None,
-        base_scale: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
-        """See `Products.general`."""
-        product = left @ right
-        if scale != 1:
-            product = scale * product
-        return product if base is None else base_scale * base + product
-
-    def symmetric(
-        self,
-        left: Tensor,
-        right: Tensor,
-        base: Tensor | None = None,
-        base_scale: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
-        """See `Products.symmetric`."""
-        return self.general(left, right, base, base_scale, scale)
-
-
-IN_TORCH = ProductsInTorch()
-
-
 def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     """Bring all singular values near 1 by Newton-Schulz iterations; zero stays zero.
 
@@ -125,57 +64,69 @@ def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
 
 
 def orthogonalize_unit(matrices: Tensor, iterations: int, products: Products = IN_TORCH) -> Tensor:
-    """The same for matrices whose squares add up to 1, or to 0."""
+    """The same for matrices whose squares add up to 1, or to 0.
+
+    `products` may write over `matrices`; see `Products.apply`.
+    """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
     if x.is_cuda and x.dtype == torch.float32:
         x = x.bfloat16()
-    gram = products.symmetric(x, x.mT)
-    square = products.symmetric(gram, gram)
-    norm = _root(square.to(matrices.dtype).square().sum((-2, -1), keepdim=True), 8).to(x.dtype)
-    x, gram, square = x / norm, gram / norm**2, square / norm**4
+    x, gram, factor = _first_factor(x, matrices.dtype, products)
     # In bfloat16 the powers of the Gram matrix alone would lose the small singular values.
-    by_gram = x.shape[-1] >= 2 * x.shape[-2] and x.dtype == matrices.dtype
-    x = (_iterate_gram if by_gram else _iterate)(x, gram, square, iterations, products)
+    if x.shape[-1] >= 2 * x.shape[-2] and x.dtype == matrices.dtype:
+        x = products.apply(_factor_by_gram(gram, factor, iterations, products), x)
+    else:
+        x = products.apply(factor, x, _polynomial(0)[0])
+        for k in range(1, iterations):
+            a, b, c = _polynomial(k)
+            gram = products.symmetric(x, x.mT)
+            factor = products.symmetric(gram, gram, gram, b, c)
+            x = products.apply(factor, x, a)
     return (x if wide else x.mT).to(matrices.dtype)
 
 
-def _iterate(
-    x: Tensor, gram: Tensor, square: Tensor, iterations: int, products: Products
-) -> Tensor:
-    for k in range(iterations):
-        a, b, c = _polynomial(k)
-        if k == 0:
-            factor = b * gram + c * square
-        else:
-            gram = products.symmetric(x, x.mT)
-            factor = products.symmetric(gram, gram, gram, b, c)
-        x = products.general(factor, x, x, a)
-    return x
+def _first_factor(
+    x: Tensor, wide_dtype: torch.dtype, products: Products
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divide x by its norm; return it, its A, and b A + c A A of the first iteration."""
+    gram = products.symmetric(x, x.mT)
+    square = products.symmetric(gram, gram)
+    norm = _root(square.to(wide_dtype).square().sum((-2, -1), keepdim=True), 8).to(x.dtype)
+    x, gram, square = (
+        products.divide(value, norm**power) for value, power in ((x, 1), (gram, 2), (square, 4))
+    )
+    _, b, c = _polynomial(0)
+    return x, gram, b * gram + c * square
 
 
-def _iterate_gram(
-    x: Tensor, gram: Tensor, square: Tensor, iterations: int, products: Products
-) -> Tensor:
-    """The same by products of the short side alone, since all factors are polynomials of A.
+def _factor_by_gram(gram: Tensor, factor: Tensor, iterations: int, products: Products) -> Tensor:
+    """The product of the factors of all iterations, by products of the short side alone.
 
-    A long matrix is multiplied twice, not twice in each iteration.
+    All factors are polynomials of A. So a long matrix is multiplied twice, not twice in each
+    iteration.
+
+    Args:
+        gram: A of the first iteration.
+        factor: of the first iteration, without a.
+        iterations: how many.
+        products: see `orthogonalize_unit`.
     """
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     # All are polynomials of the same matrix: symmetric, and so are their products, but for
     # rounding. In the product of all factors it must stay: mirrored, it is 50 times as large.
-    product = identity
-    for k in range(iterations):
+    product = factor = _plus_identity(_polynomial(0)[0], factor)
+    for k in range(1, iterations):
         a, b, c = _polynomial(k)
-        base = a * identity + b * gram
-        if k == 0:
-            product = factor = base + c * square
-        else:
-            factor = products.symmetric(gram, gram, base, 1.0, c)
-            product = products.general(factor, product)
-        if k + 1 < iterations:
-            gram = products.symmetric(gram, products.symmetric(factor, factor))
-    return products.general(product, x)
+        gram = products.symmetric(gram, products.symmetric(factor, factor))
+        factor = products.symmetric(gram, gram, _plus_identity(a, b * gram), 1.0, c)
+        product = products.general(factor, product)
+    return product
+
+
+def _plus_identity(scale: float, matrices: Tensor) -> Tensor:
+    """`matrices + scale * I`, written over `matrices`."""
+    matrices.diagonal(dim1=-2, dim2=-1).add_(scale)
+    return matrices
 
 
 def _polynomial(iteration: int) -> tuple[float, float, float]:
