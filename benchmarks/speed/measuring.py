@@ -1,5 +1,6 @@
-"""Time and peak memory of one call, for the programs of this folder."""
+"""Time and peak memory of one call, and the CPU, for the programs of this folder."""
 
+import platform
 import time
 
 import torch
@@ -44,3 +45,18 @@ def peak_bytes(function, device="cpu"):
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def processor():
+    """The CPU's name, and the vectors that torch computes with."""
+    facts = {}
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [line.split(":", 1) for line in file if ":" in line]
+        facts = {key.strip(): value.strip() for key, value in lines}
+    except OSError:  # not Linux
+        pass
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in facts:
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"

@@ -13,7 +13,8 @@ rule (or torch's Muon) and `torch.optim.AdamW(fused=True)` take turns on equal p
 other programs slow down both alike, and processor time of the calling thread is measured. "Hot" is
 a step after steps; "cold" comes after a sweep over 192 MiB, and is nearer to training, where a
 forward and a backward pass lie between steps. The ratio is the median of the turns' ratios. Memory
-is the peak that torch's allocator holds above its level before the step.
+is the peak that torch's allocator holds above its level before the step; C code has at most a few
+hundred KiB of its own for each thread, which that does not see.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import time
 from unittest import mock
 
 import torch
-from measuring import peak_bytes
+from measuring import peak_bytes, processor
 
 from learned_opt import LearnedOptimizer, create_rule, list_rules
 from learned_opt.backends.registry import fused_steps
@@ -151,12 +152,55 @@ def table(found):
         cell = f"{row['hot']:.3g} / {row['cold']:.3g}"
         line = lines.setdefault((row["rule"], row["code"]), {})
         line[row["size"], row["many"]] = cell
-        line["memory"] = f"{row['mib']:.1f}"
+        if row["size"] == max(found["sizes"]):
+            line["memory", row["many"]] = f"{row['mib']:.1f}"
     rows = [
-        [f"`{rule}`", code, *(line.get(place, "-") for place in places), line["memory"]]
+        [
+            f"`{rule}`",
+            code,
+            *(line.get(place, "-") for place in places),
+            " / ".join(line.get(("memory", many), "-") for many in (False, True)),
+        ]
         for (rule, code), line in lines.items()
     ]
-    return markdown_table(["rule", "code", *titles, "MiB"], rows)
+    loads = [row["load"] for row in found["rows"]]
+    state = (
+        f"CPU: {', '.join(sorted({row['cpu'] for row in found['rows']}))}. Threads: "
+        f"{found['threads']}. Load of its {found['cores']} cores: {min(loads):.1f} to "
+        f"{max(loads):.1f}."
+    )
+    return f"{markdown_table(['rule', 'code', *titles, 'MiB'], rows)}\n\n{state}"
+
+
+AIMS = (
+    ("step-size-lstm", "torch", ((10**7, False, 13), (10**6, False, 22), (10**5, True, 18))),
+    ("step-size-lstm", "C", ((10**7, False, 3), (10**6, False, 5), (10**5, True, 5))),
+    ("adam-lstm", "torch", ((10**7, False, 100), (10**6, False, 160))),
+    ("adam-lstm", "C", ((10**7, False, 30), (10**6, False, 50))),
+    ("lstm", "torch", ((10**6, False, 460),)),
+    ("lstm", "C", ((10**6, False, 184),)),
+)
+"""Ratios to AdamW, hot, that the faster code was written to reach: those of prototypes on another
+CPU, and for `lstm` a half and a fifth of what its own code took before."""
+
+
+def aims(found):
+    """What was aimed at, beside what was measured, as a Markdown table."""
+    hot = {
+        (row["rule"], row["code"], row["size"], row["many"]): row["hot"] for row in found["rows"]
+    }
+    rows = [
+        [
+            f"`{rule}`",
+            code,
+            f"{size:.0e}".replace("e+0", "e") + " in one" * (not many),
+            aim,
+            f"{hot[rule, code, size, many]:.3g}",
+        ]
+        for rule, code, places in AIMS
+        for size, many, aim in places
+    ]
+    return markdown_table(["rule", "code", "parameters", "aim", "measured"], rows)
 
 
 def main(quick, turns, threads, rules, state, out):
@@ -165,7 +209,7 @@ def main(quick, turns, threads, rules, state, out):
         return
     torch.set_num_threads(threads)
     sizes = SIZES[:2] if quick else SIZES
-    found = {"sizes": sizes, "threads": threads, "rows": []}
+    found = {"sizes": sizes, "threads": threads, "cores": os.cpu_count(), "rows": []}
     for name in rules:
         for code in ["torch"] if name == MUON else codes(create_rule(name)):
             for many in (True,) if name == MUON else (False, True):
@@ -173,6 +217,7 @@ def main(quick, turns, threads, rules, state, out):
                     milliseconds, hot, cold, mib, _ = measure(name, size, turns, many, code)
                     row = {"rule": name, "code": code, "size": size, "many": many}
                     row |= {"ms": milliseconds, "hot": hot, "cold": cold, "mib": mib}
+                    row |= {"cpu": processor(), "load": round(os.getloadavg()[0], 1)}
                     found["rows"].append(row)
                     print(*row.values(), file=sys.stderr)
     if out:
@@ -185,7 +230,7 @@ def main(quick, turns, threads, rules, state, out):
         with open(out, "w") as file:
             json.dump(found, file, indent=1)
             file.write("\n")
-    print(f"Threads: {threads}\n\n{table(found)}")
+    print(table(found))
 
 
 if __name__ == "__main__":
