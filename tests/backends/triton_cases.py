@@ -7,11 +7,13 @@ them.
 
 import pytest
 import torch
+from one_training import ROUNDING, check, exact, in_place
 from torch import nn
 from triton_pair import *  # noqa: F403
 from triton_pair import DEVICE, Pair, gradients, random_rule
 
 from learned_opt import LearnedOptimizer, create_rule, from_pretrained
+from learned_opt.backends import registry
 from learned_opt.rules.parts.momentum_constants import MomentumConstants, PaceConstants
 
 
@@ -42,6 +44,12 @@ def test_a_tensor_learning_rate_on_the_device_is_followed(name):
         optimizer.param_groups[0]["lr"].fill_(0.004)
     pair.run(2)
     pair.check()
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the training is the CPU's")
+def test_a_training_is_that_of_the_unroll_in_float64(name):
+    (step,) = registry.FUSED_STEPS[type(create_rule(name))]
+    check(in_place(name, step), exact(name), ROUNDING.get(name, 1e-5))
 
 
 def test_bundled_weights_agree():
