@@ -3,6 +3,7 @@
     python benchmarks/speed/step_cost.py  # every rule, models of 1e5, 1e6 and 1e7 parameters
     python benchmarks/speed/step_cost.py --quick  # up to 1e6 parameters
     python benchmarks/speed/step_cost.py --rules step-size-lstm --out docs/measured/step_cost.json
+    python benchmarks/speed/step_cost.py --without-c --quick --rules lstm  # as if there were no C
     python benchmarks/speed/step_cost.py --state  # bytes of state per parameter
 
 Prints a Markdown table of ratios to AdamW, hot / cold, for each rule by its own code and by each
@@ -21,6 +22,7 @@ import argparse
 import json
 import math
 import os
+import pathlib
 import statistics
 import sys
 import time
@@ -29,7 +31,7 @@ from unittest import mock
 import torch
 from measuring import peak_bytes, processor
 
-from learned_opt import LearnedOptimizer, create_rule, list_rules
+from learned_opt import LearnedOptimizer, c_library, create_rule, list_rules
 from learned_opt.backends.registry import fused_steps
 from meta_train.evaluation.tables import markdown_table
 
@@ -203,30 +205,39 @@ def aims(found):
     return markdown_table(["rule", "code", "parameters", "aim", "measured"], rows)
 
 
-def main(quick, turns, threads, rules, state, out):
+def main(quick, turns, threads, rules, state, without_c, out):
     if state:
         print_state()
         return
+    if without_c:
+        c_library.FOLDER = pathlib.Path("nowhere")
     torch.set_num_threads(threads)
     sizes = SIZES[:2] if quick else SIZES
     found = {"sizes": sizes, "threads": threads, "cores": os.cpu_count(), "rows": []}
     for name in rules:
-        for code in ["torch"] if name == MUON else codes(create_rule(name)):
+        for code in ["torch"] if name == MUON else [OWN] if without_c else codes(create_rule(name)):
             for many in (True,) if name == MUON else (False, True):
                 for size in sizes:
                     milliseconds, hot, cold, mib, _ = measure(name, size, turns, many, code)
-                    row = {"rule": name, "code": code, "size": size, "many": many}
+                    title = f"{code}, no C" if without_c else code
+                    row = {"rule": name, "code": title, "size": size, "many": many}
                     row |= {"ms": milliseconds, "hot": hot, "cold": cold, "mib": mib}
                     row |= {"cpu": processor(), "load": round(os.getloadavg()[0], 1)}
                     found["rows"].append(row)
                     print(*row.values(), file=sys.stderr)
     if out:
-        if os.path.exists(out):  # keep what was measured of other rules, in the order of the names
+        if os.path.exists(out):  # keep what was measured of others, in the order of the names
             with open(out) as file:
-                found["rows"] += [
-                    row for row in json.load(file)["rows"] if row["rule"] not in rules
-                ]
-            found["rows"].sort(key=lambda row: [*list_rules(), MUON].index(row["rule"]))
+                kept = json.load(file)
+            new = {(row["rule"], row["code"], row["size"], row["many"]) for row in found["rows"]}
+            found["sizes"] = sorted({*sizes, *kept["sizes"]})
+            found["rows"] += [
+                row
+                for row in kept["rows"]
+                if (row["rule"], row["code"], row["size"], row["many"]) not in new
+            ]
+            order = [*list_rules(), MUON]
+            found["rows"].sort(key=lambda row: (order.index(row["rule"]), row["code"] != OWN))
         with open(out, "w") as file:
             json.dump(found, file, indent=1)
             file.write("\n")
@@ -237,6 +248,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="up to 1e6 parameters")
     parser.add_argument("--state", action="store_true", help="print only the table of state sizes")
+    parser.add_argument("--without-c", action="store_true", help="measure as if C were missing")
     parser.add_argument("--turns", type=int, default=7, help="measurements per rule and size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rules", nargs="+", default=[*list_rules(), MUON], metavar="RULE")

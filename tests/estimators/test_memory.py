@@ -65,16 +65,18 @@ def test_the_benchmark_measures_every_rule_beside_adamw(rule_name, step_cost):
 def test_the_benchmarks_table_has_a_line_for_each_rule_and_code(step_cost):
     rows = [
         {"rule": "sgd", "code": code, "size": size, "many": many}
-        | {"hot": 10 * size, "cold": 2.0, "mib": 3.0}
+        | {"hot": 10 * size, "cold": 2.0, "mib": size / 50 + many, "cpu": "X", "load": size / 20}
         for code in ("C", "own")
         for size in (10, 100)
         for many in (False, True)
     ]
-    lines = step_cost.table({"sizes": [10, 100], "rows": rows}).splitlines()
+    found = {"sizes": [10, 100], "threads": 1, "cores": 2, "rows": rows}
+    *lines, _, state = step_cost.table(found).splitlines()
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert shown[0] == ["rule", "code", "1e1 in one", "1e2 in one", "1e1", "1e2", "MiB"]
     costs = ["100 / 2", "1e+03 / 2"] * 2
-    assert shown[2:] == [["`sgd`", code, *costs, "3.0"] for code in ("C", "own")]
+    assert shown[2:] == [["`sgd`", code, *costs, "2.0 / 3.0"] for code in ("C", "own")]
+    assert state == "CPU: X. Threads: 1. Load of its 2 cores: 0.5 to 5.0."
 
 
 @pytest.mark.parametrize("size", [10**5, 10**6])

@@ -23,7 +23,7 @@ from learned_opt.rules.base import UpdateRule
 
 
 class AdamLSTMInBlocks(CoordinateStepInBlocks):
-    """The step of adam-lstm in blocks: a quarter of the time of the rule's own code without C."""
+    """The step of adam-lstm in blocks: half of the time of the rule's own code without C."""
 
     def layout(self, rule: UpdateRule) -> Mapping[str, int]:
         """The inputs of the LSTM right before its `h`."""
