@@ -1,8 +1,8 @@
 """Swap AdamW for an optimizer that needs no learning rate: one line changes.
 
 Prints the loss on all digits after training with AdamW at its default, with AdamW at ten times its
-default, with the default rule of this package, which is made by hand, and with a small network that
-was meta-trained on tasks of this kind.
+default, with the default rule of this package, which is hand-designed, and with a small network
+that was meta-trained on tasks of this kind.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Optimizers that are neural networks, for PyTorch: use one in place of Adam.
+"""Drop-in PyTorch optimizers, hand-designed or learned: use one in place of Adam.
 
 Examples:
     >>> from learned_opt import LearnedOptimizer

@@ -191,7 +191,7 @@ def shared_pretrained(name_or_path: str | PathLike[str]) -> UpdateRule:
 
 
 def find_rule(name_or_path: str | PathLike[str]) -> UpdateRule:
-    """Find a rule that is ready to use: bundled weights, a weights file, or a hand-made rule.
+    """Find a rule that is ready to use: bundled weights, a weights file, or a hand-designed rule.
 
     Raises:
         ValueError: an unknown name, a damaged file, or a network without weights.

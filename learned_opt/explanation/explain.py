@@ -1,4 +1,4 @@
-"""`explain`: measures a rule, learned or made by hand, beside others."""
+"""`explain`: measures a rule, learned or hand-designed, beside others."""
 
 from __future__ import annotations
 
@@ -138,5 +138,5 @@ def find(rule: UpdateRule | str | PathLike[str], seed: int) -> tuple[str, Update
 
 def _subtitle(rule: UpdateRule) -> str:
     weights = sum(parameter.numel() for parameter in rule.parameters())
-    kind = f"{weights:,} weights of the rule {rule_name(rule)}" if weights else "made by hand"
+    kind = f"{weights:,} weights of the rule {rule_name(rule)}" if weights else "hand-designed"
     return f"{kind}, learning rate {rule.default_lr:g}"

@@ -60,10 +60,10 @@ class LearnedOptimizer(Optimizer):
             may have `"direction": "adam"`, before its first step; see `OrthogonalMomentum`.
         lr: multiplies the update that the rule proposes; by default the rule's own. It is not
             Adam's learning rate: a learned rule chooses its own step sizes.
-        rule: an `UpdateRule`, the name of bundled weights (`list_pretrained()`) or of a hand-made
-            rule, or the path of a weights file. The default is hand-made: it needs no learning
-            rate and no number of steps; see `OrthogonalMomentum`. The rule is held by reference,
-            so optimizers can share one.
+        rule: an `UpdateRule`, the name of bundled weights (`list_pretrained()`) or of a
+            hand-designed rule, or the path of a weights file. The default is hand-designed: it
+            needs no learning rate and no number of steps; see `OrthogonalMomentum`. The rule is
+            held by reference, so optimizers can share one.
         weight_decay: decoupled; each step subtracts `lr * weight_decay * parameter`, times the
             rule's own schedule if it has one, as the default has.
         maximize: maximise the objective instead of minimising it.

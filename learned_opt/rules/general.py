@@ -1,6 +1,6 @@
 """Orthogonalised momentum whose step sizes a small learned map steers.
 
-Direction, schedule and average are those of `orthogonal_momentum.py`, which is made by hand. What
+Direction, schedule and average are those of `orthogonal_momentum.py`, which is hand-designed. What
 is learned is one bounded factor on the step of each tensor: a linear map of scale-free
 measurements, as small as a learned optimizer can be, and if asked for an LSTM beside it, whose skip
 connection the linear map is. Before training the factor is 1. If asked for, an LSTM for each

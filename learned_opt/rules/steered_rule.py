@@ -1,4 +1,4 @@
-"""Rules whose network bends the steps of a hand-made base, tensor by tensor."""
+"""Rules whose network bends the steps of a hand-designed base, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SteeredStep:
 
 
 class SteeredRule(UpdateRule, ABC):
-    """Abstract: a rule whose network bends the step size and the direction of a hand-made base."""
+    """Abstract: a rule whose network bends step size and direction of a hand-designed base."""
 
     @abstractmethod
     def steered_step(

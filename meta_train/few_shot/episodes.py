@@ -11,7 +11,7 @@ from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes
+from meta_train.few_shot.readers.episodes import SequenceEpisodes
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.tasks.episodes.base import EpisodeTask
 from meta_train.tasks.episodes.images import ImageClasses, ImageEpisodes

@@ -18,9 +18,9 @@ from meta_train.few_shot.methods import mini_imagenet
 from meta_train.few_shot.methods.build import initial_parameters, trained_parts
 from meta_train.few_shot.methods.registry import get_method
 from meta_train.few_shot.methods.settings import MethodSettings
+from meta_train.few_shot.readers.episodes import SequenceEpisodes
+from meta_train.few_shot.readers.evaluation import evaluate_by_instance
 from meta_train.few_shot.scores import Evaluation
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes
-from meta_train.few_shot.sequences.evaluation import evaluate_by_instance
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.seeding import derive_seed

@@ -14,7 +14,7 @@ from meta_train.evaluation.validation.validator import Validator
 from meta_train.few_shot.episodes import evaluation_task, method_settings, training_task
 from meta_train.few_shot.methods.build import initial_parameters, make_rule
 from meta_train.few_shot.methods.settings import MethodSettings
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes
+from meta_train.few_shot.readers.episodes import SequenceEpisodes
 from meta_train.few_shot.settings import OUTER_STEPS, FewShotConfig
 from meta_train.few_shot.validation import EpisodeValidator, SequenceValidator
 from meta_train.outer.settings import TrainSettings

@@ -11,8 +11,8 @@ from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.methods.build import trained_parts
 from meta_train.few_shot.methods.settings import MethodSettings
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes
-from meta_train.few_shot.sequences.evaluation import evaluate_by_instance
+from meta_train.few_shot.readers.episodes import SequenceEpisodes
+from meta_train.few_shot.readers.evaluation import evaluate_by_instance
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.describe import describe

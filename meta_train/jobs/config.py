@@ -97,7 +97,7 @@ class MainConfig:
 
     start: Path | None = None
     """A weights file of the same rule to begin with, perhaps of smaller settings: weights that it
-    lacks begin as usual. Default: all weights begin as usual."""
+    lacks are initialised as usual. Default: all weights are."""
 
     train: TrainSettings = field(default_factory=TrainSettings)
     """Settings of meta-training."""

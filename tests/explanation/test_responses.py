@@ -1,4 +1,4 @@
-"""Rules made by hand come out as their equations say."""
+"""Hand-designed rules come out as their equations say."""
 
 import math
 

@@ -16,8 +16,8 @@ import learned_opt
 import meta_train
 from meta_train.few_shot.evaluation import evaluate
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
+from meta_train.few_shot.readers.evaluation import evaluate_by_instance
 from meta_train.few_shot.scores import Evaluation
-from meta_train.few_shot.sequences.evaluation import evaluate_by_instance
 from meta_train.few_shot.settings import FewShotConfig
 from meta_train.few_shot.training import make_trainer
 from meta_train.few_shot.verification import Verification, verify

@@ -1,4 +1,4 @@
-"""Steps in C of hand-made rules."""
+"""Steps in C of hand-designed rules."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ class TensorSteps:
     """How a rule moves the tensors of six networks.
 
     Attributes:
-        steered: whether a network steers a base made by hand. Then sizes are relative to the base's
-            update in the same state; else they are updates' RMS relative to the parameters'.
+        steered: whether a network steers a hand-designed base. Then sizes are relative to the
+            base's update in the same state; else they are updates' RMS relative to the parameters'.
         sizes: by training, the geometric mean over the weights at each step; short where a training
             diverged.
         layers: by training and `LAYERS`, the geometric mean over the training; a layer that a

@@ -14,7 +14,7 @@ from learned_opt.weights import from_pretrained, list_pretrained, names_weights
 from meta_train.few_shot.heads.episodes import EmbeddingEpisodes
 from meta_train.few_shot.margins.task import MarginClasses
 from meta_train.few_shot.methods.settings import MethodSettings
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes
+from meta_train.few_shot.readers.episodes import SequenceEpisodes
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.tasks.base import Tensors
 from meta_train.tasks.episodes.base import HEAD, EpisodeTask

@@ -10,7 +10,7 @@ from learned_opt.registry import look_up
 from meta_train.estimators.implicit import PROXIMAL
 from meta_train.few_shot.heads.episodes import HEADS
 from meta_train.few_shot.margins.task import MARGINS
-from meta_train.few_shot.sequences.episodes import READERS
+from meta_train.few_shot.readers.episodes import READERS
 from meta_train.runtime.checks import make_plain
 from meta_train.runtime.setting_names import suggest_names
 

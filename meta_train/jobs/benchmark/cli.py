@@ -48,7 +48,8 @@ def build_parser() -> OneLineParser:
         metavar="NAME",
         help=f"optimizers: {DEFAULT_RULE} (the default of LearnedOptimizer), "
         f"{', '.join(CONTESTANTS)}; also any rule of this package, such as {own} "
-        f"(default: those named first, with --quick {DEFAULT_RULE}, {', '.join(QUICK_OPTIMIZERS)})",
+        f'(default: {DEFAULT_RULE} and all named before "also", with --quick '
+        f"{DEFAULT_RULE}, {', '.join(QUICK_OPTIMIZERS)})",
     )
     add(
         "--optimizer",
@@ -62,7 +63,7 @@ def build_parser() -> OneLineParser:
     add(
         "--no-sensitivity",
         action="store_true",
-        help="do not vary step sizes and the number of steps that is told (--quick never does)",
+        help="skip the runs at other step sizes and told numbers of steps (--quick always does)",
     )
     add(
         "--length",

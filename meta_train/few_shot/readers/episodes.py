@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from learned_opt.adaptation.module_copy import call_with_tensors
 from learned_opt.registry import create
-from meta_train.few_shot.sequences.base import SequenceReader
-from meta_train.few_shot.sequences.lstm import LSTMReader
-from meta_train.few_shot.sequences.mann import MANN
+from meta_train.few_shot.readers.base import SequenceReader
+from meta_train.few_shot.readers.lstm import LSTMReader
+from meta_train.few_shot.readers.mann import MANN
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.seeding import seeded_cpu
 from meta_train.tasks.base import Batch, Problem, SampledTask, Task, Tensors

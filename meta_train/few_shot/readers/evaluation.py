@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from meta_train.few_shot.readers.episodes import SequenceEpisodes
 from meta_train.few_shot.scores import Evaluation
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes
 from meta_train.runtime.checks import check_at_least
 from meta_train.runtime.progress import progress_bar
 from meta_train.runtime.seeding import generator

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from meta_train.few_shot.sequences.episodes import READERS
-from meta_train.few_shot.sequences.evaluation import by_instance
-from meta_train.few_shot.sequences.lstm import LSTMReader
-from meta_train.few_shot.sequences.mann import MANN, Memory, least_used, step_memory
+from meta_train.few_shot.readers.episodes import READERS
+from meta_train.few_shot.readers.evaluation import by_instance
+from meta_train.few_shot.readers.lstm import LSTMReader
+from meta_train.few_shot.readers.mann import MANN, Memory, least_used, step_memory
 
 DOUBLE = {"dtype": torch.float64}
 

@@ -6,7 +6,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from meta_train.few_shot.sequences.base import SequenceReader
+from meta_train.few_shot.readers.base import SequenceReader
 from meta_train.runtime.checks import check_at_least
 
 

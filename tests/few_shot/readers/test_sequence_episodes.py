@@ -4,8 +4,8 @@ import pytest
 import torch
 from few_shot_cases import MadeUp
 
-from meta_train.few_shot.sequences.episodes import SequenceEpisodes, shrunk
-from meta_train.few_shot.sequences.evaluation import by_instance, evaluate_by_instance
+from meta_train.few_shot.readers.episodes import SequenceEpisodes, shrunk
+from meta_train.few_shot.readers.evaluation import by_instance, evaluate_by_instance
 from meta_train.runtime.seeding import generator
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from meta_train.few_shot.sequences.base import SequenceReader
+from meta_train.few_shot.readers.base import SequenceReader
 from meta_train.runtime.checks import check_at_least
 
 EPS = 1e-6
