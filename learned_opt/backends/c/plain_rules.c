@@ -1,4 +1,4 @@
-/* Steps of the hand-made rules in `learned_opt.rules.sgd` and `learned_opt.rules.adam`. */
+/* Steps of the hand-designed rules in `learned_opt.rules.sgd` and `learned_opt.rules.adam`. */
 #include <math.h>
 
 #include "coordinate_rules.h"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Callable
+from typing import TypeAlias, final
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from learned_opt.backends.orthogonal_momentum.batch import (
     in_blocks,
     norms,
 )
+
+MakeVectorSteps: TypeAlias = Callable[[Batch, float, tuple[float, float]], "VectorSteps"]
+"""Takes vectors, -1 to maximise or else 1, and the decays of the two moments."""
 
 
 def vector_steps(batch: Batch, sign: float, betas: tuple[float, float]) -> VectorSteps:

@@ -20,8 +20,13 @@ from learned_opt.backends.orthogonal_momentum.batch import (
     norms,
     on_host,
 )
-from learned_opt.backends.orthogonal_momentum.moments import vector_steps
+from learned_opt.backends.orthogonal_momentum.moments import (
+    MakeVectorSteps,
+    VectorSteps,
+    vector_steps,
+)
 from learned_opt.backends.orthogonal_momentum.products_in_place import ProductsInPlace
+from learned_opt.backends.orthogonal_momentum.vectors_in_c import vector_steps_in_c
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_shapes
 from learned_opt.c_library import is_generic, missing_library
@@ -52,6 +57,10 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
 
     products: ClassVar[Products]
     """How matrices are multiplied."""
+
+    def vector_steps(self, batch: Batch, sign: float, betas: tuple[float, float]) -> VectorSteps:
+        """See `moments.vector_steps`."""
+        return vector_steps(batch, sign, betas)
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse a rule that was cast to another dtype."""
@@ -88,21 +97,31 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
     ) -> list[PendingUpdate]:
         """See `FusedStep.step`."""
         total = None if context.total_steps is None else float(context.total_steps)
-        call = Call(
-            expect(rule, OrthogonalMomentum), -1.0 if maximize else 1.0, total, self.products
-        )
+        sign = -1.0 if maximize else 1.0
+        own = expect(rule, OrthogonalMomentum)
+        call = Call(own, sign, total, self.products)
         safe, left = _sort_out(places.updates, call)
         for batch in _batches(safe):
-            left += (_step_matrices if _is_matrix(batch.updates[0]) else _step_vectors)(batch, call)
+            if _is_matrix(batch.updates[0]):
+                left += _step_matrices(batch, call)
+            else:
+                left += _step_vectors(batch, call, self.vector_steps)
         return left
 
 
 @final
 class OrthogonalMomentumInC(OrthogonalMomentumOnCPU):
-    """Matrices are multiplied in C; a symmetric product takes half of the work there."""
+    """Matrices are multiplied in C, and vectors step there; the rest is PyTorch's.
+
+    A symmetric product is half of the work in C.
+    """
 
     code = "torch and C"
     products = ProductsInPlace(ProductsInC())
+
+    def vector_steps(self, batch: Batch, sign: float, betas: tuple[float, float]) -> VectorSteps:
+        """See `vector_steps_in_c`."""
+        return vector_steps_in_c(batch, sign, betas)
 
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse where there is no library, or one that multiplies more slowly than torch."""
@@ -207,15 +226,15 @@ def _step_matrices(batch: Batch, call: Call) -> list[PendingUpdate]:
     return []
 
 
-def _step_vectors(batch: Batch, call: Call) -> list[PendingUpdate]:
+def _step_vectors(batch: Batch, call: Call, begin: MakeVectorSteps) -> list[PendingUpdate]:
     """Step vectors with one number of steps; return those that were left untouched."""
-    vectors = vector_steps(batch, call.sign, call.rule.vector_betas)
+    vectors = begin(batch, call.sign, call.rule.vector_betas)
     norm, m_norm = vectors.norms()
     finite = np.isfinite(norm + m_norm)
     if not finite.all():
         kept = np.flatnonzero(finite).tolist()
         rest = [u for u, ok in zip(batch.updates, finite, strict=True) if not ok]
-        return rest + (_step_vectors(batch.take(kept), call) if kept else [])
+        return rest + (_step_vectors(batch.take(kept), call, begin) if kept else [])
     factor = advance(batch, call, m_norm, matrices=False)
     vectors.take(factor / np.maximum(norm / np.sqrt(batch.counts), VECTOR_FLOOR))
     return []
