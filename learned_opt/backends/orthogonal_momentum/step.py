@@ -55,6 +55,11 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
     products: ClassVar[Products]
     """How matrices are multiplied."""
 
+    @property
+    def device_type(self) -> str:
+        """The CPU."""
+        return "cpu"
+
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse a rule that was cast to another dtype."""
         if rule.dtype != torch.float32:
