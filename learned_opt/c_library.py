@@ -72,8 +72,13 @@ def missing_library() -> str | None:
 
 def is_generic() -> bool:
     """Whether the library in use has no vector instructions beyond those of any CPU."""
+    return library_level() == "generic"
+
+
+def library_level() -> str | None:
+    """The level of vector instructions of the library in use; None if there is no library."""
     library = load_library()
-    return library is not None and Path(library._name).stem == "generic"
+    return None if library is None else Path(library._name).stem
 
 
 def thread_count(elements: int) -> int:

@@ -34,6 +34,11 @@ class FusedStep(ABC):
     code: ClassVar[str] = "torch"
     """What it is written in: torch, C, torch and C, or Triton."""
 
+    @property
+    @abstractmethod
+    def device_type(self) -> str:
+        """The type of the devices whose tensors it steps, such as cpu or cuda."""
+
     @abstractmethod
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Why it cannot take the rule's steps on this machine; None if it can.

@@ -21,6 +21,11 @@ class PlainMemoryStep(FusedStep, ABC):
     Numbers of a coordinate lie unit by unit: state `[*param, H]` is a view of `[H, *param]`.
     """
 
+    @property
+    def device_type(self) -> str:
+        """The CPU."""
+        return "cpu"
+
     @abstractmethod
     def state_shapes(self, rule: UpdateRule, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         """The shapes of all state tensors of a parameter of `shape` that it reads."""

@@ -41,6 +41,10 @@ class _Plan:
     parts: list[tuple[FusedStep, list[int]]]
 
 
+DEVICE_NAMES = {"cpu": "the CPU", "cuda": "a GPU"}
+"""Devices for which there is faster code, as errors call them."""
+
+
 class FusedSteps:
     """Takes the steps for which a rule has faster code.
 
@@ -63,18 +67,25 @@ class FusedSteps:
         if fused and why_none:
             raise ValueError(f"fused=True does not fit {why_none}")
 
-    def check_parameter(self, parameter: Tensor) -> None:
-        """Check a parameter of the optimizer.
+    def check_parameter(self, rule: UpdateRule, parameter: Tensor) -> None:
+        """Check a parameter of the optimizer, where `fused` is True.
+
+        Args:
+            rule: on the device of the parameter.
+            parameter: to be stepped.
 
         Raises:
-            ValueError: `fused` is True, and no code takes the parameter.
+            ValueError: no code takes the parameter. The reason is that of the first choice among
+                the code for its device.
         """
-        if not self.option:
+        device = parameter.device
+        steps = self._fitting(rule, device)
+        reasons = [step.refuses_parameter(parameter) for step in steps]
+        if None in reasons:
             return
-        reasons = [step.refuses_parameter(parameter) for step in self._steps]
-        if None not in reasons:
-            shape = list(parameter.shape)
-            raise ValueError(f"fused=True does not fit a parameter of shape {shape}: {reasons[0]}")
+        why_not = reasons[0] if reasons else self._why_none_on(rule, device)
+        shape = list(parameter.shape)
+        raise ValueError(f"fused=True does not fit a parameter of shape {shape}: {why_not}")
 
     def step(
         self,
@@ -108,10 +119,13 @@ class FusedSteps:
             return list(updates)
         places = Places(updates)
         self._lost_memory.check(places)
-        steps = [step for step in self._steps if step.refuses_rule(rule) is None]
+        device = updates[0].parameter.device  # that of all
+        steps = self._fitting(rule, device)
         if not steps:
             if self.option:
-                raise RuntimeError(f"fused=True does not fit {self._why_none(rule)}")
+                why_not = self._why_none(rule)
+                why_not = why_not or f"{updates[0].name}: {self._why_none_on(rule, device)}"
+                raise RuntimeError(f"fused=True does not fit {why_not}")
             return list(updates)
         parts = self._share_out(rule, steps, places)
         if not parts:
@@ -169,21 +183,35 @@ class FusedSteps:
         waiting = [k for k in range(len(updates)) if k not in shared]
         if shared:
             steps = [step for step in steps if waiting and not step.shares_signals]
-        why_not = ""
+        why_not: dict[int, str] = {}  # the reasons of the first choice
         for step in steps:
             found = {k: step.refuses(rule, updates[k]) for k in waiting}
             reasons = {k: why for k, why in found.items() if why is not None}
             if not reasons:
                 parts.append((step, waiting))
                 return parts
-            first = next(iter(reasons))
-            why_not = why_not or f"{updates[first].name}: {reasons[first]}"
+            why_not = why_not or reasons
             if len(reasons) < len(waiting) and not step.shares_signals:
                 parts.append((step, [k for k in waiting if k not in reasons]))
                 waiting = list(reasons)
         if self.option:
-            raise RuntimeError(f"fused=True does not fit {why_not}")
+            first = next(k for k in waiting if k in why_not)
+            raise RuntimeError(f"fused=True does not fit {updates[first].name}: {why_not[first]}")
         return parts
+
+    def _fitting(self, rule: UpdateRule, device: torch.device) -> list[FusedStep]:
+        """The code that takes the rule on a device."""
+        here = [step for step in self._steps if step.device_type == device.type]
+        return [step for step in here if step.refuses_rule(rule) is None]
+
+    def _why_none_on(self, rule: UpdateRule, device: torch.device) -> str:
+        """Why no code takes the rule on a device."""
+        for step in self._steps:
+            if step.device_type == device.type:
+                return str(step.refuses_rule(rule))
+        types = dict.fromkeys(step.device_type for step in self._steps)
+        names = " or ".join(DEVICE_NAMES.get(name, name) for name in types)
+        return f"it is on {device}, not on {names}"
 
     def _why_none(self, rule: UpdateRule) -> str:
         """Why no code takes the rule; empty if some does."""

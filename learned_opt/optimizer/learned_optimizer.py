@@ -166,7 +166,9 @@ class LearnedOptimizer(Optimizer):
         group.update(plain_options(group))
         for parameter in group["params"]:
             sharding.check_parameter(parameter, self.rule)
-            self._fused.check_parameter(parameter)
+            if self._fused.option:
+                rule = self._copies.beside(parameter, self.rule)
+                self._fused.check_parameter(rule, parameter)
         if isinstance(group["lr"], Tensor):
             group["lr"] = one_element(group["lr"]).clone()
 

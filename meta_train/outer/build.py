@@ -21,6 +21,7 @@ from meta_train.inner.runs.runs import RunPlan
 from meta_train.inner.step.compiled_rule import CompiledRule, why_not_compiled
 from meta_train.inner.step.rule_in_c import RuleInC, why_not_in_c
 from meta_train.outer.arguments import check_arguments
+from meta_train.outer.c_library_record import libraries_in_use
 from meta_train.outer.settings import DTYPES, TrainSettings
 from meta_train.runtime.distributed import DistributedContext
 from meta_train.tasks.base import TaskFamily
@@ -36,6 +37,7 @@ class TrainerParts:
         estimator: of the meta-gradient.
         groups: the inner runs.
         loop_settings: how inner steps are taken.
+        c_library: that computes; see `libraries_in_use`.
         notes: messages to the user.
     """
 
@@ -44,6 +46,7 @@ class TrainerParts:
     estimator: Estimator
     groups: Groups
     loop_settings: LoopSettings
+    c_library: str
     notes: tuple[str, ...] = ()
 
 
@@ -137,7 +140,8 @@ def _build(
         else None,
         in_c=RuleInC(meta_parameters.rule) if settings.fused_rule else None,
     )
-    return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings)
+    library = libraries_in_use(device, dtype, distributed)
+    return TrainerParts(settings, meta_parameters, estimator, groups, loop_settings, library)
 
 
 def _steps_in_c(

@@ -18,6 +18,7 @@ from learned_opt.rules.base import UpdateRule
 from meta_train.evaluation.validation.validator import Validator, as_validator
 from meta_train.inner.meta_parameters import MetaParameters
 from meta_train.outer.build import build_parts
+from meta_train.outer.c_library_record import library_changed
 from meta_train.outer.checkpoint import Checkpoints, TrainingState
 from meta_train.outer.console import Console
 from meta_train.outer.gate_probe import fresh_run
@@ -117,6 +118,7 @@ class MetaTrainer:
             self.selection,
             parts.groups,
             self.distributed,
+            parts.c_library,
         )
 
     @property
@@ -329,6 +331,8 @@ class MetaTrainer:
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the folder, with any number of processes.
 
+        Says so if another C library computes now than before: the last digits depend on it.
+
         Returns:
             Whether there is a checkpoint.
 
@@ -346,6 +350,9 @@ class MetaTrainer:
         if isinstance(loaded, str):
             return loaded
         self._restore_counters(loaded)
+        note = library_changed(state.facts.get("c_library"), self._parts.c_library)
+        if note is not None:
+            self._console.say(note)
         return None
 
     def state_dict(self) -> TrainingState:

@@ -38,7 +38,7 @@ class StatefulParts:
     The state consists of the meta-parameters, their average and the best average, the
     meta-optimizer, every inner run with its optimizer state and restart buffer, and counters. There
     is no random generator in it: every draw has its own, seeded by its purpose
-    (`meta_train.runtime.seeding`).
+    (`meta_train.runtime.seeding`). Beside it stands the C library that computed it.
     """
 
     meta_parameters: MetaParameters
@@ -46,6 +46,7 @@ class StatefulParts:
     selection: ModelSelection
     groups: Groups
     distributed: DistributedContext
+    c_library: str
 
     def save(self, counters: Counters) -> TrainingState:
         """The state, on the CPU for inner runs. All processes must call it.
@@ -61,6 +62,7 @@ class StatefulParts:
         all_runs = {name: fact for _, facts in gathered for name, fact in facts["runs"].items()}
         facts: dict[str, Any] = {
             **asdict(counters),
+            "c_library": self.c_library,
             "model_selection": self.selection.state_dict()[1],
             "meta_optimizer": self.meta_optimizer.state_dict()[1],
             "groups": {**run_facts, "runs": all_runs},

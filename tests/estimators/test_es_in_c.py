@@ -55,15 +55,33 @@ def test_the_weights_are_those_of_vmap(estimator, base):
     assert not torch.equal(fused, plain)  # or C would not have been used
 
 
-def test_20_outer_steps_on_perceptrons_train_the_same_weights():
-    family = create_task("random-mlp", data=["digits"])
-    options = {"family": family, "runs": 8, "horizons": (5,), "outer_steps": 20, "lr": 0.01}
-    options |= {"objective": "log-tail", "param_rescale_range": 0.5, "grad_clip_norm": 100.0}
+def difference_after_20_outer_steps(horizon, **settings):
+    """Of the weights in C from those under vmap, trained on random perceptrons."""
+    family = create_task("random-mlp", data=["digits"], **settings)
+    options = {"family": family, "runs": 8, "outer_steps": 20, "lr": 0.01}
+    options |= {"horizons": (horizon,), "truncation_length": horizon, "grad_clip_norm": 100.0}
+    options |= {"objective": "log-tail", "param_rescale_range": 0.5}
     fused, moved = weights_after(make_trainer(**options), 20)
     plain, _ = weights_after(make_trainer(**options, fused_rule=False), 20)
     assert moved > 0.01
-    # One unit in the last place of a weight moves them by 2e-6.
-    assert float((fused - plain).abs().max()) < 1e-5
+    return float((fused - plain).abs().max())
+
+
+@pytest.mark.parametrize("horizon", [10, 20])
+def test_20_outer_steps_on_smooth_perceptrons_train_the_same_weights_to_1e_6(horizon):
+    # Six seeds with AVX-512, and three at each other level, came to 6e-8 to 4e-7; so did 50 and 100
+    # steps with AVX-512.
+    assert difference_after_20_outer_steps(horizon, activations=("tanh", "gelu")) < 1e-6
+
+
+def test_20_outer_steps_on_perceptrons_train_the_same_weights():
+    # Two things keep these from 1e-6, both of float32 and not of C.
+    # - In fewer than 10 steps the two runs of a pair hardly part. Their losses differ by little
+    #   beside rounding, and meta-Adam divides by that little: 2e-7 to 2e-6 over seeds and levels.
+    # - A ReLU whose input is rounding itself may open in one way and stay shut in the other. That
+    #   moves the gradient of one unit by percents and the weights by 2e-4. One of four seeds met it
+    #   in 20 outer steps of 20 inner ones; longer runs meet more. Here it does not happen.
+    assert difference_after_20_outer_steps(5) < 1e-5
 
 
 @pytest.mark.parametrize("estimator", ["es", "pes"])

@@ -62,6 +62,11 @@ class OrthogonalMomentumOnCPU(FusedStep, ABC):
         """See `moments.vector_steps`."""
         return vector_steps(batch, sign, betas)
 
+    @property
+    def device_type(self) -> str:
+        """The CPU."""
+        return "cpu"
+
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse a rule that was cast to another dtype."""
         if rule.dtype != torch.float32:

@@ -43,6 +43,11 @@ class StepInTriton(DeviceStep, ABC):
         self._sizes = Upload()
         self._constants: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
+    @property
+    def device_type(self) -> str:
+        """CUDA, or the CPU for the interpreter."""
+        return device_type()
+
     def refuses_rule(self, rule: UpdateRule) -> str | None:
         """Refuse without Triton, and rules that were cast to another dtype."""
         if rule.dtype != torch.float32:
@@ -141,11 +146,16 @@ def interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def device_type() -> str:
+    """The type of the devices that kernels run on."""
+    return "cpu" if interprets() else "cuda"
+
+
 def _refuses(tensor: Tensor, dtypes: Sequence[torch.dtype]) -> str | None:
     # The exact type: DTensors, fake and other special tensors have no memory of their own.
     if type(tensor) is not Tensor:
         return f"is a {type(tensor).__name__}"
-    if tensor.device.type != ("cpu" if interprets() else "cuda"):
+    if tensor.device.type != device_type():
         return f"is on {tensor.device}, not on a GPU"
     if tensor.dtype not in dtypes:
         return f"is {_short(tensor.dtype)}, not {' or '.join(map(_short, dtypes))}"
