@@ -6,6 +6,7 @@ import sys
 
 from jsonargparse import ArgumentParser
 
+from learned_opt.registry import unknown
 from meta_train.jobs.command import PROGRAM, OneLineParser, exit_status, read_config
 from meta_train.jobs.config import MainConfig
 from meta_train.jobs.meta_training import run
@@ -23,13 +24,14 @@ meta_train explain --help."""
 FEW_SHOT = "few-shot"
 BENCHMARK = "benchmark"
 EXPLAIN = "explain"
+COMMANDS = (FEW_SHOT, EXPLAIN, BENCHMARK)
 
 
 def build_parser() -> ArgumentParser:
     """The parser of the main job's arguments."""
     parser = OneLineParser(
         prog=PROGRAM,
-        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
+        usage=f"%(prog)s [{' | '.join(COMMANDS)}]\n    [--config FILE] [--SETTING VALUE ...]",
         description=DESCRIPTION,
         renamed={f"train.{old}": f"train.{new}" for old, new in RENAMED.items()},
     )
@@ -60,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return explain.main(given[1:])
     parser = build_parser()
+    if given and not given[0].startswith("-"):
+        parser.error(unknown("command", given[0], COMMANDS))
     config, write_config = read_config(parser, arguments, MainConfig)
     try:
         run(config, write_config)

@@ -99,6 +99,15 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
         (["--outer", "3"], "--outer"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--resume", "true"], "resume needs out"),
+        (
+            ["fewshot"],
+            "unknown command 'fewshot'; did you mean 'few-shot'? "
+            "(known: benchmark, explain, few-shot)",
+        ),
+        (["few_shot", "--help"], "unknown command 'few_shot'; did you mean 'few-shot'?"),
+        (["train"], "unknown command 'train' (known: benchmark, explain, few-shot)"),
+        (["--task", "nope"], "unknown task 'nope' (known: autoencoder, "),
+        (["few-shot", "--row", "nope"], "'nope' (known: "),
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_it(arguments, named, capsys, tmp_path, monkeypatch):
@@ -124,6 +133,19 @@ def test_help_names_everything_that_can_be_chosen():
     trainable = [name for name in list_rules() if list(create_rule(name).parameters())]
     names = [*trainable, *list_tasks(), *list_estimators(), *OBJECTIVES, *SCHEDULES]
     assert [name for name in [*names, *META_OPTIMIZERS] if name not in text] == []
+
+
+def test_the_usage_names_the_other_commands():
+    usage = build_parser().format_help().split("\n\n")[0]
+    assert "python -m meta_train [few-shot | explain | benchmark]" in usage
+
+
+def test_help_and_docs_name_every_task_that_is_accepted():
+    text = build_parser().format_help()
+    help_of_task = "".join(text.partition("--task TASK")[2].partition("--task_settings")[0].split())
+    docs = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    for name in list_tasks(with_files=True):
+        assert name in help_of_task and f"`{name}`" in docs, name
 
 
 NESTED = """
