@@ -291,8 +291,15 @@ def hear_ctrl_c():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0, 5.0])
-def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
+@pytest.mark.parametrize(
+    ("send", "number", "delay"),
+    [
+        *((os.killpg, signal.SIGINT, delay) for delay in (0.0, 0.2, 1.0, 5.0)),
+        *((os.kill, signal.SIGTERM, delay) for delay in (0.0, 1.0)),
+        (os.killpg, signal.SIGTERM, 1.0),
+    ],
+)
+def test_a_signal_ends_the_comparison_at_once_and_in_one_line(send, number, delay, tmp_path):
     long = ["--evaluate.steps", "5000", "--evaluate.workers", "2", "--progress", "false"]
     started = subprocess.Popen(
         [sys.executable, "-u", "-m", "meta_train", *TINY, *long, "--out", str(tmp_path / "run")],
@@ -307,7 +314,7 @@ def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
         assert line, started.stderr.read()
     time.sleep(delay)
     began = time.monotonic()
-    os.killpg(started.pid, signal.SIGINT)
+    send(started.pid, number)
     error = started.communicate(timeout=60)[1].strip()
     assert time.monotonic() - began < 10
     assert started.returncode == 130
