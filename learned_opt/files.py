@@ -53,6 +53,7 @@ def write_tensors(
     copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     header = {"format": format, **metadata, "digest": NO_DIGEST}
     content = bytearray(safetensors.torch.save(copies, metadata=header))
+    _sort_metadata(content)
     place = _digest_place(content, NO_DIGEST)
     content[place] = _digest(content, place).encode()
     write_atomically(path, content)
@@ -98,6 +99,19 @@ def read_tensors(
     if unknown := sorted(metadata.keys() - {"format", *fields}):
         raise ValueError(f"{path} is damaged: unknown header field {unknown[0][:40]!r}")
     return tensors, metadata
+
+
+def _sort_metadata(content: bytearray) -> None:
+    """Sort the metadata of a safetensors file, which safetensors writes in random order.
+
+    So equal tensors and facts make equal files.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors so
+    content[:end] = len(text).to_bytes(8, "little") + text
 
 
 def _digest_place(content: bytes | bytearray, digest: str) -> slice:

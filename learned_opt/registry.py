@@ -13,6 +13,9 @@ from learned_opt.checks.setting_types import fitted, setting_types
 
 T = TypeVar("T")
 
+SIMILAR = 0.6
+"""Least similarity, as `difflib` counts it, of a name that is suggested for an unknown one."""
+
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return `table[name]`.
@@ -78,6 +81,6 @@ def matching_names(names: Iterable[str], filter: str) -> list[str]:
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for an unknown name: one line with the nearest name and all known ones."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=SIMILAR)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})"

@@ -18,7 +18,7 @@ from learned_opt.explanation.measurements.measured import (
     measure_responses,
     measure_trainings,
 )
-from learned_opt.files import one_line
+from learned_opt.files import expand, one_line
 from learned_opt.registry import unknown
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.registry import create_rule, list_rules, rule_name
@@ -127,13 +127,24 @@ def find(rule: UpdateRule | str | PathLike[str], seed: int) -> tuple[str, Update
         check_rule(rule, "an UpdateRule, a name or a path")
     text = os.fspath(rule)
     if names_weights(text):
-        return os.path.basename(text).removesuffix(".safetensors"), find_rule(text)
+        return short_name(text), find_rule(text)
     if text not in list_rules():
         raise ValueError(unknown("rule", text, {*list_rules(), *list_pretrained()}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = create_rule(text)
     return (f"{text}, untrained" if list(fresh.parameters()) else text), fresh
+
+
+def short_name(name_or_path: str) -> str:
+    """A name, or that of a file without folder and suffix.
+
+    Every run writes "weights.safetensors": such a file has the name of its folder.
+    """
+    stem = os.path.basename(name_or_path).removesuffix(".safetensors")
+    if stem == "weights":
+        return expand(name_or_path).resolve().parent.name or stem
+    return stem
 
 
 def _subtitle(rule: UpdateRule) -> str:

@@ -1,4 +1,4 @@
-"""Heat maps of gate values: sampled coordinates by steps, in bounded memory."""
+"""Heat maps of gate values: sampled coordinates, or units, by steps, in bounded memory."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class HeatMaps:
     Attributes:
         sizes: number of elements by tensor; a figure shows the largest tensors. A tensor without
             an entry counts as the smallest.
+        shared: gates that all coordinates of a tensor share, whose rows are units.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -61,12 +62,14 @@ class HeatMaps:
         self.rows = rows
         self.samples = samples
         self.sizes: dict[str, int] = {}
+        self.shared: set[str] = set()
         self._columns: dict[int, Column] = {}
         self.clear()
 
     def clear(self) -> None:
         """Forget all steps."""
         self.sizes.clear()
+        self.shared.clear()
         self._columns.clear()
         self.last_step = -1
         self.observed = 0
@@ -78,6 +81,7 @@ class HeatMaps:
         if column is None:
             return
         for seen in observations:
+            self.shared |= seen.shared
             for gate, values in seen.gates.items():
                 self.sizes[seen.name] = seen.size
                 places = self.samples.places(seen.name, len(values))[: self.rows].numpy()
@@ -122,6 +126,7 @@ class HeatMaps:
     ) -> Figure:
         """Draw the heat maps: a column per gate, a band per tensor, a row per sampled coordinate.
 
+        The rows of a gate that all coordinates share are the units of the tensor's LSTM.
         Rows are sorted by how much they change, the liveliest on top. Each gate has its own colour
         scale; that of a gate near 0 or 1 is logarithmic.
 
@@ -161,7 +166,9 @@ class HeatMaps:
         panels[0].set_yticks(np.arange(len(tensors)) + 0.46, labels, fontsize=LETTERS)
         if title is not None:
             figure.suptitle(title, fontsize=LETTERS)
-        figure.supylabel("sampled coordinates, by parameter tensor", fontsize=LETTERS)
+        kinds = ("LSTM units" if gate in self.shared else "sampled coordinates" for gate in gates)
+        rows = " or ".join(dict.fromkeys(kinds))
+        figure.supylabel(f"{rows}, by parameter tensor", fontsize=LETTERS)
         return figure
 
     def _draw(self, axes: Axes, gate: str, tensors: Sequence[str]) -> None:

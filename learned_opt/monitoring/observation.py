@@ -51,6 +51,7 @@ class TensorObservation:
         gradient_rms: of the gradient.
         gates: values by gate, `[coordinates, units]`. If all coordinates share a gate, its units
             take their place: `[units, 1]`.
+        shared: names of the gates that all coordinates share: those of an LSTM per tensor.
         steering: None if the rule is not steered.
     """
 
@@ -61,6 +62,7 @@ class TensorObservation:
     gradient_rms: float
     gates: Mapping[str, Floats] = field(default_factory=dict)
     steering: TensorSteering | None = None
+    shared: frozenset[str] = frozenset()
 
 
 @torch.no_grad()
@@ -105,10 +107,10 @@ def observe(
     sampled = [(sign * gradient, parameter, state) for gradient, parameter, state in taken]
     if isinstance(rule, SteeredRule):
         places = [samples.places(names[k], parameters[k].numel()) for k in kept]
-        deltas, gates, steering = _evaluate_steered(rule, sampled, places, context)
+        deltas, gates, shared, steering = _evaluate_steered(rule, sampled, places, context)
     else:
         deltas, _ = rule(*_as_lists(sampled), context)
-        gates = _read_gates(rule, sampled, context)
+        gates, shared = _read_gates(rule, sampled, context)
         steering = [None] * len(kept)
     own_gradients, own_parameters, _ = _as_lists(sampled)
     sizes = [_rms(values) for values in (deltas, own_parameters, own_gradients)]
@@ -121,6 +123,7 @@ def observe(
             gradient_rms=sizes[2][place],
             gates=gates[place],
             steering=steering[place],
+            shared=shared,
         )
         for place, k in enumerate(kept)
         if k in shown
@@ -129,7 +132,7 @@ def observe(
 
 def _evaluate_steered(
     rule: SteeredRule, sampled: Sequence[Sample], places: Sequence[Tensor], context: Context
-) -> tuple[list[Tensor], list[dict[str, Floats]], list[TensorSteering | None]]:
+) -> tuple[list[Tensor], list[dict[str, Floats]], frozenset[str], list[TensorSteering | None]]:
     """Evaluate a steered rule.
 
     Args:
@@ -139,7 +142,8 @@ def _evaluate_steered(
         context: on the rule's device.
 
     Returns:
-        Deltas, gates and steering of each tensor.
+        Deltas and gates of each tensor, the names of the gates that its coordinates share, and the
+        steering of each tensor.
     """
     step = rule.steered_step(*_as_lists(sampled), context)
     gates = [
@@ -157,7 +161,7 @@ def _evaluate_steered(
         TensorSteering(*pair, {name: values[k] for name, values in mixes.items()})
         for k, pair in enumerate(factors)
     ]
-    return list(step.deltas), gates, steering
+    return list(step.deltas), gates, frozenset(step.gates), steering
 
 
 def _as_lists(sampled: Sequence[Sample]) -> tuple[list[Tensor], list[Tensor], list[State]]:
@@ -168,20 +172,27 @@ def _as_lists(sampled: Sequence[Sample]) -> tuple[list[Tensor], list[Tensor], li
 
 def _read_gates(
     rule: UpdateRule, sampled: Sequence[Sample], context: Context
-) -> list[dict[str, Floats]]:
+) -> tuple[list[dict[str, Floats]], frozenset[str]]:
     """The gates of each tensor; those of small samples in one call, which is several times faster.
 
     Tensors that have taken different numbers of steps are read one by one.
+
+    Returns:
+        The gates, and the names of those that all coordinates of a tensor share.
     """
     steps = {float(state["step"]) for _, _, state in sampled}
     if not isinstance(rule, CoordinateRule) or len(steps) > 1:
-        return [
-            {
-                gate: _by_coordinate(values, sample[0].dim())
-                for gate, values in rule.gates(*sample, context).items()
-            }
-            for sample in sampled
-        ]
+        one_by_one: list[dict[str, Floats]] = []
+        shared: set[str] = set()
+        for sample in sampled:
+            named = rule.gates(*sample, context)
+            dims = sample[0].dim()
+            one_by_one.append(
+                {gate: _by_coordinate(values, dims) for gate, values in named.items()}
+            )
+            if sample[0].numel() > 1:  # with one coordinate there is nothing to share
+                shared |= {gate for gate, values in named.items() if _is_shared(values, dims)}
+        return one_by_one, frozenset(shared)
     gradients, parameters, states = zip(*sampled, strict=True)
     joined = {
         key: value if key == "step" else torch.cat([state[key] for state in states])
@@ -194,7 +205,7 @@ def _read_gates(
         table = _on_host(values.reshape(sum(counts), -1))
         for own, part in zip(found, np.split(table, np.cumsum(counts)[:-1]), strict=True):
             own[gate] = part
-    return found
+    return found, frozenset()
 
 
 def _largest(tensors: Sequence[Tensor]) -> list[int]:
@@ -214,6 +225,11 @@ def _rms(tensors: Sequence[Tensor]) -> list[float]:
 def _on_host(values: Tensor) -> Floats:
     array: Floats = values.float().cpu().numpy()
     return array
+
+
+def _is_shared(values: Tensor, dims: int) -> bool:
+    """Whether a gate `[*tensor, *units]` has one value, or one a unit, for the whole tensor."""
+    return all(size == 1 for size in values.shape[:dims])
 
 
 def _by_coordinate(values: Tensor, dims: int) -> Floats:

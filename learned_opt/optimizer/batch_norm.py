@@ -48,8 +48,9 @@ def check_batches(
     if batches is None:
         for name, module in model.named_modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:
+                layer = f"layer {name!r}" if name else "the model"
                 raise ValueError(
-                    f"{name or 'the model'} has running statistics of other weights: give batches "
+                    f"{layer} has running statistics of other weights: give batches "
                     "of training data, eval(model, batches), to recompute them"
                 )
 

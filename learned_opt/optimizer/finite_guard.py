@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -160,8 +160,11 @@ class FiniteGuard:
         return sum(int(total) for total in totals if not has_no_values(total))
 
     @not_compiled
-    def warn(self) -> None:
+    def warn(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Warn once, with names, that updates were skipped.
+
+        Args:
+            groups: the parameter groups. Without names of parameters, positions are given.
 
         Never waits. The count on a GPU is copied asynchronously to pinned memory in each step and
         read there, so the warning may come a step or more late. Steps replayed from a CUDA graph
@@ -175,6 +178,9 @@ class FiniteGuard:
         self._warned = True
         counts = self._skipped_by_name
         names = [name for name, n in counts.items() if not has_no_values(n) and int(n)]
+        if not any(group.get("param_names") for group in groups):
+            places = [name.split(".") for name in names]
+            names = [f"parameter {position} of group {group}" for group, position in places]
         warnings.warn(
             f"the update of {', '.join(names)} was not finite and was skipped; parameter and state "
             "are unchanged. This warning comes once; see optimizer.skipped_updates for the count",

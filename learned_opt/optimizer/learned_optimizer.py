@@ -225,7 +225,7 @@ class LearnedOptimizer(Optimizer):
                     hook(self, updates, context)
                 rule = self._copies.beside(updates[0].parameter, self.rule)
                 self._move(rule, updates, context, call.maximize)
-        self._guard.warn()
+        self._guard.warn(self.param_groups)
         self._evaluation.note_step(self.param_groups)
         self._plan.count(self.param_groups)
         return loss

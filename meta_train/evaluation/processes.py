@@ -53,13 +53,35 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the end; processes that are started inside never see it."""
+    """Hold Ctrl-C and SIGTERM back until the end; processes started inside never see Ctrl-C."""
     if sys.platform == "win32":
         yield
         return
     resource_tracker.ensure_running()  # To start it later would let Ctrl-C through again.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _sigterm_held():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sigterm_held() -> Iterator[None]:
+    """Hold SIGTERM back if it has a handler in Python.
+
+    It is not blocked: processes that are started inside would inherit that, and outlive
+    `terminate`. A handler they do not inherit.
+    """
+    usual = signal.getsignal(signal.SIGTERM)
+    if not callable(usual) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+        if held:
+            signal.raise_signal(signal.SIGTERM)

@@ -41,7 +41,7 @@ def method_settings(name: str, config: FewShotConfig) -> MethodSettings:
     """
     method = get_method(name)
     if config.data == "sine":
-        return replace(method.on_sine(), **config.row_settings)
+        return replace(method.on_sine(name), **config.row_settings)
     settings = method.on_omniglot(config.ways, config.support_shots)
     if config.data == "miniimagenet":
         settings = replace(settings, **mini_imagenet.OVERRIDES.get(name, {}))

@@ -195,7 +195,7 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
         for name in self.methods:
             method = get_method(name)
             if self.data == "sine":
-                method.on_sine()
+                method.on_sine(name)
         self._check_names()
         self._convert()
         for name in self.methods:
@@ -259,11 +259,14 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
             seen.append(needed)
             changes = self.row_settings if needed in self.methods else changes
             found = get_method(needed)
-            method = replace(found.on_sine() if self.data == "sine" else found.omniglot, **changes)
+            method = replace(
+                found.on_sine(needed) if self.data == "sine" else found.omniglot, **changes
+            )
             for kind, value in (("head", method.head), ("reader", method.reader)):
                 if self.data == "sine" and value is not None:
                     raise ValueError(
-                        f"{kind} {value!r} only classifies: use --data signals or omniglot"
+                        f"{kind} {value!r} only classifies: use --data signals, omniglot or "
+                        "miniimagenet"
                     )
             if method.trained_on == "nothing":
                 needed, changes = method.uses, _for_training(changes)

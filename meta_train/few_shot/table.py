@@ -101,7 +101,9 @@ def render(
             lines.append(f"  {steps:>11} {_cell(first, steps):>20}")
         for one in verified.values():
             rate = _error_rate(one)
-            lines.append(f"EER: {rate} (equal error rate: have two images the same class?)")
+            lines.append(
+                f"EER: {rate} (equal error rate: do two examples belong to the same class?)"
+            )
         ((trained, _),) = methods.values()
         if (figure := _published(trained)) is not None:
             lines.append(f"published {first.metric}: {figure}")
@@ -132,7 +134,9 @@ def render(
     scale = "in percent, " if first.metric == "accuracy" else ""
     lines.append(f"{scale}mean and 95% interval over {first.episodes} episodes")
     if verified and len(methods) > 1:
-        lines.append("EER: equal error rate of telling whether two images have the same class")
+        lines.append(
+            "EER: equal error rate of telling whether two examples belong to the same class"
+        )
     return "\n".join(lines)
 
 

@@ -6,12 +6,13 @@ import sys
 
 from jsonargparse import ArgumentParser
 
+from learned_opt.registry import unknown
 from meta_train.jobs.command import PROGRAM, OneLineParser, exit_status, read_config
 from meta_train.jobs.config import MainConfig
 from meta_train.jobs.meta_training import run
 from meta_train.outer.settings import RENAMED
-from meta_train.runtime.distributed import FailedOnOtherRank, ProcessLost
-from meta_train.runtime.signals import Interrupted, TrainingStalled
+from meta_train.runtime.distributed import FailedOnOtherRank, ProcessLost, started_processes
+from meta_train.runtime.signals import Interrupted, TrainingStalled, sigterm_like_ctrl_c
 
 DESCRIPTION = """Meta-train an optimizer that is a neural network, then compare it with tuned
 hand-designed optimizers on tasks that it has not seen. All arguments are optional: by default an
@@ -23,13 +24,14 @@ meta_train explain --help."""
 FEW_SHOT = "few-shot"
 BENCHMARK = "benchmark"
 EXPLAIN = "explain"
+COMMANDS = (FEW_SHOT, EXPLAIN, BENCHMARK)
 
 
 def build_parser() -> ArgumentParser:
     """The parser of the main job's arguments."""
     parser = OneLineParser(
         prog=PROGRAM,
-        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
+        usage=f"%(prog)s [{' | '.join(COMMANDS)}]\n    [--config FILE] [--SETTING VALUE ...]",
         description=DESCRIPTION,
         renamed={f"train.{old}": f"train.{new}" for old, new in RENAMED.items()},
     )
@@ -47,6 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
         130 a checkpoint was written; with 1 the newest checkpoint is intact.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if started_processes() > 1:  # one that waits for the others in C code would never notice
+        return _main(given)
+    with sigterm_like_ctrl_c():
+        return _main(given)
+
+
+def _main(given: list[str]) -> int:
     if given[:1] == [FEW_SHOT]:
         from meta_train.jobs.few_shot import cli as few_shot  # slow to import, rarely needed
 
@@ -60,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         return explain.main(given[1:])
     parser = build_parser()
-    config, write_config = read_config(parser, arguments, MainConfig)
+    if given and not given[0].startswith("-"):
+        parser.error(unknown("command", given[0], COMMANDS))
+    config, write_config = read_config(parser, given, MainConfig)
     try:
         run(config, write_config)
     except FailedOnOtherRank as ended:  # that process reports the error

@@ -84,7 +84,9 @@ class MainConfig:
     task: str = "digits-mlp"
     """Family of inner problems: digits-mlp, quadratic, test-functions, logistic-regression,
     random-mlp, conv, autoencoder, regression, word-pairs, char-recurrent, char-rnn,
-    char-transformer, varied or mixture (of several)."""
+    char-transformer, varied or mixture (of several). Also the families of few-shot learning, each
+    episode trained from scratch: sine, omniglot, omniglot-classes; to learn an initialisation on
+    them, take the command few-shot."""
 
     task_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the task's class (see meta_train/tasks/), such as {"hidden": [32, 32]}."""

@@ -5,9 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jsonargparse import Namespace
+
+MAPPINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "task_settings": '{"hidden": [64, 64]}',
+        "rule_settings": '{"hidden_size": 8}',
+        "row_settings": '{"inner_lr": 0.02}',
+        "estimator_settings": '{"sigma": 0.02}',
+        "train": '{"lr": 0.01}',
+    }
+)
+"""Values to write for settings that hold settings, as a shell takes them."""
 
 
 def explain_error(text: str, defaults: Namespace, renamed: Mapping[str, str]) -> str:
@@ -48,7 +60,9 @@ def _wrong_type(name: str, wanted: str, got: str, defaults: Namespace) -> str:
     choices = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", wanted)
     kinds = re.findall(r"<class '(\w+)'>", wanted)
     named = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
-    return f"{name} must be {f'of type {named}' if kinds else choices}, got {got}"
+    written = MAPPINGS.get(name.rpartition(".")[2]) if kinds == ["dict"] else None
+    example = f", such as '{written}'" if written else ""
+    return f"{name} must be {f'of type {named}' if kinds else choices}{example}, got {got}"
 
 
 def _example(got: str, default: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import textwrap
@@ -16,12 +15,13 @@ from pathlib import Path
 import torch
 
 from learned_opt.explanation import Explanation, explain
-from learned_opt.explanation.explain import find
+from learned_opt.explanation.explain import find, short_name
 from learned_opt.explanation.explanation import need_matplotlib
 from learned_opt.files import expand, write_atomically
 from learned_opt.rules import list_rules
 from learned_opt.weights import list_pretrained
 from meta_train.jobs.command import OneLineParser, exit_status
+from meta_train.jobs.meta_training import WEIGHTS
 from meta_train.jobs.run_folders import claim_folder, locked, remove_if_empty
 
 PROGRAM = "python -m meta_train explain"
@@ -61,11 +61,10 @@ def build_parser() -> OneLineParser:
     )
     bundled = ", ".join(list_pretrained())
     parser.add_argument(
-        "rules",
+        "NAME_OR_PATH",  # the error for a missing one shows it
         nargs="+",
-        metavar="NAME_OR_PATH",
-        help=f"weights ({bundled}, or a path), or a rule ({', '.join(list_rules())}); a rule "
-        "without bundled weights gets fresh ones",
+        help=f"weights ({bundled}, or the path of a file or of a run folder), or a rule "
+        f"({', '.join(list_rules())}); a rule without bundled weights gets fresh ones",
     )
     parser.add_argument(
         "--compare",
@@ -84,14 +83,15 @@ def parse(arguments: list[str]) -> ExplainConfig:
     """The settings of these arguments; exits with status 2 and one line on a bad value."""
     parser = build_parser()
     given = vars(parser.parse_args(arguments))
-    compare = COMPARE if given["compare"] is None else tuple(given["compare"])
-    config = ExplainConfig(tuple(given["rules"]), compare, given["out"], given["seed"])
+    compare = COMPARE if given["compare"] is None else given["compare"]
+    rules, others = (tuple(map(_weights_in, names)) for names in (given["NAME_OR_PATH"], compare))
+    config = ExplainConfig(rules, others, given["out"], given["seed"])
     try:
         if not 0 <= config.seed < 2**63:
             raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {config.seed}")
         for name in (*config.rules, *config.compare):  # before minutes are spent
             find(name, config.seed)
-        files = [file_name(name) for name in config.rules]
+        files = [short_name(name) for name in config.rules]
         for name, file in zip(config.rules, files, strict=True):
             if files.count(file) > 1:
                 raise ValueError(f"{name}: two of the optimizers would be written as {file}.png")
@@ -100,9 +100,11 @@ def parse(arguments: list[str]) -> ExplainConfig:
     return config
 
 
-def file_name(name_or_path: str) -> str:
-    """The name of a rule's files, without suffix."""
-    return os.path.basename(name_or_path).removesuffix(".safetensors")
+def _weights_in(name_or_path: str) -> str:
+    """The path of the weights in a run folder; anything else as it is."""
+    weights = expand(name_or_path) / WEIGHTS
+    known = {*list_rules(), *list_pretrained()}
+    return str(weights) if name_or_path not in known and weights.is_file() else name_or_path
 
 
 def run(config: ExplainConfig) -> Path:
@@ -124,7 +126,7 @@ def run(config: ExplainConfig) -> Path:
                 with one_thread():
                     explanation = explain(name, compare=config.compare, seed=config.seed)
                 print(describe(explanation), flush=True)
-                _write(explanation, folder, file_name(name))
+                _write(explanation, folder, short_name(name))
     finally:
         remove_if_empty(folder)
     print(f"written to {folder}")

@@ -32,7 +32,7 @@ from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.distributed import DistributedContext, ProcessLost, joined
 from meta_train.runtime.progress import progress_bar, say
 from meta_train.runtime.seeding import derive_seed
-from meta_train.runtime.signals import Interrupted, TrainingStalled
+from meta_train.runtime.signals import Interrupted, TrainingStalled, sigterm_like_ctrl_c
 from meta_train.tasks import TaskFamily, create_task
 
 WEIGHTS = "weights.safetensors"
@@ -69,7 +69,8 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
                 folder = _meta_train(config, trainer, distributed, write_config, lock)
             # The other processes have ended and need not wait for the comparison.
             if distributed.first:
-                _compare(config, task, trainer, folder)
+                with sigterm_like_ctrl_c():
+                    _compare(config, task, trainer, folder)
                 minutes = (time.monotonic() - began) / 60
                 print(f"\nFinished after {minutes:.1f} minutes. Results are in")
                 print(
@@ -80,7 +81,7 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
             reached = None if trainer is None else trainer.folder
             if reached is None or not list_checkpoints(reached / "checkpoints"):
                 raise
-            raise Interrupted(f"stopped at once; {how_to_continue(reached)}") from None
+            raise Interrupted("stopped at once", how_to_continue(reached)) from None
     return folder
 
 
@@ -128,7 +129,7 @@ def _meta_train(
     try:
         trained = trainer.train(progress=config.progress)
     except (Interrupted, TrainingStalled) as stop:
-        raise type(stop)(f"{stop}; {hint}") from None
+        raise type(stop)(stop.what, hint) from None
     except ProcessLost as lost:
         raise ProcessLost(f"{lost}; the newest checkpoint is intact: {hint}") from lost
     if distributed.first:

@@ -98,6 +98,15 @@ class Checkpoints:
         self._distributed.from_first(write_first)
         self.written_at, self._owned = step, True
 
+    @property
+    def how_to_continue(self) -> str:
+        """Says where the checkpoints are and how a script continues; empty if there are none."""
+        if self.written_at < 0:
+            return ""
+        return (
+            f"the checkpoint is in {self.folder}: trainer.resume() before trainer.train() continues"
+        )
+
     def check_own(self) -> None:
         """Check, in every process, that the folder holds no checkpoint of another run.
 

@@ -136,6 +136,10 @@ class MetaTrainer:
             )
 
     @property
+    def _how_to_continue(self) -> str:
+        return "" if self.checkpoints is None else self.checkpoints.how_to_continue
+
+    @property
     def average(self) -> MetaParameters:
         """The moving average of the meta-parameters."""
         return self.meta_optimizer.average
@@ -201,7 +205,8 @@ class MetaTrainer:
                 self._finish(reason)
             if reason is None or stop:
                 name = stop[0] if stop else "a signal to another process"
-                raise Interrupted(f"stopped by {name} after outer step {self.outer_step}")
+                what = f"stopped by {name} after outer step {self.outer_step}"
+                raise Interrupted(what, self._how_to_continue)
         return self.kept.rule
 
     def reason_to_stop(self) -> str | None:
@@ -270,7 +275,7 @@ class MetaTrainer:
         stalled = why_stalled(record, self.meta_optimizer.skipped_in_a_row, limit)
         if stalled is not None:
             self.save()
-            raise TrainingStalled(stalled)
+            raise TrainingStalled(stalled, self._how_to_continue)
 
     def _log_gates(self, logger: TensorBoardLogger) -> None:
         run = fresh_run(self.groups.runs[0], self.loop_settings, self.outer_step, self.device)

@@ -1,8 +1,9 @@
-"""Orderly stops: Ctrl-C and SIGTERM wait until the current outer step is completed."""
+"""Orderly stops: on Ctrl-C and SIGTERM the outer step in hand is completed, other work ends."""
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,24 @@ from types import FrameType
 from typing import Any
 
 
-class Interrupted(Exception):
-    """Meta-training stopped on Ctrl-C or SIGTERM; a checkpoint was written."""
+class _CanGoOn(Exception):
+    """A stop after which training can go on, if there is a folder.
+
+    Args:
+        what: what happened, and when.
+        how: how to go on; empty if nothing was saved.
+    """
+
+    def __init__(self, what: str, how: str = "") -> None:
+        super().__init__(f"{what}; {how}" if how else what)
+        self.what = what
 
 
-class TrainingStalled(RuntimeError):
+class Interrupted(_CanGoOn):
+    """Meta-training stopped on Ctrl-C or SIGTERM; with a folder, a checkpoint was written."""
+
+
+class TrainingStalled(_CanGoOn, RuntimeError):
     """Meta-training stopped: too many outer steps in a row were skipped."""
 
 
@@ -53,3 +67,21 @@ def stop_signals() -> Iterator[list[str]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, unless it has a handler or this is no main thread."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from meta_train.evaluation.processes import interrupts_held
+from meta_train.runtime.signals import sigterm_like_ctrl_c
+
 ROOT = Path(__file__).parents[2]
 PARENT = """
 import os
@@ -60,3 +63,18 @@ def _is_zombie(process):
     """Ended, but not collected: a container's first process may collect no orphans."""
     status = Path(f"/proc/{process}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is held there")
+def test_sigterm_waits_until_workers_have_started_and_they_do_not_inherit_that():
+    order = []
+    code = "import signal; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "
+    code += "signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    with pytest.raises(KeyboardInterrupt), sigterm_like_ctrl_c():
+        with interrupts_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            order.append("held")
+        order.append("let through too late")
+    assert order == ["held"]
+    assert started.stdout.split() == ["True", "False"]

@@ -190,6 +190,19 @@ def test_the_schedule_of_a_rule_that_has_none(rule, halving):
     assert last == pytest.approx(expected, rel=0.04)
 
 
+@pytest.mark.parametrize(("rule", "text"), [
+    ("adam", "updates are largest at step 1 and shrink to 22% of that by step 300."),
+    ("sgd", "updates do not shrink."),
+    ("momentum", "updates do not shrink."),
+])  # fmt: skip
+def test_the_text_of_the_schedule_gives_the_end_of_the_curve_that_is_drawn(rule, text):
+    found = measure_schedule(create_rule(rule), 0.01)
+    # The picture shows each update over the largest. For Adam that ends at 0.229, with scatter.
+    assert found.end == found.noise[-1] / max(found.noise)
+    assert found.noise[found.peak - 1] == max(found.noise)
+    assert f"Under steady noise, {text}" in found.sentence()
+
+
 def test_a_schedule_is_found():
     found = measure_schedule(OverTime(), 1.0)
     assert [size * step for step, size in enumerate(found.noise, 1)] == pytest.approx(
@@ -229,6 +242,26 @@ def test_adam_breaks_where_gradients_near_epsilon():
     # The log slope is eps / (g + eps): 0.1 at 9 eps.
     assert 3e-4 < found.low < 3e-3
     assert found.sentence() == "The scale of gradients does not matter, above 0.001."
+
+
+class LogBend(CoordinateRule):
+    """Its log slope, 0.5 at the typical gradient of 1, changes by 1 in a decade."""
+
+    default_lr = 1.0
+
+    def coordinate_state(self):
+        return {}
+
+    def update_coordinates(self, gradient, parameter, state, context, gates=None):
+        decade = gradient.abs().clamp(min=1e-30).log10()
+        return -gradient.sign() * 10 ** (0.5 * decade + 0.5 * decade**2), {}
+
+
+def test_a_slope_that_holds_nowhere_else_is_said_to_hold_near_the_typical_gradient():
+    found = measure_scale_response(LogBend(), 1.0)
+    assert 0.5 < found.low <= found.high < 2
+    assert found.sentence().startswith("Ten times larger gradients make updates ")
+    assert found.sentence().endswith(" times as large, near the typical gradient only.")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt import create_rule
-from learned_opt.explanation.measurements.dynamics import measure_path
+from learned_opt.explanation.measurements.dynamics import StatePath, measure_path
 from learned_opt.explanation.measurements.tensor_steps import TensorSteps, measure_tensor_steps
 from learned_opt.explanation.measurements.trainings import TRAININGS, train
 from learned_opt.rules import CoordinateRule
@@ -73,6 +73,23 @@ def test_the_lines_of_a_network_per_tensor_are_tensors():
     assert found.what == "tensor" and len(found.paths) == 6  # three layers, with biases
     assert found.fixed == ()
     assert sum(found.variance) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("names", "start"), [
+    (("m", "average"), "Besides m and average, each tensor"),
+    (("m", "v", "average"), "Besides m, v and average, each tensor"),
+    (("m",), "Besides m, each tensor"),
+    ((), "Each tensor"),
+])  # fmt: skip
+def test_state_of_the_shape_of_the_parameter_is_named_beside_that_of_the_tensor(names, start):
+    found = StatePath("tensor", (), (), (0.5, 0.3, 0.2), 3, names)
+    assert found.sentence() == f"{start} keeps 3 numbers; 3 directions hold 90% of their variance."
+
+
+def test_the_state_of_the_default_is_named():
+    rule = create_rule("orthogonal-momentum")
+    found = measure_path(rule, list(train(rule, "narrow", 20, seed=0)), 0.01)
+    assert found.sentence().startswith("Besides m and average, each tensor keeps 3 numbers;")
 
 
 @pytest.mark.parametrize(

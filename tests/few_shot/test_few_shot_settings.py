@@ -14,7 +14,11 @@ from meta_train.jobs.cli import main
     ("settings", "message"),
     [
         (["--row", "mamI"], "did you mean 'maml'"),
-        (["--row", "prototypical"], "only classifies"),
+        (
+            ["--row", "prototypical"],
+            "prototypical (Snell et al. 2017, arXiv 1703.05175) only classifies: use --data "
+            "signals, omniglot or miniimagenet",
+        ),
         (["--data", "sines"], "did you mean 'sine'"),
         (["--row", "maml,anli"], "did you mean 'anil'"),
         (["--effort", "0"], "effort must be positive, got 0"),

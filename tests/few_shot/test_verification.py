@@ -149,7 +149,7 @@ def test_a_verification_that_diverged_is_said_and_written_as_null():
     text = render({"arcface": (trained, evaluation)}, "title", {"arcface": found})
     lines = text.splitlines()
     assert lines[2].split() == ["inner", "steps", "accuracy"]
-    assert lines[4] == "EER: diverged (equal error rate: have two images the same class?)"
+    assert lines[4] == "EER: diverged (equal error rate: do two examples belong to the same class?)"
 
 
 def test_the_table_has_a_column_of_equal_error_rates_where_a_method_has_one():

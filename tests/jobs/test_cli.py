@@ -99,6 +99,15 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
         (["--outer", "3"], "--outer"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--resume", "true"], "resume needs out"),
+        (
+            ["fewshot"],
+            "unknown command 'fewshot'; did you mean 'few-shot'? "
+            "(known: benchmark, explain, few-shot)",
+        ),
+        (["few_shot", "--help"], "unknown command 'few_shot'; did you mean 'few-shot'?"),
+        (["train"], "unknown command 'train' (known: benchmark, explain, few-shot)"),
+        (["--task", "nope"], "unknown task 'nope' (known: autoencoder, "),
+        (["few-shot", "--row", "nope"], "'nope' (known: "),
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_it(arguments, named, capsys, tmp_path, monkeypatch):
@@ -124,6 +133,18 @@ def test_help_names_everything_that_can_be_chosen():
     trainable = [name for name in list_rules() if list(create_rule(name).parameters())]
     names = [*trainable, *list_tasks(), *list_estimators(), *OBJECTIVES, *SCHEDULES]
     assert [name for name in [*names, *META_OPTIMIZERS] if name not in text] == []
+
+
+def test_the_usage_names_the_other_commands():
+    usage = build_parser().format_help().split("\n\n")[0]
+    assert "python -m meta_train [few-shot | explain | benchmark]" in usage
+
+
+def test_the_help_names_every_task_that_is_accepted():
+    text = build_parser().format_help()
+    help_of_task = "".join(text.partition("--task TASK")[2].partition("--task_settings")[0].split())
+    for name in list_tasks(with_files=True):
+        assert name in help_of_task, name
 
 
 NESTED = """
@@ -269,8 +290,15 @@ def hear_ctrl_c():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0, 5.0])
-def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
+@pytest.mark.parametrize(
+    ("send", "number", "delay"),
+    [
+        *((os.killpg, signal.SIGINT, delay) for delay in (0.0, 0.2, 1.0, 5.0)),
+        *((os.kill, signal.SIGTERM, delay) for delay in (0.0, 1.0)),
+        (os.killpg, signal.SIGTERM, 1.0),
+    ],
+)
+def test_a_signal_ends_the_comparison_at_once_and_in_one_line(send, number, delay, tmp_path):
     long = ["--evaluate.steps", "5000", "--evaluate.workers", "2", "--progress", "false"]
     started = subprocess.Popen(
         [sys.executable, "-u", "-m", "meta_train", *TINY, *long, "--out", str(tmp_path / "run")],
@@ -285,7 +313,7 @@ def test_ctrl_c_ends_the_comparison_at_once_and_in_one_line(delay, tmp_path):
         assert line, started.stderr.read()
     time.sleep(delay)
     began = time.monotonic()
-    os.killpg(started.pid, signal.SIGINT)
+    send(started.pid, number)
     error = started.communicate(timeout=60)[1].strip()
     assert time.monotonic() - began < 10
     assert started.returncode == 130

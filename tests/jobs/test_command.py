@@ -70,6 +70,22 @@ def test_an_unknown_setting_is_not_taken_for_a_former_one(capsys, tmp_path):
             "unknown setting --train.estimator.name; did you mean --train.estimator?",
         ),
         ("few-shot --rows maml", "unknown setting --rows; did you mean --row?"),
+        (
+            "--rule_settings {hidden:3}",
+            """rule_settings must be of type dict, such as '{"hidden_size": 8}', got {hidden:3}""",
+        ),
+        (
+            "--train.estimator_settings x",
+            """train.estimator_settings must be of type dict, such as '{"sigma": 0.02}', got x""",
+        ),
+        (
+            "few-shot --row_settings {inner_lr:3}",
+            """row_settings must be of type dict, such as '{"inner_lr": 0.02}', got {inner_lr:3}""",
+        ),
+        (
+            "few-shot --train {lr:3}",
+            """train must be of type dict, such as '{"lr": 0.01}', got {lr:3}""",
+        ),
         ("few-shot --shots five", "shots must be of type int or null, got five"),
     ],
 )

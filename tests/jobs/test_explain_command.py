@@ -11,6 +11,7 @@ from full_disk import full_disk
 
 from learned_opt import create_rule, save_rule
 from learned_opt.explanation import Explanation
+from learned_opt.explanation.explain import find
 from learned_opt.explanation.measurements import measured
 from meta_train.jobs import cli, explain
 
@@ -41,10 +42,43 @@ def test_pages_numbers_and_sentences_are_written(tmp_path, capsys):
         assert sentence in words
 
 
+def test_the_weights_of_runs_have_the_names_of_their_folders(tmp_path, monkeypatch, capsys):
+    """Every run calls its weights "weights.safetensors"; a run folder may be given, too."""
+    monkeypatch.chdir(tmp_path)
+    for seed, run in enumerate(("r1", "r2")):
+        torch.manual_seed(seed)
+        (tmp_path / run).mkdir()
+        save_rule(create_rule("gated-lstm", hidden_size=2), f"{run}/weights.safetensors")
+    explained = []
+
+    def note(name, *, compare, seed):
+        own, others = find(name, seed), [find(other, seed)[0] for other in compare]
+        explained.append((own[0], others))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explain, "explain", note)
+    given = ["r1/weights.safetensors", "r2/weights.safetensors", "--compare", "r2", "adam"]
+    assert cli.main(["explain", *given]) == 130
+    assert cli.main(["explain", "r1", "r2", "--compare"]) == 130
+    monkeypatch.chdir(tmp_path / "r2")
+    assert cli.main(["explain", "weights.safetensors", "--compare", "."]) == 130
+    assert explained == [("r1", ["r2", "adam"]), ("r1", []), ("r2", ["r2"])]
+
+
+def test_files_have_the_names_of_run_folders(tmp_path):
+    torch.manual_seed(0)
+    save_rule(create_rule("gated-lstm", hidden_size=2), tmp_path / "weights.safetensors")
+    out = tmp_path / "pages"
+    assert cli.main(["explain", str(tmp_path), "--compare", "--out", str(out)]) == 0
+    name = tmp_path.name
+    assert sorted(path.name for path in out.iterdir()) == [name, f"{name}.json", f"{name}.png"]
+    assert json.loads((out / f"{name}.json").read_text())["name"] == name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: rules"),
+        ([], "the following arguments are required: NAME_OR_PATH"),
         (["digitslstm"], "unknown rule 'digitslstm'; did you mean 'digits-lstm'?"),
         (["sgd", "--compare", "adma"], "unknown rule 'adma'; did you mean 'adam'?"),
         (["nowhere/mine.safetensors"], "there is no weights file nowhere/mine.safetensors"),

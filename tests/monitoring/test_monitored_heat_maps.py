@@ -1,9 +1,15 @@
 """The heat maps of a monitored training."""
 
+import numpy as np
+import pytest
 import torch
 from monitored_training import make_optimizer, make_rule, read, train
 
+from learned_opt import UpdateRule
+from learned_opt.monitoring.heat_maps import HeatMaps
 from learned_opt.monitoring.monitor import GateMonitor
+from learned_opt.monitoring.observation import TensorObservation
+from learned_opt.monitoring.samples import CoordinateSamples
 from learned_opt.rules import Context
 
 
@@ -45,6 +51,47 @@ def test_heat_maps_hold_the_sampled_values(tmp_path):
     events = read(tmp_path)
     assert [event.step for event in events.Images("heat_maps/forget")][-1] == 8
     assert "heat_maps/lstm_output" in events.Tags()["images"]
+
+
+class OneGatePerTensor(UpdateRule):
+    """A rule of a user's own, whose only gate all coordinates share."""
+
+    default_lr = 0.1
+
+    def init_tensor_state(self, parameter):
+        return {}
+
+    def update(self, gradients, parameters, states, context):
+        return [-gradient for gradient in gradients], list(states)
+
+    def gates(self, gradient, parameter, state, context=None):
+        return {"brake": gradient.norm().reshape([1] * gradient.dim())}
+
+
+@pytest.mark.parametrize(
+    ("rule", "gate", "rows"),
+    [
+        ("step-size-lstm", "lstm_forget", "LSTM units"),
+        ("gated-lstm", "forget", "sampled coordinates"),
+        (OneGatePerTensor(), "brake", "LSTM units"),
+    ],
+)
+def test_rows_are_said_to_be_units_where_all_coordinates_share_a_gate(rule, gate, rows, tmp_path):
+    rule = make_rule(rule) if isinstance(rule, str) else rule
+    model, optimizer = make_optimizer(rule, total_steps=3)
+    with GateMonitor(tmp_path, every=1) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 3)
+        assert monitor.figure([gate]).get_supylabel() == f"{rows}, by parameter tensor"
+
+
+def test_a_figure_of_units_and_coordinates_names_both():
+    maps = HeatMaps(8, 32, CoordinateSamples(256, 0))
+    units = {"forget": np.full((3, 1), 0.5, np.float32), "mask": np.ones((9, 1), np.float32)}
+    maps.add(0, [TensorObservation("w", 9, 1, 1, 1, units, shared=frozenset({"forget"}))])
+    rows = "LSTM units or sampled coordinates, by parameter tensor"
+    assert maps.figure().get_supylabel() == rows
+    assert maps.figure(["mask"]).get_supylabel() == "sampled coordinates, by parameter tensor"
 
 
 def test_going_back_begins_new_heat_maps(tmp_path):

@@ -121,7 +121,7 @@ def test_mappings_are_keyword_arguments():
 def test_what_is_missing_is_said():
     model, optimizer, batches = make(1)
     before = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(ValueError, match=r"^1 has running statistics of other weights"):
+    with pytest.raises(ValueError, match=r"^layer '1' has running statistics of other weights"):
         optimizer.eval(model)
     with pytest.raises(ValueError, match="give the model"):
         optimizer.eval(batches=batches)
@@ -195,7 +195,7 @@ def test_running_statistics_of_instance_norm_are_recomputed():
         optimizer.zero_grad()
         (model(inputs) - 1).square().mean().backward()
         optimizer.step()
-    with pytest.raises(ValueError, match=r"^2 has running statistics of other weights"):
+    with pytest.raises(ValueError, match=r"^layer '2' has running statistics of other weights"):
         optimizer.eval(model)
     optimizer.eval(model, inputs.split(8))
     assert norm.momentum == 0.1

@@ -146,13 +146,31 @@ def test_a_stop_signal_leaves_a_checkpoint_of_the_step_in_hand(tmp_path, number)
         return record
 
     trainer.take_outer_step = take_and_kill
-    with pytest.raises(Interrupted, match=signal.Signals(number).name):
+    with pytest.raises(Interrupted) as stopped:
         trainer.train(progress=False)
+    assert str(stopped.value) == (
+        f"stopped by {signal.Signals(number).name} after outer step {trainer.outer_step}; "
+        f"the checkpoint is in {tmp_path}/checkpoints: trainer.resume() before trainer.train() "
+        "continues"
+    )
     resumed = make_trainer(tmp_path, outer_steps=10_000, checkpoint_every=10_000)
     assert resumed.resume()
     assert resumed.outer_step == trainer.outer_step
     for one, other in zip(weights(resumed), weights(trainer), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_stop_that_saved_nothing_names_no_checkpoint():
+    trainer = make_trainer(None, outer_steps=10_000)
+    take = trainer.take_outer_step
+
+    def take_and_stop(**flags):
+        os.kill(os.getpid(), signal.SIGINT)
+        return take(**flags)
+
+    trainer.take_outer_step = take_and_stop
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT after outer step \d+$"):
+        trainer.train(progress=False)
 
 
 class SometimesExplodes(Task):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_rule, same
+from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 import learned_opt
@@ -80,6 +81,29 @@ def test_the_digest_covers_header_and_tensors(tmp_path):
         path.write_bytes(content.replace(old, new))
         with pytest.raises(ValueError, match="damaged: its content does not match its digest"):
             load_rule(path)
+
+
+def test_equal_tensors_and_facts_make_equal_files(tmp_path):
+    """safetensors itself writes the facts in random order."""
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, dtype=torch.float64)}
+    facts = {"z": 'ü " \n \x7f', "c": '{"digest":"no"}', "card": "", "m": "5"}
+    contents = set()
+    for k in range(20):
+        write_tensors(tmp_path / f"{k}", tensors, "mine", facts)
+        contents.add((tmp_path / f"{k}").read_bytes())
+    (content,) = contents
+    length = int.from_bytes(content[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(content[8 : 8 + length])["__metadata__"]
+    assert list(header) == ["c", "card", "digest", "format", "m", "z"]
+    loaded, metadata = read_tensors(tmp_path / "0", "mine", list(facts))
+    assert metadata == {"format": "mine", **facts}
+    assert {key: value.tolist() for key, value in loaded.items()} == {
+        "a": [1.0, 1.0], "b": [0.0, 1.0, 2.0],
+    }  # fmt: skip
+    with safe_open(tmp_path / "0", "pt") as file:
+        assert file.metadata()["z"] == facts["z"]
+        assert file.get_tensor("b").tolist() == [0.0, 1.0, 2.0]
 
 
 def test_files_without_a_digest_are_read(tmp_path):

@@ -15,6 +15,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one_in_one_line():
 
 def test_a_name_like_no_other_gets_no_guess():
     assert unknown("rule", "zzzzz", ["adam"]) == "unknown rule 'zzzzz' (known: adam)"
+    assert unknown("task", "nope", ["sine"]) == "unknown task 'nope' (known: sine)"
 
 
 def test_capitals_do_not_hide_the_nearest_name():

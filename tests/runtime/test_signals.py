@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from meta_train.runtime import signals
-from meta_train.runtime.signals import stop_signals
+from meta_train.runtime.signals import sigterm_like_ctrl_c, stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -53,3 +53,20 @@ def test_outside_the_main_thread_nothing_is_caught():
     thread.start()
     thread.join()
     assert seen == [[]]
+
+
+def test_sigterm_is_like_ctrl_c_and_as_before_afterwards():
+    with pytest.raises(KeyboardInterrupt), sigterm_like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_the_program_stays_in_place():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with sigterm_like_ctrl_c():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,6 +111,8 @@ class StatePath:
             rules of whole tensors.
         variance: shares of the variance by component.
         size: numbers that vary.
+        besides: names of state tensors that are left out: where the lines are tensors, those with a
+            value for each coordinate.
     """
 
     what: str
@@ -118,19 +120,25 @@ class StatePath:
     fixed: tuple[tuple[float, float], ...]
     variance: tuple[float, ...]
     size: int
+    besides: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """Describes the measurement."""
         if not self.size:
             return ""
+        start = f"Each {self.what}"
+        if self.besides:
+            *others, last = self.besides
+            names = f"{', '.join(others)} and {last}" if others else last
+            start = f"Besides {names}, each {self.what}"
         if self.size <= 2:
-            return f"Each {self.what} keeps {'one number' if self.size == 1 else 'two numbers'}."
+            return f"{start} keeps {'one number' if self.size == 1 else 'two numbers'}."
         held, total = 0, 0.0
         while total < 0.9 and held < len(self.variance):
             total += self.variance[held]
             held += 1
         plural = "direction holds" if held == 1 else "directions hold"
-        return f"Each {self.what} keeps {self.size} numbers; {held} {plural} 90% of their variance."
+        return f"{start} keeps {self.size} numbers; {held} {plural} 90% of their variance."
 
 
 class StateMap:
@@ -250,7 +258,7 @@ def measure_path(rule: UpdateRule, steps: Sequence[TrainingStep], typical: float
                 for one in (step.new_states for step in steps)
             ]
         )
-        return _components("tensor", table.double(), None)
+        return replace(_components("tensor", table.double(), None), besides=tuple(own))
     if not own:
         return StatePath("coordinate", (), (), (), 0)
     table = torch.stack([_coordinates(step.new_states, first.parameters, own) for step in steps])

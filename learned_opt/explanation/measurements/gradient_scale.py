@@ -55,7 +55,10 @@ class ScaleResponse:
         if not below and not above:
             return f"{start}, over all ten decades."
         if below and above:
-            return f"{start}, for gradients from {self.low:.1g} to {self.high:.1g}."
+            low, high = f"{self.low:.1g}", f"{self.high:.1g}"
+            if low == high:
+                return f"{start}, near the typical gradient only."
+            return f"{start}, for gradients from {low} to {high}."
         return f"{start}, {f'above {self.low:.1g}' if below else f'below {self.high:.1g}'}."
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learned_opt.explanation.measurements.probe import Probe, rms, smoothed
+from learned_opt.explanation.measurements.probe import Probe, rms
 from learned_opt.explanation.words import percent
 from learned_opt.rules.base import UpdateRule
 
@@ -17,6 +17,9 @@ PLANS = (30, 100, 300)
 
 STOP = 100
 """The step after which gradients are zero."""
+
+STEADY = 0.85
+"""A last update above this share of the largest does not count as smaller: single steps scatter."""
 
 ALONE, WHOLE = 1024, 8
 """Experiments with a rule of single coordinates, and with one of whole tensors."""
@@ -46,7 +49,7 @@ class Schedule:
 
     def sentence(self) -> str:
         """Describes the measurement."""
-        if self.end > 0.9:
+        if self.end > STEADY:
             course = "Under steady noise, updates do not shrink"
         else:
             course = (
@@ -93,15 +96,14 @@ def measure_schedule(rule: UpdateRule, typical: float) -> Schedule:
             planned = Probe(rule, total_steps=steps)
             told[steps] = tuple(_sizes(planned.run(noise[:steps])[0]).tolist())
     sizes, after = _sizes(updates), _sizes(halted)
-    course = smoothed(sizes)
     below = (after[STOP:] <= after[STOP - 10 : STOP].mean() / 2).nonzero()
     return Schedule(
         noise=tuple(sizes.tolist()),
         stopped=tuple(after.tolist()),
         idle=idle.abs().max().item(),
         told=told,
-        peak=int(course.argmax()) + 1,
-        end=(course[-1] / course.max()).item(),
+        peak=int(sizes.argmax()) + 1,
+        end=(sizes[-1] / sizes.max()).item(),
         halving=int(below[0]) + 1 if len(below) else None,
     )
 

@@ -47,15 +47,19 @@ class FewShotMethod:
         twenty_ways = self.twenty_ways if ways >= 20 else {}
         return replace(self.omniglot, **{**five_shots, **twenty_ways})
 
-    def on_sine(self) -> MethodSettings:
+    def on_sine(self, name: str = "this method") -> MethodSettings:
         """Settings for sine curves.
+
+        Args:
+            name: of the method, for the message.
 
         Raises:
             ValueError: the method only classifies.
         """
         if self.sine is None:
             raise ValueError(
-                f"this method ({self.source}) only classifies: use --data signals or omniglot"
+                f"{name} ({self.source}) only classifies: use --data signals, omniglot or "
+                "miniimagenet"
             )
         return self.sine
 

@@ -47,7 +47,7 @@ def job_folder(config: FewShotConfig) -> Path:
     for folder in begun:
         if folder not in own:
             raise ValueError(
-                f"{folder} does not belong to a job with --row {config.row}: resume with "
+                f"{folder} does not belong to a job with --row {config.row}: continue with "
                 f"{resume_arguments(config.out)}"
             )
     return config.out

@@ -74,8 +74,8 @@ def run(config: FewShotConfig, write_config: Callable[[Path], object]) -> Path:
     except KeyboardInterrupt:
         if not any(map(list_checkpoints, folder.glob("**/checkpoints"))):
             raise
-        message = f"stopped at once; resume with {resume_arguments(folder)}"
-        raise Interrupted(message) from None
+        how = f"continue with {resume_arguments(folder)}"
+        raise Interrupted("stopped at once", how) from None
     finally:
         if config.out is None:
             remove_if_empty(folder)

@@ -188,7 +188,7 @@ class MethodRunner:
         try:
             trainer.train(progress=config.progress)
         except (Interrupted, TrainingStalled) as stop:
-            error = type(stop)(f"{stop}; resume with {resume_arguments(self.folder)}")
+            error = type(stop)(stop.what, f"continue with {resume_arguments(self.folder)}")
             if isinstance(error, TrainingStalled):
                 self.failed[name] = error
             raise error from None

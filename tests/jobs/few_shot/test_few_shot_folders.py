@@ -23,7 +23,7 @@ def test_a_run_of_another_job_is_not_resumed(tmp_path, capsys):
     assert main([*TINY, *SMALL_SINE, "--row", "maml,anil", "--steps", "[1]", *out]) == 0
     assert main([*TINY, *SMALL_SINE, *out, "--row", "maml", "--resume", "true"]) == 2
     assert (
-        f"does not belong to a job with --row maml: resume with --out {tmp_path / 'run'} --resume"
+        f"does not belong to a job with --row maml: continue with --out {tmp_path / 'run'} --resume"
         in capsys.readouterr().err
     )
     assert main([*TINY, *SMALL_SINE, "--row", "maml", "--out", str(tmp_path / "one")]) == 0

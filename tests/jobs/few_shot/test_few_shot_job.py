@@ -58,7 +58,7 @@ def test_a_method_that_stalls_ends_those_that_need_it_and_no_others(tmp_path, ca
         assert main([*given, *again]) == 3
         error = told(capsys)
         assert error.startswith("python -m meta_train few-shot: error: maml, maml-further: of no")
-        assert "use; resume with --out" in error
+        assert "use; continue with --out" in error
         assert tries == ["maml", "joint"]
         assert list(results_of(out)) == ["joint"] and (out / "sine.png").exists()
         tries.clear()

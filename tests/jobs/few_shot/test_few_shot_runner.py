@@ -41,7 +41,7 @@ def test_an_interrupted_method_says_how_to_resume(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(MetaTrainer, "take_outer_step", interrupted)
     out = tmp_path / "run"
     assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
-    again = capsys.readouterr().err.split("resume with ")[1].split()
+    again = capsys.readouterr().err.split("continue with ")[1].split()
     monkeypatch.setattr(MetaTrainer, "take_outer_step", take)
     assert main(["few-shot", *again]) == 0  # word for word
     assert results_of(out)["maml"]["outer_steps"] == 3
@@ -153,7 +153,7 @@ def test_an_interruption_of_testing_says_how_to_resume(tmp_path, capsys, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("meta_train.jobs.few_shot.job.evaluate_trained", interrupted)
         assert main([*TINY, *SMALL_SINE, "--out", str(out)]) == 130
-    again = shlex.split(capsys.readouterr().err.split("resume with ")[1])
+    again = shlex.split(capsys.readouterr().err.split("continue with ")[1])
     assert main(["few-shot", *again]) == 0  # word for word
     assert results_of(out)["maml"]["outer_steps"] == 3
     with monkeypatch.context() as patch:
