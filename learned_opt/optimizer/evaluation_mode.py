@@ -7,12 +7,14 @@ evaluate or save the model, and `optimizer.train()` before training goes on.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from learned_opt.backends.places import has_memory
 from learned_opt.optimizer import sharding
 from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
@@ -26,7 +28,7 @@ TRAINING_VALUE = "training_value"
 Groups = Iterable[dict[str, Any]]
 
 FAR = 0.5
-"""A parameter is far from its average if their distance is above this share of the average's norm.
+"""Parameters are far from their averages if the distance is above this share of the average's norm.
 
 Weights that are loaded or drawn anew are; those that are clipped or normalised a little are not.
 """
@@ -36,8 +38,10 @@ class EvaluationMode:
     """Swaps the averages of an optimizer's parameters in and out.
 
     Weights that somebody else has written since, such as `model.load_state_dict`, are kept: the
-    average begins anew at them. Writes through `.data` are not seen, as autograd does not see them.
-    For a rule that keeps no averages, it does nothing.
+    average begins anew at them. Writes that change weights a little after every step, such as a
+    bound on their norm, are part of the training, and keep the averages. Writes through `.data` are
+    not seen, as autograd does not see them; after a compiled step, only those are seen that change
+    the weights much. For a rule that keeps no averages, it does nothing.
 
     Args:
         rule: the update rule.
@@ -46,12 +50,16 @@ class EvaluationMode:
     def __init__(self, rule: UpdateRule) -> None:
         self._rule = rule
         self._versions: dict[Tensor, int] = {}
+        self._bounded: set[Tensor] = set()
+        """Those that somebody else changed a little before the last step."""
+        self._was_compiled = False
 
     def note_step(self, groups: Groups) -> None:
         """Note which values the optimizer has written, to notice values that others write."""
         if not self._rule.averages:
             return
-        if torch.compiler.is_compiling():
+        self._was_compiled = torch.compiler.is_compiling()
+        if self._was_compiled:
             self._versions = {}
         else:
             self._versions = {p: _version(p) for group in groups for p in group["params"]}
@@ -64,7 +72,10 @@ class EvaluationMode:
         weights are not looked at: their processes would have to agree in every step. Waits for an
         accelerator only where weights were changed, and never while a CUDA graph is captured.
         """
-        if torch.compiler.is_compiling() or not self._versions:
+        if torch.compiler.is_compiling():
+            return
+        self._bounded = set()
+        if not self._versions:
             return
         changed = [
             (parameter, states[parameter])
@@ -79,17 +90,19 @@ class EvaluationMode:
             return
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return
-        if any(self._is_far(parameter, state) for parameter, state in changed):
+        if _are_far(changed):
             for parameter, state in changed:
                 self._restart(parameter, state)
             _warn("since the last step", "trained on", frames=6)
+        else:
+            self._bounded = {parameter for parameter, _ in changed}
 
     def forget_steps(self) -> None:
         """Take the weights as they are: a loaded state brings the average that belongs to them.
 
         Model and optimizer may be loaded in either order.
         """
-        self._versions = {}
+        self._versions, self._bounded, self._was_compiled = {}, set(), False
 
     def evaluate(self, groups: Groups, states: Mapping[Tensor, Any]) -> None:
         """Put each parameter's average in its place, and keep the value to train on.
@@ -101,13 +114,9 @@ class EvaluationMode:
         if not self._rule.averages:
             return
         groups = list(groups)
-        # All before any is written: views of one buffer share its count of changes.
-        foreign = {
-            parameter
-            for group in groups
-            for parameter in group["params"]
-            if self._versions.get(parameter, version := _version(parameter)) != version
-        }
+        # All before any is written: views of one buffer share its count of changes, or its numbers.
+        foreign = self._foreign(groups, states)
+        self._keep_training_values(groups, states)
         told = False
         latest = max(
             (_steps(states.get(p)) for group in groups for p in group["params"]), default=0
@@ -125,8 +134,26 @@ class EvaluationMode:
                         self._restart(parameter, state)
                     self._use_average(parameter, state)
             group[MODE] = False
+        self._versions = {p: _version(p) for group in groups for p in group["params"]}
         if told:
             _warn("since the last step", "evaluated")
+
+    def _foreign(self, groups: Groups, states: Mapping[Tensor, Any]) -> set[Tensor]:
+        """The parameters that somebody else has replaced since the last step."""
+        averaged = [(p, states[p]) for p in _averaged(groups, states)]
+        if self._was_compiled:  # and could not count changes
+            return {parameter for parameter, _ in averaged} if _are_far(averaged) else set()
+        changed = [
+            (parameter, state)
+            for parameter, state in averaged
+            if self._versions.get(parameter, version := _version(parameter)) != version
+        ]
+        found = {parameter for parameter, _ in changed}
+        return set() if found <= self._bounded and not _are_far(changed) else found
+
+    def _keep_training_values(self, groups: Groups, states: Mapping[Tensor, Any]) -> None:
+        for parameter in _averaged(groups, states):
+            states[parameter][TRAINING_VALUE] = parameter.detach().clone()
 
     def train(self, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
         """Put the values to train on back; bit for bit as they were.
@@ -141,7 +168,12 @@ class EvaluationMode:
             for parameter in group["params"]
             if TRAINING_VALUE in states.get(parameter, {})
         ]
-        untouched = [self._holds_average(p, states[p]) for p in evaluated]
+        shared = _sharing(evaluated)
+        untouched = [
+            self._holds_average(p, states[p])
+            or (p in shared and self._versions.get(p) == _version(p))
+            for p in evaluated
+        ]
         meshes = [sharding.device_mesh(parameter) for parameter in evaluated]
         if any(mesh is not None for mesh in meshes):
             # The processes that share a tensor agree whether it was changed.
@@ -159,13 +191,6 @@ class EvaluationMode:
             _warn("in evaluation mode", "trained on")
         self.note_step(groups)
 
-    def _is_far(self, parameter: Tensor, state: State) -> bool:
-        if has_no_values(parameter):
-            return False
-        average = state["average"]
-        distance = (parameter.detach() - average).norm()
-        return bool(distance > FAR * average.norm())
-
     def _holds_average(self, parameter: Tensor, state: State) -> bool:
         value = sharding.local_part(parameter.detach())
         if has_no_values(value):
@@ -174,13 +199,15 @@ class EvaluationMode:
         return torch.equal(value, average.to(value.dtype))
 
     def _use_average(self, parameter: Tensor, state: State) -> None:
-        value = sharding.local_part(parameter.detach())
+        # Not the parameter: one that shares its memory may have its average there already.
+        value = sharding.local_part(state[TRAINING_VALUE])
         own = self._own(parameter, state)
         average, new = self._rule.evaluation_point(value, own)
-        state[TRAINING_VALUE] = parameter.detach().clone()
+        # What is infinite, as masks may be, has no average.
+        new["average"] = torch.where(average.isfinite(), average, value.to(average.dtype))
         for key, tensor in own.items():
             tensor.copy_(new[key])
-        value.copy_(average)
+        sharding.local_part(parameter.detach()).copy_(new["average"])
 
     def _restart(self, parameter: Tensor, state: State) -> None:
         """Begin the average anew at the parameter as it is."""
@@ -194,6 +221,39 @@ class EvaluationMode:
         value = sharding.local_part(parameter.detach())
         keys = self._rule.init_state(torch.empty_like(value, device="meta"))
         return sharding.local_state({key: state[key] for key in keys}, parameter)
+
+
+def _are_far(averaged: Sequence[tuple[Tensor, State]]) -> bool:
+    """Whether parameters, all together, are far from their averages; see `FAR`.
+
+    A single one may be far without anybody's doing, such as a bias near zero. Sharded ones do not
+    count: their processes would have to agree.
+    """
+    whole = [
+        (parameter.detach(), state["average"])
+        for parameter, state in averaged
+        if not sharding.is_sharded(parameter) and not has_no_values(parameter)
+    ]
+    distance = sum(float((value - average).norm()) ** 2 for value, average in whole)
+    return distance > FAR**2 * sum(float(average.norm()) ** 2 for _, average in whole)
+
+
+def _averaged(groups: Groups, states: Mapping[Tensor, Any]) -> list[Tensor]:
+    """The parameters in training mode that have an average to evaluate."""
+    return [
+        parameter
+        for group in groups
+        if group[MODE] and group["total_steps"] is None
+        for parameter in group["params"]
+        if states.get(parameter)
+    ]
+
+
+def _sharing(parameters: Sequence[Tensor]) -> set[Tensor]:
+    """Those whose storage is another one's, too: either's average may lie in its memory."""
+    places = {p: p.untyped_storage().data_ptr() for p in parameters if has_memory(p.detach())}
+    counts = Counter(places.values())
+    return {parameter for parameter, place in places.items() if counts[place] > 1}
 
 
 def _version(parameter: Tensor) -> int:

@@ -68,7 +68,8 @@ class OrthogonalMomentum(UpdateRule):
 
         schedule(t) = min(1, t / (0.03 T)) * max(1 - (t - 1) / T, 0.01) / (1 + t / 50)^(1/4)
 
-    A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
+    A complex tensor is stepped as its real numbers, `[*param, 2]`: a vector as a matrix of two
+    columns. A parameter group with `direction="adam"` has all of its tensors stepped like vectors.
 
     c is the cosine of g and the m before this step. a, the pace of a tensor, begins at 0. It rises
     while gradients keep their direction, falls where they turn back at every step, and stays where
