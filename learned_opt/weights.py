@@ -40,8 +40,8 @@ from learned_opt.rules.saved_rules import build_saved_rule
 
 FORMAT = "learned_opt.rule"
 VERSION = 1
-FIELDS = ("version", "rule", "settings", "card")
-"""The header of a file."""
+FIELDS = ("version", "rule", "settings", "card", "dtype")
+"""The header of a file. The dtype is that of a rule without weights, if it is not float32."""
 
 PRETRAINED: Mapping[str, str] = MappingProxyType(
     {
@@ -83,7 +83,10 @@ def save_rule(
         "settings": json.dumps(rule.settings),
         "card": json.dumps(dict(card or {})),
     }
-    write_tensors(expand(path), rule.state_dict(), FORMAT, metadata)
+    tensors = rule.state_dict()
+    if not _dtypes(tensors) and rule.dtype != torch.float32:
+        metadata["dtype"] = str(rule.dtype).removeprefix("torch.")
+    write_tensors(expand(path), tensors, FORMAT, metadata)
 
 
 def load_rule(path: str | PathLike[str]) -> UpdateRule:
@@ -99,7 +102,7 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
         >>> rule = load_rule("my-rule.safetensors")
     """
     tensors, metadata = _read(path)
-    dtypes = sorted({str(t.dtype) for t in tensors.values() if t.is_floating_point()})
+    dtypes = _dtypes(tensors)
     try:
         if len(dtypes) > 1:
             raise ValueError(f"its weights have the dtypes {', '.join(dtypes)}")
@@ -109,7 +112,7 @@ def load_rule(path: str | PathLike[str]) -> UpdateRule:
             metadata["rule"],
             read_json(metadata["settings"]),
             tensors,
-            dtypes[0].removeprefix("torch.") if dtypes else "float32",
+            dtypes[0] if dtypes else metadata.get("dtype", "float32"),
         )
     except MemoryError:
         raise
@@ -262,6 +265,12 @@ def _load_bundled(path: Path) -> UpdateRule:
 @functools.cache
 def _bundled_digests() -> dict[str, str]:
     return {rule_digest(_load_bundled(path)): name for name, path in _bundled().items()}
+
+
+def _dtypes(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the floating-point dtypes of some tensors."""
+    floating = (value.dtype for value in tensors.values() if value.is_floating_point())
+    return sorted({str(dtype).removeprefix("torch.") for dtype in floating})
 
 
 def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,6 +8,7 @@ a type that the base class passes through, and unwrapped afterwards.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from learned_opt.checks.arguments import shown
 from learned_opt.not_compiled import not_compiled
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
 from learned_opt.optimizer.options import check_direction, check_made_here
+from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
 
 
@@ -49,9 +52,9 @@ def check_and_wrap(
         A state dict whose state `unwrap_loaded` takes out again.
 
     Raises:
-        ValueError: another rule or optimizer made it, a tensor is missing or of the wrong shape, it
-            was saved in evaluation mode without the weights to train on, or its named parameters
-            are in another order.
+        ValueError: another rule or optimizer made it, a tensor is missing or of the wrong shape or
+            kind, `step` is no count, it was saved in evaluation mode without the weights to train
+            on, or its named parameters are in another order.
     """
     saved_groups = state_dict["param_groups"]
     check_made_here(saved_groups)
@@ -70,7 +73,7 @@ def check_and_wrap(
     directions = {key: g.get("direction") for g in saved_groups for key in g["params"]}
     for key, state in state_dict["state"].items():
         if key in known and state:
-            _check_shapes(rule, key, state, known[key], directions.get(key))
+            _check_tensors(rule, key, state, known[key], directions.get(key))
     wrapped = {
         key: _LoadedState(state) if key in known else state
         for key, state in state_dict["state"].items()
@@ -97,14 +100,17 @@ def _names(groups: Iterable[Mapping[str, Any]]) -> list[str]:
     return [name for group in groups for name in group.get("param_names") or ()]
 
 
-def _check_shapes(
+def _check_tensors(
     rule: UpdateRule,
     key: object,
     state: Mapping[str, Any],
     parameter: Tensor,
     direction: str | None,
 ) -> None:
-    for name, tensor in fresh_on_meta(rule, parameter, direction).items():
+    needed = fresh_on_meta(rule, parameter, direction)
+    if TRAINING_VALUE in state:
+        needed[TRAINING_VALUE] = parameter
+    for name, tensor in needed.items():
         if name not in state:
             if name in rule.added_state:
                 continue
@@ -112,6 +118,10 @@ def _check_shapes(
                 f"the loaded state of parameter {key} has no {name!r}: another optimizer made it, "
                 "or an earlier version of this rule"
             )
+        if name == "step":
+            _check_step(key, state[name])
+        else:
+            _check_kind(key, name, state[name], tensor)
         shape = tuple(torch.as_tensor(state[name]).shape)
         if shape != tuple(tensor.shape):
             raise ValueError(
@@ -119,6 +129,42 @@ def _check_shapes(
                 f"the rule needs {tuple(tensor.shape)}"
             )
     sharding.check_state(key, state, parameter)
+
+
+def _check_step(key: object, value: Any) -> None:
+    """Refuse a number of steps that is no count: it is read when the state has been replaced."""
+    try:
+        tensor = torch.as_tensor(value)
+        if tensor.dim() or has_no_values(tensor):
+            return  # Its shape is checked next, and it has no value to read.
+        plain = tensor.layout == torch.strided and not tensor.is_complex()
+        number = float(tensor) if plain else math.nan
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(
+            f"the loaded state of parameter {key} has 'step' {shown(value)}: the rule needs a "
+            "number of steps"
+        )
+
+
+def _check_kind(key: object, name: str, value: Any, needed: Tensor) -> None:
+    """Refuse what is no dense tensor of floating-point or complex numbers, as the rule needs."""
+    if not isinstance(value, Tensor):
+        found = f"of type {type(value).__name__}"
+    elif value.layout != torch.strided:
+        found = f"of layout {value.layout}"
+    elif (value.is_floating_point(), value.is_complex()) != (
+        needed.is_floating_point(),
+        needed.is_complex(),
+    ):
+        found = f"of dtype {value.dtype}"
+    else:
+        return
+    raise ValueError(
+        f"the loaded state of parameter {key} has {name!r} {found}: the rule needs a dense tensor "
+        f"of {'complex' if needed.is_complex() else 'floating-point'} numbers"
+    )
 
 
 def fresh_on_meta(rule: UpdateRule, parameter: Tensor, direction: str | None = None) -> State:

@@ -13,11 +13,10 @@ from meta_train.few_shot.methods.registry import get_method, list_methods
 from meta_train.few_shot.methods.settings import MethodSettings
 from meta_train.few_shot.setting_changes import read_changes
 from meta_train.outer.settings import TrainSettings
-from meta_train.runtime.checks import make_plain
+from meta_train.runtime.checks import check_threads, make_plain
 from meta_train.runtime.setting_names import suggest_names
 
 ALL = "all"
-MAX_THREADS = 1024
 MAX_EFFORT = 1e9
 OUTER_STEPS = {"sine": 3_000, **dict.fromkeys(PER_CLASS, 10_000)}
 """Outer steps of methods that do not set their own."""
@@ -236,11 +235,9 @@ class FewShotConfig(RunConfig, EvaluationConfig, EpisodeConfig, MetaTrainingConf
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.validate < 0:
             raise ValueError(f"validate must be at least 0, got {self.validate}")
-        for name in ("threads", "episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.threads > MAX_THREADS:
-            raise ValueError(f"threads must be at most {MAX_THREADS}, got {self.threads}")
+        check_threads(self.threads)
+        if self.episodes < 1:
+            raise ValueError(f"episodes must be at least 1, got {self.episodes}")
         if not self.effort > 0:
             raise ValueError(f"effort must be positive, got {self.effort}")
         if self.effort > MAX_EFFORT:

@@ -11,7 +11,7 @@ from learned_opt.files import expand
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
 from meta_train.outer.settings import TrainSettings
-from meta_train.runtime.checks import check_at_least, make_plain
+from meta_train.runtime.checks import check_at_least, check_threads, make_plain
 from meta_train.tasks import TASKS
 
 
@@ -38,8 +38,8 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         make_plain(self)
-        check_at_least(0, workers=self.workers)
-        check_at_least(1, steps=self.steps, seeds=self.seeds)
+        check_at_least(0, **{"evaluate.workers": self.workers})
+        check_at_least(1, **{"evaluate.steps": self.steps, "evaluate.seeds": self.seeds})
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ValidateSettings:
         if self.reference is not None:
             look_up("rule", self.reference, RULES)
         look_up("task", self.task, TASKS)
-        check_at_least(1, steps=self.steps, seeds=self.seeds)
+        check_at_least(1, **{"validate.steps": self.steps, "validate.seeds": self.seeds})
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,6 @@ class MainConfig:
                 "train.inner_lr is for few-shot learning only: here the rule has its own "
                 "learning rate"
             )
-        check_at_least(1, threads=self.threads)
+        check_threads(self.threads)
         if self.resume and self.out is None:
             raise ValueError("resume needs out=FOLDER, the folder of the run to continue")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from learned_opt.rules import UpdateRule, create_rule, rule_name
-from learned_opt.weights import load_rule, save_rule
+from learned_opt.rules import UpdateRule, create_rule
+from learned_opt.weights import save_rule
 from meta_train.evaluation.baselines import BASELINES
 from meta_train.evaluation.comparison import report
 from meta_train.evaluation.comparison.compare import ComparedOptimizer, compare, total_steps
@@ -27,6 +27,7 @@ from meta_train.jobs.command import CONFIG
 from meta_train.jobs.config import EvaluateSettings, MainConfig
 from meta_train.jobs.run_folders import claim_folder, locked
 from meta_train.jobs.run_texts import card_text, told_apart, write_configuration
+from meta_train.jobs.start_weights import check_same_start, start_at
 from meta_train.outer.trainer import MetaTrainer
 from meta_train.runtime.checkpoint_files import list_checkpoints
 from meta_train.runtime.distributed import DistributedContext, ProcessLost, joined
@@ -51,7 +52,8 @@ def run(config: MainConfig, write_config: Callable[[Path], object]) -> Path:
         tensorboard/.
 
     Raises:
-        ValueError: an unknown name or a damaged checkpoint.
+        ValueError: an unknown name, a damaged checkpoint, or a resumed run that began with
+            another `start`.
         FileExistsError: the folder holds a run and `resume` is false, or another job uses it.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         TrainingStalled: too many skipped outer steps in a row; a checkpoint was written.
@@ -96,8 +98,8 @@ def _build_trainer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
-    if config.start is not None:
-        _start_at(rule, config.start)
+    if config.start is not None and not config.resume:  # A checkpoint holds the weights.
+        start_at(rule, config.start)
     return MetaTrainer(
         rule,
         task,
@@ -141,26 +143,6 @@ def _meta_train(
         # An interrupted comparison must not lose the weights; it writes them again with the table.
         save_rule(trained, folder / WEIGHTS, card=_card(config, trainer))
     return folder
-
-
-def _start_at(rule: UpdateRule, path: Path) -> None:
-    """Copy the weights of a file into a rule, in place.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: a damaged file, another rule, or a weight that has no place in this one.
-    """
-    earlier = load_rule(path)
-    if type(earlier) is not type(rule):
-        raise ValueError(f"start={path} holds rule {rule_name(earlier)}, not {rule_name(rule)}")
-    own = rule.state_dict()
-    for name, value in earlier.state_dict().items():
-        if name not in own or own[name].shape != value.shape:
-            there = list(own[name].shape) if name in own else "none"
-            raise ValueError(
-                f"start={path} has {name} of shape {list(value.shape)}, the rule has {there}"
-            )
-    rule.load_state_dict({**own, **earlier.state_dict()})
 
 
 def _validator(config: MainConfig, task: TaskFamily, device: torch.device) -> Validator:
@@ -276,4 +258,6 @@ def _run_folder(config: MainConfig, lock: ExitStack) -> Path:
         raise FileExistsError(
             f"{config.out} already holds a run: add --resume true, or choose another --out"
         )
+    if config.resume:
+        check_same_start(config.out, config.start)
     return config.out

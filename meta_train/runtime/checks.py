@@ -12,6 +12,9 @@ from learned_opt.checks.setting_types import fitted, plain, setting_types
 LARGEST = 1e30
 """Upper limit of real settings: larger ones overflow, and infinity is not valid JSON."""
 
+MAX_THREADS = 1024
+"""Upper limit of a number of threads: far more end the process in OpenMP, without an error."""
+
 
 def check_at_least(least: int, **values: float) -> None:
     """Check `least <= value`.
@@ -28,6 +31,17 @@ def check_at_least(least: int, **values: float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_threads(threads: int) -> None:
+    """Check `1 <= threads <= 1024`.
+
+    Raises:
+        ValueError: names the setting and its value.
+    """
+    check_at_least(1, threads=threads)
+    if threads > MAX_THREADS:
+        raise ValueError(f"threads must be at most {MAX_THREADS}, got {threads}")
 
 
 def check_positive(**values: float) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -128,6 +129,45 @@ def test_40_state_that_another_rule_made_is_refused(rule_name):
         other, _ = make_optimizer(rule, torch.ones(2))
         with pytest.raises(ValueError, match="rule"):
             other.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("rule_name", "key", "spoil", "says"),
+    [
+        ("step-size-lstm", "step", lambda value: value * math.nan, "'step' tensor.nan."),
+        ("adam", "step", lambda value: -value, "'step' tensor.-2"),
+        ("adam", "step", lambda value: math.inf, "'step' inf"),
+        ("adam", "step", lambda value: "two", "'step' 'two'"),
+        ("adam", "step", lambda value: value + 1j, "'step' tensor.2"),
+        ("adam", "step", lambda value: value.to_sparse(), "'step' tensor.indices"),
+        ("adam", "m", lambda value: value.to_sparse(), "'m' of layout torch.sparse_coo"),
+        ("adam", "m", lambda value: value.long(), "'m' of dtype torch.int64"),
+        ("adam", "m", lambda value: value + 1j, "'m' of dtype torch.complex64"),
+        ("adam", "m", lambda value: value.tolist(), "'m' of type list"),
+        ("orthogonal-momentum", "training_value", lambda value: value.long(), "of dtype"),
+        ("orthogonal-momentum", "training_value", lambda value: value[:1], "of shape"),
+    ],
+)
+def test_40_spoilt_state_is_refused_before_anything_is_replaced(rule_name, key, spoil, says):
+    settings = {"total_steps": None if key == "training_value" else 9}
+    starts = torch.ones(3), torch.ones(2)
+    optimizer, _ = make_optimizer(make_rule(rule_name), *starts, **settings)
+    other, _ = make_optimizer(make_rule(rule_name), *starts, **settings)
+    step_with(optimizer, torch.ones(3), torch.ones(2))
+    step_with(optimizer, torch.ones(3), -torch.ones(2))
+    step_with(other, -torch.ones(3), torch.ones(2))
+    if key == "training_value":
+        optimizer.eval()
+    saved = optimizer.state_dict()
+    saved["state"][1][key] = spoil(saved["state"][1][key])
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(
+        ValueError, match=f"^the loaded state of parameter 1 has .*{says}"
+    ) as caught:
+        other.load_state_dict(saved)
+    assert "\n" not in str(caught.value)
+    assert same(other.state_dict(), before)
+    step_with(other, torch.ones(3), torch.ones(2))
 
 
 def test_41_an_old_checkpoint_without_a_newer_group_key_still_steps(rule):

@@ -82,6 +82,45 @@ def test_attention_is_differentiated_twice_through_adapt():
     torch.testing.assert_close(outer_gradient(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*deprecated")
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_norm_is_differentiated_twice(normed, dim):
+    torch.manual_seed(0)
+    net = nn.Sequential(normed(nn.Linear(4, 3), dim=dim), nn.Tanh(), nn.Linear(3, 2)).double()
+    x, y = torch.randn(8, 4).double(), torch.randn(8, 2).double()
+    names, values = zip(*net.named_parameters(), strict=True)
+
+    def outer_loss(*values):
+        start = dict(zip(names, values, strict=True))
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                parameter.copy_(start[name])
+        theta = adapt(
+            net,
+            (x[:4], y[:4]),
+            steps=2,
+            lr=0.1,
+            loss=nn.functional.mse_loss,
+            functional=True,
+            create_graph=True,
+        )
+        outputs = torch.func.functional_call(net, theta, (x[4:],))
+        return nn.functional.mse_loss(outputs, y[4:])
+
+    start = [value.detach().clone() for value in values]
+    found = torch.autograd.grad(outer_loss(*start), values)
+    for k, gradient in enumerate(found):
+        for place in range(gradient.numel()):
+            ends = []
+            for sign in (1, -1):
+                moved = [value.clone() for value in start]
+                moved[k].view(-1)[place] += sign * 1e-5
+                ends.append(outer_loss(*moved).item())
+            slope = (ends[0] - ends[1]) / 2e-5
+            assert gradient.reshape(-1)[place].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_an_operation_without_a_second_derivative_is_named():
     says = "^embedding_bag has no second derivative: "

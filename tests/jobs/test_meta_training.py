@@ -7,8 +7,10 @@ import pytest
 from conftest import make_rule, same
 
 from learned_opt import load_rule, save_rule
+from meta_train.jobs.cli import main
 from meta_train.jobs.config import EvaluateSettings, MainConfig, ValidateSettings
-from meta_train.jobs.meta_training import _run_folder, _start_at, comparison_tasks, run
+from meta_train.jobs.meta_training import _run_folder, comparison_tasks, run
+from meta_train.jobs.start_weights import start_at
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks import create_task, list_tasks
 
@@ -67,7 +69,7 @@ def test_an_lstm_grows_from_the_weights_of_a_linear_map(tmp_path):
     linear, grown = make_rule("general", spread=0.3), make_rule("general", hidden_size=3)
     save_rule(linear, path)
     cell = grown.lstm.weight.clone()
-    _start_at(grown, path)
+    start_at(grown, path)
     assert same(grown.weight, linear.weight) and same(grown.bias, linear.bias)
     assert same(grown.lstm.weight, cell)
     assert not grown.head.weight.any()
@@ -77,11 +79,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "earlier.safetensors"
     save_rule(make_rule("general", hidden_size=4), path)
     with pytest.raises(ValueError, match="lstm.weight of shape .18, 16., the rule has .17, 12."):
-        _start_at(make_rule("general", hidden_size=3), path)
+        start_at(make_rule("general", hidden_size=3), path)
     with pytest.raises(ValueError, match="lstm.weight of shape .18, 16., the rule has none"):
-        _start_at(make_rule("general"), path)
+        start_at(make_rule("general"), path)
     with pytest.raises(ValueError, match="holds rule general, not adam-lstm"):
-        _start_at(make_rule("adam-lstm"), path)
+        start_at(make_rule("adam-lstm"), path)
 
 
 def test_a_run_begins_with_given_weights_and_selects_beside_a_reference(tmp_path):
@@ -116,3 +118,46 @@ def test_a_run_begins_with_given_weights_and_selects_beside_a_reference(tmp_path
     card = json.loads((tmp_path / "run" / "table.json").read_text())
     assert card["start"] == "start.safetensors"
     assert card["validate"]["reference"] == "orthogonal-momentum"
+
+
+def test_a_resumed_run_has_the_start_that_it_began_with(tmp_path, capsys):
+    start, other = tmp_path / "start.safetensors", tmp_path / "other.safetensors"
+    save_rule(make_rule("general", spread=0.1), start)
+    save_rule(make_rule("general", spread=0.2), other)
+    given = ["--task", "quadratic", "--rule", "general", "--train.outer_steps", "2"]
+    given += ["--train.runs", "2", "--train.horizons", "[4]", "--train.estimator", "es"]
+    given += ["--evaluate.steps", "3", "--evaluate.seeds", "1", "--evaluate.workers", "1"]
+    given += ["--device", "cpu", "--progress", "false"]
+
+    def card(folder):
+        return json.loads((folder / "table.json").read_text())["start"]
+
+    begun, plain = ["--out", str(tmp_path / "begun")], ["--out", str(tmp_path / "plain")]
+    assert main([*given, *begun, "--start", str(start)]) == 0
+    assert main([*given, *plain]) == 0
+    recorded = (tmp_path / "plain" / "config.yaml").read_text()
+    capsys.readouterr()
+
+    assert main([*plain, "--resume", "true", "--start", str(other)]) == 2
+    told = capsys.readouterr().err
+    assert "began without --start and continues" in told and told.count("\n") == 1
+    assert f"resume it without --start {other}" in told
+    assert (tmp_path / "plain" / "config.yaml").read_text() == recorded
+    assert card(tmp_path / "plain") is None
+
+    assert main([*begun, "--resume", "true", "--start", str(other)]) == 2
+    assert f"began with --start {start} and continues" in capsys.readouterr().err
+    config = str(tmp_path / "plain" / "config.yaml")
+    assert main(["--config", config, *begun, "--resume", "true"]) == 2
+    assert f"resume it with --start {start}" in capsys.readouterr().err
+
+    intact = (tmp_path / "begun" / "config.yaml").read_text()
+    (tmp_path / "begun" / "config.yaml").write_text("start: [")
+    assert main(["--config", config, *begun, "--resume", "true"]) == 2
+    assert "config.yaml is no configuration" in capsys.readouterr().err
+    (tmp_path / "begun" / "config.yaml").write_text(intact)
+
+    start.unlink()  # the checkpoint holds the weights
+    for further in ([], ["--start", str(start)]):
+        assert main([*begun, "--resume", "true", *further]) == 0
+        assert card(tmp_path / "begun") == "start.safetensors"

@@ -48,8 +48,20 @@ def test_a_rule_survives_the_round_trip_bitwise(rule_name, settings, dtype, path
     assert loaded.settings == rule.settings
     assert [type(v) for v in loaded.settings.values()] == [type(v) for v in rule.settings.values()]
     assert same(dict(loaded.state_dict()), dict(rule.state_dict()))
-    assert loaded.dtype == dtype or not list(rule.parameters())
+    assert loaded.dtype == dtype
     assert rule_digest(loaded) == rule_digest(rule)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "written"),
+    [("float32", None), ("bfloat16", "bfloat16"), ("float64", "float64")],
+)
+def test_a_file_names_the_dtype_of_a_rule_without_weights(dtype, written, path):
+    save_rule(make_rule("adam", getattr(torch, dtype)), path)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    assert header.get("dtype") == written  # files of float32 rules are as they were before
+    assert load_rule(path).dtype == getattr(torch, dtype)
 
 
 def test_every_bundled_file_is_listed_with_a_description():
