@@ -41,7 +41,7 @@ def render_table(
         "mean loss: over all steps, on batches; final loss: at the end, on all data.",
         "best lr: each baseline's learning rates of its best mean and best final loss,",
         "chosen on these same problems.",
-        "steps: the number that a baseline needs to reach the learned optimizer's final loss.",
+        "steps: how many a baseline needs for the learned optimizer's final loss.",
     ]
     return "\n".join(["", *parts, *notes])
 
