@@ -230,7 +230,7 @@ def _are_far(averaged: Sequence[tuple[Tensor, State]]) -> bool:
     count: their processes would have to agree.
     """
     whole = [
-        (parameter.detach(), state["average"])
+        (sharding.local_part(parameter.detach()), state["average"])
         for parameter, state in averaged
         if not sharding.is_sharded(parameter) and not has_no_values(parameter)
     ]

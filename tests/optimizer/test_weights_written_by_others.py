@@ -85,3 +85,22 @@ def test_an_infinity_stays_in_evaluation():
     for change in (optimizer.eval, optimizer.train):
         change()
         assert parameter.tolist() == [1.0, 2.0, -torch.inf]
+
+
+def test_a_complex_parameter_may_be_bounded_after_each_step():
+    torch.manual_seed(0)
+    start = torch.complex(1 + torch.rand(3, 5), torch.rand(3, 5))
+    runs = []
+    for is_bounded in (False, True):
+        parameter = nn.Parameter(start.clone())
+        optimizer = LearnedOptimizer([parameter])
+        for step in range(6):
+            torch.manual_seed(step)
+            parameter.grad = torch.randn(3, 5, dtype=torch.complex64)
+            optimizer.step()
+            if is_bounded:
+                with torch.no_grad():
+                    parameter.mul_(1)
+        optimizer.eval()
+        runs.append(parameter.detach())
+    assert torch.equal(*runs)

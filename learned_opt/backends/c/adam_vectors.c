@@ -2,30 +2,27 @@
  *
  * The first finds norms, which decide whether and how far to step; the second steps. Both compute
  * the moments and the direction anew: to keep them would cost more time, and a vector's memory. */
-#include <math.h>
 #include <stdint.h>
-#include <stdlib.h>
 
 #include "parallel.h"
 
-/* Coordinates of a task, and of a sum in single precision. */
-#define BLOCK (1L << 14)
+/* Coordinates of a sum in single precision. */
 #define SUMMED 1024L
 
 enum { MOMENTUM, SQUARE, GRADIENT, PARAMETER };
 enum { DIRECTION, NEW_MOMENTUM, NEW_SQUARE, SUMS };
 
+/* Coordinates of a tensor from `start` on: a task. */
 typedef struct {
-    long tensor, start, count;
+    int64_t tensor, start, count;
 } piece;
 
 typedef struct {
     long n;
-    const int64_t *sizes;
+    const piece *pieces;
     float *const *places;
     float keep, take, keep_v, take_v, whole, whole_v;
     const double *factors;
-    piece *pieces;
     double (*sums)[SUMS];
 } work;
 
@@ -78,62 +75,33 @@ static void step_piece(void *shared, long task) {
     }
 }
 
-/* Cut the tensors into pieces; their number, or -1 where memory lacks. */
-static long cut(work *w) {
-    long count = 0;
-    for (long t = 0; t < w->n; t++) count += (w->sizes[t] + BLOCK - 1) / BLOCK;
-    w->pieces = malloc(count * sizeof(piece) + 1);
-    if (!w->pieces) return -1;
-    piece *to = w->pieces;
-    for (long t = 0; t < w->n; t++)
-        for (long start = 0; start < w->sizes[t]; start += BLOCK) {
-            long left = w->sizes[t] - start;
-            *to++ = (piece){t, start, left < BLOCK ? left : BLOCK};
-        }
-    return count;
-}
-
-static work begin(int64_t n, const int64_t *sizes, float *const *places, const double *constants) {
-    return (work){.n = n, .sizes = sizes, .places = places,
+static work begin(int64_t n, const piece *pieces, float *const *places, const double *constants) {
+    return (work){.n = n, .pieces = pieces, .places = places,
                   .keep = (float)constants[0], .take = (float)constants[1],
                   .keep_v = (float)constants[2], .take_v = (float)constants[3],
                   .whole = (float)constants[4], .whole_v = (float)constants[5]};
 }
 
-/* Norms of n vectors' directions, new m and new v.
+/* Sums of squares of the direction, the new m and the new v of each piece of n vectors.
  *
+ * pieces: [count, 3]: tensor, start and number of coordinates.
  * places: [4, n]: m, v, gradient, parameter.
  * constants: b1, the share of the gradient in m (negative to maximise), b2, 1 - b2, and the bias
  * corrections of m and v.
- * found: [3, n]. */
-int learned_opt_vector_norms(int64_t n, const int64_t *sizes, float *const *places,
-                             const double *constants, double *found, int64_t threads) {
-    work w = begin(n, sizes, places, constants);
-    long count = cut(&w);
-    w.sums = count < 0 ? 0 : malloc(count * sizeof *w.sums + 1);
-    if (!w.sums) {
-        free(w.pieces);
-        return 1;
-    }
+ * sums: [count, 3]. */
+int learned_opt_vector_sums(int64_t n, int64_t count, const piece *pieces, float *const *places,
+                            const double *constants, double *sums, int64_t threads) {
+    work w = begin(n, pieces, places, constants);
+    w.sums = (double(*)[SUMS])sums;
     run_tasks(sum_piece, &w, count, threads);
-    /* In the order of the pieces, whichever thread had them. */
-    for (long k = 0; k < SUMS * n; k++) found[k] = 0;
-    for (long task = 0; task < count; task++)
-        for (int k = 0; k < SUMS; k++) found[k * n + w.pieces[task].tensor] += w.sums[task][k];
-    for (long k = 0; k < SUMS * n; k++) found[k] = sqrt(found[k]);
-    free(w.sums);
-    free(w.pieces);
     return 0;
 }
 
 /* Write the new moments, and add a multiple of its direction, factors [n], to each parameter. */
-int learned_opt_vector_step(int64_t n, const int64_t *sizes, float *const *places,
+int learned_opt_vector_step(int64_t n, int64_t count, const piece *pieces, float *const *places,
                             const double *constants, const double *factors, int64_t threads) {
-    work w = begin(n, sizes, places, constants);
+    work w = begin(n, pieces, places, constants);
     w.factors = factors;
-    long count = cut(&w);
-    if (count < 0) return 1;
     run_tasks(step_piece, &w, count, threads);
-    free(w.pieces);
     return 0;
 }

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.backends.c_steps.matrix_products import ProductsInC
 from learned_opt.backends.fused_step import FusedStep, expect
 from learned_opt.backends.orthogonal_momentum.batch import (
     TOGETHER,
@@ -25,7 +24,7 @@ from learned_opt.backends.orthogonal_momentum.moments import (
     VectorSteps,
     vector_steps,
 )
-from learned_opt.backends.orthogonal_momentum.products_in_place import ProductsInPlace
+from learned_opt.backends.orthogonal_momentum.products_in_place import InPlaceByC, InPlaceByTorch
 from learned_opt.backends.orthogonal_momentum.vectors_in_c import vector_steps_in_c
 from learned_opt.backends.places import Places
 from learned_opt.backends.plain_memory import refuses_shapes
@@ -36,7 +35,7 @@ from learned_opt.rules.orthogonal_momentum import (
     OrthogonalMomentum,
     is_stepped_as_matrix,
 )
-from learned_opt.rules.parts.matrix_products import IN_TORCH, Products
+from learned_opt.rules.parts.matrix_products import Products
 from learned_opt.rules.parts.orthogonalize import (
     direction_scale,
     matrix_shape,
@@ -122,7 +121,7 @@ class OrthogonalMomentumInC(OrthogonalMomentumOnCPU):
     """
 
     code = "torch and C"
-    products = ProductsInPlace(ProductsInC())
+    products = InPlaceByC()
 
     def vector_steps(self, batch: Batch, sign: float, betas: tuple[float, float]) -> VectorSteps:
         """See `vector_steps_in_c`."""
@@ -140,7 +139,7 @@ class OrthogonalMomentumInC(OrthogonalMomentumOnCPU):
 class OrthogonalMomentumInPlace(OrthogonalMomentumOnCPU):
     """Plain torch, for machines without the C library."""
 
-    products = ProductsInPlace(IN_TORCH)
+    products = InPlaceByTorch()
 
 
 def _refuses(tensor: Tensor) -> str | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from learned_opt.backends.orthogonal_momentum.batch import Batch, Numbers
 from learned_opt.backends.orthogonal_momentum.moments import VectorSteps, vector_steps
 from learned_opt.c_library import addresses, call_c, thread_count
+
+PIECE = 1 << 14
+"""Coordinates that one thread steps at once."""
 
 
 def vector_steps_in_c(batch: Batch, sign: float, betas: tuple[float, float]) -> VectorSteps:
@@ -30,16 +34,19 @@ class VectorsInC(VectorSteps):
             *batch.tensors("m"), *batch.tensors("v"), *batch.gradients, *batch.parameters,
         ]  # fmt: skip
         self._places = addresses(self._tensors)
-        self._sizes = batch.counts.astype(np.int64)
+        sizes = batch.counts.astype(np.int64)
+        self._pieces = _pieces(sizes)
         b1, b2 = betas
         self._constants = np.array([b1, sign * (1 - b1), b2, 1 - b2, *self._corrections])
-        self._threads = thread_count(int(self._sizes.sum()))
+        self._threads = thread_count(int(sizes.sum()))
 
     def norms(self) -> tuple[Numbers, Numbers]:
         """See `VectorSteps.norms`."""
-        found = np.empty((3, len(self._sizes)))
-        self._call("vector_norms", found)
-        direction, m, v = found
+        sums = np.empty((len(self._pieces), 3))
+        self._call("vector_sums", sums)
+        # In the order of the pieces, whichever thread had them.
+        first = np.flatnonzero(self._pieces[:, 1] == 0)
+        direction, m, v = np.sqrt(np.add.reduceat(sums, first)).T
         return direction, np.where(np.isfinite(v), m, np.inf)
 
     def take(self, factors: Numbers) -> None:
@@ -49,10 +56,19 @@ class VectorsInC(VectorSteps):
     def _call(self, function: str, numbers: Numbers) -> None:
         call_c(
             function,
-            len(self._sizes),
-            self._sizes,
+            len(self._places) // 4,
+            len(self._pieces),
+            self._pieces,
             self._places,
             self._constants,
             numbers,
             self._threads,
         )
+
+
+def _pieces(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tensor, start and number of coordinates of each piece, `[pieces, 3]`; no size is 0."""
+    counts = -(-sizes // PIECE)
+    tensor = np.repeat(np.arange(len(sizes)), counts)
+    start = PIECE * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.stack([tensor, start, np.minimum(PIECE, sizes[tensor] - start)], 1)

@@ -10,7 +10,8 @@ from torch import Tensor
 class Products(ABC):
     """Abstract: how Newton-Schulz iterations multiply matrices, `[..., rows, columns]`.
 
-    Both compute `base_scale * base + scale * left @ right`, without a base `scale * left @ right`.
+    `general` and `symmetric` compute `base_scale * base + scale * left @ right`, without a base
+    `scale * left @ right`.
     """
 
     @abstractmethod
