@@ -27,6 +27,8 @@ def ignored_settings(config: FewShotConfig) -> list[str]:
     if "folder" not in DATA[config.data].__dataclass_fields__:
         why = f"--data {config.data} reads no files"
         reasons |= dict.fromkeys(("folder", "download"), why)
+    if config.data == "sine" and config.ways != FewShotConfig.ways:
+        reasons["ways"] = "sine curves have no classes"
     return [
         f"--{name} is ignored: {why}"
         for name, why in reasons.items()

@@ -51,7 +51,16 @@ def explain_error(text: str, defaults: Namespace, renamed: Mapping[str, str]) ->
     if found := re.fullmatch(r"Unexpected config: ?(.*)", text):
         held = f"holds {found[1][:80]!r}" if found[1] else "is empty"
         return f"the configuration {held}: give settings, such as task: quadratic"
-    return text
+    return _with_section(text, list(defaults.keys()))
+
+
+def _with_section(text: str, known: list[str]) -> str:
+    """An error of `lr` as one of `train.lr`: the settings themselves do not know their section."""
+    found = re.match(r"(\w+) must ", text)
+    if not found or found[1] in known:
+        return text
+    whole = [name for name in known if name.rpartition(".")[2] == found[1]]
+    return text.replace(found[1], whole[0], 1) if len(whole) == 1 else text
 
 
 def _wrong_type(name: str, wanted: str, got: str, defaults: Namespace) -> str:

@@ -23,6 +23,7 @@ from meta_train.jobs.cli import main
         ({"row": "nearest-neighbour", "data": "omniglot", "steps": 3}, ["steps"]),
         ({"row": "maml", "data": "signals", "folder": "x", "shots": 5}, ["folder"]),
         ({"row": "maml", "folder": "x", "download": True, "shots": 5}, ["folder", "download"]),
+        ({"row": "maml", "ways": 20}, ["ways"]),
     ],
 )
 def test_a_setting_is_named_if_no_method_reads_it(job, names):

@@ -96,6 +96,7 @@ def test_a_run_is_not_overwritten_but_resumed_if_asked(tmp_path, capsys):
         (["--task_settings", '{"hidden": 5}'], "hidden must be a list, got 5"),
         (["--evaluate.workers", "-1"], "error: evaluate.workers must be at least 0, got -1"),
         (["--evaluate.steps", "0"], "error: evaluate.steps must be at least 1, got 0"),
+        (["--train.lr", "-1"], "error: train.lr must be positive, got -1.0"),
         (["--evaluate.seeds", "0"], "error: evaluate.seeds must be at least 1, got 0"),
         (["--validate.steps", "0"], "error: validate.steps must be at least 1, got 0"),
         (["--validate.seeds", "0"], "error: validate.seeds must be at least 1, got 0"),
