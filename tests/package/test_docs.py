@@ -44,6 +44,11 @@ def run(folder, code):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_no_markers_of_a_merge(page):
+    assert not re.findall(r"^(?:<{7}|>{7}|\|{7})", read(page), re.M)
+
+
 @pytest.mark.parametrize("page", [page for page in WITH_SNIPPETS if "frameworks" not in page])
 def test_the_snippets_of_a_page_run_from_top_to_bottom(page, tmp_path):
     run(tmp_path, "\n".join(snippets(read(page))))
