@@ -4,6 +4,7 @@ import io
 import pytest
 import torch
 from conftest import clones, make_model, model_loss, same, train, weights
+from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from learned_opt import LearnedOptimizer, create_rule
@@ -116,6 +117,21 @@ def test_parameters_without_a_step_are_left_alone():
     optimizer.eval()
     assert same(frozen, before)
     optimizer.train()
+
+
+def test_a_lazy_module_may_be_evaluated_before_it_has_a_shape():
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+    optimizer = LearnedOptimizer(model.parameters())
+    optimizer.eval()
+    optimizer.train()
+    for _ in range(2):
+        model(torch.ones(3, 5)).square().mean().backward()
+        optimizer.step()
+    train_on = weights(model)
+    optimizer.eval()
+    assert not same(weights(model), train_on)
+    optimizer.train()
+    assert same(weights(model), train_on)
 
 
 def test_it_survives_deepcopy_in_evaluation_mode():
