@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from learned_opt.checks.arguments import check_type, shown
-from learned_opt.functional import one_element, without_autocast
+from learned_opt.functional import without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
 from learned_opt.optimizer.evaluation_mode import (
@@ -170,7 +170,7 @@ class LearnedOptimizer(Optimizer):
                 rule = self._copies.beside(parameter, self.rule)
                 self._fused.check_parameter(rule, parameter)
         if isinstance(group["lr"], Tensor):
-            group["lr"] = one_element(group["lr"]).clone()
+            group["lr"] = group["lr"].clone()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
