@@ -369,13 +369,17 @@ class LearnedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle, or take the state that `load_state_dict` has read."""
         state = dict(state)
-        if "rule" in state:
+        is_copy = "rule" in state
+        if is_copy:
             self._set_rule(state.pop("rule"), state.pop("chunk_size"), state.pop("fused", None))
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # the base class adds it; we have no such option
         unwrap_loaded(self.rule, self)
         self._plan.resume(self.param_groups, self.state)
-        self._evaluation.forget_steps()
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        if is_copy:  # with its parameters, to which its averages belong
+            self._evaluation.note_step(self.param_groups)
+        else:
+            self._evaluation.forget_steps()

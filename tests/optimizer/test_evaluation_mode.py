@@ -1,5 +1,6 @@
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -143,6 +144,21 @@ def test_it_survives_deepcopy_in_evaluation_mode():
     assert same(weights(both[0]), train_on)
     optimizer.train()
     assert same(clones(model.parameters()), train_on)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_weights_that_were_loaded_into_a_copy_are_evaluated_as_they_are(how):
+    both = make(5)
+    model, optimizer = (
+        copy.deepcopy(both) if how == "deepcopy" else pickle.loads(pickle.dumps(both))
+    )
+    loaded = make_model(seed=9)
+    model.load_state_dict(loaded.state_dict())
+    with pytest.warns(UserWarning, match="evaluated as they are"):
+        optimizer.eval()
+    assert same(weights(model), weights(loaded))
+    optimizer.train()
+    assert same(weights(model), weights(loaded))
 
 
 def test_weights_that_were_loaded_in_training_are_evaluated_as_they_are():
