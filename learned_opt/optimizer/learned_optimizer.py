@@ -342,6 +342,15 @@ class LearnedOptimizer(Optimizer):
         self._update_hooks[handle.id] = hook
         return handle
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the options, as in torch.optim; they name the rule as it is now."""
+        # The first of the post-hooks, before any that users registered.
+        handle = self.register_state_dict_post_hook(_name_rule, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; recurrent state keeps its dtype, whatever the parameter's dtype.
 
@@ -383,3 +392,11 @@ class LearnedOptimizer(Optimizer):
             self._evaluation.note_step(self.param_groups)
         else:
             self._evaluation.forget_steps()
+
+
+def _name_rule(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Write the rule into saved groups: since the optimizer was built it may have been trained."""
+    assert isinstance(optimizer, LearnedOptimizer)  # the type of a hook is that of the base class
+    digest = rule_digest(optimizer.rule)
+    for group in state_dict["param_groups"]:
+        group["rule"] = digest
