@@ -83,11 +83,12 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         self._loss: Tensor | None = None
 
     def step(
-        self, loss: Tensor, params: Iterable[Tensor] | None = None, **kwargs: Any
+        self, loss: Tensor, params: Iterable[Tensor] | None = None, *args: Any, **kwargs: Any
     ) -> Iterable[Tensor]:
         """Take a step, as in `higher`; rules that read the loss get it."""
-        self._loss = loss.detach()
-        new_params: Iterable[Tensor] = super().step(loss, params=params, **kwargs)
+        # autograd takes a loss of one element in any shape, a rule a 0-dim one.
+        self._loss = loss.detach().reshape(()) if loss.numel() == 1 else None
+        new_params: Iterable[Tensor] = super().step(loss, params, *args, **kwargs)
         return new_params
 
     def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:

@@ -285,10 +285,13 @@ def _parameters_to_adapt(module: nn.Module, only: Iterable[str] | None) -> dict[
     chosen: dict[str, Tensor] = dict(named)
     if only is not None:
         prefixes = tuple(only)
-        wanted = names_with_prefixes(prefixes, named)
-        chosen = {key: value for key, value in named.items() if key in wanted}
+        # By all of their names: a tied one may be meant by its second.
+        every = dict(module.named_parameters(remove_duplicate=False))
+        every = {key: value for key, value in every.items() if value.requires_grad}
+        wanted = {id(every[key]) for key in names_with_prefixes(prefixes, every)}
+        chosen = {key: value for key, value in named.items() if id(value) in wanted}
         for prefix in prefixes:
-            if not names_with_prefix(prefix, named):
+            if not names_with_prefix(prefix, every):
                 raise ValueError(f"no parameter to adapt begins with {prefix!r}: {list(named)}")
     for name, value in chosen.items():
         if value.is_complex():

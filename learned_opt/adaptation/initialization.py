@@ -134,8 +134,13 @@ class Initialization:
     def _pairs(self, module: nn.Module, keep: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
         named = dict(module.named_parameters())
         buffers = dict(module.named_buffers())
-        names = {*named, *buffers, *self.parameters, *self.buffers}
+        # A tied tensor has several names, of which `named` and `buffers` have the first.
+        every: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+        every.update(module.named_buffers(remove_duplicate=False))
+        names = {*every, *self.parameters, *self.buffers}
         kept = names_with_prefixes(keep, names)
+        kept_tensors = {id(every[name]) for name in kept & every.keys()}
+        kept |= {name for name, value in every.items() if id(value) in kept_tensors}
         problems = _differences("parameter", named, self.parameters, kept)
         # The module may have other buffers, such as counters.
         present = {key: value for key, value in buffers.items() if key in self.buffers}

@@ -110,16 +110,20 @@ class RuleBoard:
     def write(
         self, observations: Sequence[TensorObservation], step: int, loss: float | None
     ) -> None:
-        """Write the observations of a step, and the loss if it is known."""
+        """Write the observations of a step, and the loss if it is known.
+
+        Several calls in a step add tensors. The loss and the schedule are those of the first call.
+        """
         maps = self.heat_maps
         if step < maps.last_step:
             maps.clear()
         if step != maps.last_step and maps.observed and maps.observed % self.heat_map_every == 0:
             self.draw()
-        values = self._charts.of_all(observations)
-        if loss is not None:
-            values.scalar("curves/training_loss", loss)
-        values.write(self.writer, step)
+        if step != maps.last_step:  # once, though groups with other options come one by one
+            values = self._charts.of_all(observations)
+            if loss is not None:
+                values.scalar("curves/training_loss", loss)
+            values.write(self.writer, step)
         for seen in observations:
             self.tensors.write(seen.name, self._charts.of_tensor(seen), step)
         maps.add(step, observations)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from learned_opt.backends.places import has_memory
 from learned_opt.optimizer import sharding
@@ -257,8 +258,11 @@ def _sharing(parameters: Sequence[Tensor]) -> set[Tensor]:
 
 
 def _version(parameter: Tensor) -> int:
-    """How often a parameter was changed in place; inference mode does not count."""
-    return 0 if parameter.is_inference() else parameter._version
+    """How often a parameter was changed in place; inference mode does not count.
+
+    A parameter of a lazy module has no values before the first forward pass.
+    """
+    return 0 if is_lazy(parameter) or parameter.is_inference() else parameter._version
 
 
 def _steps(state: State | None) -> int:

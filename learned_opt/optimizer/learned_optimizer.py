@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from learned_opt.checks.arguments import check_type, shown
-from learned_opt.functional import one_element, without_autocast
+from learned_opt.functional import without_autocast
 from learned_opt.optimizer import sharding
 from learned_opt.optimizer.batch_norm import check_batches, recompute_statistics
 from learned_opt.optimizer.evaluation_mode import (
@@ -170,7 +170,7 @@ class LearnedOptimizer(Optimizer):
                 rule = self._copies.beside(parameter, self.rule)
                 self._fused.check_parameter(rule, parameter)
         if isinstance(group["lr"], Tensor):
-            group["lr"] = one_element(group["lr"]).clone()
+            group["lr"] = group["lr"].clone()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -342,6 +342,15 @@ class LearnedOptimizer(Optimizer):
         self._update_hooks[handle.id] = hook
         return handle
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the options, as in torch.optim; they name the rule as it is now."""
+        # The first of the post-hooks, before any that users registered.
+        handle = self.register_state_dict_post_hook(_name_rule, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; recurrent state keeps its dtype, whatever the parameter's dtype.
 
@@ -369,13 +378,25 @@ class LearnedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle, or take the state that `load_state_dict` has read."""
         state = dict(state)
-        if "rule" in state:
+        is_copy = "rule" in state
+        if is_copy:
             self._set_rule(state.pop("rule"), state.pop("chunk_size"), state.pop("fused", None))
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # the base class adds it; we have no such option
         unwrap_loaded(self.rule, self)
         self._plan.resume(self.param_groups, self.state)
-        self._evaluation.forget_steps()
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        if is_copy:  # with its parameters, to which its averages belong
+            self._evaluation.note_step(self.param_groups)
+        else:
+            self._evaluation.forget_steps()
+
+
+def _name_rule(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Write the rule into saved groups: since the optimizer was built it may have been trained."""
+    assert isinstance(optimizer, LearnedOptimizer)  # the type of a hook is that of the base class
+    digest = rule_digest(optimizer.rule)
+    for group in state_dict["param_groups"]:
+        group["rule"] = digest

@@ -36,10 +36,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: an option is out of range; the message names it and its value.
     """
-    if isinstance(options["lr"], Tensor):
-        one_element(options["lr"])
     for name in ("lr", "weight_decay"):
         value = options[name]
+        if isinstance(value, Tensor):
+            one_element(value, name)
         if not _is_number(value):
             raise ValueError(f"{name} must be a number, got {shown(value)}{_as_keyword(value)}")
         if not value >= 0:  # refuses NaN, too
@@ -88,11 +88,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked options with Python's numbers, which any file can hold; a tensor `lr` stays one."""
+    """Checked options with Python's numbers, which any file can hold; a tensor stays one, 0-dim."""
     made = {**options, "maximize": bool(options["maximize"])}
     for name in ("lr", "weight_decay"):
-        if not isinstance(made[name], Tensor):
-            made[name] = plain(made[name])
+        value = made[name]
+        made[name] = one_element(value, name) if isinstance(value, Tensor) else plain(value)
     if made["total_steps"] is not None:
         made["total_steps"] = whole_number("total_steps", made["total_steps"])
     return made

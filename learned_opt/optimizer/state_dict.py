@@ -25,6 +25,7 @@ from learned_opt.optimizer.evaluation_mode import TRAINING_VALUE, check_loaded
 from learned_opt.optimizer.options import check_direction, check_made_here
 from learned_opt.real_tensors import has_no_values
 from learned_opt.rules.base import State, UpdateRule
+from learned_opt.weights import rule_digest
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def check_and_wrap(
     """
     saved_groups = state_dict["param_groups"]
     check_made_here(saved_groups)
+    now = rule_digest(rule)  # the groups have that of the rule when the optimizer was built
     for saved, group in zip(saved_groups, optimizer.param_groups, strict=False):
-        if "rule" in saved and saved["rule"] != group["rule"]:
+        if "rule" in saved and saved["rule"] not in (group["rule"], now):
             raise ValueError(
                 f"the loaded state was made by rule {saved['rule']}, "
                 f"this optimizer runs rule {group['rule']}: build it with the rule of the saved one"

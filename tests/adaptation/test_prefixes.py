@@ -1,7 +1,9 @@
 """Names to adapt or to keep: the name of a module means that module."""
 
+import copy
 from collections import OrderedDict
 
+import pytest
 import torch
 from torch import nn
 
@@ -47,3 +49,45 @@ def test_a_part_of_a_name_means_all_that_begin_with_it():
     assert changed(adapted, model) == {
         "conv1.weight", "conv1.bias", "conv10.weight", "conv10.bias",
     }  # fmt: skip
+
+
+class Tied(nn.Module):
+    """Its parameters go by the first of their names: `table.weight` is `head.weight`, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.middle, self.head = nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(3, 5)
+        self.head.weight = self.table.weight
+
+    def forward(self, inputs):
+        return self.head(self.middle(self.table(inputs)))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_tied_parameter_is_adapted_by_either_name(functional):
+    model, support = Tied(), (torch.arange(5), torch.arange(5))
+    for only, expected in (
+        (["head"], {"table.weight", "head.bias"}),
+        (["head.weight"], {"table.weight"}),
+        (["table"], {"table.weight"}),
+    ):
+        adapted = adapt(model, support, lr=1.0, steps=1, only=only, functional=functional)
+        values = adapted if functional else dict(adapted.named_parameters())
+        moved = {k for k, v in model.named_parameters() if not torch.equal(v, values[k])}
+        assert moved == expected
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (["head"], {"table.weight", "head.bias"}),
+        (["head.weight"], {"table.weight"}),
+        (["table"], {"table.weight"}),
+    ],
+)
+def test_a_tied_parameter_is_kept_by_either_name(keep, expected):
+    model = Tied()
+    before = copy.deepcopy(model)
+    Initialization.of(Tied()).apply_to(model, keep=keep)
+    names = {name for name, _ in model.named_parameters()}
+    assert names - changed(model, before) == expected

@@ -10,7 +10,7 @@ import torch
 from conftest import clones, make_model, make_optimizer, make_rule, same, step_with, train
 from torch import nn
 
-from learned_opt import LearnedOptimizer, list_rules
+from learned_opt import LearnedOptimizer, create_rule, list_rules
 
 NEEDS_STATE = [name for name in list_rules() if name != "sgd"]
 
@@ -129,6 +129,29 @@ def test_40_state_that_another_rule_made_is_refused(rule_name):
         other, _ = make_optimizer(rule, torch.ones(2))
         with pytest.raises(ValueError, match="rule"):
             other.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("trained_first", [True, False])
+def test_40_the_state_of_a_rule_that_is_being_trained_loads_with_its_weights(trained_first):
+    """Saved after an outer step, and resumed before or after the rule gets its weights."""
+    rule = create_rule("lstm")
+    optimizer, _ = make_optimizer(rule, torch.ones(3))
+    step_with(optimizer, torch.ones(3))
+    first = copy.deepcopy(optimizer.state_dict())
+    with torch.no_grad():
+        rule.head.weight.add_(0.1)
+    saved, weights = copy.deepcopy((optimizer.state_dict(), rule.state_dict()))
+    optimizer.load_state_dict(first)  # for the next inner training
+    other = create_rule("lstm")
+    if trained_first:
+        other.load_state_dict(weights)
+    resumed, _ = make_optimizer(other, torch.ones(3))
+    if not trained_first:
+        with pytest.raises(ValueError, match="made by rule lstm"):
+            resumed.load_state_dict(saved)
+        other.load_state_dict(weights)
+    resumed.load_state_dict(saved)
+    assert resumed.state_dict()["param_groups"] == saved["param_groups"]
 
 
 @pytest.mark.parametrize(

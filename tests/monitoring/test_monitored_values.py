@@ -132,6 +132,25 @@ def test_the_training_loss_is_logged_if_it_is_known(tmp_path, closure):
     assert [(e.step, e.value) for e in events] == (expected if closure else expected[::2])
 
 
+def test_groups_with_plans_of_their_own_write_the_loss_and_the_schedule_once(tmp_path):
+    model = make_model()
+    plans = {0: 100, 2: 50}
+    groups = [
+        {"params": list(model[k].named_parameters(str(k))), "total_steps": plan}
+        for k, plan in plans.items()
+    ]
+    optimizer = LearnedOptimizer(groups, rule=make_rule("step-size-lstm"))
+    with GateMonitor(tmp_path, every=2) as monitor:
+        monitor.attach(optimizer)
+        train(model, optimizer, 5)
+    events = read(tmp_path)
+    for tag in ("curves/training_loss", "schedule"):
+        assert [event.step for event in events.Scalars(tag)] == [0, 2, 4]
+    # The schedule is that of the first group.
+    assert events.Scalars("schedule")[0].value == pytest.approx(1 / 3, rel=1e-5)
+    assert all((tmp_path / "tensors" / name).exists() for name in LAYERS)
+
+
 class HalfOpen(UpdateRule):
     """A gate that is always open, and one that opens."""
 

@@ -1,9 +1,11 @@
 import copy
 import io
+import pickle
 
 import pytest
 import torch
 from conftest import clones, make_model, model_loss, same, train, weights
+from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from learned_opt import LearnedOptimizer, create_rule
@@ -118,6 +120,21 @@ def test_parameters_without_a_step_are_left_alone():
     optimizer.train()
 
 
+def test_a_lazy_module_may_be_evaluated_before_it_has_a_shape():
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+    optimizer = LearnedOptimizer(model.parameters())
+    optimizer.eval()
+    optimizer.train()
+    for _ in range(2):
+        model(torch.ones(3, 5)).square().mean().backward()
+        optimizer.step()
+    train_on = weights(model)
+    optimizer.eval()
+    assert not same(weights(model), train_on)
+    optimizer.train()
+    assert same(weights(model), train_on)
+
+
 def test_it_survives_deepcopy_in_evaluation_mode():
     model, optimizer = make(3)
     train_on = weights(model)
@@ -127,6 +144,21 @@ def test_it_survives_deepcopy_in_evaluation_mode():
     assert same(weights(both[0]), train_on)
     optimizer.train()
     assert same(clones(model.parameters()), train_on)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_weights_that_were_loaded_into_a_copy_are_evaluated_as_they_are(how):
+    both = make(5)
+    model, optimizer = (
+        copy.deepcopy(both) if how == "deepcopy" else pickle.loads(pickle.dumps(both))
+    )
+    loaded = make_model(seed=9)
+    model.load_state_dict(loaded.state_dict())
+    with pytest.warns(UserWarning, match="evaluated as they are"):
+        optimizer.eval()
+    assert same(weights(model), weights(loaded))
+    optimizer.train()
+    assert same(weights(model), weights(loaded))
 
 
 def test_weights_that_were_loaded_in_training_are_evaluated_as_they_are():

@@ -110,6 +110,10 @@ WRONG = [
     ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
     ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
     ({"weight_decay": "0.1"}, "weight_decay must be a number, got '0.1'"),
+    (
+        {"weight_decay": torch.tensor([0.1, 0.2])},
+        "a tensor weight_decay must have one element, got shape (2,)",
+    ),
     ({"chunk_size": 10.5}, "chunk_size must be a whole number of at least 1, got 10.5"),
     ({"foreach": True}, "foreach=True is not supported, only None or False"),
     ({"fused": "yes"}, "fused must be True, False or None, got 'yes'"),
@@ -122,6 +126,18 @@ def test_a_wrong_argument_is_named_in_one_line(options, message):
     with pytest.raises(ValueError) as error:
         LearnedOptimizer([parameter(2)], **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_weight_decay_of_one_element_is_a_number(fused):
+    moved = []
+    for decay in (0.5, torch.tensor(0.5), torch.tensor([0.5])):
+        tensor = nn.Parameter(torch.tensor(2.0))
+        optimizer = LearnedOptimizer([tensor], lr=0.1, rule="sgd", weight_decay=decay, fused=fused)
+        tensor.grad = torch.tensor(1.0)
+        optimizer.step()
+        moved.append(tensor.item())
+    assert moved == pytest.approx([2 - 0.1 - 0.1 * 0.5 * 2] * 3)
 
 
 def test_a_folder_is_not_a_rule(tmp_path):

@@ -7,6 +7,7 @@ import higher
 import pytest
 import torch
 from conftest import make_model, make_rule, model_loss, same, train
+from torch import nn
 
 import learned_opt.differentiable  # noqa: F401
 from learned_opt import LearnedOptimizer
@@ -124,6 +125,28 @@ def test_the_average_is_not_trained_on():
         higher.innerloop_ctx(model, optimizer),
     ):
         pass
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_loss_of_one_element_is_a_number(rule, shape):
+    moved = []
+    for chosen in ((), shape):
+        weight = nn.Parameter(torch.tensor(2.0))
+        optimizer = LearnedOptimizer([weight], rule=rule, total_steps=10)
+        diffopt = higher.get_diff_optim(optimizer, [weight])
+        (after,) = diffopt.step(weight.square().reshape(chosen), params=[weight])
+        assert after.shape == ()
+        moved.append(after.detach())
+    assert torch.equal(*moved)
+
+
+def test_arguments_go_by_position_as_in_higher():
+    weight, lr = nn.Parameter(torch.tensor(2.0)), torch.tensor(0.1)
+    optimizer = LearnedOptimizer([weight], rule="sgd")
+    diffopt = higher.get_diff_optim(optimizer, [weight])
+    callback = lambda gradients: [3 * gradient for gradient in gradients]  # noqa: E731
+    (after,) = diffopt.step(weight.square(), [weight], {"lr": [lr]}, callback)
+    assert after.item() == pytest.approx(2 - 0.1 * 3 * 4)
 
 
 def test_groups_share_what_the_rule_shares_among_tensors():
