@@ -17,7 +17,7 @@ from meta_train.evaluation.baselines import SCHEDULES
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, stack, start
 from meta_train.runtime.device import choose_device
-from meta_train.runtime.seeding import generator
+from meta_train.runtime.seeding import generator, seeded
 from meta_train.tasks import Task
 
 
@@ -70,6 +70,9 @@ def train_curves(
 ) -> Curves:
     """Train one problem per seed and learning rate, all together.
 
+    Random numbers of the loss itself (dropout) are the same at every call, whatever was drawn
+    before.
+
     Args:
         rule: the update rule.
         task: source of the problems. A seed gives the same problem for every rule.
@@ -112,15 +115,16 @@ def train_curves(
     full = at_every_rate(full)
 
     losses, full_losses, checked = [], [], []
-    for step in range(1, steps + 1):
-        batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
-        loop = replace(loop, lr=lr * SCHEDULES[schedule](step, steps))
-        inner, loss = loop.step(inner, at_every_rate(batch))
-        losses.append(torch.where(inner.alive, loss, math.inf))
-        if step % check_every == 0 or step == steps:
-            value = loop.evaluate(inner, full)
-            full_losses.append(torch.where(inner.alive, value, math.inf).nan_to_num(math.inf))
-            checked.append(step)
+    with seeded(device, "evaluate", "randomness", *seeds):  # losses may draw from it
+        for step in range(1, steps + 1):
+            batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
+            loop = replace(loop, lr=lr * SCHEDULES[schedule](step, steps))
+            inner, loss = loop.step(inner, at_every_rate(batch))
+            losses.append(torch.where(inner.alive, loss, math.inf))
+            if step % check_every == 0 or step == steps:
+                value = loop.evaluate(inner, full)
+                full_losses.append(torch.where(inner.alive, value, math.inf).nan_to_num(math.inf))
+                checked.append(step)
     shape = (copies, len(seeds), -1)
     return Curves(
         losses=torch.stack(losses, -1).reshape(shape).cpu(),

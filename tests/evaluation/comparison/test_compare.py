@@ -96,6 +96,24 @@ def test_a_baseline_follows_its_schedule_and_decays_weights(schedule, factor):
         theta = (theta - rate * (gradient + 0.1 * theta)).detach().requires_grad_()
 
 
+def test_dropout_draws_the_same_numbers_whatever_was_drawn_before():
+    random = torch.Generator().manual_seed(0)
+    data = torch.rand(40, 3, generator=random), torch.rand(40, 1, generator=random)
+    task = ModuleTask(
+        lambda: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1)),
+        torch.nn.functional.mse_loss,
+        data,
+        batch_size=8,
+    )
+    column = ComparisonTask("own", "own", task, steps=10, patience=0)
+    same = Baseline("SGD", "sgd", (create_rule("sgd").default_lr,))
+    before = torch.get_rng_state()
+    rows = compare(create_rule("sgd"), [column], seeds=range(2), baselines=[same])["own"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert rows[0].final_loss == rows[1].final_loss
+    torch.testing.assert_close(rows[0].curve, rows[1].curve, rtol=0, atol=0)
+
+
 def test_diverged_baselines_lose_and_are_counted():
     task = create_task("quadratic", dimensions=3)
     column = ComparisonTask("family", "family", task, steps=30, patience=0)
