@@ -66,6 +66,7 @@ def train_curves(
     schedule: str = "constant",
     weight_decay: float = 0.0,
     check_every: int = 5,
+    planned_steps: int | None = None,
     device: torch.device | str = "auto",
 ) -> Curves:
     """Train one problem per seed and learning rate, all together.
@@ -82,6 +83,8 @@ def train_curves(
         schedule: see `Baseline`.
         weight_decay: decoupled weight decay.
         check_every: steps between evaluations on all data.
+        planned_steps: the steps that a schedule and a rule are told; None for `steps`. A run that
+            goes on after them keeps the schedule's last learning rate.
         device: device of training.
 
     Returns:
@@ -94,6 +97,7 @@ def train_curves(
     full = stack([problem.full() for problem in problems])
     learning_rates = [rule.default_lr] if learning_rates is None else learning_rates
     copies = len(learning_rates)
+    planned = steps if planned_steps is None else planned_steps
 
     def at_every_rate(tree: Any) -> Any:
         """`[seeds, ...]` to `[learning rates * seeds, ...]`."""
@@ -106,7 +110,7 @@ def train_curves(
         problems[0].loss,
         vectorize=True,
         weight_decay=weight_decay,
-        total_steps=None if rule.averages else steps,
+        total_steps=None if rule.averages else planned,
         differentiable=False,
     )
     begin = start(rule, problems, vectorize=True)
@@ -118,7 +122,7 @@ def train_curves(
     with seeded(device, "evaluate", "randomness", *seeds):  # losses may draw from it
         for step in range(1, steps + 1):
             batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
-            loop = replace(loop, lr=lr * SCHEDULES[schedule](step, steps))
+            loop = replace(loop, lr=lr * SCHEDULES[schedule](step, planned))
             inner, loss = loop.step(inner, at_every_rate(batch))
             losses.append(torch.where(inner.alive, loss, math.inf))
             if step % check_every == 0 or step == steps:

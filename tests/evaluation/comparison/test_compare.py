@@ -96,6 +96,25 @@ def test_a_baseline_follows_its_schedule_and_decays_weights(schedule, factor):
         theta = (theta - rate * (gradient + 0.1 * theta)).detach().requires_grad_()
 
 
+def test_a_schedule_ends_at_the_compared_steps_however_long_a_baseline_may_go_on():
+    task = create_task("quadratic", dimensions=3)
+    baseline = Baseline("SGD, cosine", "sgd", (0.01, 0.02), schedule="cosine")
+    short, long = (
+        compare(
+            create_rule("adam"),
+            [ComparisonTask("family", "family", task, steps=20, patience=patience)],
+            seeds=range(2),
+            baselines=[baseline],
+        )["family"][1]
+        for patience in (0, 60)
+    )
+    assert long.final_loss == short.final_loss
+    assert long.mean_loss == short.mean_loss
+    rates = {"seeds": [0], "learning_rates": [0.01], "schedule": "cosine"}
+    curves = train_curves(create_rule("sgd"), task, steps=30, planned_steps=20, **rates)
+    assert curves.final_losses(30).item() == curves.final_losses(20).item()  # its rate is zero
+
+
 def test_dropout_draws_the_same_numbers_whatever_was_drawn_before():
     random = torch.Generator().manual_seed(0)
     data = torch.rand(40, 3, generator=random), torch.rand(40, 1, generator=random)
