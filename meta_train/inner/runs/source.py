@@ -101,10 +101,11 @@ class RunSource:
         outer_batches = None
         if outer_data != "training":
             outer_batches = self.stream(problems, runs, outer_step, outer_data)
+        share = runs[:1] if runs[0] else []  # processes with other runs draw other numbers
         return InnerData(
             training=self.stream(problems, runs, outer_step, "batches"),
             outer_batches=outer_batches,
-            seed=derive_seed(self.seed, "randomness", outer_step),
+            seed=derive_seed(self.seed, "randomness", outer_step, *share),
             last_only=last_only,
         )
 
