@@ -17,6 +17,7 @@ from meta_train.inner.runs.plan import RunPlan
 from meta_train.inner.state import InnerState, map_states, start
 from meta_train.runtime.seeding import derive_seed, generator
 from meta_train.tasks.base import Batch, Problem, Task
+from meta_train.tasks.reparametrized import Reparametrized
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class RunSource:
         if purpose == "validation":
             held_out = [p.draw_validation for p in problems if p.draw_validation is not None]
             if len(held_out) < len(draws):
+                task = self.task.task if isinstance(self.task, Reparametrized) else self.task
                 raise ValueError(
-                    f"task {type(self.task).__name__} has no validation data inside its problems: "
+                    f"task {type(task).__name__} has no validation data inside its problems: "
                     'use objective_data="training" or "fresh"'
                 )
             draws = held_out
