@@ -26,7 +26,7 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
         "constant": lambda step, total: 1.0,
         "inverse": lambda step, total: 1 / (1 + step / 100),
         "cosine": lambda step, total: (
-            min(1.0, step / (WARMUP * total)) * (1 + math.cos(math.pi * step / total)) / 2
+            min(1.0, step / (WARMUP * total)) * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
         ),
     }
 )

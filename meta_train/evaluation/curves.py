@@ -17,7 +17,7 @@ from meta_train.evaluation.baselines import SCHEDULES
 from meta_train.inner.loop import InnerLoop
 from meta_train.inner.state import InnerState, stack, start
 from meta_train.runtime.device import choose_device
-from meta_train.runtime.seeding import generator
+from meta_train.runtime.seeding import generator, seeded
 from meta_train.tasks import Task
 
 
@@ -66,9 +66,13 @@ def train_curves(
     schedule: str = "constant",
     weight_decay: float = 0.0,
     check_every: int = 5,
+    planned_steps: int | None = None,
     device: torch.device | str = "auto",
 ) -> Curves:
     """Train one problem per seed and learning rate, all together.
+
+    Random numbers of the loss itself (dropout) are the same at every call, whatever was drawn
+    before.
 
     Args:
         rule: the update rule.
@@ -79,6 +83,8 @@ def train_curves(
         schedule: see `Baseline`.
         weight_decay: decoupled weight decay.
         check_every: steps between evaluations on all data.
+        planned_steps: the steps that a schedule and a rule are told; None for `steps`. A run that
+            goes on after them keeps the schedule's last learning rate.
         device: device of training.
 
     Returns:
@@ -91,6 +97,7 @@ def train_curves(
     full = stack([problem.full() for problem in problems])
     learning_rates = [rule.default_lr] if learning_rates is None else learning_rates
     copies = len(learning_rates)
+    planned = steps if planned_steps is None else planned_steps
 
     def at_every_rate(tree: Any) -> Any:
         """`[seeds, ...]` to `[learning rates * seeds, ...]`."""
@@ -103,7 +110,7 @@ def train_curves(
         problems[0].loss,
         vectorize=True,
         weight_decay=weight_decay,
-        total_steps=None if rule.averages else steps,
+        total_steps=None if rule.averages else planned,
         differentiable=False,
     )
     begin = start(rule, problems, vectorize=True)
@@ -112,15 +119,16 @@ def train_curves(
     full = at_every_rate(full)
 
     losses, full_losses, checked = [], [], []
-    for step in range(1, steps + 1):
-        batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
-        loop = replace(loop, lr=lr * SCHEDULES[schedule](step, steps))
-        inner, loss = loop.step(inner, at_every_rate(batch))
-        losses.append(torch.where(inner.alive, loss, math.inf))
-        if step % check_every == 0 or step == steps:
-            value = loop.evaluate(inner, full)
-            full_losses.append(torch.where(inner.alive, value, math.inf).nan_to_num(math.inf))
-            checked.append(step)
+    with seeded(device, "evaluate", "randomness", *seeds):  # losses may draw from it
+        for step in range(1, steps + 1):
+            batch = stack([p.draw(source) for p, source in zip(problems, batches, strict=True)])
+            loop = replace(loop, lr=lr * SCHEDULES[schedule](step, planned))
+            inner, loss = loop.step(inner, at_every_rate(batch))
+            losses.append(torch.where(inner.alive, loss, math.inf))
+            if step % check_every == 0 or step == steps:
+                value = loop.evaluate(inner, full)
+                full_losses.append(torch.where(inner.alive, value, math.inf).nan_to_num(math.inf))
+                checked.append(step)
     shape = (copies, len(seeds), -1)
     return Curves(
         losses=torch.stack(losses, -1).reshape(shape).cpu(),

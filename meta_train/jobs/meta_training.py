@@ -99,7 +99,9 @@ def _build_trainer(
         torch.manual_seed(derive_seed(config.train.seed, "rule"))
         rule = create_rule(config.rule, **config.rule_settings)
     if config.start is not None and not config.resume:  # A checkpoint holds the weights.
-        start_at(rule, config.start)
+        other_settings = start_at(rule, config.start)
+        if other_settings is not None and distributed.first:
+            say(other_settings)
     return MetaTrainer(
         rule,
         task,

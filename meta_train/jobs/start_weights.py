@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from jsonargparse import get_loader
@@ -12,8 +13,12 @@ from learned_opt.weights import load_rule
 from meta_train.jobs.command import CONFIG
 
 
-def start_at(rule: UpdateRule, path: Path) -> None:
+def start_at(rule: UpdateRule, path: Path) -> str | None:
     """Copy the weights of a file into a rule, in place.
+
+    Returns:
+        The settings in which the two rules differ, to show; None if there are none. Sizes may
+        grow, but with other constants the same weights are another function.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -30,6 +35,15 @@ def start_at(rule: UpdateRule, path: Path) -> None:
                 f"start={path} has {name} of shape {list(value.shape)}, the rule has {there}"
             )
     rule.load_state_dict({**own, **earlier.state_dict()})
+    there, here = (json.loads(json.dumps(one.settings)) for one in (earlier, rule))  # no tuples
+    others = [
+        f"{name} {there.get(name)}, here {value}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if not others:
+        return None
+    return f"start={path} was made with other rule_settings: {'; '.join(others)}"
 
 
 def check_same_start(folder: Path, start: Path | None) -> None:

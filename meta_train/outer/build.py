@@ -87,9 +87,23 @@ def build_parts(
             settings = replace(settings, compile_rule=False)
             notes = (f"the rule is not compiled: {problem}",)
     if settings.memory == "plain":
-        return replace(build(settings), notes=notes)
-    plan = _plan_memory(build(replace(settings, memory="plain")), settings, distributed)
-    return replace(build(_with_plan(settings, plan)), notes=(*notes, str(plan)))
+        parts = build(settings)
+    else:
+        plan = _plan_memory(build(replace(settings, memory="plain")), settings, distributed)
+        parts, notes = build(_with_plan(settings, plan)), (*notes, str(plan))
+    return replace(parts, notes=(*notes, *_note_on_objective(parts)))
+
+
+def _note_on_objective(parts: TrainerParts) -> tuple[str, ...]:
+    """Say so if an objective that looks at the end of runs sees the ends of windows."""
+    settings = parts.settings
+    if not (OBJECTIVES[settings.objective].needs_whole_runs and parts.estimator.continues):
+        return ()
+    return (
+        f"objective {settings.objective!r} reads the end of each window of "
+        f"{settings.truncation_length} steps, not that of a run: whole runs need estimator full, "
+        "first-order or es",
+    )
 
 
 def _build(

@@ -75,6 +75,14 @@ def test_an_lstm_grows_from_the_weights_of_a_linear_map(tmp_path):
     assert not grown.head.weight.any()
 
 
+def test_weights_that_were_made_with_other_settings_are_taken_and_named(tmp_path):
+    path = tmp_path / "earlier.safetensors"
+    save_rule(make_rule("lstm", hidden_sizes=[3, 3], output_scale=0.5), path)
+    told = start_at(make_rule("lstm", hidden_sizes=(3, 3)), path)
+    assert told == f"start={path} was made with other rule_settings: output_scale 0.5, here 0.1"
+    assert start_at(make_rule("lstm", hidden_sizes=(3, 3), output_scale=0.5), path) is None
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "earlier.safetensors"
     save_rule(make_rule("general", hidden_size=4), path)

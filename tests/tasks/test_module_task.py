@@ -198,6 +198,14 @@ class Ragged(Dataset):
         return torch.zeros(index + 1), torch.zeros(1)
 
 
+class Words(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return "a word", index
+
+
 def broken(part):
     data = [torch.zeros(5, 3), torch.zeros(5, 2)]
     data[part][3, 1] = math.nan
@@ -218,6 +226,7 @@ def broken(part):
         (torch.zeros(5, 3), "data must be pairs .* got Tensor"),
         (({"a": torch.zeros(4), "b": torch.zeros(5)}, torch.zeros(4)), r"in length: \[4, 5\]"),
         (Ragged(), "items of data do not fit together"),
+        (Words(), "^items of data must hold tensors, arrays or numbers, got str$"),
         (TensorDataset(torch.zeros(5, 3)), "got 1 items"),
     ],
 )
@@ -225,6 +234,14 @@ def test_wrong_data_is_named_in_one_line(data, message):
     with pytest.raises(ValueError, match=message) as caught:
         ModuleTask(lambda: nn.Linear(3, 2), nn.functional.mse_loss, data, 4)
     assert "\n" not in str(caught.value)
+
+
+def test_finite_data_whose_sum_is_not_finite_is_taken():
+    data = torch.full((50, 3), 1e307, dtype=torch.float64), torch.zeros(50, 2)
+    task = ModuleTask(
+        lambda: nn.Linear(3, 2).double(), lambda output, targets: output.mean() * 1e-307, data, 4
+    )
+    assert len(task.dataset) == 50
 
 
 def test_wrong_validation_data_is_named():

@@ -28,7 +28,7 @@ class ComparisonTask:
         task: source of the problems.
         steps: inner steps of the compared losses.
         patience: inner steps in which a baseline may still reach the learned optimizer's final
-            loss, if more than `steps`.
+            loss, if more than `steps`. Schedules end at `steps`.
 
     Raises:
         TypeError: `task` is no task.
@@ -71,6 +71,7 @@ def _train_job(job: Job) -> Curves:
         schedule="constant" if baseline is None else baseline.schedule,
         weight_decay=0.0 if baseline is None else baseline.weight_decay,
         check_every=math.gcd(5, task.steps),  # so that `steps` is checked, too
+        planned_steps=task.steps,  # the compared losses are those after so many
         device=device,
     )
 

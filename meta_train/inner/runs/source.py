@@ -17,6 +17,7 @@ from meta_train.inner.runs.plan import RunPlan
 from meta_train.inner.state import InnerState, map_states, start
 from meta_train.runtime.seeding import derive_seed, generator
 from meta_train.tasks.base import Batch, Problem, Task
+from meta_train.tasks.reparametrized import Reparametrized
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class RunSource:
         if purpose == "validation":
             held_out = [p.draw_validation for p in problems if p.draw_validation is not None]
             if len(held_out) < len(draws):
+                task = self.task.task if isinstance(self.task, Reparametrized) else self.task
                 raise ValueError(
-                    f"task {type(self.task).__name__} has no validation data inside its problems: "
+                    f"task {type(task).__name__} has no validation data inside its problems: "
                     'use objective_data="training" or "fresh"'
                 )
             draws = held_out
@@ -101,10 +103,11 @@ class RunSource:
         outer_batches = None
         if outer_data != "training":
             outer_batches = self.stream(problems, runs, outer_step, outer_data)
+        share = runs[:1] if runs[0] else []  # processes with other runs draw other numbers
         return InnerData(
             training=self.stream(problems, runs, outer_step, "batches"),
             outer_batches=outer_batches,
-            seed=derive_seed(self.seed, "randomness", outer_step),
+            seed=derive_seed(self.seed, "randomness", outer_step, *share),
             last_only=last_only,
         )
 

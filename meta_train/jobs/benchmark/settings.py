@@ -63,7 +63,8 @@ def read_arguments(given: Mapping[str, Any]) -> BenchmarkConfig:
             cannot be imported.
     """
     quick = bool(given["quick"])
-    tasks = tuple(given["tasks"] or (QUICK_TASKS if quick else [*TASKS, *GAMES]))
+    wanted = given["tasks"] or (QUICK_TASKS if quick else [*TASKS, *GAMES])
+    tasks = tuple(dict.fromkeys(wanted))  # each once
     for name in tasks:
         look_up("task", name, {**dict.fromkeys(TASKS), **dict.fromkeys(GAMES)})
     names = given["optimizers"] or [

@@ -212,6 +212,8 @@ def _check_finite(tree: Any, part: str, name: str) -> None:
             if math.isfinite(float(leaf.sum(dtype=torch.float64))):
                 continue
             bad = (~leaf.isfinite()).flatten(1).any(1) if leaf.dim() > 1 else ~leaf.isfinite()
+            if not bad.any():
+                continue  # the sum alone is too large
             raise ValueError(
                 f"{part} of {name} hold NaN or infinity in {int(bad.sum())} of {len(leaf)} rows, "
                 f"first in row {int(bad.nonzero()[0, 0])}"
@@ -229,11 +231,20 @@ def _stack(leaves: Sequence[Any]) -> Tensor:
     return torch.stack([torch.as_tensor(leaf) for leaf in leaves])
 
 
+def _nbytes(leaf: Any, name: str) -> int:
+    try:
+        return torch.as_tensor(leaf).nbytes
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(
+            f"items of {name} must hold tensors, arrays or numbers, got {type(leaf).__name__}"
+        ) from None
+
+
 def _joined(items: Iterable[Any], name: str, join: Any) -> tuple[Any, Any]:
     kept, held = [], 0
     for item in items:
         kept.append(_pair(item, name))
-        held += sum(torch.as_tensor(x).nbytes for x in pytree.tree_leaves(kept[-1]))
+        held += sum(_nbytes(leaf, name) for leaf in pytree.tree_leaves(kept[-1]))
         if held > MAX_DATASET_BYTES:
             raise ValueError(
                 f"{name} exceeds {MAX_DATASET_BYTES / 2**30:g} GiB, the most that is read into "

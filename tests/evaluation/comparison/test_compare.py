@@ -96,6 +96,43 @@ def test_a_baseline_follows_its_schedule_and_decays_weights(schedule, factor):
         theta = (theta - rate * (gradient + 0.1 * theta)).detach().requires_grad_()
 
 
+def test_a_schedule_ends_at_the_compared_steps_however_long_a_baseline_may_go_on():
+    task = create_task("quadratic", dimensions=3)
+    baseline = Baseline("SGD, cosine", "sgd", (0.01, 0.02), schedule="cosine")
+    short, long = (
+        compare(
+            create_rule("adam"),
+            [ComparisonTask("family", "family", task, steps=20, patience=patience)],
+            seeds=range(2),
+            baselines=[baseline],
+        )["family"][1]
+        for patience in (0, 60)
+    )
+    assert long.final_loss == short.final_loss
+    assert long.mean_loss == short.mean_loss
+    rates = {"seeds": [0], "learning_rates": [0.01], "schedule": "cosine"}
+    curves = train_curves(create_rule("sgd"), task, steps=30, planned_steps=20, **rates)
+    assert curves.final_losses(30).item() == curves.final_losses(20).item()  # its rate is zero
+
+
+def test_dropout_draws_the_same_numbers_whatever_was_drawn_before():
+    random = torch.Generator().manual_seed(0)
+    data = torch.rand(40, 3, generator=random), torch.rand(40, 1, generator=random)
+    task = ModuleTask(
+        lambda: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1)),
+        torch.nn.functional.mse_loss,
+        data,
+        batch_size=8,
+    )
+    column = ComparisonTask("own", "own", task, steps=10, patience=0)
+    same = Baseline("SGD", "sgd", (create_rule("sgd").default_lr,))
+    before = torch.get_rng_state()
+    rows = compare(create_rule("sgd"), [column], seeds=range(2), baselines=[same])["own"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert rows[0].final_loss == rows[1].final_loss
+    torch.testing.assert_close(rows[0].curve, rows[1].curve, rtol=0, atol=0)
+
+
 def test_diverged_baselines_lose_and_are_counted():
     task = create_task("quadratic", dimensions=3)
     column = ComparisonTask("family", "family", task, steps=30, patience=0)

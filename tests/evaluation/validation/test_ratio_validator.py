@@ -34,6 +34,15 @@ def test_a_rule_beside_itself_is_zero(tasks, name):
     assert validator.ratios == {"linear": 0, "quadratic": 0}
 
 
+def test_a_validation_with_dropout_is_repeatable(tasks):
+    layers = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 2))
+    data = tasks["linear"].inputs, tasks["linear"].targets
+    dropped = {"dropout": ModuleTask(lambda: layers, torch.nn.functional.mse_loss, data, 8)}
+    validator, first = validate(dropped, create_rule("adam"), create_rule("adam"))
+    assert first == 0  # both train with the same units dropped
+    assert validator.mean_log_ratio(create_rule("adam")) == 0  # the reference is not trained again
+
+
 def test_an_untrained_general_is_its_base(tasks):
     reference = create_rule("orthogonal-momentum")
     validator = RatioValidator(tasks, reference, steps=20, seeds=range(2))

@@ -223,6 +223,12 @@ def test_both_units_can_be_drawn_together_for_a_family():
         assert all(gradient.isfinite().all() for gradient in found.gradients)
 
 
+def test_a_rescaled_task_is_named_as_the_user_wrote_it():
+    groups = make_groups(param_rescale_range=1.0)
+    with pytest.raises(ValueError, match="^task Quadratic has no validation data"):
+        groups.runs[0].stream(0, "validation")
+
+
 def test_shapes_are_those_of_the_first_member():
     shapes = make_groups(AnySize()).shapes()
     assert shapes == {"theta": [make_groups(AnySize()).members[0].task.dimensions]}

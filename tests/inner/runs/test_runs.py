@@ -8,6 +8,7 @@ from run_cases import CPU, LOOP, begin, make_runs, moved, small_meta_parameters
 from meta_train.inner.runs.horizons import Horizons
 from meta_train.inner.runs.runs import RunPlan, Runs
 from meta_train.inner.state import map_states
+from meta_train.runtime.seeding import derive_seed
 from meta_train.tasks.base import Problem, Task
 
 
@@ -17,6 +18,14 @@ def test_the_first_ends_are_spread_over_the_runs():
     part = make_runs(steps=12, truncation_length=2, total=4, indices=[2, 3])
     assert part.clocks.lengths == [9, 12]
     assert make_runs(steps=12, truncation_length=6, total=4).clocks.lengths == [6, 6, 9, 12]
+
+
+def test_runs_in_other_processes_draw_other_numbers_inside_their_loss():
+    def seed(indices):
+        return begin(make_runs(total=4, indices=indices), outer_step=7).data.seed
+
+    assert seed([0, 1]) == seed([0, 1, 2, 3]) == derive_seed(0, "randomness", 7)
+    assert len({seed([0]), seed([1]), seed([2]), seed([2, 3])}) == 3  # else dropout masks recur
 
 
 def test_planned_steps_are_exact_for_a_rule_in_half_precision():

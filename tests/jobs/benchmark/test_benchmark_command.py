@@ -99,6 +99,11 @@ def test_all_is_run_unless_something_is_named():
     assert (quick.seeds, quick.trials, quick.sensitivity) == (2, 5, False)
 
 
+def test_a_task_that_is_named_twice_is_run_and_shown_once():
+    plan = make_plan(parse(["--tasks", "pinn", "logistic", "pinn"]))
+    assert [task.name for task in plan.tasks] == ["pinn", "logistic"]
+
+
 def test_tasks_can_be_longer_and_games_keep_their_steps():
     plan = make_plan(parse(["--tasks", "logistic", "pinn", "cart-pole", "--length", "10"]))
     assert plan.steps() == {"logistic": 10000, "pinn": 20000, "cart-pole": 500}
