@@ -131,6 +131,8 @@ class EvaluationMode:
                     if parameter in foreign:
                         told = True
                         self._restart(parameter, state)
+                    elif _steps(state) == 0:  # of state that was made at once, maybe before a load
+                        self._restart(parameter, state)
                     elif not parameter.requires_grad and _is_behind(_steps(state), latest):
                         self._restart(parameter, state)
                     self._use_average(parameter, state)

@@ -120,6 +120,17 @@ def test_parameters_without_a_step_are_left_alone():
     optimizer.train()
 
 
+def test_weights_that_were_loaded_before_any_step_stay_though_state_was_made():
+    model, optimizer = make(0)
+    optimizer.init_state()
+    loaded = make_model(seed=9)
+    model.load_state_dict(loaded.state_dict())
+    optimizer.eval()
+    assert same(weights(model), weights(loaded))
+    optimizer.train()
+    assert same(weights(model), weights(loaded))
+
+
 def test_a_lazy_module_may_be_evaluated_before_it_has_a_shape():
     model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
     optimizer = LearnedOptimizer(model.parameters())
