@@ -10,6 +10,7 @@ from learned_opt.checks.setting_types import plain
 from learned_opt.files import expand
 from learned_opt.registry import look_up
 from learned_opt.rules import RULES
+from learned_opt.weights import names_weights
 from meta_train.outer.settings import TrainSettings
 from meta_train.runtime.checks import check_at_least, check_threads, make_plain
 from meta_train.tasks import TASKS
@@ -51,8 +52,9 @@ class ValidateSettings:
     """
 
     reference: str | None = None
-    """A rule to compare with: weights are selected by the mean log ratio of their final losses to
-    its final losses. Default: by the mean log loss on validation data of the family."""
+    """A rule to compare with, by its name, or the name or path of weights: weights are selected by
+    the mean log ratio of their final losses to its final losses. Default: by the mean log loss on
+    validation data of the family."""
 
     task: str = "varied"
     """With a reference, the family whose held-out tasks are compared. It should not be among those
@@ -67,7 +69,7 @@ class ValidateSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         make_plain(self)
-        if self.reference is not None:
+        if self.reference is not None and not names_weights(self.reference):
             look_up("rule", self.reference, RULES)
         look_up("task", self.task, TASKS)
         check_at_least(1, **{"validate.steps": self.steps, "validate.seeds": self.seeds})

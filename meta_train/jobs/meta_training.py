@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from learned_opt.rules import UpdateRule, create_rule
-from learned_opt.weights import save_rule
+from learned_opt.weights import find_rule, save_rule
 from meta_train.evaluation.baselines import BASELINES
 from meta_train.evaluation.comparison import report
 from meta_train.evaluation.comparison.compare import ComparedOptimizer, compare, total_steps
@@ -153,7 +153,7 @@ def _validator(config: MainConfig, task: TaskFamily, device: torch.device) -> Va
         return TaskValidator(task.validation(), config.evaluate.steps, device)
     return RatioValidator(
         create_task(settings.task).held_out(),
-        create_rule(settings.reference),
+        find_rule(settings.reference),  # a network with its weights, not with random ones
         steps=settings.steps,
         seeds=range(settings.seeds),
         device=device,

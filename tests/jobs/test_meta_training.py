@@ -4,12 +4,14 @@ import json
 from contextlib import ExitStack
 
 import pytest
+import torch
 from conftest import make_rule, same
 
 from learned_opt import load_rule, save_rule
+from learned_opt.weights import bundled_name, rule_digest
 from meta_train.jobs.cli import main
 from meta_train.jobs.config import EvaluateSettings, MainConfig, ValidateSettings
-from meta_train.jobs.meta_training import _run_folder, comparison_tasks, run
+from meta_train.jobs.meta_training import _run_folder, _validator, comparison_tasks, run
 from meta_train.jobs.start_weights import start_at
 from meta_train.outer.settings import TrainSettings
 from meta_train.tasks import create_task, list_tasks
@@ -126,6 +128,17 @@ def test_a_run_begins_with_given_weights_and_selects_beside_a_reference(tmp_path
     card = json.loads((tmp_path / "run" / "table.json").read_text())
     assert card["start"] == "start.safetensors"
     assert card["validate"]["reference"] == "orthogonal-momentum"
+
+
+def test_the_reference_of_a_validation_has_weights(tmp_path, capsys):
+    given = ["--task", "quadratic", "--train.outer_steps", "1", "--validate.reference"]
+    assert main([*given, "lstm", "--out", str(tmp_path / "made")]) == 2
+    told = capsys.readouterr().err
+    assert "rule 'lstm' is a network without weights" in told and told.count("\n") == 1
+    assert not (tmp_path / "made").exists()
+    config = MainConfig(validate=ValidateSettings(reference="step-size-lstm", task="quadratic"))
+    validator = _validator(config, create_task("quadratic"), torch.device("cpu"))
+    assert bundled_name(rule_digest(validator.reference)) == "step-size-lstm"
 
 
 def test_a_resumed_run_has_the_start_that_it_began_with(tmp_path, capsys):

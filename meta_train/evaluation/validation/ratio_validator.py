@@ -13,6 +13,7 @@ from learned_opt.checks.setting_types import fitted
 from learned_opt.monitoring.figures import import_matplotlib
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.rule_argument import check_rule
+from learned_opt.weights import rule_digest
 from meta_train.evaluation.curves import train_curves
 from meta_train.evaluation.validation.validator import Validator
 from meta_train.inner.meta_parameters import MetaParameters
@@ -110,11 +111,13 @@ class RatioValidator(Validator):
 
     def describe(self) -> dict[str, Any]:
         """The names of tasks and reference, the seeds and the number of steps."""
+        learned = bool(list(self.reference.parameters()))
+        weights = [rule_digest(self.reference)] if learned else []
         return {
             "steps": self.steps,
             "seeds": self.seeds,
             "tasks": list(self.tasks),
-            "reference": [type(self.reference).__name__, self.reference.settings],
+            "reference": [type(self.reference).__name__, self.reference.settings, *weights],
         }
 
     def figure(self) -> Figure:

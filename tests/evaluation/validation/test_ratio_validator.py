@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from conftest import make_rule
 
 from learned_opt import UpdateRule, create_rule
 from meta_train.evaluation.validation.ratio_validator import RatioValidator
@@ -114,6 +115,12 @@ def test_what_a_resumed_run_must_share_is_said(tasks):
         "tasks": ["linear", "quadratic"],
         "reference": ["SGD", {}],
     }
+    one, other = (
+        RatioValidator(tasks, make_rule("lstm", spread=spread), steps=5, seeds=[0]).describe()
+        for spread in (0.1, 0.2)
+    )
+    assert one["reference"][:2] == other["reference"][:2]
+    assert one["reference"] != other["reference"]  # the weights count
 
 
 def test_an_empty_validation_is_refused(tasks):
