@@ -40,8 +40,7 @@ DOCUMENT = ROOT / "docs" / "few_shot.md"
 SETTINGS = ("5x1", "5x5", "20x1", "20x5")
 ROWS = (
     *("maml", "fomaml", "prototypical", "anil", "reptile", "reptile-sgd", "meta-sgd", "imaml"),
-    "r2d2",
-    *("meta-lstm", "learned-gated-lstm", "maml-further"),
+    *("r2d2", "meta-lstm", "learned-gated-lstm", "maml-further"),
 )
 """Methods that the document compares; the others keep their commands and tests."""
 META_BATCH = {5: 8, 20: 4}

@@ -131,7 +131,7 @@ class EvaluationMode:
                     if parameter in foreign:
                         told = True
                         self._restart(parameter, state)
-                    elif _steps(state) == 0:  # of state that was made at once, maybe before a load
+                    elif _steps(state) == 0:  # `init_state` made it, maybe before a load
                         self._restart(parameter, state)
                     elif not parameter.requires_grad and _is_behind(_steps(state), latest):
                         self._restart(parameter, state)
